@@ -1,0 +1,62 @@
+//! How one upstream registry is reached. Whoever builds a client fills this in; the client checks nothing twice.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+/// Everything the client of one registry needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The registry's name, for logs, errors and metrics.
+    pub name: String,
+    /// The addresses, tried in order. At least one.
+    pub endpoints: Vec<EndpointSettings>,
+    /// Used when a request brings no credential of its own.
+    pub credential: Option<Credential>,
+    /// Hosts that may issue tokens, beside those on the endpoint's own registrable domain.
+    pub realms: Vec<String>,
+    /// TCP and TLS set-up.
+    pub connect_timeout: Duration,
+    /// From the request to the answer's header.
+    pub first_byte_timeout: Duration,
+    /// Longest silence within a body.
+    pub idle_timeout: Duration,
+    /// How often a request is tried again.
+    pub retries: u32,
+    /// How long a broken body is tried to be resumed since it last made progress.
+    pub resume_for: Duration,
+    /// How long an endpoint that failed is left alone.
+    pub cool_down: Duration,
+    /// Most bodies of blobs at a time.
+    pub connections: usize,
+    /// Largest manifest or list that is accepted.
+    pub max_manifest_size: u64,
+}
+
+/// One address of a registry.
+#[derive(Clone, Debug)]
+pub struct EndpointSettings {
+    /// Base URL, without `/v2/`.
+    pub url: Url,
+    /// PEM file of further certificate authorities.
+    pub ca: Option<PathBuf>,
+    /// PEM files of certificate chain and key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// An account at a registry. Its `Debug` hides the password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Credential {
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
+    }
+}

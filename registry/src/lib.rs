@@ -1,0 +1,7 @@
+//! What the edge and the origin share.
+//!
+//! - [`oci`]: names, digests, references, manifests, error codes and the request parser. Pure: no I/O, no tokio.
+//! - [`client`]: the registry client, from challenge to resumed body.
+
+pub mod client;
+pub mod oci;

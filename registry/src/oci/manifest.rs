@@ -1,0 +1,138 @@
+//! Manifests: what the bytes of one refer to.
+//!
+//! The edge serves manifests byte for byte and reads them for one purpose: to know which blobs and child
+//! manifests an image needs. So every field that is not a descriptor is passed over, and a manifest of an
+//! unknown media type is kept as it is, with no children.
+
+use serde::Deserialize;
+
+use super::digest::Digest;
+
+/// Media types of manifests.
+pub mod media_type {
+    /// Docker image manifest, version 2 schema 2.
+    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// Docker manifest list.
+    pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// Docker schema 1, signed and unsigned: only its media type is known here.
+    pub const DOCKER_SCHEMA1: [&str; 2] = [
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/vnd.docker.distribution.manifest.v1+json",
+    ];
+    /// OCI image manifest.
+    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// OCI image index.
+    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// OCI artifact manifest, of the specification's 1.1 release candidates.
+    pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+
+    /// What a client of ours accepts when it must accept everything.
+    pub const ALL: [&str; 7] =
+        [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, OCI_ARTIFACT, DOCKER_SCHEMA1[0], "*/*"];
+}
+
+/// Why bytes are no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not a JSON object of the expected shape.
+    #[error("not a manifest: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// A reference from a manifest to content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Of what.
+    pub digest: Digest,
+    /// How many bytes.
+    pub size: u64,
+    /// The media type, where given.
+    pub media_type: Option<String>,
+}
+
+/// What a manifest refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// The `mediaType` field, where given.
+    pub media_type: Option<String>,
+    /// Child manifests: the entries of an index or list.
+    pub manifests: Vec<Descriptor>,
+    /// Configuration and layers, or an artifact's blobs.
+    pub blobs: Vec<Descriptor>,
+    /// The manifest that this one is about (a signature's image).
+    pub subject: Option<Descriptor>,
+}
+
+impl Manifest {
+    /// Reads a manifest of any media type. Descriptors with a digest of an unknown algorithm are left out:
+    /// nobody can ask for them by digest here.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
+        let written: Written = serde_json::from_slice(bytes)?;
+        let mut blobs: Vec<_> = written.config.into_iter().filter_map(WrittenDescriptor::check).collect();
+        // Foreign layers carry `urls` and are fetched from there, yet a registry may also hold them.
+        blobs.extend(written.layers.into_iter().chain(written.blobs).filter_map(WrittenDescriptor::check));
+        Ok(Manifest {
+            media_type: written.media_type,
+            manifests: written.manifests.into_iter().filter_map(WrittenDescriptor::check).collect(),
+            blobs,
+            subject: written.subject.and_then(WrittenDescriptor::check),
+        })
+    }
+}
+
+/// A manifest as written: every field optional, everything else ignored.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    media_type: Option<String>,
+    config: Option<WrittenDescriptor>,
+    #[serde(default)]
+    layers: Vec<WrittenDescriptor>,
+    #[serde(default)]
+    blobs: Vec<WrittenDescriptor>,
+    #[serde(default)]
+    manifests: Vec<WrittenDescriptor>,
+    subject: Option<WrittenDescriptor>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenDescriptor {
+    digest: String,
+    #[serde(default)]
+    size: u64,
+    media_type: Option<String>,
+}
+
+impl WrittenDescriptor {
+    fn check(self) -> Option<Descriptor> {
+        Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type: self.media_type })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Manifest, ManifestError};
+
+    #[test]
+    fn finds_what_an_image_needs() -> Result<(), ManifestError> {
+        let (a, b) = (format!("sha256:{}", "a".repeat(64)), format!("sha256:{}", "b".repeat(64)));
+        let image = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{a}","size":2}},"layers":[{{"digest":"{b}","size":3,"mediaType":"x"}},{{"digest":"md5:1"}}]}}"#
+        );
+        let image = Manifest::parse(image.as_bytes())?;
+        assert_eq!(image.blobs.iter().map(|d| d.size).collect::<Vec<_>>(), [2, 3]);
+        assert!(image.manifests.is_empty());
+
+        let index =
+            format!(r#"{{"mediaType":"i","manifests":[{{"digest":"{a}","size":9}}],"subject":{{"digest":"{b}"}}}}"#);
+        let index = Manifest::parse(index.as_bytes())?;
+        assert_eq!(index.manifests.len(), 1);
+        assert!(index.subject.is_some() && index.media_type.as_deref() == Some("i"));
+
+        assert!(Manifest::parse(b"[]").is_err());
+        assert!(Manifest::parse(b"{\"layers\":3}").is_err());
+        assert_eq!(Manifest::parse(b"{}")?, Manifest::default());
+        Ok(())
+    }
+}
