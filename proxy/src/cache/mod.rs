@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use pierhead_registry::client::{ClientError, Repository};
 use pierhead_registry::oci::{Digest, RepositoryName, Tag};
 
@@ -292,10 +292,11 @@ pub(crate) struct BlobReader {}
 
 #[expect(clippy::unused_async, clippy::unimplemented, reason = "contract")]
 impl BlobReader {
-    /// Appends the next bytes to `buffer`, at most its spare capacity; `0` at the end of the range. It never blocks the thread:
-    /// what is in the page cache is copied at once, the rest is read on a blocking thread. The last bytes of a blob come
-    /// only after its hash was checked.
-    pub(crate) async fn read(&mut self, buffer: &mut BytesMut) -> Result<usize, BlobError> {
+    /// Fills the start of `buffer` with the next bytes and returns how many; `0` only at the end of the range. It never
+    /// blocks the thread: what is in the page cache is copied at once, the rest is read on a blocking thread. The last
+    /// bytes of a blob come only after its hash was checked. A slice and not a buffer that grows, so that the caller can
+    /// reuse one allocation for a whole body.
+    pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, BlobError> {
         let _ = buffer;
         unimplemented!()
     }
