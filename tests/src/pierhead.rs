@@ -1,0 +1,307 @@
+//! The edge, as its users run it: a binary, a configuration file, a directory, signals, and what it says on
+//! standard error.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::eventually;
+use crate::process::{Lines, Output, Process, run};
+use crate::pull::Client;
+
+/// The edge's binary, which lies beside the test's in the target directory.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let binary = profile.join("pierhead");
+    assert!(binary.exists(), "{} is missing: run `cargo build` first", binary.display());
+    binary
+}
+
+/// A configuration in the making. Everything listens on free ports of the loopback.
+pub struct Setup {
+    /// The scratch directory: configuration, cache, and whatever a test puts there.
+    pub dir: TempDir,
+    config: Value,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup::new()
+    }
+}
+
+impl Setup {
+    /// No registry yet; a cache of 4 GiB.
+    pub fn new() -> Setup {
+        let dir = tempfile::Builder::new().prefix("pierhead-edge-").tempdir().unwrap();
+        let config = json!({
+            "listeners": [{ "name": "registry", "bind": "127.0.0.1:0" }],
+            "registries": [],
+            "cache": { "path": dir.path().join("cache"), "max_size": "4GiB", "fsync": "never" },
+            "admin": { "bind": "127.0.0.1:0" },
+        });
+        Setup { dir, config }
+    }
+
+    /// Adds a registry called `name`, fetched from `upstream`.
+    pub fn registry(self, name: &str, upstream: impl Into<String>) -> Setup {
+        self.registry_with(name, upstream, json!({}))
+    }
+
+    /// Adds a registry with further keys.
+    pub fn registry_with(mut self, name: &str, upstream: impl Into<String>, more: Value) -> Setup {
+        let upstream: String = upstream.into();
+        let insecure = upstream.starts_with("http:");
+        let mut registry = json!({ "name": name, "upstream": upstream });
+        if insecure {
+            registry["insecure"] = json!(true);
+        }
+        registry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.config["registries"].as_array_mut().unwrap().push(registry);
+        self
+    }
+
+    /// Sets a key, named as a JSON pointer (`/cache/max_size`).
+    pub fn set(mut self, pointer: &str, value: impl Into<Value>) -> Setup {
+        self.put(pointer, value.into());
+        self
+    }
+
+    fn put(&mut self, pointer: &str, value: Value) {
+        let mut at = &mut self.config;
+        for key in pointer.trim_start_matches('/').split('/') {
+            at = match key.parse::<usize>() {
+                Ok(index) => &mut at[index],
+                Err(_) => &mut at[key],
+            };
+        }
+        *at = value;
+    }
+
+    /// Where the cache lies.
+    pub fn cache(&self) -> PathBuf {
+        PathBuf::from(self.config["cache"]["path"].as_str().unwrap())
+    }
+
+    /// Writes the configuration and returns its path. JSON is YAML.
+    pub fn write(&self) -> PathBuf {
+        let path = self.dir.path().join("pierhead.yaml");
+        std::fs::write(&path, serde_json::to_string_pretty(&self.config).unwrap()).unwrap();
+        path
+    }
+
+    /// Runs another command of the binary on this configuration.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(arguments).arg("--config").arg(self.write());
+        run(command, Duration::from_secs(30)).await
+    }
+
+    /// Starts the edge and waits until it is ready.
+    pub async fn start(self) -> Pierhead {
+        let lines = Lines::default();
+        let (process, registry, admin) = launch(&self, &lines).await;
+        Pierhead { setup: self, lines, process, registry, admin }
+    }
+}
+
+async fn launch(setup: &Setup, lines: &Lines) -> (Process, SocketAddr, SocketAddr) {
+    let mut command = Command::new(binary());
+    command.arg("serve").arg("--config").arg(setup.write());
+    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    let mark = lines.len();
+    let mut process = Process::start(command, lines.clone());
+    let registry = listening(&mut process, mark, "registry").await;
+    let admin = listening(&mut process, mark, "admin").await;
+    process.expect_line("ready", mark, |line| (message(line)? == "ready").then_some(())).await;
+    (process, registry, admin)
+}
+
+async fn listening(process: &mut Process, mark: usize, listener: &str) -> SocketAddr {
+    process
+        .expect_line("listening", mark, |line| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            let fields = &event["fields"];
+            (fields["message"] == "listening" && fields["listener"] == listener)
+                .then(|| fields["address"].as_str().unwrap().parse().unwrap())
+        })
+        .await
+}
+
+/// The message of a log line.
+fn message(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    Some(event["fields"]["message"].as_str()?.to_owned())
+}
+
+/// A running edge. A panic in its log fails the test.
+pub struct Pierhead {
+    setup: Setup,
+    lines: Lines,
+    process: Process,
+    /// Where clients connect.
+    pub registry: SocketAddr,
+    /// Where operators connect.
+    pub admin: SocketAddr,
+}
+
+impl Pierhead {
+    /// The base URL for clients.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.registry)
+    }
+
+    /// A client of it.
+    pub fn client(&self) -> Client {
+        Client::new(self.url())
+    }
+
+    /// A client of the admin listener.
+    pub fn operator(&self) -> Client {
+        Client::new(format!("http://{}", self.admin))
+    }
+
+    /// The scratch directory.
+    pub fn dir(&self) -> &Path {
+        self.setup.dir.path()
+    }
+
+    /// Where the cache lies.
+    pub fn cache(&self) -> PathBuf {
+        self.setup.cache()
+    }
+
+    /// Everything it has logged, earlier runs included.
+    pub fn log(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// Access-log lines so far.
+    pub fn access_log(&self) -> Vec<Value> {
+        let lines = self.lines.all();
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(is_access).collect()
+    }
+
+    /// Waits for an access-log line that satisfies `test`.
+    pub async fn logged(&self, what: &str, test: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, Duration::from_secs(10), async || {
+            self.lines.find(0, |line| {
+                let event: Value = serde_json::from_str(line).ok()?;
+                (is_access(&event) && test(&event)).then_some(event)
+            })
+        })
+        .await
+    }
+
+    /// The sum of a metric's series that carry all these labels.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = String::from_utf8(self.operator().get("/metrics").await.body.to_vec()).unwrap();
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        text.lines()
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                let (found, labels) = series.split_once('{').unwrap_or((series, ""));
+                (found == name && wanted.iter().all(|label| labels.contains(label.as_str())))
+                    .then(|| value.parse::<f64>().unwrap())
+            })
+            .sum()
+    }
+
+    /// Waits until a metric satisfies `test`.
+    pub async fn metric_until(&self, name: &str, labels: &[(&str, &str)], test: impl Fn(f64) -> bool) -> f64 {
+        eventually(&format!("{name} {labels:?}"), Duration::from_secs(30), async || {
+            Some(self.metric(name, labels).await).filter(|value| test(*value))
+        })
+        .await
+    }
+
+    /// Peak resident memory in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        self.process.peak_memory()
+    }
+
+    /// Ends it as a power failure would.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn wait(&mut self, within: Duration) -> ExitStatus {
+        self.process.wait(within).await
+    }
+
+    /// Whether it runs.
+    pub fn running(&mut self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// Asks it to end and waits until it has.
+    pub async fn stop(&mut self) {
+        self.terminate();
+        let status = self.wait(Duration::from_secs(30)).await;
+        assert!(status.success(), "ended with {status}:\n{}", self.lines.all().join("\n"));
+    }
+
+    /// Starts it again on the same cache, with the same addresses, after it has ended.
+    pub async fn start_again(&mut self) {
+        self.setup.put("/listeners/0/bind", json!(self.registry.to_string()));
+        self.setup.put("/admin/bind", json!(self.admin.to_string()));
+        let (process, ..) = launch(&self.setup, &self.lines).await;
+        self.process = process;
+    }
+
+    /// Changes the configuration for the next start.
+    pub fn reconfigure(&mut self, pointer: &str, value: impl Into<Value>) {
+        self.setup.put(pointer, value.into());
+    }
+
+    /// Bytes that the files below the cache's directory occupy in blobs, manifests and partials, the index left out.
+    pub fn disk_usage(&self) -> u64 {
+        usage(&self.cache())
+    }
+}
+
+impl Drop for Pierhead {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nextest shows what a failed test wrote.
+            eprintln!("--- the edge's log ---\n{}", self.lines.all().join("\n"));
+        } else {
+            assert_eq!(self.lines.count(|line| line.contains("panicked at")), 0, "{}", self.lines.all().join("\n"));
+        }
+    }
+}
+
+fn is_access(event: &Value) -> bool {
+    event.get("outcome").is_some() && event.get("status").is_some()
+}
+
+/// Bytes of regular files below a directory, holes not counted, `index` directories left out.
+pub fn usage(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            // Files come and go while this looks.
+            Err(_) => 0,
+            Ok(found) if found.is_dir() && entry.file_name() == "index" => 0,
+            Ok(found) if found.is_dir() => usage(&entry.path()),
+            Ok(found) => found.len().min(found.blocks() * 512),
+        })
+        .sum()
+}

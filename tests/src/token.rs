@@ -1,0 +1,127 @@
+//! A token service as docker-registry wants one: ES256, the certificate in the token's header.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use crate::http::{Answer, Request, Server};
+
+/// What tokens are made for and by.
+pub const SERVICE: &str = "registry.test";
+const ISSUER: &str = "issuer.test";
+
+/// Who may pull what. Nobody's name is the empty string.
+#[derive(Clone, Default)]
+pub struct Policy {
+    accounts: HashMap<String, (String, Vec<String>)>,
+}
+
+impl Policy {
+    /// Adds a user who may pull from these repositories (`*` for all).
+    pub fn user(mut self, name: &str, password: &str, repositories: &[&str]) -> Policy {
+        let repositories = repositories.iter().map(|name| (*name).to_owned()).collect();
+        self.accounts.insert(name.to_owned(), (password.to_owned(), repositories));
+        self
+    }
+
+    /// Lets everybody pull from these repositories.
+    pub fn anonymous(self, repositories: &[&str]) -> Policy {
+        self.user("", "", repositories)
+    }
+
+    fn allows(&self, user: &str, repository: &str) -> bool {
+        self.accounts.get(user).is_some_and(|(_, names)| names.iter().any(|name| name == "*" || name == repository))
+    }
+}
+
+struct Signer {
+    key: EcdsaKeyPair,
+    certificate: Vec<u8>,
+    pem: String,
+}
+
+impl Signer {
+    fn new() -> Signer {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec![ISSUER.to_owned()]).unwrap().self_signed(&pair).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der()).unwrap();
+        Signer { key, certificate: certificate.der().to_vec(), pem: certificate.pem() }
+    }
+
+    fn token(&self, subject: &str, access: &[Value]) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let header = json!({ "typ": "JWT", "alg": "ES256", "x5c": [STANDARD.encode(&self.certificate)] });
+        let claims = json!({
+            "iss": ISSUER, "sub": subject, "aud": SERVICE, "jti": format!("{now}"),
+            "nbf": now - 60, "iat": now, "exp": now + 300, "access": access,
+        });
+        let text =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = self.key.sign(&SystemRandom::new(), text.as_bytes()).unwrap();
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
+    }
+}
+
+/// A running token service.
+pub struct TokenService {
+    /// What it was asked is recorded here.
+    pub server: Server,
+    signer: Arc<Signer>,
+}
+
+impl TokenService {
+    /// Starts on a free port.
+    pub async fn start(policy: Policy) -> TokenService {
+        let signer = Arc::new(Signer::new());
+        let issuing = Arc::clone(&signer);
+        let server = Server::start(Ipv4Addr::LOCALHOST, move |request| issue(request, &policy, &issuing)).await;
+        TokenService { server, signer }
+    }
+
+    /// Where tokens are asked for.
+    pub fn realm(&self) -> String {
+        format!("{}/token", self.server.url())
+    }
+
+    /// A token that may do anything to a repository, for tests to push with.
+    pub fn push_token(&self, repository: &str) -> String {
+        self.signer.token(
+            "pusher",
+            &[json!({ "type": "repository", "name": repository, "actions": ["pull", "push", "delete"] })],
+        )
+    }
+
+    /// The part of docker-registry's configuration that trusts this service; writes the certificate into `dir`.
+    pub fn registry_config(&self, dir: &Path) -> Value {
+        let path = dir.join("issuer.pem");
+        std::fs::write(&path, &self.signer.pem).unwrap();
+        json!({ "token": { "realm": self.realm(), "service": SERVICE, "issuer": ISSUER, "rootcertbundle": path } })
+    }
+}
+
+fn issue(request: &Request, policy: &Policy, signer: &Signer) -> Answer {
+    let user = match request.basic() {
+        None => String::new(),
+        Some((user, password)) => match policy.accounts.get(&user) {
+            Some((expected, _)) if *expected == password => user,
+            _ => return Answer::new(401, &[("Content-Type", "application/json")], r#"{"errors":[]}"#),
+        },
+    };
+    let scope = request.parameter("scope").unwrap_or_default();
+    let access: Vec<Value> = match scope.split(':').collect::<Vec<_>>()[..] {
+        ["repository", name, actions] if policy.allows(&user, name) && actions.split(',').any(|a| a == "pull") => {
+            vec![json!({ "type": "repository", "name": name, "actions": ["pull"] })]
+        }
+        _ => Vec::new(),
+    };
+    let body = json!({ "token": signer.token(&user, &access), "expires_in": 300 });
+    Answer::new(200, &[("Content-Type", "application/json")], body.to_string())
+}

@@ -1,0 +1,3 @@
+//! The edge, pulled through by real clients from real registries, and from upstreams that misbehave.
+
+mod harness;
