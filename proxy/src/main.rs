@@ -2,6 +2,21 @@
 #![expect(dead_code, reason = "the rooms are being furnished")]
 
 mod admin;
+mod app;
 mod cache;
+mod cli;
+mod front;
+mod logging;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Before anything else makes a TLS configuration: Pingora would install ring. It can only fail when done twice.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    cli::Cli::parse().run()
+}

@@ -34,7 +34,7 @@ pub(crate) struct Metrics {
     /// `pierhead_authentications_total{result}`
     authentications: IntCounterVec,
     /// `pierhead_connections{listener}`
-    pub(crate) connections: IntGaugeVec,
+    connections: IntGaugeVec,
     /// `pierhead_fills_in_progress`
     pub(crate) fills: IntGauge,
     /// `pierhead_fill_readers`
@@ -204,6 +204,13 @@ impl Metrics {
         self.first_byte.with_label_values(&[kind, outcome]).observe(first_byte.as_secs_f64());
     }
 
+    /// A connection, open until the answer is dropped.
+    pub(crate) fn connection(&self, listener: &str) -> OpenConnection {
+        let connections = self.connections.with_label_values(&[listener]);
+        connections.inc();
+        OpenConnection { connections }
+    }
+
     /// An attempt to log in to this edge: `ok`, `failed` or `limited`.
     pub(crate) fn authentication(&self, result: &str) {
         self.authentications.with_label_values(&[result]).inc();
@@ -221,6 +228,17 @@ impl Metrics {
     /// The observer of one registry's client.
     pub(crate) fn upstream(self: &std::sync::Arc<Self>, registry: &str) -> UpstreamObserver {
         UpstreamObserver { metrics: std::sync::Arc::clone(self), registry: registry.to_owned() }
+    }
+}
+
+/// An open connection; closed when dropped.
+pub(crate) struct OpenConnection {
+    connections: IntGauge,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.connections.dec();
     }
 }
 

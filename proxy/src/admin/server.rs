@@ -1,0 +1,115 @@
+//! The operators' listener: health, metrics, and a page that says what is where.
+//!
+//! It stands on an address of its own, so that whoever may pull images may not read metrics.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use super::health::{CACHE_CONTROL, Check, Health};
+use super::metrics::Metrics;
+
+const PAGE: &str = concat!(
+    "pierhead ",
+    env!("CARGO_PKG_VERSION"),
+    "\n\n/health/instance   whether this process serves\n/health/endtoend   and whether what it depends on works\n",
+    "/metrics           for Prometheus\n"
+);
+
+/// The listener, open but not yet answering.
+pub(crate) struct Admin {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+#[derive(Clone)]
+struct Seen {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Admin {
+    /// Opens the listener.
+    pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<Admin> {
+        let socket = TcpListener::bind(address).await?;
+        let address = socket.local_addr()?;
+        Ok(Admin { socket, address })
+    }
+
+    /// The real address, also when port 0 was asked for.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers for ever: while the edge drains, operators still want to see it.
+    pub(crate) async fn serve(self, health: Arc<Health>, metrics: Arc<Metrics>) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/", get(async || PAGE))
+            .route("/metrics", get(show_metrics))
+            .route("/health", get(async |state| report(state, Check::Instance)))
+            .route("/health/instance", get(async |state| report(state, Check::Instance)))
+            .route("/health/endtoend", get(async |state| report(state, Check::EndToEnd)))
+            .with_state(Seen { health, metrics });
+        axum::serve(self.socket, router).await
+    }
+}
+
+fn report(State(seen): State<Seen>, which: Check) -> Response {
+    let report = seen.health.report(which);
+    let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, CACHE_CONTROL)];
+    (status, headers, report.body).into_response()
+}
+
+async fn show_metrics(State(seen): State<Seen>) -> Response {
+    match seen.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer.to_ascii_lowercase()
+    }
+
+    #[tokio::test]
+    async fn operators_see_health_and_metrics() {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = admin.address();
+        let health = Health::default().with(Check::Instance, "listeners", || true).with(Check::EndToEnd, "far", || false);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let server = tokio::spawn(admin.serve(Arc::new(health), metrics));
+        for (path, parts) in [
+            ("/health/instance", &["200 ok", "cache-control: no-cache, no-store, must-revalidate", "\"listeners\":true"][..]),
+            ("/health", &["200 ok"]),
+            ("/health/endtoend", &["503 service unavailable", "\"far\":false", "\"status_code\":503"]),
+            ("/metrics", &["200 ok", "text/plain; version=0.0.4", "pierhead_build_info"]),
+            ("/", &["200 ok", "pierhead"]),
+            ("/else", &["404 not found"]),
+        ] {
+            let answer = ask(address, path).await;
+            for part in parts {
+                assert!(answer.contains(part), "{path}: {part} is not in {answer}");
+            }
+        }
+        server.abort();
+    }
+}

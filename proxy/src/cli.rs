@@ -1,0 +1,79 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pierhead_config::Config;
+
+use crate::app;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; for `serve`: stopped by SIGTERM or SIGINT, after running requests were finished or had their time
+  1  the configuration is not valid, the edge could not start, or a second signal stopped it at once
+  2  the command line is wrong";
+
+/// Edge proxy and pull-through cache for container registries.
+#[derive(Debug, Parser)]
+#[command(name = "pierhead", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the edge.
+    Serve {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration and say everything that is wrong with it.
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub(crate) fn run(self) -> ExitCode {
+        let outcome = match self.command {
+            Command::Serve { config } => load(&config).and_then(|config| app::serve(config).map_err(|error| error.to_string())),
+            Command::Check { config } => load(&config).map(|_| println(&format!("{}: ok", config.display()))),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("{}", problem.trim_end());
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// The problems, one a line, are the error.
+fn load(path: &Path) -> Result<Config, String> {
+    Config::load(path).map_err(|problems| problems.to_string())
+}
+
+/// What was asked for, on standard output. A reader that went away is not our problem.
+fn println(text: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

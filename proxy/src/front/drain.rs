@@ -1,0 +1,106 @@
+//! The phases of a running edge, from its start to its end, as all listeners and health checks see them.
+//!
+//! Readiness is not a flag of its own that could disagree: an edge is ready exactly while it is [`Phase::Serving`].
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// Where in its life an edge is. Phases only ever advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Not all listeners are open yet.
+    Starting,
+    /// Ready.
+    Serving,
+    /// Still accepting, but no longer ready, so that load balancers look elsewhere.
+    Leaving,
+    /// Listeners are closed; what is running may finish.
+    Draining,
+}
+
+/// The phase, and the count of what is running.
+#[derive(Clone, Debug)]
+pub(crate) struct Drain {
+    phase: watch::Sender<Phase>,
+    running: TaskTracker,
+}
+
+impl Drain {
+    /// At [`Phase::Starting`].
+    pub(crate) fn new() -> Drain {
+        Drain { phase: watch::Sender::new(Phase::Starting), running: TaskTracker::new() }
+    }
+
+    /// Goes on to a later phase; going back is ignored.
+    pub(crate) fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let later = to > *phase;
+            if later {
+                *phase = to;
+            }
+            later
+        });
+    }
+
+    /// The phase at the moment.
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Waits for [`Phase::Draining`].
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phase = self.phase.subscribe();
+        // The sender outlives every task that waits: it is the edge itself.
+        async move { drop(phase.wait_for(|phase| *phase == Phase::Draining).await) }
+    }
+
+    /// Runs a task that a stop waits for.
+    pub(crate) fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.running.spawn(task);
+    }
+
+    /// Waits until all tasks have ended, but no longer than `limit`; how many are left.
+    pub(crate) async fn wait(&self, limit: Duration) -> usize {
+        self.running.close();
+        drop(tokio::time::timeout(limit, self.running.wait()).await);
+        self.running.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_only_advance() {
+        let drain = Drain::new();
+        assert_eq!(drain.phase(), Phase::Starting);
+        drain.advance(Phase::Leaving);
+        drain.advance(Phase::Serving);
+        assert_eq!(drain.phase(), Phase::Leaving);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_the_last_task_and_no_longer() {
+        let drain = Drain::new();
+        drain.spawn(tokio::time::sleep(Duration::from_secs(5)));
+        let begin = tokio::time::Instant::now();
+        assert_eq!(drain.wait(Duration::from_secs(2)).await, 1);
+        assert_eq!(drain.wait(Duration::from_secs(60)).await, 0);
+        assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test]
+    async fn draining_is_seen_by_those_who_wait_and_those_who_come_late() {
+        let drain = Drain::new();
+        let early = drain.draining();
+        drain.advance(Phase::Draining);
+        early.await;
+        drain.draining().await;
+    }
+}

@@ -1,0 +1,206 @@
+//! HTTP/1: one connection, one request after another.
+//!
+//! The header is read here, under a deadline for all of it and up to the listener's size, and only then given to
+//! Pingora, whose own reader has a timeout for each read and a fixed limit of 1 MiB.
+//!
+//! Invariant: a connection is used again only when the last response was complete, the last request was read whole,
+//! both sides want it and the edge is not draining.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::deadline::Deadline;
+use super::drain::{Drain, Phase};
+use super::head::{self, Refusal, Scanner};
+use super::{Application, Connection, Reuse};
+
+/// How much is read at a time, and reserved for a header to begin with.
+const READ_SIZE: usize = 4 * 1024;
+
+/// Empty lines that may precede a request.
+const BLANK_LINES: usize = 2;
+
+/// The largest request body that is read to keep its connection. Nothing that is served here needs one.
+const DRAIN_LIMIT: u64 = 64 * 1024;
+
+/// What is still read after the last answer, so that the client gets to see it: closing a connection with unread
+/// bytes makes the kernel reset it, which destroys what is on its way.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// What a client may take of us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// From the first byte of a request to the end of its header.
+    pub(crate) header_timeout: Duration,
+    /// Largest header.
+    pub(crate) max_header_size: usize,
+    /// Between requests.
+    pub(crate) idle_timeout: Duration,
+    /// Longest time that a write makes no progress.
+    pub(crate) write_timeout: Duration,
+}
+
+/// What came of waiting for a request.
+enum Head {
+    /// The buffer starts with a whole header.
+    Complete,
+    /// The client has gone, or has been silent for too long, or the edge is draining.
+    Ended,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<A: Application>(
+    mut stream: Stream,
+    application: &Arc<A>,
+    connection: &Connection,
+    limits: &Limits,
+    drain: &Drain,
+) {
+    let mut stop = pin!(drain.draining());
+    let mut clock = Deadline::new(Instant::now() + limits.idle_timeout);
+    let mut received = BytesMut::new();
+    loop {
+        match read_head(&mut stream, &mut received, limits, &mut clock, stop.as_mut()).await {
+            Ok(Head::Complete) => {}
+            Ok(Head::Ended) => return,
+            Err(refusal) => return refuse(stream, refusal, connection).await,
+        }
+        let mut session = ServerSession::new_http1(stream);
+        session.set_pipelining_enabled(true);
+        if let ServerSession::H1(session) = &mut session {
+            session.set_pipelined_prefix(std::mem::take(&mut received));
+        }
+        if let Err(refusal) = accept(&mut session, limits).await {
+            if let ServerSession::H1(session) = session {
+                refuse(session.into_inner(), refusal, connection).await;
+            }
+            return;
+        }
+        if drain.phase() == Phase::Draining {
+            session.set_keepalive(None);
+        }
+        if application.handle(&mut session, connection).await == Reuse::Close {
+            // Dropped as it is, without the TLS alert that would end it in good order.
+            return;
+        }
+        if !session.is_body_done() {
+            if let ServerSession::H1(mut session) = session
+                && session.finish_body().await.is_ok()
+            {
+                linger(session.into_inner()).await;
+            }
+            return;
+        }
+        match session.finish().await {
+            Ok(Some(reusable)) => {
+                let (next, rest) = reusable.into_parts();
+                stream = next;
+                received = rest.unwrap_or_default();
+            }
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Reads until `received` starts with a whole header.
+async fn read_head(
+    stream: &mut Stream,
+    received: &mut BytesMut,
+    limits: &Limits,
+    clock: &mut Deadline,
+    mut stop: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> Result<Head, Refusal> {
+    let mut scanner = Scanner::default();
+    let mut blank_lines = 0;
+    let mut begun = false;
+    clock.set(Instant::now() + limits.idle_timeout);
+    loop {
+        while blank_lines < BLANK_LINES && received.starts_with(b"\r\n") {
+            received.advance(2);
+            scanner = Scanner::default();
+            blank_lines += 1;
+        }
+        match scanner.scan(received)? {
+            Some(length) if length > limits.max_header_size => return Err(Refusal::TooLarge),
+            Some(_) => return Ok(Head::Complete),
+            None if received.len() > limits.max_header_size => return Err(Refusal::TooLarge),
+            None => {}
+        }
+        if !begun && !received.is_empty() {
+            begun = true;
+            clock.set(Instant::now() + limits.header_timeout);
+        }
+        received.reserve(READ_SIZE);
+        tokio::select! {
+            biased;
+            read = stream.read_buf(received) => match read {
+                Ok(count) if count > 0 => {}
+                _ => return Ok(Head::Ended),
+            },
+            () = clock.passed() => return if begun { Err(Refusal::Timeout) } else { Ok(Head::Ended) },
+            () = stop.as_mut(), if !begun => return Ok(Head::Ended),
+        }
+    }
+}
+
+/// Parses and checks the header; reads the body when it is small, so that the connection can be kept.
+async fn accept(session: &mut ServerSession, limits: &Limits) -> Result<(), Refusal> {
+    match timeout(limits.header_timeout, session.read_request()).await {
+        Ok(Ok(true)) => {}
+        Ok(_) => return Err(Refusal::Malformed),
+        Err(_) => return Err(Refusal::Timeout),
+    }
+    if let ServerSession::H1(session) = session {
+        let header = session.req_header();
+        head::check(header.version, &header.headers, &session.get_headers_raw_bytes())?;
+    }
+    if session.is_body_done() {
+        return Ok(());
+    }
+    let headers = &session.req_header().headers;
+    let small = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
+        .is_some_and(|length| length <= DRAIN_LIMIT);
+    if small && !headers.contains_key(EXPECT) {
+        match timeout(limits.header_timeout, session.drain_request_body()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Refusal::Malformed),
+            Err(_) => return Err(Refusal::Timeout),
+        }
+    }
+    Ok(())
+}
+
+/// Answers with a refusal and closes.
+async fn refuse(mut stream: Stream, refusal: Refusal, connection: &Connection) {
+    tracing::debug!(listener = %connection.listener, client = %connection.peer, ?refusal, "refused a request");
+    if stream.write_all(refusal.response()).await.is_ok() {
+        linger(stream).await;
+    }
+}
+
+/// Ends our side, then reads on for a moment.
+async fn linger(mut stream: Stream) {
+    stream.shutdown().await;
+    let rest = async {
+        let mut discarded = [0; READ_SIZE];
+        let mut total = 0;
+        while total < LINGER_BYTES {
+            match stream.read(&mut discarded).await {
+                Ok(count) if count > 0 => total += count,
+                _ => break,
+            }
+        }
+    };
+    drop(timeout(LINGER_TIME, rest).await);
+}

@@ -1,0 +1,58 @@
+//! Listeners: from an accepted connection to a request whose header has been read.
+//!
+//! The way of a connection is a row of separate steps, so that others can be put between them:
+//! accept ([`listener`]) → TLS ([`tls`]) → HTTP/1 ([`http1`]) or HTTP/2 ([`http2`]) → [`Application`].
+//!
+//! Invariants: nothing that a client sends or leaves unsent holds memory or a connection beyond the listener's
+//! limits; a connection that the application did not finish never looks finished to the client; while draining, no
+//! connection is kept for another request.
+//!
+//! The accept loop is our own and not Pingora's server: that one closes its listeners at once on SIGTERM, then sleeps
+//! a fixed time, has no deadline for a header and no place for limits.
+
+mod deadline;
+mod drain;
+mod head;
+mod http1;
+mod http2;
+mod listener;
+mod socket;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use pingora_core::protocols::http::ServerSession;
+
+pub(crate) use drain::{Drain, Phase};
+pub(crate) use listener::{BindError, Listener};
+
+/// Where a request came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// The listener's name.
+    pub(crate) listener: Arc<str>,
+    /// The client.
+    pub(crate) peer: SocketAddr,
+    /// Whether it is encrypted.
+    pub(crate) tls: bool,
+}
+
+/// What may become of a connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// The response is complete: another request may follow.
+    Keep,
+    /// The response is not complete: the client must see that it broke off.
+    Close,
+}
+
+/// What answers requests.
+pub(crate) trait Application: Send + Sync + 'static {
+    /// Answers one request, whose header has been read.
+    fn handle(
+        self: &Arc<Self>,
+        session: &mut ServerSession,
+        connection: &Connection,
+    ) -> impl Future<Output = Reuse> + Send;
+}

@@ -1,0 +1,115 @@
+//! Logs, and the access log beside them, on standard error: JSON lines when nobody watches a terminal.
+//!
+//! Invariant: a log that nobody reads stops no request. Lines go through a bounded queue to a thread of its own; when
+//! the queue is full, lines are dropped rather than waited for.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+/// Lines that may wait for standard error.
+const QUEUE: usize = 16 * 1024;
+
+/// What is logged unless `RUST_LOG` says otherwise. Pingora warns of clients that go away early.
+const DEFAULT_FILTER: &str = "info,pingora_core=error";
+
+/// The running log. Dropping it writes out what is queued.
+pub(crate) struct Logging {
+    writer: NonBlocking,
+    _guard: WorkerGuard,
+}
+
+impl Logging {
+    /// Starts it, and has panics logged: a panic ends the task it happens in, and nobody would see it else.
+    pub(crate) fn start() -> Logging {
+        let (writer, guard) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(QUEUE)
+            .thread_name("log")
+            .finish(std::io::stderr());
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
+        if std::io::stderr().is_terminal() {
+            subscriber.with_target(false).init();
+        } else {
+            subscriber.json().init();
+        }
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(place, cause = panic.payload_as_str().unwrap_or_default(), "panic");
+        }));
+        Logging { writer, _guard: guard }
+    }
+
+    /// The access log.
+    pub(crate) fn access_log(&self, enabled: bool) -> AccessLog {
+        AccessLog { writer: enabled.then(|| self.writer.clone()) }
+    }
+}
+
+/// One JSON object a line for each request, or nothing at all.
+#[derive(Clone, Debug)]
+pub(crate) struct AccessLog {
+    writer: Option<NonBlocking>,
+}
+
+impl AccessLog {
+    /// One that writes nothing.
+    pub(crate) fn off() -> AccessLog {
+        AccessLog { writer: None }
+    }
+
+    /// Whether making a line is worth it.
+    pub(crate) fn is_on(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Writes one line.
+    pub(crate) fn write(&self, line: &impl Serialize) {
+        let Some(writer) = &self.writer else { return };
+        let mut text = Vec::with_capacity(512);
+        if serde_json::to_writer(&mut text, line).is_ok() {
+            text.push(b'\n');
+            // Only fails when the writing thread has ended, which it does last.
+            drop(writer.clone().write_all(&text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn access_log_is_one_object_a_line() {
+        let memory = Memory::default();
+        let (writer, guard) = tracing_appender::non_blocking(memory.clone());
+        let log = AccessLog { writer: Some(writer) };
+        log.write(&serde_json::json!({"status": 200, "reference": "a\nb"}));
+        log.write(&serde_json::json!({"status": 404}));
+        AccessLog::off().write(&serde_json::json!({"status": 500}));
+        drop((log, guard));
+        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["reference"], "a\nb");
+    }
+}
