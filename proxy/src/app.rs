@@ -81,7 +81,8 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     let admin = Admin::bind(address).await.map_err(|source| AppError::Admin { address, source })?;
 
     let phase = drain.clone();
-    let health = Arc::new(Health::default().with(Check::Instance, "listeners", move || phase.phase() == Phase::Serving));
+    let health =
+        Arc::new(Health::default().with(Check::Instance, "listeners", move || phase.phase() == Phase::Serving));
     let _ = logging.access_log(config.access_log);
     let application = Arc::new(Nothing);
 

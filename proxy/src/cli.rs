@@ -42,7 +42,9 @@ impl Cli {
     /// Does what was asked for.
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
-            Command::Serve { config } => load(&config).and_then(|config| app::serve(config).map_err(|error| error.to_string())),
+            Command::Serve { config } => {
+                load(&config).and_then(|config| app::serve(config).map_err(|error| error.to_string()))
+            }
             Command::Check { config } => load(&config).map(|_| println(&format!("{}: ok", config.display()))),
         };
         match outcome {

@@ -133,9 +133,11 @@ mod tests {
             let flag = Arc::clone(flag);
             move || flag.load(Ordering::Relaxed)
         };
-        let health = Health::default()
-            .with(Check::Instance, "listeners", probe(&own))
-            .with(Check::EndToEnd, "docker.io", probe(&far));
+        let health = Health::default().with(Check::Instance, "listeners", probe(&own)).with(
+            Check::EndToEnd,
+            "docker.io",
+            probe(&far),
+        );
         for (own_well, far_well, instance, end_to_end) in
             [(true, true, 200, 200), (true, false, 200, 503), (false, true, 503, 503)]
         {

@@ -94,11 +94,15 @@ mod tests {
     async fn operators_see_health_and_metrics() {
         let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = admin.address();
-        let health = Health::default().with(Check::Instance, "listeners", || true).with(Check::EndToEnd, "far", || false);
+        let health =
+            Health::default().with(Check::Instance, "listeners", || true).with(Check::EndToEnd, "far", || false);
         let metrics = Arc::new(Metrics::new().unwrap());
         let server = tokio::spawn(admin.serve(Arc::new(health), metrics));
         for (path, parts) in [
-            ("/health/instance", &["200 ok", "cache-control: no-cache, no-store, must-revalidate", "\"listeners\":true"][..]),
+            (
+                "/health/instance",
+                &["200 ok", "cache-control: no-cache, no-store, must-revalidate", "\"listeners\":true"][..],
+            ),
             ("/health", &["200 ok"]),
             ("/health/endtoend", &["503 service unavailable", "\"far\":false", "\"status_code\":503"]),
             ("/metrics", &["200 ok", "text/plain; version=0.0.4", "pierhead_build_info"]),

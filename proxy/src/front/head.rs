@@ -86,7 +86,8 @@ pub(crate) fn check(version: Version, headers: &HeaderMap, raw: &[u8]) -> Result
 /// Whether a line of the header starts with `Content-Length`.
 fn names_length(raw: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length";
-    raw.split(|byte| *byte == b'\n').any(|line| line.len() >= NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME))
+    raw.split(|byte| *byte == b'\n')
+        .any(|line| line.len() >= NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME))
 }
 
 #[cfg(test)]

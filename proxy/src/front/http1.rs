@@ -191,7 +191,9 @@ async fn refuse(mut stream: Stream, refusal: Refusal, connection: &Connection) {
 
 /// Ends our side, then reads on for a moment.
 async fn linger(mut stream: Stream) {
-    stream.shutdown().await;
+    if stream.shutdown().await.is_err() {
+        return;
+    }
     let rest = async {
         let mut discarded = [0; READ_SIZE];
         let mut total = 0;

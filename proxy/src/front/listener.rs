@@ -50,7 +50,7 @@ pub(crate) enum BindError {
         /// Which listener.
         name: String,
         /// Why not.
-        source: TlsError,
+        source: Box<TlsError>,
     },
 }
 
@@ -70,7 +70,7 @@ impl Listener {
         let tls = match &settings.tls {
             Some(tls) => {
                 let config = tls::server_config(tls)
-                    .map_err(|source| BindError::Tls { name: settings.name.clone(), source })?;
+                    .map_err(|source| BindError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
                 Some(Arc::new(Acceptor::from_server_config(config)))
             }
             None => None,

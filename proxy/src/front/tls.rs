@@ -126,9 +126,8 @@ impl Names {
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| unusable(path, error))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| unusable(path, error))?;
     if chain.is_empty() {
         return Err(TlsError::File { path: path.to_owned(), reason: "holds no certificate".to_owned() });
     }
@@ -138,8 +137,10 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// The host names of the first certificate of a chain.
 fn subject_names(path: &Path, chain: &[CertificateDer<'static>]) -> Result<Vec<String>, TlsError> {
     let Some(first) = chain.first() else { return Ok(Vec::new()) };
-    let certificate = EndEntityCert::try_from(first)
-        .map_err(|error| TlsError::File { path: path.to_owned(), reason: format!("not a usable certificate: {error}") })?;
+    let certificate = EndEntityCert::try_from(first).map_err(|error| TlsError::File {
+        path: path.to_owned(),
+        reason: format!("not a usable certificate: {error}"),
+    })?;
     Ok(certificate.valid_dns_names().map(str::to_owned).collect())
 }
 
@@ -207,11 +208,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (pair(folder.path(), "one"), pair(folder.path(), "two"));
         let text = write(folder.path(), "text.pem", "not PEM at all");
-        let broken = write(
-            folder.path(),
-            "broken.pem",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        );
+        let broken =
+            write(folder.path(), "broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         let absent = folder.path().join("absent.pem");
         for (cert, key, expected) in [
             (&one.cert, &two.key, format!("{}: is not the key of {}", two.key.display(), one.cert.display())),
