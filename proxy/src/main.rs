@@ -5,6 +5,7 @@ mod admin;
 mod app;
 mod cache;
 mod cli;
+mod client_config;
 mod front;
 mod logging;
 

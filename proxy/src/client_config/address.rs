@@ -1,0 +1,130 @@
+//! Where clients find the edge, as opposed to what it listens on.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use pierhead_config::{Config, Listener};
+
+/// `HOST[:PORT]`, as given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    host: String,
+    port: Option<u16>,
+}
+
+/// Why a text is no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected HOST or HOST:PORT, such as `edge.example.com:5000`")]
+pub(crate) struct AddressError;
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Address { host: host_of(address.ip()), port: Some(address.port()) });
+        }
+        if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return Ok(Address { host: host_of(ip), port: None });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port.parse().map_err(|_| AddressError)?)),
+            None => (text, None),
+        };
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        if host.is_empty() || host.len() > 253 || !host.chars().all(allowed) {
+            return Err(AddressError);
+        }
+        Ok(Address { host: host.to_owned(), port })
+    }
+}
+
+/// An address as it stands in a URL.
+fn host_of(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// The edge as a client sees it.
+pub(super) struct Edge {
+    pub(super) tls: bool,
+    host: String,
+    port: u16,
+}
+
+impl Edge {
+    /// `machine` names this machine; it is asked only when nothing else tells where the edge is.
+    pub(super) fn new(config: &Config, address: Option<&Address>, machine: impl Fn() -> String) -> Option<Edge> {
+        let listeners = &config.listeners;
+        let listener = listeners.iter().find(|listener| listener.tls.is_some()).or(listeners.first())?;
+        let (host, port) = match address {
+            Some(Address { host, port }) => (host.clone(), port.unwrap_or(listener.bind.port())),
+            None => (listening_host(listener, machine), listener.bind.port()),
+        };
+        Some(Edge { tls: listener.tls.is_some(), host, port })
+    }
+
+    /// Host, and port where it is not the scheme's own.
+    pub(super) fn authority(&self) -> String {
+        self.authority_of(&self.host)
+    }
+
+    /// The same for another name of the edge, which may bring its own port.
+    pub(super) fn authority_of(&self, host: &str) -> String {
+        let own = if self.tls { 443 } else { 80 };
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        if has_port || self.port == own { host.to_owned() } else { format!("{host}:{}", self.port) }
+    }
+
+    /// The base URL for an authority.
+    pub(super) fn url(&self, authority: &str) -> String {
+        format!("{}://{authority}", if self.tls { "https" } else { "http" })
+    }
+
+    /// Whether only this machine can reach it.
+    pub(super) fn is_loopback(&self) -> bool {
+        let ip = self.host.trim_matches(['[', ']']).parse::<IpAddr>();
+        self.host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+fn listening_host(listener: &Listener, machine: impl Fn() -> String) -> String {
+    match listener.bind.ip() {
+        ip if ip.is_unspecified() => machine(),
+        ip if ip == Ipv4Addr::LOCALHOST => "localhost".to_owned(),
+        ip => host_of(ip),
+    }
+}
+
+/// This machine's host name.
+pub(super) fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" | "(none)" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Address;
+
+    #[test]
+    fn reads_addresses() {
+        for (text, host, port) in [
+            ("edge.example.com", "edge.example.com", None),
+            ("edge:5000", "edge", Some(5000)),
+            ("10.0.0.1:443", "10.0.0.1", Some(443)),
+            ("10.0.0.1", "10.0.0.1", None),
+            ("[::1]:5000", "[::1]", Some(5000)),
+            ("::1", "[::1]", None),
+        ] {
+            assert_eq!(text.parse(), Ok(Address { host: host.to_owned(), port }), "{text}");
+        }
+        for bad in ["", ":5000", "a:", "a:x", "a:70000", "http://a", "a/b", "a b", "\"a"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! registries.conf.d of Podman, CRI-O, Buildah and Skopeo: the edge as the first mirror of each registry.
+//!
+//! These clients do not say which registry they mean, so it stands in the path.
+
+use std::fmt::Write;
+
+use pierhead_config::Config;
+
+use super::address::Edge;
+use super::needs_login;
+
+pub(super) fn render(config: &Config, edge: &Edge) -> String {
+    let mut text = String::from(
+        "# /etc/containers/registries.conf.d/50-pierhead.conf\n\
+         # When the edge is away, pulls go past it. To forbid that, write the mirror's location over the registry's,\n\
+         # and leave the mirror out.\n",
+    );
+    for registry in &config.registries {
+        let name = &registry.name;
+        let mirror = format!("{}/{name}", edge.authority());
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\n[[registry]]\nprefix = \"{name}\"\nlocation = \"{name}\"\n\n[[registry.mirror]]\nlocation = \"{mirror}\"\n"
+        );
+        if !edge.tls {
+            text.push_str("insecure = true\n");
+        }
+        if needs_login(config, registry) {
+            let verify = if edge.tls { "" } else { "--tls-verify=false " };
+            let _ = writeln!(text, "# once: podman login {verify}{mirror}");
+        }
+    }
+    text
+}
