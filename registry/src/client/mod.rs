@@ -6,18 +6,35 @@
 //! Invariants: a credential goes to its registry's endpoints and pinned realms and nowhere else; a body is
 //! delivered as sent, never decoded; nothing here is cached but tokens.
 
+mod body;
+mod breaker;
+mod challenge;
+mod endpoint;
 mod error;
+mod exchange;
+mod failure;
+mod limit;
+mod range;
+mod realm;
+mod repository;
+mod retry;
+mod send;
 mod settings;
+mod token;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::oci::{Digest, Reference, RepositoryName};
+use crate::oci::{Digest, RepositoryName};
 
+pub use body::BlobBody;
 pub use error::{BuildError, ClientError};
+pub use repository::Repository;
 pub use settings::{Credential, EndpointSettings, Settings};
+use upstream::Upstream;
 
 /// What the client tells whoever watches it. All methods are called from async tasks and must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -32,33 +49,31 @@ pub trait Observer: Send + Sync + 'static {
 /// A client of one registry. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<()>,
+    upstream: Arc<Upstream>,
 }
 
 impl Client {
     /// Makes a client. Contacts nobody.
     pub fn new(settings: Settings, observer: Arc<dyn Observer>) -> Result<Client, BuildError> {
-        let _ = (settings, observer);
-        unimplemented!()
+        Ok(Client { upstream: Arc::new(Upstream::new(settings, observer)?) })
     }
 
     /// How many endpoints the registry has.
     pub fn endpoints(&self) -> usize {
-        let _ = &self.inner;
-        unimplemented!()
+        self.upstream.endpoints.len()
+    }
+
+    /// Whether there is an endpoint that would be asked now: one that has not failed within the cool-down.
+    pub fn available(&self) -> bool {
+        let now = tokio::time::Instant::now();
+        self.upstream.endpoints.iter().any(|endpoint| endpoint.breaker.would_admit(now))
     }
 
     /// A repository, as seen with a caller's credential, or with the client's own when `None`.
     pub fn repository(&self, name: &RepositoryName, credential: Option<&Credential>) -> Repository {
-        let _ = (name, credential);
-        unimplemented!()
+        let credential = credential.or(self.upstream.settings.credential.as_ref()).cloned();
+        Repository::new(Arc::clone(&self.upstream), name.clone(), credential)
     }
-}
-
-/// One repository, seen with one credential. Cheap to clone.
-#[derive(Clone)]
-pub struct Repository {
-    inner: Arc<()>,
 }
 
 /// What HEAD tells of a manifest.
@@ -103,77 +118,4 @@ pub enum ListKind {
     Tags,
     /// `referrers/<digest>`
     Referrers(Digest),
-}
-
-impl Repository {
-    /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
-    pub async fn head_manifest(&self, reference: &Reference, accept: &[String]) -> Result<ManifestInfo, ClientError> {
-        let _ = (reference, accept, &self.inner);
-        unimplemented!()
-    }
-
-    /// GET of a manifest; checked against the digest when asked by one.
-    pub async fn get_manifest(&self, reference: &Reference, accept: &[String]) -> Result<FetchedManifest, ClientError> {
-        let _ = (reference, accept);
-        unimplemented!()
-    }
-
-    /// HEAD of a blob: its size. Also the question "may this credential read it here?".
-    pub async fn head_blob(&self, digest: &Digest) -> Result<u64, ClientError> {
-        let _ = digest;
-        unimplemented!()
-    }
-
-    /// GET of a blob, from `start` to the end, or to `end` (exclusive). `avoid` are endpoints (by index) that sent wrong
-    /// bytes for this digest: they are asked last. Waits for one of the registry's connections to be free.
-    pub async fn get_blob(
-        &self,
-        digest: &Digest,
-        start: u64,
-        end: Option<u64>,
-        avoid: &[usize],
-    ) -> Result<BlobBody, ClientError> {
-        let _ = (digest, start, end, avoid);
-        unimplemented!()
-    }
-
-    /// GET of a list, with the query as the client sent it (`n=…&last=…`, `artifactType=…`).
-    pub async fn get_list(&self, kind: &ListKind, query: Option<&str>) -> Result<FetchedList, ClientError> {
-        let _ = (kind, query);
-        unimplemented!()
-    }
-}
-
-/// The body of a blob, or of a part of it. When the connection breaks, [`BlobBody::chunk`] takes it up again where it
-/// stopped, at the same endpoint or the next, for as long as `resume_for` allows; the caller sees one body.
-/// Dropping it closes the connection and frees the slot.
-pub struct BlobBody {
-    _private: (),
-}
-
-impl BlobBody {
-    /// Length of the whole blob.
-    pub fn total(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Offset of the first byte. It is 0 when upstream ignored the range that was asked for (a plain 200).
-    pub fn start(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Whether upstream serves ranges of this blob (a 206, or `Accept-Ranges: bytes`).
-    pub fn ranges(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// Index of the endpoint that sends it at the moment.
-    pub fn endpoint(&self) -> usize {
-        unimplemented!()
-    }
-
-    /// The next piece; `None` at the end, which is always exactly the end that was asked for.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
-        unimplemented!()
-    }
 }

@@ -1,0 +1,152 @@
+//! One address of a registry: its HTTP clients, its circuit breaker, and what it last asked for by way of
+//! authentication.
+//!
+//! There are three HTTP clients, because three things must not be shared: a blob has a connection of its own
+//! (HTTP/1.1), so that one slow body never stalls another; a redirect's target never sees the client certificate.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::{Certificate, ClientBuilder, Identity, redirect};
+use url::{Host, Url};
+
+use super::breaker::Breaker;
+use super::{BuildError, EndpointSettings, Settings};
+
+/// Sent with every request.
+const USER_AGENT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION"));
+/// A peer that is gone without a word is noticed this soon on an idle HTTP/2 connection with requests in flight.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// Idle connections are dropped before common servers drop them, which would cost a retry.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Endpoint {
+    /// Base URL.
+    pub(super) url: Url,
+    /// For everything but blobs.
+    pub(super) api: reqwest::Client,
+    /// For blobs.
+    pub(super) body: reqwest::Client,
+    /// For hosts that are not the endpoint's.
+    pub(super) foreign: reqwest::Client,
+    /// Whether to ask it at all.
+    pub(super) breaker: Breaker,
+    scheme: Mutex<Option<Scheme>>,
+}
+
+/// What an endpoint wants to see, learnt from its last challenge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// User name and password.
+    Basic,
+    /// A token of this service.
+    Bearer(Arc<Realm>),
+}
+
+/// A token service that was found to be the registry's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Realm {
+    /// Its URL, pinned.
+    pub(super) url: Url,
+    /// What it calls the registry.
+    pub(super) service: Option<String>,
+}
+
+impl Endpoint {
+    /// Reads the files that the settings name. Contacts nobody.
+    pub(super) fn new(endpoint: EndpointSettings, settings: &Settings) -> Result<Endpoint, BuildError> {
+        let roots = endpoint.ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
+        let identity = endpoint.client_certificate.as_ref().map(|(cert, key)| identity(cert, key)).transpose()?;
+        let client = |adapt: fn(ClientBuilder) -> ClientBuilder, identity: Option<&Identity>| {
+            let prepare = || {
+                let mut builder = adapt(base(&endpoint.url, settings));
+                if let Some(identity) = identity {
+                    builder = builder.identity(identity.clone());
+                }
+                builder
+            };
+            match prepare().tls_certs_merge(roots.iter().cloned()).build() {
+                // A machine without any CA can still speak plain http; a redirect to https will fail there, as it must.
+                Err(_) if endpoint.url.scheme() == "http" => prepare().tls_certs_only(roots.iter().cloned()).build(),
+                result => result,
+            }
+        };
+        let multiplexed =
+            |builder: ClientBuilder| builder.http2_keep_alive_interval(PING_EVERY).http2_keep_alive_timeout(PING_EVERY);
+        Ok(Endpoint {
+            api: client(multiplexed, identity.as_ref())?,
+            body: client(ClientBuilder::http1_only, identity.as_ref())?,
+            foreign: client(ClientBuilder::http1_only, None)?,
+            breaker: Breaker::new(settings.cool_down),
+            scheme: Mutex::new(None),
+            url: endpoint.url,
+        })
+    }
+
+    /// The URL of `path` (below `/v2/`, with nothing in it that needs escaping).
+    pub(super) fn join(&self, path: &str, query: Option<&str>) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/v2/{path}", self.url.path().trim_end_matches('/')));
+        url.set_query(query);
+        url
+    }
+
+    /// For logs.
+    pub(super) fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
+    /// What it wants to see, as far as is known.
+    pub(super) fn scheme(&self) -> Option<Scheme> {
+        self.scheme.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps what it wants to see, or forgets it.
+    pub(super) fn set_scheme(&self, scheme: Option<Scheme>) {
+        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = scheme;
+    }
+}
+
+fn base(url: &Url, settings: &Settings) -> ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(settings.connect_timeout)
+        .tcp_keepalive(PING_EVERY)
+        .pool_idle_timeout(POOL_IDLE);
+    // The environment names proxies for the world outside; this machine is not part of it (Go's clients agree).
+    if is_loopback(url) { builder.no_proxy() } else { builder }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(path).map_err(|error| unusable(path, error.to_string()))
+}
+
+fn unusable(path: &Path, reason: String) -> BuildError {
+    BuildError::File { path: path.display().to_string(), reason }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, BuildError> {
+    let found =
+        Certificate::from_pem_bundle(&read(path)?).map_err(|error| unusable(path, super::failure::reason(error)))?;
+    if found.is_empty() { Err(unusable(path, "holds no certificate".to_owned())) } else { Ok(found) }
+}
+
+fn identity(cert: &Path, key: &Path) -> Result<Identity, BuildError> {
+    let mut pem = read(cert)?;
+    pem.push(b'\n');
+    pem.extend(read(key)?);
+    Identity::from_pem(&pem).map_err(|error| unusable(cert, super::failure::reason(error)))
+}

@@ -1,0 +1,161 @@
+//! One request to one endpoint, authenticated as it wants to be.
+//!
+//! What an endpoint wants is learnt from its first 401 and remembered, so that later requests bring it at once. A
+//! credential is only ever sent when it is asked for: Basic to the endpoint itself, or to its token service once the
+//! realm was found to be its own.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Method, StatusCode};
+
+use super::Credential;
+use super::challenge::{self, Challenge};
+use super::endpoint::{Endpoint, Realm, Scheme};
+use super::failure::Failure;
+use super::realm;
+use super::send::{Answer, Call};
+use super::token::{ANSWER_LIMIT, Token, TokenKey};
+use super::upstream::Upstream;
+
+/// Unauthenticated, with a token, with a token after a refresh: more tries make nothing better.
+const TRIES: usize = 3;
+
+/// Who asks, and for what: that is what a token depends on.
+#[derive(Clone)]
+pub(super) struct Caller {
+    /// `repository:<name>:pull`
+    pub(super) scope: Arc<str>,
+    /// `None` for anonymous.
+    pub(super) credential: Option<Arc<Credential>>,
+}
+
+/// What a request shows.
+enum Shown {
+    Nothing,
+    Basic(HeaderValue),
+    Token(TokenKey, Token),
+}
+
+impl Shown {
+    fn header(&self) -> Option<&HeaderValue> {
+        match self {
+            Shown::Nothing => None,
+            Shown::Basic(header) => Some(header),
+            Shown::Token(_, token) => Some(&token.header),
+        }
+    }
+}
+
+impl Upstream {
+    /// Sends `call` to the endpoint at `index` on behalf of `caller`. An answer has any status but 401 and 429.
+    pub(super) async fn exchange(
+        self: &Arc<Self>,
+        index: usize,
+        call: &Call,
+        caller: &Caller,
+    ) -> Result<Answer, Failure> {
+        let endpoint = &self.endpoints[index];
+        let started = Instant::now();
+        let mut shown = match endpoint.scheme() {
+            None => Shown::Nothing,
+            Some(scheme) => self.show(index, scheme, caller).await?,
+        };
+        for _ in 0..TRIES {
+            let answer = self.send(endpoint, call, shown.header()).await?;
+            if answer.response.status() != StatusCode::UNAUTHORIZED || answer.foreign {
+                return Ok(answer);
+            }
+            match &shown {
+                Shown::Nothing => {}
+                Shown::Basic(_) => return Err(Failure::Unauthorized),
+                // One that was issued for this very request cannot have expired: it is the caller who is refused.
+                Shown::Token(_, token) if token.received >= started => return Err(Failure::Unauthorized),
+                Shown::Token(key, token) => self.tokens.forget(key, &token.header).await,
+            }
+            let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
+            let scheme = self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()))?;
+            endpoint.set_scheme(Some(scheme.clone()));
+            if scheme == Scheme::Basic && caller.credential.is_none() {
+                return Err(Failure::Unauthorized);
+            }
+            shown = self.show(index, scheme, caller).await?;
+        }
+        Err(Failure::Unauthorized)
+    }
+
+    /// What to do about a challenge. A token is preferred, and a realm that is not the registry's is no reason to show
+    /// the password in another way.
+    fn choose<'a>(&self, endpoint: &Endpoint, lines: impl Iterator<Item = &'a str>) -> Result<Scheme, Failure> {
+        let challenges = challenge::parse(lines);
+        for challenge in &challenges {
+            if let Challenge::Bearer { realm, service } = challenge {
+                let url = realm::pin(&endpoint.url, realm, &self.settings.realms).map_err(|error| {
+                    tracing::warn!(registry = self.name(), host = endpoint.host(), %error, "challenge refused");
+                    Failure::invalid(error)
+                })?;
+                return Ok(Scheme::Bearer(Arc::new(Realm { url, service: service.clone() })));
+            }
+        }
+        if challenges.contains(&Challenge::Basic) { Ok(Scheme::Basic) } else { Err(Failure::Unauthorized) }
+    }
+
+    async fn show(self: &Arc<Self>, index: usize, scheme: Scheme, caller: &Caller) -> Result<Shown, Failure> {
+        match scheme {
+            Scheme::Basic => {
+                Ok(caller.credential.as_deref().map_or(Ok(Shown::Nothing), |c| basic(c).map(Shown::Basic))?)
+            }
+            Scheme::Bearer(realm) => {
+                let Caller { scope, credential } = caller.clone();
+                let key = TokenKey { realm, scope, credential };
+                let (upstream, wanted) = (Arc::clone(self), key.clone());
+                let fetched = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted).await }).await;
+                // Whatever went wrong may be because the endpoint has changed its mind: ask it anew the next time.
+                let token = fetched.inspect_err(|_| self.endpoints[index].set_scheme(None))?;
+                Ok(Shown::Token(key, token))
+            }
+        }
+    }
+
+    /// Has the token service issue a token. Its redirects are not followed: they would lead past the pinned realm.
+    async fn issue(&self, index: usize, key: &TokenKey) -> Result<Token, Failure> {
+        let endpoint = &self.endpoints[index];
+        let mut url = key.realm.url.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = &key.realm.service {
+                query.append_pair("service", service);
+            }
+            query.append_pair("scope", &key.scope);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(credential) = &key.credential {
+            headers.insert(AUTHORIZATION, basic(credential)?);
+        }
+        let received = Instant::now();
+        let response = self.request(&endpoint.api, &Method::GET, &url, &headers).await?;
+        let status = response.status();
+        match status {
+            StatusCode::OK => Token::parse(&self.read(response, ANSWER_LIMIT).await?, received),
+            StatusCode::FORBIDDEN => Err(Failure::Forbidden),
+            StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Err(Failure::Unauthorized),
+            _ if status.is_server_error() => {
+                Err(Failure::Broken(format!("the token service answered {}", status.as_u16())))
+            }
+            _ => Err(Failure::Invalid(format!("the token service answered {}", status.as_u16()))),
+        }
+    }
+}
+
+fn basic(credential: &Credential) -> Result<HeaderValue, Failure> {
+    let encoded = STANDARD.encode(format!("{}:{}", credential.username, credential.password));
+    let mut header = HeaderValue::try_from(format!("Basic {encoded}"))
+        .map_err(|_| Failure::Invalid("the credential cannot be sent".to_owned()))?;
+    header.set_sensitive(true);
+    Ok(header)
+}

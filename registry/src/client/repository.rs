@@ -1,0 +1,277 @@
+//! What is asked of one repository: manifests, lists, the size of a blob, and the beginning of a blob's body.
+//!
+//! Invariant: a manifest that leaves here hashes to the digest it is returned under.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, RANGE};
+use reqwest::{Method, Response, StatusCode};
+
+use super::body::BlobSource;
+use super::exchange::Caller;
+use super::failure::Failure;
+use super::retry::Attempts;
+use super::send::{Answer, Call};
+use super::upstream::Upstream;
+use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, ListKind, ManifestInfo, range};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, media_type};
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// One repository, seen with one credential. Cheap to clone.
+#[derive(Clone)]
+pub struct Repository {
+    upstream: Arc<Upstream>,
+    name: RepositoryName,
+    caller: Caller,
+}
+
+impl Repository {
+    pub(super) fn new(upstream: Arc<Upstream>, name: RepositoryName, credential: Option<Credential>) -> Repository {
+        let scope = format!("repository:{name}:pull").into();
+        Repository { upstream, name, caller: Caller { scope, credential: credential.map(Arc::new) } }
+    }
+
+    /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
+    pub async fn head_manifest(&self, reference: &Reference, accept: &[String]) -> Result<ManifestInfo, ClientError> {
+        let call = self.call(Method::HEAD, format!("manifests/{reference}"), accept_header(accept));
+        let mut attempts = Attempts::new(&self.upstream, &[]);
+        loop {
+            let turn = attempts.next().await?;
+            let answer = self.upstream.exchange(turn.index, &call, &self.caller).await;
+            let refused = answer.as_ref().is_ok_and(|answer| no_head(answer.response.status()));
+            match answer.and_then(Answer::success).and_then(|response| info(&response, reference)) {
+                Ok(info) => {
+                    turn.settle(None);
+                    return Ok(info);
+                }
+                // Some registries have no HEAD of manifests.
+                Err(_) if refused => {
+                    turn.settle(None);
+                    let manifest = self.get_manifest(reference, accept).await?;
+                    let size = Some(manifest.bytes.len() as u64);
+                    return Ok(ManifestInfo { digest: Some(manifest.digest), media_type: manifest.media_type, size });
+                }
+                Err(failure) => attempts.failed(turn, failure)?,
+            }
+        }
+    }
+
+    /// GET of a manifest; checked against the digest when asked by one.
+    pub async fn get_manifest(&self, reference: &Reference, accept: &[String]) -> Result<FetchedManifest, ClientError> {
+        let call = self.call(Method::GET, format!("manifests/{reference}"), accept_header(accept));
+        let mut attempts = Attempts::new(&self.upstream, &[]);
+        loop {
+            let turn = attempts.next().await?;
+            match self.fetch(turn.index, &call).await.and_then(|fetched| manifest(fetched, reference)) {
+                Ok(manifest) => {
+                    turn.settle(None);
+                    return Ok(manifest);
+                }
+                Err(failure) => attempts.failed(turn, failure)?,
+            }
+        }
+    }
+
+    /// GET of a list, with the query as the client sent it (`n=…&last=…`, `artifactType=…`).
+    pub async fn get_list(&self, kind: &ListKind, query: Option<&str>) -> Result<FetchedList, ClientError> {
+        let (path, accept) = match kind {
+            ListKind::Tags => ("tags/list".to_owned(), HeaderValue::from_static("application/json")),
+            ListKind::Referrers(digest) => {
+                (format!("referrers/{digest}"), HeaderValue::from_static(media_type::OCI_INDEX))
+            }
+        };
+        let mut call = self.call(Method::GET, path, accept);
+        call.query = query.filter(|query| !query.is_empty()).map(str::to_owned);
+        let mut attempts = Attempts::new(&self.upstream, &[]);
+        loop {
+            let turn = attempts.next().await?;
+            match self.fetch(turn.index, &call).await {
+                Ok((headers, bytes)) => {
+                    turn.settle(None);
+                    return Ok(FetchedList {
+                        media_type: content_type(&headers).unwrap_or_else(|| "application/json".to_owned()),
+                        link: text(&headers, &LINK),
+                        filters_applied: text(&headers, &OCI_FILTERS_APPLIED),
+                        bytes,
+                    });
+                }
+                Err(failure) => attempts.failed(turn, failure)?,
+            }
+        }
+    }
+
+    /// HEAD of a blob: its size. Also the question "may this credential read it here?".
+    pub async fn head_blob(&self, digest: &Digest) -> Result<u64, ClientError> {
+        let mut attempts = Attempts::new(&self.upstream, &[]);
+        loop {
+            let turn = attempts.next().await?;
+            match self.blob_size(turn.index, digest).await {
+                Ok(size) => {
+                    turn.settle(None);
+                    return Ok(size);
+                }
+                Err(failure) => attempts.failed(turn, failure)?,
+            }
+        }
+    }
+
+    /// GET of a blob, from `start` to the end, or to `end` (exclusive). `avoid` are endpoints (by index) that sent wrong
+    /// bytes for this digest: they are asked last. Waits for one of the registry's connections to be free.
+    pub async fn get_blob(
+        &self,
+        digest: &Digest,
+        start: u64,
+        end: Option<u64>,
+        avoid: &[usize],
+    ) -> Result<BlobBody, ClientError> {
+        let source = BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest));
+        BlobBody::open(source, start, end, avoid).await
+    }
+
+    /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
+    /// method, so an object store behind a redirect often refuses a HEAD.
+    async fn blob_size(&self, index: usize, digest: &Digest) -> Result<u64, Failure> {
+        let mut call = self.blob_call(digest);
+        (call.method, call.blob) = (Method::HEAD, false);
+        let answer = self.upstream.exchange(index, &call, &self.caller).await?;
+        let status = answer.response.status();
+        let refused = no_head(status) || (answer.foreign && matches!(status.as_u16(), 400 | 401 | 403));
+        if !refused {
+            let response = answer.success()?;
+            if let Some(size) = range::content_length(response.headers()) {
+                return Ok(size);
+            }
+        }
+        (call.method, call.blob) = (Method::GET, true);
+        call.headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        let answer = self.upstream.exchange(index, &call, &self.caller).await?;
+        // Of nothing, not even the first byte can be had.
+        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(0);
+        }
+        let response = answer.success()?;
+        let extent = range::check(response.status(), response.headers(), 0, Some(1)).map_err(Failure::invalid)?;
+        Ok(extent.total)
+    }
+
+    async fn fetch(&self, index: usize, call: &Call) -> Result<(HeaderMap, Bytes), Failure> {
+        let mut response = self.upstream.exchange(index, call, &self.caller).await?.success()?;
+        let headers = std::mem::take(response.headers_mut());
+        let limit = self.upstream.settings.max_manifest_size;
+        if range::content_length(&headers).is_some_and(|length| length > limit) {
+            return Err(Failure::Invalid(format!("the body is longer than {limit} bytes")));
+        }
+        let body = self.upstream.read(response, limit).await?;
+        Ok((headers, body.into()))
+    }
+
+    fn call(&self, method: Method, path: String, accept: HeaderValue) -> Call {
+        let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
+        Call { method, path: format!("{}/{path}", self.name), query: None, headers, blob: false }
+    }
+
+    fn blob_call(&self, digest: &Digest) -> Call {
+        let call = self.call(Method::GET, format!("blobs/{digest}"), HeaderValue::from_static("*/*"));
+        Call { blob: true, ..call }
+    }
+}
+
+/// All in one line: some registries read only the first.
+fn accept_header(accept: &[String]) -> HeaderValue {
+    let asked =
+        accept.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()).collect::<Vec<_>>().join(", ");
+    let asked = if asked.is_empty() { media_type::ALL.join(", ") } else { asked };
+    HeaderValue::try_from(asked).unwrap_or(HeaderValue::from_static("*/*"))
+}
+
+fn no_head(status: StatusCode) -> bool {
+    matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+}
+
+fn info(response: &Response, reference: &Reference) -> Result<ManifestInfo, Failure> {
+    let headers = response.headers();
+    let digest = content_digest(headers);
+    if let (Reference::Digest(asked), Some(told)) = (reference, digest)
+        && asked.algorithm() == told.algorithm()
+        && *asked != told
+    {
+        return Err(Failure::Invalid("another manifest than the one asked for".to_owned()));
+    }
+    let media_type = content_type(headers).unwrap_or_default();
+    Ok(ManifestInfo { digest, media_type, size: range::content_length(headers) })
+}
+
+/// Checks the bytes against all that is known of their digest.
+fn manifest((headers, bytes): (HeaderMap, Bytes), reference: &Reference) -> Result<FetchedManifest, Failure> {
+    let told = content_digest(&headers);
+    let digest = match (reference, told) {
+        (Reference::Digest(asked), _) => Digest::of(asked.algorithm(), &bytes),
+        // The algorithm that HEAD will tell of, so that the two can be compared.
+        (Reference::Tag(_), Some(told)) => Digest::of(told.algorithm(), &bytes),
+        (Reference::Tag(_), None) => Digest::of(Algorithm::Sha256, &bytes),
+    };
+    let asked = match reference {
+        Reference::Digest(asked) => Some(*asked),
+        Reference::Tag(_) => None,
+    };
+    let told = told.filter(|told| told.algorithm() == digest.algorithm());
+    if asked.is_some_and(|asked| asked != digest) || told.is_some_and(|told| told != digest) {
+        return Err(Failure::Invalid("the manifest does not hash to its digest".to_owned()));
+    }
+    let media_type = content_type(&headers).unwrap_or_else(|| media_type_of(&bytes));
+    Ok(FetchedManifest { digest, media_type, bytes })
+}
+
+/// What a manifest is, where nobody said: by its own `mediaType`, or by what it holds.
+fn media_type_of(bytes: &[u8]) -> String {
+    let Ok(manifest) = Manifest::parse(bytes) else { return media_type::OCI_MANIFEST.to_owned() };
+    let by_shape = || if manifest.manifests.is_empty() { media_type::OCI_MANIFEST } else { media_type::OCI_INDEX };
+    manifest.media_type.clone().filter(|named| !named.is_empty()).unwrap_or_else(|| by_shape().to_owned())
+}
+
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The media type without its parameters; `None` also where it says no more than "bytes", as static mirrors do.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let named = value.split(';').next()?.trim();
+    (!matches!(named, "" | "application/octet-stream" | "text/plain")).then(|| named.to_owned())
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{accept_header, media_type_of};
+    use crate::oci::media_type;
+
+    #[test]
+    fn names_a_manifest_that_has_no_name() {
+        for (body, expected) in [
+            (r#"{"mediaType":"application/vnd.example"}"#, "application/vnd.example"),
+            (
+                r#"{"manifests":[{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]}"#,
+                media_type::OCI_INDEX,
+            ),
+            (r#"{"config":{"digest":"x"},"layers":[]}"#, media_type::OCI_MANIFEST),
+            (r#"{"mediaType":""}"#, media_type::OCI_MANIFEST),
+            ("no json", media_type::OCI_MANIFEST),
+        ] {
+            assert_eq!(media_type_of(body.as_bytes()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn accepts_in_one_line() {
+        assert_eq!(accept_header(&["a/b".to_owned(), " c/d, e/f ".to_owned(), String::new()]), "a/b, c/d, e/f");
+        assert_eq!(accept_header(&[]), media_type::ALL.join(", "));
+        assert_eq!(accept_header(&["a\nb".to_owned()]), "*/*");
+    }
+}

@@ -1,0 +1,218 @@
+//! Bearer tokens: kept until shortly before they expire, and fetched once however many ask.
+//!
+//! A token is known by the service that issues it, the scope, and the credential it was issued to. Fetching runs in
+//! a task of its own, so that the caller who happened to be first may go away without the others starting over.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::ops::compute::Op;
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+
+use super::Credential;
+use super::endpoint::Realm;
+use super::failure::Failure;
+
+/// Most tokens kept: callers bring credentials of their own, so their number is not ours.
+const KEPT: u64 = 4096;
+/// Longest answer of a token service.
+pub(super) const ANSWER_LIMIT: u64 = 256 * 1024;
+/// When the service does not say, by the specification.
+const UNSAID: Duration = Duration::from_secs(60);
+/// However long a service says.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// What a token is good for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct TokenKey {
+    /// Who issues it.
+    pub(super) realm: Arc<Realm>,
+    /// For what.
+    pub(super) scope: Arc<str>,
+    /// To whom; `None` for anybody.
+    pub(super) credential: Option<Arc<Credential>>,
+}
+
+/// A token, as a header.
+#[derive(Clone)]
+pub(super) struct Token {
+    /// `Bearer …`, marked sensitive.
+    pub(super) header: HeaderValue,
+    /// When it came.
+    pub(super) received: Instant,
+    usable: Duration,
+}
+
+/// The answer of a token service.
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<serde_json::Value>,
+}
+
+impl Token {
+    /// Reads the answer of a token service.
+    pub(super) fn parse(body: &[u8], received: Instant) -> Result<Token, Failure> {
+        // The error of the parser would quote the body.
+        let unreadable = || Failure::Invalid("the token service's answer is unreadable".to_owned());
+        let answer: Answer = serde_json::from_slice(body).map_err(|_| unreadable())?;
+        let text = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
+        let text = text.ok_or_else(unreadable)?;
+        let mut header = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| unreadable())?;
+        header.set_sensitive(true);
+        let seconds = answer.expires_in.as_ref().and_then(serde_json::Value::as_f64);
+        let lifetime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        Ok(Token { header, received, usable: usable(lifetime.filter(|time| !time.is_zero())) })
+    }
+}
+
+/// How long a token is used: a tenth less than it lives, at most half a minute less, for clocks and journeys.
+fn usable(lifetime: Option<Duration>) -> Duration {
+    let lifetime = lifetime.unwrap_or(UNSAID).min(LONGEST);
+    lifetime - (lifetime / 10).min(Duration::from_secs(30))
+}
+
+struct AsUsable;
+
+impl Expiry<TokenKey, Token> for AsUsable {
+    fn expire_after_create(&self, _key: &TokenKey, token: &Token, _now: Instant) -> Option<Duration> {
+        Some(token.usable)
+    }
+}
+
+/// The tokens of one registry.
+#[derive(Clone)]
+pub(super) struct Tokens {
+    kept: moka::future::Cache<TokenKey, Token>,
+}
+
+impl Tokens {
+    /// None.
+    pub(super) fn new() -> Tokens {
+        Tokens { kept: moka::future::Cache::builder().max_capacity(KEPT).expire_after(AsUsable).build() }
+    }
+
+    /// The token, from here or by `fetch`, which runs once for all who wait.
+    pub(super) async fn get(
+        &self,
+        key: TokenKey,
+        fetch: impl Future<Output = Result<Token, Failure>> + Send + 'static,
+    ) -> Result<Token, Failure> {
+        if let Some(token) = self.kept.get(&key).await {
+            return Ok(token);
+        }
+        let kept = self.kept.clone();
+        // Detached: each caller's task waits for the one fetch, none of them dies with its caller.
+        let task = tokio::spawn(async move { kept.try_get_with(key, fetch).await });
+        match task.await {
+            Ok(result) => result.map_err(|failure| Failure::clone(&failure)),
+            Err(_) => Err(Failure::Broken("fetching a token was interrupted".to_owned())),
+        }
+    }
+
+    /// Forgets a token that was refused, unless another has taken its place already.
+    pub(super) async fn forget(&self, key: &TokenKey, refused: &HeaderValue) {
+        let same = |token: &Token| token.header == *refused;
+        let entry = self.kept.entry_by_ref(key);
+        entry
+            .and_compute_with(|entry| {
+                let refused = entry.is_some_and(|entry| same(entry.value()));
+                std::future::ready(if refused { Op::Remove } else { Op::Nop })
+            })
+            .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    use tokio::sync::Notify;
+
+    use super::{Failure, Realm, Token, TokenKey, Tokens, usable};
+
+    fn key(scope: &str) -> TokenKey {
+        let realm = Realm { url: "https://auth.example.com/token".parse().unwrap(), service: None };
+        TokenKey { realm: Arc::new(realm), scope: scope.into(), credential: None }
+    }
+
+    fn token(text: &str) -> Result<Token, Failure> {
+        Token::parse(format!(r#"{{"token":"{text}"}}"#).as_bytes(), Instant::now())
+    }
+
+    #[test]
+    fn reads_answers() {
+        for (body, expected) in [
+            (r#"{"token":"a"}"#, Some(("Bearer a", 54))),
+            (r#"{"access_token":"b","expires_in":300}"#, Some(("Bearer b", 270))),
+            (r#"{"token":"","access_token":"b","expires_in":3600.0}"#, Some(("Bearer b", 3570))),
+            (r#"{"token":"a","expires_in":null}"#, Some(("Bearer a", 54))),
+            (r#"{"token":"a","expires_in":-5}"#, Some(("Bearer a", 54))),
+            (r#"{"token":"a","expires_in":1e300}"#, Some(("Bearer a", 54))),
+            (r#"{"token":"a","expires_in":99999999}"#, Some(("Bearer a", 86370))),
+            (r#"{"token":""}"#, None),
+            (r#"{"token":"a\nb"}"#, None),
+            ("{}", None),
+            ("<html>", None),
+        ] {
+            let read = Token::parse(body.as_bytes(), Instant::now()).ok();
+            let read = read.map(|token| (token.header.to_str().unwrap().to_owned(), token.usable.as_secs()));
+            assert_eq!(read, expected.map(|(header, seconds)| (header.to_owned(), seconds)), "{body}");
+        }
+        assert_eq!(usable(Some(Duration::from_secs(10))), Duration::from_secs(9));
+    }
+
+    #[tokio::test]
+    async fn fetches_once_even_when_the_first_caller_goes_away() {
+        let (tokens, fetched, go) = (Tokens::new(), Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let get = || {
+            let (tokens, fetched, go) = (tokens.clone(), Arc::clone(&fetched), Arc::clone(&go));
+            tokio::spawn(async move {
+                let fetch = async move {
+                    fetched.fetch_add(1, Ordering::SeqCst);
+                    go.notified().await;
+                    token("x")
+                };
+                tokens.get(key("a"), fetch).await.map(|token| token.header)
+            })
+        };
+        let first = get();
+        while fetched.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let others: Vec<_> = (0..50).map(|_| get()).collect();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        go.notify_one();
+        for other in others {
+            assert_eq!(other.await.unwrap().unwrap(), "Bearer x");
+        }
+        assert_eq!(fetched.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn forgets_what_was_refused_and_no_more() {
+        let tokens = Tokens::new();
+        let first = tokens.get(key("a"), async { token("1") }).await.unwrap().header;
+        tokens.forget(&key("a"), &first).await;
+        let second = tokens.get(key("a"), async { token("2") }).await.unwrap().header;
+        assert_eq!(second, "Bearer 2");
+        tokens.forget(&key("a"), &first).await;
+        assert_eq!(tokens.get(key("a"), async { token("3") }).await.unwrap().header, "Bearer 2");
+        assert_eq!(tokens.get(key("b"), async { token("4") }).await.unwrap().header, "Bearer 4");
+    }
+
+    #[tokio::test]
+    async fn failures_are_not_kept() {
+        let tokens = Tokens::new();
+        let failed = tokens.get(key("a"), async { Err(Failure::Forbidden) }).await;
+        assert_eq!(failed.map(|token| token.header), Err(Failure::Forbidden));
+        assert!(tokens.get(key("a"), async { token("1") }).await.is_ok());
+    }
+}

@@ -1,0 +1,120 @@
+//! What all requests to one registry share, and the smallest thing done with it: one HTTP request, timed and reported.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::endpoint::Endpoint;
+use super::failure::Failure;
+use super::limit::{self, RateLimit};
+use super::token::Tokens;
+use super::{BuildError, ClientError, Observer, Settings};
+
+/// See the module.
+pub(super) struct Upstream {
+    /// As given.
+    pub(super) settings: Settings,
+    /// In the order of the settings.
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Of all endpoints and callers.
+    pub(super) tokens: Tokens,
+    /// Of all endpoints and callers.
+    pub(super) limit: RateLimit,
+    /// One permit a body.
+    pub(super) connections: Arc<Semaphore>,
+    /// Whoever watches.
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+impl Upstream {
+    /// Reads the files that the settings name. Contacts nobody.
+    pub(super) fn new(settings: Settings, observer: Arc<dyn Observer>) -> Result<Upstream, BuildError> {
+        let endpoints = settings.endpoints.iter().map(|endpoint| Endpoint::new(endpoint.clone(), &settings));
+        Ok(Upstream {
+            endpoints: endpoints.collect::<Result<_, _>>()?,
+            tokens: Tokens::new(),
+            limit: RateLimit::default(),
+            connections: Arc::new(Semaphore::new(settings.connections.clamp(1, Semaphore::MAX_PERMITS))),
+            observer,
+            settings,
+        })
+    }
+
+    /// The registry's name.
+    pub(super) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// One HTTP request, up to the header of its answer, which may have any status but 429.
+    pub(super) async fn request(
+        &self,
+        client: &reqwest::Client,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let started = Instant::now();
+        let request = client.request(method.clone(), url.clone()).headers(headers.clone()).send();
+        let limit = self.settings.connect_timeout + self.settings.first_byte_timeout;
+        let result = match timeout(limit, request).await {
+            Ok(result) => result.map_err(Failure::unanswered),
+            Err(_) => Err(Failure::Dead("no answer in time".to_owned())),
+        };
+        let status = result.as_ref().ok().map(|response| response.status().as_u16());
+        self.observer.request(status, started.elapsed());
+        let (registry, host) = (self.name(), url.host_str().unwrap_or_default());
+        match &result {
+            Ok(_) => {
+                tracing::debug!(registry, host, %method, status, elapsed = ?started.elapsed(), "upstream answered");
+            }
+            Err(failure) => tracing::debug!(registry, host, %method, %failure, "upstream did not answer"),
+        }
+        let response = result?;
+        if let Some(left) = limit::remaining(response.headers()) {
+            self.observer.rate_limit_remaining(left);
+        }
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let wait = limit::retry_after(response.headers(), SystemTime::now());
+            self.limit.wait(Instant::now(), wait);
+            tracing::warn!(registry, host, seconds = wait.as_secs(), "upstream limits the rate of requests");
+            return Err(Failure::RateLimited(wait));
+        }
+        Ok(response)
+    }
+
+    /// Reads a whole body of at most `limit` bytes. These are small, so that besides every silence the whole is
+    /// limited too: nobody may hold a caller by dripping a manifest.
+    pub(super) async fn read(&self, mut response: Response, limit: u64) -> Result<Vec<u8>, Failure> {
+        let idle = self.settings.idle_timeout;
+        let reading = async {
+            let mut body = Vec::new();
+            loop {
+                let piece = match timeout(idle, response.chunk()).await {
+                    Ok(piece) => piece.map_err(|error| Failure::Broken(super::failure::reason(error)))?,
+                    Err(_) => return Err(Failure::Broken("the body stopped coming".to_owned())),
+                };
+                let Some(piece) = piece else { return Ok(body) };
+                self.observer.received(piece.len() as u64);
+                if (body.len() + piece.len()) as u64 > limit {
+                    return Err(Failure::Invalid(format!("the body is longer than {limit} bytes")));
+                }
+                body.extend_from_slice(&piece);
+            }
+        };
+        let whole = (idle + self.settings.first_byte_timeout) * 4;
+        timeout(whole, reading).await.unwrap_or_else(|_| Err(Failure::Broken("the body came too slowly".to_owned())))
+    }
+
+    /// No request goes out while upstream wants to be left in peace.
+    pub(super) fn check_limit(&self, now: Instant) -> Result<(), ClientError> {
+        match self.limit.left(now) {
+            None => Ok(()),
+            Some(left) => Err(Failure::RateLimited(left).into_error(self.name())),
+        }
+    }
+}
