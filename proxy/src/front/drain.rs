@@ -64,6 +64,11 @@ impl Drain {
         self.running.spawn(task);
     }
 
+    /// How many tasks are running.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
     /// Waits until all tasks have ended, but no longer than `limit`; how many are left.
     pub(crate) async fn wait(&self, limit: Duration) -> usize {
         self.running.close();

@@ -131,6 +131,7 @@ async fn read_head(
         }
         match scanner.scan(received)? {
             Some(length) if length > limits.max_header_size => return Err(Refusal::TooLarge),
+            Some(_) if received.starts_with(b"\r\n") => return Err(Refusal::Malformed),
             Some(_) => return Ok(Head::Complete),
             None if received.len() > limits.max_header_size => return Err(Refusal::TooLarge),
             None => {}

@@ -17,6 +17,8 @@ mod http1;
 mod http2;
 mod listener;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::net::SocketAddr;
