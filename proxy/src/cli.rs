@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use pierhead_config::Config;
 
 use crate::app;
+use crate::client_config::{self, Address, Client};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -36,6 +37,17 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print what to put into the configuration of clients, so that they pull through this edge.
+    ClientConfig {
+        /// Which client.
+        client: Client,
+        /// The edge's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// How clients reach the edge, when that is not what it listens on.
+        #[arg(long, value_name = "HOST[:PORT]")]
+        address: Option<Address>,
+    },
 }
 
 impl Cli {
@@ -46,6 +58,9 @@ impl Cli {
                 load(&config).and_then(|config| app::serve(config).map_err(|error| error.to_string()))
             }
             Command::Check { config } => load(&config).map(|_| println(&format!("{}: ok", config.display()))),
+            Command::ClientConfig { client, config, address } => {
+                load(&config).map(|config| println(client_config::render(client, &config, address.as_ref()).trim_end()))
+            }
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
