@@ -6,6 +6,7 @@ mod app;
 mod cache;
 mod cli;
 mod client_config;
+mod edge;
 mod front;
 mod logging;
 

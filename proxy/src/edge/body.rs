@@ -1,0 +1,177 @@
+//! Writes an answer to the client: header, then body, through one buffer.
+//!
+//! Invariant: an answer that broke off never looks complete. Over HTTP/1 the announced length is not reached and the
+//! connection is closed; over HTTP/2 the stream is reset. Memory is one buffer a request, whatever the size of the blob.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
+
+use super::range::Multipart;
+use crate::cache::Blob;
+
+/// Bytes read and written at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// A body, before it is read.
+pub(crate) enum Body {
+    /// None.
+    Empty,
+    /// In memory.
+    Bytes(Bytes),
+    /// A blob, or one range of it.
+    Blob(Blob, Range<u64>),
+    /// Several ranges of a blob.
+    Multipart(Blob, Multipart),
+}
+
+/// What went out.
+pub(crate) struct Sent {
+    /// Bytes of the body.
+    pub(crate) bytes: u64,
+    /// When the first byte went out.
+    pub(crate) first_byte: Instant,
+    /// Whether the answer is whole.
+    pub(crate) complete: bool,
+}
+
+/// Why an answer broke off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    /// The client went away or is too slow.
+    #[error("client: {0}")]
+    Client(#[from] Box<pingora_core::Error>),
+    /// The blob cannot be read on.
+    #[error("{0}")]
+    Blob(#[from] crate::cache::BlobError),
+    /// The blob ended before its length.
+    #[error("the blob is shorter than its length")]
+    Short,
+}
+
+/// Sends an answer.
+pub(crate) async fn send(session: &mut ServerSession, header: Box<ResponseHeader>, body: Body) -> Sent {
+    let mut sent = Sent { bytes: 0, first_byte: Instant::now(), complete: false };
+    match write(session, header, body, &mut sent).await {
+        Ok(()) => sent.complete = true,
+        Err(broken) => {
+            match &broken {
+                Broken::Client(error) => tracing::debug!(%error, "answer broke off"),
+                Broken::Blob(_) | Broken::Short => tracing::warn!(error = %broken, "answer broke off"),
+            }
+            abort(session);
+        }
+    }
+    sent
+}
+
+async fn write(
+    session: &mut ServerSession,
+    header: Box<ResponseHeader>,
+    body: Body,
+    sent: &mut Sent,
+) -> Result<(), Broken> {
+    if let (Body::Empty, ServerSession::H2(session)) = (&body, &mut *session) {
+        session.write_response_header(header, true)?;
+        sent.first_byte = Instant::now();
+        return Ok(());
+    }
+    session.write_response_header(header).await?;
+    sent.first_byte = Instant::now();
+    match body {
+        Body::Empty => {}
+        Body::Bytes(bytes) => {
+            let length = bytes.len() as u64;
+            session.write_response_body(bytes, true).await?;
+            sent.bytes += length;
+        }
+        Body::Blob(blob, range) => {
+            copy(session, &blob, range, &mut Buffer::new(session), sent).await?;
+            finish(session).await?;
+        }
+        Body::Multipart(blob, multipart) => {
+            let mut buffer = Buffer::new(session);
+            for (heading, range) in multipart.parts {
+                text(session, heading, sent).await?;
+                copy(session, &blob, range, &mut buffer, sent).await?;
+            }
+            text(session, multipart.end, sent).await?;
+            finish(session).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is read into. HTTP/1 writes borrowed bytes, so one buffer serves a whole body; HTTP/2 keeps what it is given
+/// until it is sent, so each chunk is split off, and taken back when it has gone.
+enum Buffer {
+    Reused(Vec<u8>),
+    Shared(BytesMut),
+}
+
+impl Buffer {
+    fn new(session: &ServerSession) -> Buffer {
+        match session {
+            ServerSession::H1(_) => Buffer::Reused(vec![0; CHUNK]),
+            _ => Buffer::Shared(BytesMut::new()),
+        }
+    }
+}
+
+async fn copy(
+    session: &mut ServerSession,
+    blob: &Blob,
+    range: Range<u64>,
+    buffer: &mut Buffer,
+    sent: &mut Sent,
+) -> Result<(), Broken> {
+    let mut left = range.end - range.start;
+    let mut reader = blob.reader(range);
+    while left > 0 {
+        let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let count = match (&mut *buffer, &mut *session) {
+            (Buffer::Reused(buffer), ServerSession::H1(session)) => {
+                let count = reader.read(&mut buffer[..room]).await?;
+                session.write_body(&buffer[..count]).await?;
+                count
+            }
+            (Buffer::Shared(buffer), session) => {
+                buffer.resize(room, 0);
+                let count = reader.read(&mut buffer[..]).await?;
+                let chunk = buffer.split_to(count).freeze();
+                session.write_response_body(chunk, false).await?;
+                count
+            }
+            (Buffer::Reused(_), _) => 0,
+        };
+        if count == 0 {
+            return Err(Broken::Short);
+        }
+        left = left.saturating_sub(count as u64);
+        sent.bytes += count as u64;
+    }
+    Ok(())
+}
+
+async fn text(session: &mut ServerSession, text: String, sent: &mut Sent) -> Result<(), Broken> {
+    let length = text.len() as u64;
+    session.write_response_body(Bytes::from(text), false).await?;
+    sent.bytes += length;
+    Ok(())
+}
+
+async fn finish(session: &mut ServerSession) -> Result<(), Broken> {
+    session.write_response_body(Bytes::new(), true).await?;
+    Ok(())
+}
+
+/// Makes the client see that the answer broke off; the caller closes the connection as well.
+fn abort(session: &mut ServerSession) {
+    session.set_keepalive(None);
+    if let ServerSession::H2(session) = session {
+        session.shutdown();
+    }
+}

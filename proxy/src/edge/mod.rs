@@ -1,0 +1,307 @@
+//! One request: parse, authorise, plan, carry out the plan, log the outcome.
+//!
+//! Invariants: nothing is served to a caller whom its registry would refuse, except by an explicit offline policy;
+//! an answer that broke off never looks complete; a credential reaches no log, metric or error.
+//!
+//! The pure parts ([`route`], [`plan`], [`range`], [`conditional`], [`negotiate`]) decide; [`manifests`], [`blobs`] and
+//! [`lists`] do; [`respond`] alone knows HTTP statuses.
+
+mod authorise;
+mod blobs;
+mod body;
+mod conditional;
+mod credential;
+mod flights;
+mod lists;
+mod manifests;
+mod negotiate;
+mod outcome;
+mod plan;
+mod range;
+mod refusal;
+mod respond;
+mod route;
+mod scope;
+mod served;
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use aws_lc_rs::hmac;
+use http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use pierhead_config::{Access, Registry};
+use pierhead_registry::client::{Client, ListKind};
+use pierhead_registry::oci::{Action, Endpoint};
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::RequestHeader;
+
+use self::authorise::Users;
+use self::credential::Caller;
+use self::flights::Flights;
+use self::manifests::{Arrival, Wish};
+use self::outcome::{AccessLine, Kind, Outcome, Time, milliseconds};
+use self::refusal::Refusal;
+use self::respond::{Asked, is_read};
+use self::route::{Query, Routes};
+use self::scope::{Negatives, Questions, Scope, Upstream};
+use self::served::{Content, Refused, Served};
+use crate::admin::health::{Check, Health};
+use crate::admin::metrics::Metrics;
+use crate::cache::{Cache, ListRecord, RepositoryId};
+use crate::front::{Application, Connection, Reuse};
+use crate::logging::AccessLog;
+
+/// Most questions of one kind that may wait for upstreams at once.
+const FLIGHTS: usize = 4096;
+/// A user agent is cut to this in the log.
+const USER_AGENT_LIMIT: usize = 200;
+
+/// What an edge is made of.
+pub(crate) struct EdgeParts {
+    /// What clients pull from.
+    pub(crate) registries: Vec<RegistryParts>,
+    /// The store.
+    pub(crate) cache: Arc<Cache>,
+    /// Counts every request.
+    pub(crate) metrics: Arc<Metrics>,
+    /// For `/health/…`.
+    pub(crate) health: Arc<Health>,
+    /// Who may pull; `None`: everybody.
+    pub(crate) access: Option<Access>,
+    /// One line a request.
+    pub(crate) access_log: AccessLog,
+    /// Never ask any upstream.
+    pub(crate) offline: bool,
+}
+
+/// A registry, and the client that speaks to it.
+pub(crate) struct RegistryParts {
+    /// As configured.
+    pub(crate) config: Registry,
+    /// Its client.
+    pub(crate) client: Client,
+}
+
+/// Answers requests.
+pub(crate) struct Edge {
+    registries: Vec<Arc<Upstream>>,
+    routes: Routes,
+    /// Whether a ping that names no registry may be about one that wants callers' credentials.
+    passthrough_by_path: bool,
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    users: Option<Users>,
+    caller_key: hmac::Key,
+    access_log: AccessLog,
+    offline: bool,
+    negatives: Negatives,
+    manifests: Questions<Arrival>,
+    blobs: Questions<u64>,
+    lists: Questions<Arc<ListRecord>>,
+    ids: RequestIds,
+}
+
+/// What the log and the metrics tell of a request, gathered while it is answered.
+struct Trace {
+    registry: Option<Arc<str>>,
+    repository: Option<RepositoryId>,
+    reference: Option<String>,
+    kind: Kind,
+    user: Option<Arc<str>>,
+}
+
+impl Edge {
+    /// Puts the parts together.
+    pub(crate) fn new(parts: EdgeParts) -> Edge {
+        let routes = Routes::new(parts.registries.iter().map(|registry| &registry.config));
+        let registries: Vec<_> =
+            parts.registries.into_iter().map(|parts| Arc::new(Upstream::new(parts.config, parts.client))).collect();
+        Edge {
+            passthrough_by_path: registries.iter().any(|registry| registry.is_passthrough()),
+            registries,
+            routes,
+            caller_key: hmac::Key::new(hmac::HMAC_SHA256, parts.cache.caller_key()),
+            users: parts.access.map(|access| Users::new(access, Arc::clone(&parts.metrics))),
+            cache: parts.cache,
+            metrics: parts.metrics,
+            health: parts.health,
+            access_log: parts.access_log,
+            offline: parts.offline,
+            negatives: Negatives::new(),
+            manifests: Flights::new(FLIGHTS),
+            blobs: Flights::new(FLIGHTS),
+            lists: Flights::new(FLIGHTS),
+            ids: RequestIds::new(),
+        }
+    }
+
+    /// Finds the content that a request asks for.
+    async fn resolve(
+        self: &Arc<Self>,
+        request: &RequestHeader,
+        connection: &Connection,
+        trace: &mut Trace,
+        now: SystemTime,
+    ) -> Result<Served, Refused> {
+        let path = request.uri.path();
+        // Without a login: a load balancer has none.
+        if let Some(check) = Check::at(path) {
+            return match is_read(&request.method) {
+                true => Ok(Served::new(Content::Health(self.health.report(check)), Outcome::None)),
+                false => Err(Refusal::Method.into()),
+            };
+        }
+        let endpoint = Endpoint::parse(path).map_err(Refusal::from)?;
+        let authorization = request.headers.get(AUTHORIZATION);
+        if let Some(users) = &self.users {
+            trace.user = Some(users.login(authorization, connection.peer.ip()).await?);
+        }
+        if !is_read(&request.method) {
+            return Err(Refusal::Method.into());
+        }
+        let query = Query::parse(request.uri.query())?;
+        let host = match request.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => request.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        };
+        let (name, action) = match endpoint {
+            Endpoint::Ping => return self.ping(&query, host, credential::basic(authorization).is_some()),
+            Endpoint::Catalog => return Err(Refusal::Catalog.into()),
+            Endpoint::Repository { name, action } => (name, action),
+        };
+        let library = |registry: usize| self.registries.get(registry).is_some_and(|registry| registry.config.library);
+        let route = self.routes.route(&library, query.ns.as_deref(), host, &name)?;
+        let upstream = self.registries.get(route.registry).ok_or(Refusal::NotServed)?;
+        if !upstream.config.allows(&route.repository) {
+            return Err(Refusal::NotServed.into());
+        }
+        let repository = RepositoryId { registry: Arc::clone(&upstream.name), name: route.repository };
+        trace.registry = Some(Arc::clone(&upstream.name));
+        trace.repository = Some(repository.clone());
+        let caller = upstream.is_passthrough().then(|| Arc::new(Caller::read(&self.caller_key, authorization)));
+        let scope = Scope { upstream: Arc::clone(upstream), repository, caller, offline: self.offline };
+        let head = request.method == http::Method::HEAD;
+        match action {
+            Action::Manifest(reference) => {
+                trace.kind = Kind::Manifest;
+                trace.reference = Some(reference.to_string());
+                self.manifest(&scope, &reference, Wish { head, headers: &request.headers }, now).await
+            }
+            Action::Blob(digest) => {
+                trace.kind = Kind::Blob;
+                trace.reference = Some(digest.to_string());
+                self.blob(&scope, &digest, head, &request.headers, now).await
+            }
+            Action::Tags => {
+                trace.kind = Kind::List;
+                trace.reference = Some("tags".to_owned());
+                self.list(&scope, ListKind::Tags, query.list.as_deref(), route.addressed, now).await
+            }
+            Action::Referrers(digest) => {
+                trace.kind = Kind::List;
+                trace.reference = Some(format!("referrers/{digest}"));
+                self.list(&scope, ListKind::Referrers(digest), query.list.as_deref(), route.addressed, now).await
+            }
+            Action::Upload => Err(Refusal::Method.into()),
+        }
+    }
+
+    /// `/v2/`. podman and older Docker learn only here that they are to send credentials, so where any registry that
+    /// the ping may be about wants the caller's own, it is challenged. A client that has none sends none (or empty
+    /// ones) and is then served as an anonymous caller; registries with `auth: shared` look at none of it.
+    fn ping(&self, query: &Query, host: Option<&str>, credential: bool) -> Result<Served, Refused> {
+        let challenge = match self.routes.ping(query.ns.as_deref(), host) {
+            Some(registry) => self.registries.get(registry).is_some_and(|registry| registry.is_passthrough()),
+            None => self.passthrough_by_path,
+        };
+        if challenge && !credential {
+            return Err(Refusal::Login.into());
+        }
+        Ok(Served::new(Content::Ping, Outcome::None))
+    }
+}
+
+impl Application for Edge {
+    async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {
+        let (started, now) = (Instant::now(), SystemTime::now());
+        let id = self.ids.next();
+        let mut trace = Trace { registry: None, repository: None, reference: None, kind: Kind::Other, user: None };
+        let request = session.req_header();
+        let result = self.resolve(request, connection, &mut trace, now).await;
+        let (outcome, reason) = match &result {
+            Ok(served) => (served.outcome, None),
+            Err(refused) => (refused.outcome, Some(refused.refusal.to_string())),
+        };
+        let asked = Asked { head: request.method == http::Method::HEAD, headers: &request.headers };
+        let answer = respond::answer(&asked, result, &id);
+        let status = answer.header.status;
+        let sent = body::send(session, answer.header, answer.body).await;
+        let first_byte = sent.first_byte.duration_since(started);
+        let registry = trace.registry.as_deref().unwrap_or_default();
+        self.metrics.request(registry, trace.kind.as_str(), outcome.as_str(), status.as_str(), sent.bytes, first_byte);
+        if self.access_log.is_on() {
+            let request = session.req_header();
+            self.access_log.write(&AccessLine {
+                time: Time(now),
+                id: &id,
+                client: connection.peer.ip(),
+                listener: &connection.listener,
+                protocol: if session.is_http2() { "HTTP/2" } else { "HTTP/1.1" },
+                method: request.method.as_str(),
+                registry: trace.registry.as_deref(),
+                repository: trace.repository.as_ref().map(|repository| repository.name.as_str()),
+                reference: trace.reference.as_deref(),
+                kind: trace.kind.as_str(),
+                outcome: outcome.as_str(),
+                reason: outcome.reason().or(reason.as_deref()),
+                status: status.as_u16(),
+                bytes: sent.bytes,
+                aborted: !sent.complete,
+                ttfb_ms: milliseconds(first_byte),
+                total_ms: milliseconds(started.elapsed()),
+                user: trace.user.as_deref(),
+                user_agent: request.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(cut),
+            });
+        }
+        if sent.complete { Reuse::Keep } else { Reuse::Close }
+    }
+}
+
+/// Only ASCII gets here, so any place is the boundary of a character.
+fn cut(agent: &str) -> &str {
+    agent.get(..USER_AGENT_LIMIT).unwrap_or(agent)
+}
+
+/// Names for requests: a counter that starts somewhere at random, scrambled, so that ids of two edges do not meet.
+struct RequestIds {
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> RequestIds {
+        RequestIds { next: AtomicU64::new(rand::random()) }
+    }
+
+    fn next(&self) -> String {
+        // The odd multiplier makes this a permutation: no id comes twice in 2^64.
+        let number = self.next.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut id = String::with_capacity(16);
+        let _ = write!(id, "{number:016x}");
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RequestIds;
+
+    #[test]
+    fn ids_differ() {
+        let ids = RequestIds::new();
+        let (one, two) = (ids.next(), ids.next());
+        assert!(one != two && one.len() == 16 && two.len() == 16);
+    }
+}

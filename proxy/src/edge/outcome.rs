@@ -1,0 +1,186 @@
+//! What a look in the cache came to, and the line that the access log gets of it.
+//!
+//! An outcome says where the answer came from, not whether the client liked it: a 404 that was remembered is a hit.
+//! Everything that did not come the plain way carries its reason, so that a log line explains itself.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// From the cache, without asking anybody.
+    Hit,
+    /// From upstream, on the way into the cache.
+    Miss,
+    /// From the cache, though upstream could not confirm it.
+    Stale(StaleReason),
+    /// From the cache, confirmed by upstream just now.
+    Revalidated,
+    /// From upstream, past the cache.
+    Bypass(BypassReason),
+    /// The cache was not asked: a ping, a health check, a refusal.
+    None,
+}
+
+/// Why an answer may be out of date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StaleReason {
+    /// Upstream takes longer than the budget; it is still being asked.
+    Revalidating,
+    /// Upstream cannot be reached, or answers nonsense.
+    UpstreamFailed,
+    /// Upstream wants to be left alone.
+    RateLimited,
+    /// Upstream says it is gone or forbidden, and `keep_deleted` is set.
+    Deleted,
+}
+
+/// Why the cache was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BypassReason {
+    /// The store is full, failing, or too small for this.
+    Uncached,
+}
+
+impl Outcome {
+    /// The word, as a metric's label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Hit => "hit",
+            Outcome::Miss => "miss",
+            Outcome::Stale(_) => "stale",
+            Outcome::Revalidated => "revalidated",
+            Outcome::Bypass(_) => "bypass",
+            Outcome::None => "none",
+        }
+    }
+
+    /// The reason, for the log.
+    pub(crate) fn reason(self) -> Option<&'static str> {
+        match self {
+            Outcome::Stale(StaleReason::Revalidating) => Some("revalidating"),
+            Outcome::Stale(StaleReason::UpstreamFailed) => Some("upstream failed"),
+            Outcome::Stale(StaleReason::RateLimited) => Some("rate limited"),
+            Outcome::Stale(StaleReason::Deleted) => Some("deleted"),
+            Outcome::Bypass(BypassReason::Uncached) => Some("uncached"),
+            Outcome::Hit | Outcome::Miss | Outcome::Revalidated | Outcome::None => None,
+        }
+    }
+
+    /// Whether the client must be warned that the answer may be out of date.
+    pub(crate) fn is_stale(self) -> bool {
+        matches!(self, Outcome::Stale(_))
+    }
+}
+
+/// What was asked for, as a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `manifests/…`
+    Manifest,
+    /// `blobs/…`
+    Blob,
+    /// `tags/list`, `referrers/…`
+    List,
+    /// Everything else.
+    Other,
+}
+
+impl Kind {
+    /// The word.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Kind::Manifest => "manifest",
+            Kind::Blob => "blob",
+            Kind::List => "list",
+            Kind::Other => "other",
+        }
+    }
+}
+
+/// One request in the access log. Never a credential, never a query.
+#[derive(Debug, Serialize)]
+pub(crate) struct AccessLine<'a> {
+    /// When the request's header had arrived, as RFC 3339 in UTC.
+    pub(crate) time: Time,
+    /// As in the answer's `X-Request-Id`.
+    pub(crate) id: &'a str,
+    /// The client's address.
+    pub(crate) client: std::net::IpAddr,
+    /// Which listener took it.
+    pub(crate) listener: &'a str,
+    /// `HTTP/1.1`, `HTTP/2`
+    pub(crate) protocol: &'static str,
+    /// As sent.
+    pub(crate) method: &'a str,
+    /// The registry that it named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) registry: Option<&'a str>,
+    /// The repository in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) repository: Option<&'a str>,
+    /// Tag or digest; `tags` or `referrers/<digest>` for lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reference: Option<&'a str>,
+    /// What of it.
+    pub(crate) kind: &'static str,
+    /// [`Outcome`]
+    pub(crate) outcome: &'static str,
+    /// Why, for outcomes that have a reason, and for refusals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<&'a str>,
+    /// Of the answer; 499 when the client went away before there was one.
+    pub(crate) status: u16,
+    /// Body bytes that were sent.
+    pub(crate) bytes: u64,
+    /// Whether the answer was cut short, by either side.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) aborted: bool,
+    /// From the request's header to the first byte of the answer.
+    pub(crate) ttfb_ms: f64,
+    /// From the request's header to the last byte of the answer.
+    pub(crate) total_ms: f64,
+    /// Who logged in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<&'a str>,
+    /// `User-Agent`, cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_agent: Option<&'a str>,
+}
+
+/// A point in time that is written as RFC 3339 without an intermediate string.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time(pub(crate) std::time::SystemTime);
+
+impl Serialize for Time {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
+    }
+}
+
+/// Milliseconds with three decimals: a hit takes a fraction of one.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::{Outcome, StaleReason, Time, milliseconds};
+
+    #[test]
+    fn time_is_rfc_3339_and_durations_are_short() {
+        let time = Time(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123));
+        assert_eq!(serde_json::to_string(&time).unwrap(), "\"2023-11-14T22:13:20.123Z\"");
+        assert!((milliseconds(Duration::from_nanos(1_234_567)) - 1.235).abs() < 1e-9);
+    }
+
+    #[test]
+    fn stale_says_why() {
+        let outcome = Outcome::Stale(StaleReason::Revalidating);
+        assert_eq!((outcome.as_str(), outcome.reason(), outcome.is_stale()), ("stale", Some("revalidating"), true));
+    }
+}

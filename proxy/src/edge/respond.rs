@@ -1,0 +1,293 @@
+//! The one file that knows what answers and refusals are in HTTP.
+//!
+//! Statuses are chosen by what clients do with them. Where this edge cannot serve something, 404 moves every client on
+//! to its next mirror; so a registry or repository that is not served, one that upstream refuses to this edge, and a
+//! miss while offline are 404. Where trying again can help, the status says so: 429 and 503 with `Retry-After`, 502.
+//! A caller whose own credential counts gets a 401 and may log in.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, RANGE, RETRY_AFTER,
+    WARNING, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use pierhead_registry::oci::{EndpointError, ErrorCode};
+use pingora_http::ResponseHeader;
+
+use super::body::Body;
+use super::conditional::{self, Verdict};
+use super::range::{self, Multipart, Selection};
+use super::refusal::{Refusal, Thing};
+use super::served::{Content, Refused, Served};
+use crate::cache::Blob;
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const BYTES: HeaderValue = HeaderValue::from_static("bytes");
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"pierhead\", charset=\"UTF-8\"");
+const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
+/// What a digest names never changes.
+const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000");
+const NEVER: HeaderValue = HeaderValue::from_static("no-cache, no-store, must-revalidate");
+
+/// An answer in HTTP.
+pub(crate) struct Answer {
+    /// Status and header.
+    pub(crate) header: Box<ResponseHeader>,
+    /// Body; empty for HEAD.
+    pub(crate) body: Body,
+}
+
+/// What of a request decides how its answer looks.
+pub(crate) struct Asked<'a> {
+    /// Only the header is wanted.
+    pub(crate) head: bool,
+    /// For conditions and ranges.
+    pub(crate) headers: &'a HeaderMap,
+}
+
+/// Builds a header line by line. Values that cannot stand in a header (which upstream would have to have made) are left out.
+struct Lines(ResponseHeader);
+
+impl Lines {
+    fn new(status: StatusCode, id: &str) -> Lines {
+        let mut header = ResponseHeader::from(parts());
+        // Setting a valid status cannot fail; were it to, 200 would be wrong, so it is checked by a test.
+        let _ = header.set_status(status);
+        let mut lines = Lines(header);
+        lines.put(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        lines.text(REQUEST_ID, id);
+        lines
+    }
+
+    fn put(&mut self, name: HeaderName, value: HeaderValue) {
+        let _ = self.0.insert_header(name, value);
+    }
+
+    fn text(&mut self, name: HeaderName, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.put(name, value);
+        }
+    }
+
+    fn number(&mut self, name: HeaderName, value: u64) {
+        self.put(name, HeaderValue::from(value));
+    }
+
+    fn with(self, body: Body) -> Answer {
+        Answer { header: Box::new(self.0), body }
+    }
+}
+
+fn parts() -> http::response::Parts {
+    let mut response = http::Response::new(());
+    response.headers_mut().reserve(12);
+    response.into_parts().0
+}
+
+/// The answer to a request.
+pub(crate) fn answer(asked: &Asked<'_>, result: Result<Served, Refused>, id: &str) -> Answer {
+    match result {
+        Ok(served) => {
+            let stale = served.outcome.is_stale();
+            let mut answer = content(asked, served.content, id);
+            if stale {
+                let _ = answer.header.insert_header(WARNING, STALE);
+            }
+            answer
+        }
+        Err(refused) => refuse(asked.head, &refused.refusal, id),
+    }
+}
+
+fn content(asked: &Asked<'_>, content: Content, id: &str) -> Answer {
+    match content {
+        Content::Ping => simple(asked, Lines::new(StatusCode::OK, id), JSON, Bytes::from_static(b"{}")),
+        Content::Health(report) => {
+            let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let mut lines = Lines::new(status, id);
+            lines.put(CACHE_CONTROL, NEVER);
+            simple(asked, lines, JSON, report.body.into())
+        }
+        Content::Manifest(manifest) => {
+            let digest = manifest.digest.to_string();
+            entity(asked, &digest, id, false, |mut lines| {
+                lines.text(CONTENT_TYPE, &manifest.media_type);
+                lines.number(CONTENT_LENGTH, manifest.bytes.len() as u64);
+                lines.with(if asked.head { Body::Empty } else { Body::Bytes(manifest.bytes.clone()) })
+            })
+        }
+        Content::ManifestHead(head) => {
+            let digest = head.digest.to_string();
+            entity(asked, &digest, id, false, |mut lines| {
+                lines.text(CONTENT_TYPE, &head.media_type);
+                lines.number(CONTENT_LENGTH, head.size);
+                lines.with(Body::Empty)
+            })
+        }
+        Content::BlobHead(digest, size) => entity(asked, &digest.to_string(), id, true, |mut lines| {
+            lines.put(CONTENT_TYPE, BINARY);
+            lines.number(CONTENT_LENGTH, size);
+            lines.with(Body::Empty)
+        }),
+        Content::Blob(digest, blob) => {
+            let digest = digest.to_string();
+            entity(asked, &digest, id, true, |lines| blob_body(asked, &digest, blob, lines))
+        }
+        Content::List(list, link) => {
+            let mut lines = Lines::new(StatusCode::OK, id);
+            if let Some(link) = link {
+                lines.text(LINK, &link);
+            }
+            if let Some(filters) = &list.filters_applied {
+                lines.text(FILTERS_APPLIED, filters);
+            }
+            let media_type = HeaderValue::from_str(&list.media_type).unwrap_or(JSON);
+            simple(asked, lines, media_type, list.bytes.clone())
+        }
+    }
+}
+
+/// Something that a digest names: its conditions are evaluated, and its name stands in the header.
+fn entity(asked: &Asked<'_>, digest: &str, id: &str, blob: bool, full: impl FnOnce(Lines) -> Answer) -> Answer {
+    let etag = format!("\"{digest}\"");
+    let verdict = conditional::evaluate(asked.headers, &etag);
+    let status = match verdict {
+        Verdict::Proceed => StatusCode::OK,
+        Verdict::NotModified => StatusCode::NOT_MODIFIED,
+        Verdict::Failed => StatusCode::PRECONDITION_FAILED,
+    };
+    let mut lines = Lines::new(status, id);
+    lines.text(CONTENT_DIGEST, digest);
+    lines.text(ETAG, &etag);
+    if blob {
+        lines.put(ACCEPT_RANGES, BYTES);
+        lines.put(CACHE_CONTROL, FOREVER);
+    }
+    match verdict {
+        Verdict::Proceed => full(lines),
+        Verdict::NotModified => lines.with(Body::Empty),
+        Verdict::Failed => {
+            lines.number(CONTENT_LENGTH, 0);
+            lines.with(Body::Empty)
+        }
+    }
+}
+
+fn blob_body(asked: &Asked<'_>, digest: &str, blob: Blob, mut lines: Lines) -> Answer {
+    let size = blob.size();
+    let specs = asked
+        .headers
+        .get(RANGE)
+        .filter(|_| conditional::range_applies(asked.headers, &format!("\"{digest}\"")))
+        .and_then(|header| range::parse(header.as_bytes()));
+    match specs.map_or(Selection::Full, |specs| range::select(&specs, size)) {
+        Selection::Full => {
+            lines.put(CONTENT_TYPE, BINARY);
+            lines.number(CONTENT_LENGTH, size);
+            lines.with(if size == 0 { Body::Empty } else { Body::Blob(blob, 0..size) })
+        }
+        Selection::Single(range) => {
+            lines.status(StatusCode::PARTIAL_CONTENT);
+            lines.put(CONTENT_TYPE, BINARY);
+            lines.number(CONTENT_LENGTH, range.end - range.start);
+            lines.text(CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end - 1));
+            lines.with(Body::Blob(blob, range))
+        }
+        Selection::Multiple(ranges) => {
+            let multipart = Multipart::new(ranges, size, &format!("{:032x}", rand::random::<u128>()));
+            lines.status(StatusCode::PARTIAL_CONTENT);
+            lines.text(CONTENT_TYPE, &multipart.content_type);
+            lines.number(CONTENT_LENGTH, multipart.length);
+            lines.with(Body::Multipart(blob, multipart))
+        }
+        Selection::Unsatisfiable => {
+            lines.status(StatusCode::RANGE_NOT_SATISFIABLE);
+            lines.text(CONTENT_RANGE, &format!("bytes */{size}"));
+            let body = ErrorCode::RangeInvalid.body("the range lies past the end of the blob").to_json();
+            lines.put(CONTENT_TYPE, JSON);
+            lines.number(CONTENT_LENGTH, body.len() as u64);
+            lines.with(Body::Bytes(body.into()))
+        }
+    }
+}
+
+impl Lines {
+    fn status(&mut self, status: StatusCode) {
+        let _ = self.0.set_status(status);
+    }
+}
+
+fn simple(asked: &Asked<'_>, mut lines: Lines, media_type: HeaderValue, body: Bytes) -> Answer {
+    lines.put(CONTENT_TYPE, media_type);
+    lines.number(CONTENT_LENGTH, body.len() as u64);
+    lines.with(if asked.head { Body::Empty } else { Body::Bytes(body) })
+}
+
+fn refuse(head: bool, refusal: &Refusal, id: &str) -> Answer {
+    let (status, code) = status_and_code(refusal);
+    let mut lines = Lines::new(status, id);
+    match refusal {
+        Refusal::Method => lines.put(ALLOW, HeaderValue::from_static("GET, HEAD")),
+        Refusal::Login | Refusal::CallerRefused => lines.put(WWW_AUTHENTICATE, CHALLENGE),
+        Refusal::LoginLimited { retry_after } | Refusal::RateLimited { retry_after } => {
+            lines.number(RETRY_AFTER, seconds(*retry_after));
+        }
+        Refusal::Unavailable | Refusal::Storage | Refusal::Busy => lines.number(RETRY_AFTER, 5),
+        _ => {}
+    }
+    let body = code.body(refusal.to_string()).to_json();
+    lines.put(CONTENT_TYPE, JSON);
+    lines.number(CONTENT_LENGTH, body.len() as u64);
+    lines.with(if head { Body::Empty } else { Body::Bytes(body.into()) })
+}
+
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs().max(1)
+}
+
+fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
+    match refusal {
+        Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+        Refusal::Catalog => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+        Refusal::Path(EndpointError::Reference(_)) => (StatusCode::BAD_REQUEST, ErrorCode::TagInvalid),
+        Refusal::Path(EndpointError::Digest(_)) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
+        Refusal::Path(EndpointError::TooLong) => (StatusCode::URI_TOO_LONG, ErrorCode::NameInvalid),
+        Refusal::Path(EndpointError::Foreign | EndpointError::Unknown) => {
+            (StatusCode::NOT_FOUND, ErrorCode::Unsupported)
+        }
+        Refusal::Query => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+        Refusal::Name(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+        Refusal::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        Refusal::Login | Refusal::CallerRefused => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        Refusal::LoginLimited { .. } | Refusal::RateLimited { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
+        }
+        Refusal::EdgeRefused(thing) | Refusal::Unknown(thing) | Refusal::Offline(thing) => {
+            (StatusCode::NOT_FOUND, unknown(*thing))
+        }
+        Refusal::NotAcceptable(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+        Refusal::Unavailable | Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        Refusal::Invalid => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+        Refusal::Storage => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unavailable),
+    }
+}
+
+fn unknown(thing: Thing) -> ErrorCode {
+    match thing {
+        Thing::Manifest => ErrorCode::ManifestUnknown,
+        Thing::Blob => ErrorCode::BlobUnknown,
+        Thing::List => ErrorCode::NameUnknown,
+    }
+}
+
+/// Whether a method reads.
+pub(crate) fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}

@@ -1,0 +1,192 @@
+//! Whose view of which repository a request is about: what every question to the cache and to upstream needs.
+//!
+//! With `auth: shared` everybody sees what the edge's own account sees. With `auth: passthrough` each caller sees what
+//! its own credential sees: flights and negative answers are kept apart by caller, and a hit needs upstream's yes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use moka::sync::Cache as Memory;
+use pierhead_config::{AuthMode, Registry};
+use pierhead_registry::client::{Client, ClientError, Repository};
+use pierhead_registry::oci::{Digest, Reference, Tag};
+
+use super::credential::Caller;
+use super::flights::Flights;
+use super::outcome::StaleReason;
+use super::plan::{Authorisation, Unconfirmed, authorise, unconfirmed};
+use crate::cache::{Cache, RepositoryId};
+
+/// Negative answers that are remembered.
+const NEGATIVES: u64 = 20_000;
+
+/// A registry at work.
+pub(crate) struct Upstream {
+    /// As configured.
+    pub(crate) config: Registry,
+    /// The name, shared by all records.
+    pub(crate) name: Arc<str>,
+    client: Client,
+    /// Whether the last word from upstream was a failure. Known answers then do not wait for the next attempt.
+    failing: AtomicBool,
+}
+
+impl Upstream {
+    /// A registry and the client that speaks to it.
+    pub(crate) fn new(config: Registry, client: Client) -> Upstream {
+        Upstream { name: config.name.as_str().into(), config, client, failing: AtomicBool::new(false) }
+    }
+
+    /// Whether a caller's own credential decides.
+    pub(crate) fn is_passthrough(&self) -> bool {
+        self.config.auth == AuthMode::Passthrough
+    }
+
+    /// Whether upstream failed when it was last asked.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Learns from an answer.
+    fn note<T>(&self, result: &Result<T, ClientError>) {
+        match result {
+            Err(ClientError::Unavailable { .. }) => self.failing.store(true, Ordering::Relaxed),
+            Err(error) if !error.is_answer() => {}
+            _ => self.failing.store(false, Ordering::Relaxed),
+        }
+    }
+}
+
+/// One repository, as one caller sees it. Cheap to clone into a task.
+#[derive(Clone)]
+pub(crate) struct Scope {
+    /// The registry.
+    pub(crate) upstream: Arc<Upstream>,
+    /// The repository.
+    pub(crate) repository: RepositoryId,
+    /// Who asks, when that matters.
+    pub(crate) caller: Option<Arc<Caller>>,
+    /// Whether upstream may not be asked.
+    pub(crate) offline: bool,
+}
+
+impl Scope {
+    /// The repository upstream, with the credential that decides.
+    pub(crate) fn source(&self) -> Repository {
+        let credential = self.caller.as_ref().and_then(|caller| caller.credential.as_ref());
+        self.upstream.client.repository(&self.repository.name, credential)
+    }
+
+    /// Asks upstream, learns from the answer whether it is failing, and whether it lets the caller in.
+    pub(crate) async fn ask<T>(
+        &self,
+        cache: &Cache,
+        question: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let result = question.await;
+        self.upstream.note(&result);
+        if let Some(caller) = &self.caller {
+            match &result {
+                Ok(_) => cache.put_authorised(&self.repository, &caller.id, Some(SystemTime::now())).await,
+                Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }) => {
+                    cache.put_authorised(&self.repository, &caller.id, None).await;
+                }
+                Err(_) => {}
+            }
+        }
+        result
+    }
+
+    /// Whether the caller may have what the cache holds of this repository.
+    pub(crate) async fn authorisation(&self, cache: &Cache, now: SystemTime) -> Authorisation {
+        let Some(caller) = &self.caller else { return Authorisation::Fresh };
+        let yes = cache.authorised(&self.repository, &caller.id).await;
+        let config = &self.upstream.config;
+        authorise(yes, now, config.authorization_ttl, config.offline_policy, self.offline)
+    }
+
+    /// How long a caller with a known answer waits for upstream to confirm it; `None`: until upstream answers or fails.
+    pub(crate) fn budget(&self, authorisation: Authorisation) -> Option<Duration> {
+        let config = &self.upstream.config;
+        let behind = self.upstream.is_failing() && config.stale_if_error;
+        match authorisation {
+            Authorisation::Fresh => Some(if behind { Duration::ZERO } else { config.revalidate_budget }),
+            Authorisation::AskElseKnown => behind.then_some(Duration::ZERO),
+            Authorisation::Ask | Authorisation::Refuse => None,
+        }
+    }
+
+    /// What a known answer is called that goes out before upstream has confirmed it.
+    pub(crate) fn impatience(&self) -> StaleReason {
+        if self.upstream.is_failing() { StaleReason::UpstreamFailed } else { StaleReason::Revalidating }
+    }
+
+    /// What to do about a known answer that upstream did not confirm to this caller. Without upstream's recent yes,
+    /// only a failure to answer may be overlooked, never a no.
+    pub(crate) fn unconfirmed(&self, error: &ClientError, authorisation: Authorisation) -> Unconfirmed {
+        match (unconfirmed(error, &self.upstream.config), authorisation) {
+            (decision, Authorisation::Fresh) => decision,
+            (stale @ Unconfirmed::ServeStale(_), Authorisation::AskElseKnown) if !error.is_answer() => stale,
+            _ => Unconfirmed::Refuse,
+        }
+    }
+
+    /// A key for what this caller asks of this repository.
+    pub(crate) fn key(&self, wanted: Wanted) -> Key {
+        Key { repository: self.repository.clone(), caller: self.caller.as_ref().map(|caller| caller.id), wanted }
+    }
+}
+
+/// What may be asked of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Wanted {
+    /// Whether a tag still means what it meant.
+    Check(Tag),
+    /// The header of a manifest.
+    ManifestHead(Reference),
+    /// A manifest.
+    Manifest(Reference),
+    /// Whether there is a blob, and of what size.
+    Blob(Digest),
+    /// A list, by its key.
+    List(String),
+}
+
+/// A question, by a caller where that matters.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    repository: RepositoryId,
+    caller: Option<[u8; 32]>,
+    wanted: Wanted,
+}
+
+/// Flights of one kind of answer.
+pub(crate) type Questions<T> = Flights<Key, Result<T, ClientError>>;
+
+/// Remembers for a short time that upstream said no. In memory only: after a restart upstream is asked again.
+pub(crate) struct Negatives {
+    known: Memory<Key, (ClientError, Instant)>,
+}
+
+impl Negatives {
+    /// Nothing is remembered yet.
+    pub(crate) fn new() -> Negatives {
+        Negatives { known: Memory::builder().max_capacity(NEGATIVES).time_to_live(Duration::from_secs(3600)).build() }
+    }
+
+    /// Upstream's no, if it is recent.
+    pub(crate) fn get(&self, key: &Key) -> Option<ClientError> {
+        self.known.get(key).filter(|(_, until)| Instant::now() < *until).map(|(error, _)| error)
+    }
+
+    /// Remembers an error if it is a no, and not a failure to answer.
+    pub(crate) fn keep<T>(&self, key: Key, result: &Result<T, ClientError>, ttl: Duration) {
+        match result {
+            Err(error) if error.is_answer() && !ttl.is_zero() => {
+                self.known.insert(key, (error.clone(), Instant::now() + ttl));
+            }
+            _ => {}
+        }
+    }
+}
