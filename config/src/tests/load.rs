@@ -10,7 +10,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1024 * 1024;
 
 /// Loads a text as if it were a file of `directory`; problems as their lines.
-pub(crate) fn load_in(directory: &Path, text: &str) -> Result<Config, Vec<String>> {
+pub(super) fn load_in(directory: &Path, text: &str) -> Result<Config, Vec<String>> {
     let lookup = |name: &str| match name {
         "HOME" => Some("/home/me".to_owned()),
         "HUB_PASSWORD" => Some("from the environment".to_owned()),

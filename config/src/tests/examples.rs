@@ -1,0 +1,78 @@
+//! Every example is a good configuration, and means what it says.
+
+use std::path::Path;
+
+use super::load::load_in;
+use crate::model::{AuthMode, Config};
+
+/// Loads an example in a directory with the files that the examples name.
+fn load(name: &str) -> Config {
+    let directory = tempfile::tempdir().unwrap();
+    for folder in ["tls", "secrets"] {
+        std::fs::create_dir(directory.path().join(folder)).unwrap();
+    }
+    for file in ["edge", "hub", "client", "site-ca"] {
+        for kind in ["crt", "key"] {
+            std::fs::write(directory.path().join(format!("tls/{file}.{kind}")), "").unwrap();
+        }
+    }
+    for file in ["docker.io", "registry.redhat.io"] {
+        std::fs::write(directory.path().join("secrets").join(file), "secret\n").unwrap();
+    }
+    std::fs::write(directory.path().join("users"), format!("example:$2y$05${}\n", "a".repeat(53))).unwrap();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let text = std::fs::read_to_string(examples.join(name)).unwrap();
+    load_in(directory.path(), &text).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"))
+}
+
+#[test]
+fn all_are_good() {
+    let examples = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).unwrap();
+    let names: Vec<String> = examples
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".yaml"))
+        .collect();
+    assert!(names.len() >= 4, "{names:?}");
+    for name in names {
+        load(&name);
+    }
+}
+
+#[test]
+fn quickstart_needs_nothing() {
+    let config = load("quickstart.yaml");
+    assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:5000");
+    assert!(config.listeners[0].tls.is_none());
+    assert_eq!(config.admin.bind.to_string(), "127.0.0.1:5001");
+    assert_eq!(config.cache.path, Path::new("/home/me/.local/share/pierhead"));
+    let names: Vec<&str> = config.registries.iter().map(|registry| registry.name.as_str()).collect();
+    let expected = [
+        "docker.io",
+        "quay.io",
+        "ghcr.io",
+        "registry.k8s.io",
+        "gcr.io",
+        "mcr.microsoft.com",
+        "public.ecr.aws",
+        "registry.redhat.io",
+    ];
+    assert_eq!(names, expected);
+    assert!(config.registries[0].default && config.registries[0].library);
+}
+
+#[test]
+fn the_others_mean_what_they_say() {
+    let edge = load("edge.yaml");
+    let hub = &edge.registries[0];
+    assert_eq!(hub.upstream.endpoints.len(), 2);
+    assert!(hub.upstream.endpoints[0].ca.is_some() && hub.upstream.endpoints[1].ca.is_none());
+    assert!(hub.allows(&"library/alpine".parse().unwrap()) && !hub.allows(&"someone/alpine".parse().unwrap()));
+    assert!(hub.immutable_tags.matches("2.7-1.4.12") && !hub.immutable_tags.matches("3-alpine"));
+    assert!(edge.access.is_some());
+
+    let private = load("private.yaml");
+    assert_eq!(private.registries[0].auth, AuthMode::Passthrough);
+    assert!(private.registries[0].upstream.endpoints[0].client_certificate.is_some());
+
+    assert!(load("offline.yaml").cache.offline);
+}
