@@ -5,16 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pierhead_config::Config;
-use pingora_core::protocols::http::ServerSession;
+use pierhead_config::{Config, Registry};
+use pierhead_registry::client::{BuildError, Client, Credential, EndpointSettings, Settings};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::Admin;
 use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
-use crate::cache::OpenError;
-use crate::front::{Application, BindError, Connection, Drain, Listener, Phase, Reuse};
+use crate::cache::{self, Cache, OpenError};
+use crate::edge::{Edge, EdgeParts, RegistryParts};
+use crate::front::{BindError, Drain, Listener, Phase};
 use crate::logging::Logging;
 
 /// Threads for reads of cold files, writes and password hashes.
@@ -46,6 +47,14 @@ pub(crate) enum AppError {
     /// The store.
     #[error(transparent)]
     Cache(#[from] OpenError),
+    /// The client of a registry.
+    #[error("registry {name}: {source}")]
+    Client {
+        /// Which registry.
+        name: String,
+        /// Why not.
+        source: BuildError,
+    },
     /// A second signal.
     #[error("stopped at once by a second signal")]
     Interrupted,
@@ -80,15 +89,22 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     let address = config.admin.bind;
     let admin = Admin::bind(address).await.map_err(|source| AppError::Admin { address, source })?;
 
-    let phase = drain.clone();
-    let health =
-        Arc::new(Health::default().with(Check::Instance, "listeners", move || phase.phase() == Phase::Serving));
-    let _ = logging.access_log(config.access_log);
-    let application = Arc::new(Nothing);
+    let cache = Cache::open(store(&config.cache), Arc::clone(&metrics)).await?;
+    let registries = registries(&config, &metrics)?;
+    let health = Arc::new(health(&config.cache, &drain, &cache, &registries));
+    let edge = Arc::new(Edge::new(EdgeParts {
+        registries,
+        cache,
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        access: config.access,
+        access_log: logging.access_log(config.access_log),
+        offline: config.cache.offline,
+    }));
 
     for listener in listeners {
         tracing::info!(listener = listener.name(), address = %listener.address(), "listening");
-        drain.spawn(listener.serve(Arc::clone(&application), drain.clone(), Arc::clone(&metrics)));
+        drain.spawn(listener.serve(Arc::clone(&edge), drain.clone(), Arc::clone(&metrics)));
     }
     tracing::info!(listener = "admin", address = %admin.address(), "listening");
     tokio::spawn(async move {
@@ -103,6 +119,83 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
         () = leave(&drain, config.drain_wait, config.drain_timeout) => Ok(()),
         () = stop.received() => Err(AppError::Interrupted),
     }
+}
+
+/// The store, as the cache wants to know it.
+fn store(cache: &pierhead_config::Cache) -> cache::Settings {
+    cache::Settings {
+        path: cache.path.clone(),
+        max_size: cache.max_size,
+        fsync: cache.fsync,
+        verify_on_read: cache.verify_on_read,
+        scrub_interval: cache.scrub_interval,
+        memory: cache.memory,
+    }
+}
+
+/// Every registry with its client. Contacts nobody: an edge starts while all upstreams are down.
+fn registries(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<RegistryParts>, AppError> {
+    let mut parts = Vec::with_capacity(config.registries.len());
+    for registry in &config.registries {
+        let client = Client::new(upstream(registry), Arc::new(metrics.upstream(&registry.name)))
+            .map_err(|source| AppError::Client { name: registry.name.clone(), source })?;
+        parts.push(RegistryParts { config: registry.clone(), client });
+    }
+    Ok(parts)
+}
+
+/// An upstream, as the client wants to know it.
+fn upstream(registry: &Registry) -> Settings {
+    let upstream = &registry.upstream;
+    Settings {
+        name: registry.name.clone(),
+        endpoints: upstream
+            .endpoints
+            .iter()
+            .map(|endpoint| EndpointSettings {
+                url: endpoint.url.clone(),
+                ca: endpoint.ca.clone(),
+                client_certificate: endpoint
+                    .client_certificate
+                    .as_ref()
+                    .map(|files| (files.cert.clone(), files.key.clone())),
+            })
+            .collect(),
+        credential: upstream.credentials.as_ref().map(|credentials| Credential {
+            username: credentials.username.clone(),
+            password: credentials.password.reveal().to_owned(),
+        }),
+        realms: upstream.realms.clone(),
+        connect_timeout: upstream.connect_timeout,
+        first_byte_timeout: upstream.first_byte_timeout,
+        idle_timeout: upstream.idle_timeout,
+        retries: upstream.retries,
+        resume_for: upstream.resume_for,
+        cool_down: upstream.cool_down,
+        connections: upstream.connections,
+        max_manifest_size: upstream.max_manifest_size,
+    }
+}
+
+/// What is checked: this instance by its listeners and its store, the rest by each upstream's circuit breaker. An
+/// edge that is meant to be offline misses no upstream.
+fn health(
+    settings: &pierhead_config::Cache,
+    drain: &Drain,
+    cache: &Arc<Cache>,
+    registries: &[RegistryParts],
+) -> Health {
+    let (drain, writable, offline) = (drain.clone(), Arc::clone(cache), settings.offline);
+    let mut health = Health::default()
+        .with(Check::Instance, "listeners", move || drain.phase() == Phase::Serving)
+        // Open since before there was anybody to ask.
+        .with(Check::Instance, "cache", || true)
+        .with(Check::EndToEnd, "cache_writable", move || writable.writable());
+    for registry in registries {
+        let client = registry.client.clone();
+        health = health.with(Check::EndToEnd, &registry.config.name, move || offline || client.available());
+    }
+    health
 }
 
 /// The end, in its order: not ready, then not accepting, then not running.
@@ -133,17 +226,6 @@ impl Stop {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-struct Nothing;
-
-impl Application for Nothing {
-    async fn handle(self: &Arc<Self>, session: &mut ServerSession, _connection: &Connection) -> Reuse {
-        match session.respond_error(404).await {
-            Ok(()) => Reuse::Keep,
-            Err(_) => Reuse::Close,
         }
     }
 }
