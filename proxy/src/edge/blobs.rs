@@ -17,9 +17,9 @@ use super::outcome::{BypassReason, Outcome, StaleReason};
 use super::plan::Authorisation;
 use super::range;
 use super::refusal::{Refusal, Thing};
-use super::scope::{Scope, Wanted};
+use super::scope::{Key, Scope, Wanted};
 use super::served::{Content, Refused, Served};
-use crate::cache::{BlobError, BlobState, Want};
+use crate::cache::{Blob, BlobError, BlobState, Want};
 
 impl Edge {
     /// Answers a request for a blob.
@@ -31,36 +31,37 @@ impl Edge {
         headers: &HeaderMap,
         now: SystemTime,
     ) -> Result<Served, Refused> {
-        let key = scope.key(Wanted::Blob(*digest));
-        if let Some(error) = self.negatives.get(&key) {
-            return Err(Refused { outcome: Outcome::Hit, ..scope.blob_refused(&error) });
-        }
         let held = self.cache.holds(&scope.repository, digest).await;
         let size = self.cache.blob_size(digest);
         let right = match scope.authorisation(&self.cache, now).await {
-            Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
             Authorisation::Fresh if held => Right::Known,
+            Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
             _ if scope.offline => return Err(Refusal::Offline(Thing::Blob).into()),
             // Nobody has any of its bytes: upstream's sending them is its yes.
-            Authorisation::Fresh if size.is_none() && !head => Right::ByFetching,
+            Authorisation::Fresh if size.is_none() && !head => {
+                self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
+                Right::ByFetching
+            }
             Authorisation::AskElseKnown if held => match self.ask_blob(scope, digest).await {
                 Ok(_) => Right::Asked,
                 Err(refused) if refused.refusal.is_failure() => Right::Stale,
                 Err(refused) => return Err(refused),
             },
             _ => {
-                let asked = self.ask_blob(scope, digest).await?;
+                let size = self.ask_blob(scope, digest).await?;
                 if head {
-                    return Ok(Served::new(Content::BlobHead(*digest, asked), Outcome::Miss));
+                    return Ok(Served::new(Content::BlobHead(*digest, size), Outcome::Miss));
                 }
                 Right::Asked
             }
         };
-        if let (Some(size), true) = (size, head || is_unchanged(headers, digest)) {
+        if let Some(size) = size
+            && (head || is_unchanged(headers, digest))
+        {
             return Ok(Served::new(Content::BlobHead(*digest, size), right.outcome(BlobState::Committed)));
         }
         if head {
-            // Held, yet of unknown size: a manifest that does not say.
+            // Held, yet of a size that no manifest told.
             if scope.offline {
                 return Err(Refusal::Offline(Thing::Blob).into());
             }
@@ -68,27 +69,57 @@ impl Edge {
             return Ok(Served::new(Content::BlobHead(*digest, size), Outcome::Miss));
         }
         let source = (!scope.offline).then(|| scope.source());
-        match self.cache.open_blob(&scope.repository, digest, want(headers, size), source).await {
+        let opened = self.cache.open_blob(&scope.repository, digest, want(headers, digest, size), source).await;
+        match self.checked_when_empty(opened).await {
             Ok(blob) => {
                 let outcome = right.outcome(blob.state());
                 Ok(Served::new(Content::Blob(*digest, blob), outcome))
             }
             Err(error) => {
-                if let BlobError::Upstream(upstream) = &error {
-                    let result = Err::<(), _>(upstream.clone());
-                    self.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
-                    if matches!(upstream, ClientError::NotFound { .. }) && scope.caller.is_none() {
-                        self.cache.unlink(&scope.repository, digest).await;
-                    }
-                }
+                self.blob_failed(scope, digest, &error).await;
                 Err(Refused::new(Refusal::blob(&error, scope.caller.is_some()), Outcome::Miss))
             }
+        }
+    }
+
+    /// An empty blob has no last byte for its hash to be checked before, so that is done before its header goes out.
+    async fn checked_when_empty(&self, opened: Result<Blob, BlobError>) -> Result<Blob, BlobError> {
+        let blob = opened?;
+        if blob.size() == 0 {
+            blob.reader(0..0).read(&mut [0]).await?;
+        }
+        Ok(blob)
+    }
+
+    /// Writes down what upstream's refusal to send a blob means.
+    async fn blob_failed(&self, scope: &Scope, digest: &Digest, error: &BlobError) {
+        match error {
+            BlobError::Upstream(upstream) => {
+                let result = Err::<(), _>(upstream.clone());
+                let key = scope.key(Wanted::Blob(*digest));
+                self.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
+                // To one caller of many, "not found" may mean "not for you".
+                if matches!(upstream, ClientError::NotFound { .. }) && scope.caller.is_none() {
+                    self.cache.unlink(&scope.repository, digest).await;
+                }
+            }
+            BlobError::Mismatch { .. } | BlobError::Storage { .. } | BlobError::Offline { .. } => {
+                tracing::warn!(repository = %scope.repository, %error, "no blob");
+            }
+        }
+    }
+
+    fn not_refused(&self, scope: &Scope, key: &Key) -> Result<(), Refused> {
+        match self.negatives.get(key) {
+            Some(error) => Err(Refused { outcome: Outcome::Hit, ..scope.blob_refused(&error) }),
+            None => Ok(()),
         }
     }
 
     /// Asks upstream for a blob's header: does this repository hold it, and may the caller have it?
     async fn ask_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<u64, Refused> {
         let key = scope.key(Wanted::Blob(*digest));
+        self.not_refused(scope, &key)?;
         let question = {
             let (edge, scope, digest, key) = (Arc::clone(self), scope.clone(), *digest, key.clone());
             move || async move {
@@ -137,10 +168,12 @@ fn is_unchanged(headers: &HeaderMap, digest: &Digest) -> bool {
 }
 
 /// Whether a request starts a fill of the whole blob. One that asks for a part, however it is cut, does not.
-fn want(headers: &HeaderMap, size: Option<u64>) -> Want {
-    match headers.get(RANGE).and_then(|header| range::parse(header.as_bytes())) {
-        Some(specs) if !range::is_whole(&specs, size) => Want::Part,
-        _ => Want::Whole,
+fn want(headers: &HeaderMap, digest: &Digest, size: Option<u64>) -> Want {
+    let Some(specs) = headers.get(RANGE).and_then(|header| range::parse(header.as_bytes())) else { return Want::Whole };
+    if range::is_whole(&specs, size) || !conditional::range_applies(headers, &format!("\"{digest}\"")) {
+        Want::Whole
+    } else {
+        Want::Part
     }
 }
 
@@ -148,5 +181,41 @@ impl Scope {
     /// Upstream's error about a blob, as a refusal.
     fn blob_refused(&self, error: &ClientError) -> Refused {
         Refused::new(Refusal::upstream(error, Thing::Blob, self.caller.is_some()), Outcome::Miss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{IF_RANGE, RANGE};
+    use http::{HeaderMap, HeaderValue};
+    use pierhead_registry::oci::{Algorithm, Digest};
+
+    use super::{Want, want};
+
+    #[test]
+    fn parts_do_not_start_fills() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let same = format!("\"{digest}\"");
+        for (range, if_range, size, expected) in [
+            (None, None, None, Want::Whole),
+            (Some("bytes=0-"), None, None, Want::Whole),
+            (Some("bytes=0-9"), None, Some(10), Want::Whole),
+            (Some("bytes=0-9"), None, Some(11), Want::Part),
+            (Some("bytes=5-"), None, None, Want::Part),
+            (Some("bytes=-5"), None, None, Want::Part),
+            (Some("bytes=0-1,5-6"), None, None, Want::Part),
+            (Some("lines=0-1"), None, None, Want::Whole),
+            (Some("bytes=5-"), Some("\"other\""), None, Want::Whole),
+            (Some("bytes=5-"), Some(same.as_str()), None, Want::Part),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(range) = range {
+                headers.insert(RANGE, HeaderValue::from_static(range));
+            }
+            if let Some(if_range) = if_range {
+                headers.insert(IF_RANGE, HeaderValue::from_str(if_range).unwrap());
+            }
+            assert_eq!(want(&headers, &digest, size), expected, "{range:?} {if_range:?} {size:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: an answer that broke off never looks complete. Over HTTP/1 the announced length is not reached and the
 //! connection is closed; over HTTP/2 the stream is reset. Memory is one buffer a request, whatever the size of the blob.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -15,6 +16,8 @@ use crate::cache::Blob;
 
 /// Bytes read and written at a time.
 const CHUNK: usize = 64 * 1024;
+/// Buffers that HTTP/2 may hold of one body.
+const TURNS: usize = 4;
 
 /// A body, before it is read.
 pub(crate) enum Body {
@@ -105,20 +108,36 @@ async fn write(
     Ok(())
 }
 
-/// What is read into. HTTP/1 writes borrowed bytes, so one buffer serves a whole body; HTTP/2 keeps what it is given
-/// until it is sent, so each chunk is split off, and taken back when it has gone.
+/// What is read into. HTTP/1 writes borrowed bytes, so one buffer serves a whole body. HTTP/2 keeps what it is given
+/// until the client's window takes it, so there a few buffers take turns.
 enum Buffer {
     Reused(Vec<u8>),
-    Shared(BytesMut),
+    Shared(VecDeque<Bytes>),
 }
 
 impl Buffer {
     fn new(session: &ServerSession) -> Buffer {
         match session {
             ServerSession::H1(_) => Buffer::Reused(vec![0; CHUNK]),
-            _ => Buffer::Shared(BytesMut::new()),
+            _ => Buffer::Shared(VecDeque::with_capacity(TURNS)),
         }
     }
+}
+
+/// A buffer that HTTP/2 is done with, or else a fresh one.
+fn take_turn(lent: &mut VecDeque<Bytes>) -> BytesMut {
+    while let Some(oldest) = lent.pop_front() {
+        match oldest.try_into_mut() {
+            Ok(buffer) => return buffer,
+            // Still on its way. Were it never to come back, it would be freed when it has gone.
+            Err(oldest) if lent.len() + 1 < TURNS => {
+                lent.push_front(oldest);
+                break;
+            }
+            Err(_) => {}
+        }
+    }
+    BytesMut::zeroed(CHUNK)
 }
 
 async fn copy(
@@ -138,10 +157,12 @@ async fn copy(
                 session.write_body(&buffer[..count]).await?;
                 count
             }
-            (Buffer::Shared(buffer), session) => {
-                buffer.resize(room, 0);
-                let count = reader.read(&mut buffer[..]).await?;
-                let chunk = buffer.split_to(count).freeze();
+            (Buffer::Shared(lent), session) => {
+                let mut buffer = take_turn(lent);
+                let count = reader.read(&mut buffer[..room]).await?;
+                let whole = buffer.freeze();
+                let chunk = whole.slice(..count);
+                lent.push_back(whole);
                 session.write_response_body(chunk, false).await?;
                 count
             }

@@ -71,18 +71,24 @@ impl Routes {
         }
     }
 
-    /// Finds the registry, and takes its name off the repository's. Whether the registry serves the repository
-    /// (`allow`, `deny`) is for the caller to ask.
+    /// Finds the registry, and takes its name off the repository's. `library` tells whether one-part names of a
+    /// registry lie below `library/`. Whether it serves the repository (`allow`, `deny`) is for the caller to ask.
     pub(crate) fn route(
         &self,
-        registries: &dyn Fn(usize) -> bool,
+        library: &dyn Fn(usize) -> bool,
         ns: Option<&str>,
         host: Option<&str>,
         name: &str,
     ) -> Result<Route, Refusal> {
         let (registry, addressed, rest) = self.find(ns, host, name).ok_or(Refusal::NotServed)?;
-        let repository =
-            if registries(registry) && !rest.contains('/') { format!("library/{rest}").parse() } else { rest.parse() };
+        let repository = match rest.split_once('/') {
+            None if library(registry) => format!("library/{rest}").parse(),
+            // A registry that is not served here: no name on docker.io starts with one that has a dot or a colon.
+            Some((first, _)) if addressed == Addressed::Default && library(registry) && first.contains(['.', ':']) => {
+                return Err(Refusal::NotServed);
+            }
+            _ => rest.parse(),
+        };
         Ok(Route { registry, repository: repository.map_err(Refusal::Name)?, addressed })
     }
 
@@ -93,14 +99,10 @@ impl Routes {
         if let Some(registry) = host.and_then(|host| self.by_host(host)) {
             return Some((registry, Addressed::Host, name));
         }
-        if let Some((first, rest)) = name.split_once('/') {
-            if let Some(registry) = self.by_name(first) {
-                return Some((registry, Addressed::Path, rest));
-            }
-            // A dot or a colon makes a first segment a host name, as it does for Docker.
-            if first.contains(['.', ':']) {
-                return None;
-            }
+        if let Some((first, rest)) = name.split_once('/')
+            && let Some(registry) = self.by_name(first)
+        {
+            return Some((registry, Addressed::Path, rest));
         }
         self.default.map(|registry| (registry, Addressed::Default, name))
     }
@@ -208,6 +210,7 @@ mod tests {
             (None, None, "registry.local:5000/a", Some((1, "a", Addressed::Path))),
             (None, None, "grafana/grafana", Some((0, "grafana/grafana", Addressed::Default))),
             (None, None, "unknown.io/a", None),
+            (None, None, "unknown:5000/a", None),
         ] {
             let route = routes(Some(0)).route(&|registry| registry == 0, ns, host, name).ok();
             let route = route.as_ref().map(|route| (route.registry, route.repository.as_str(), route.addressed));
@@ -220,6 +223,7 @@ mod tests {
         let library = |_| false;
         assert!(matches!(routes(None).route(&library, None, None, "a/b"), Err(Refusal::NotServed)));
         assert!(matches!(routes(Some(0)).route(&library, None, None, "A/b"), Err(Refusal::Name(_))));
+        assert!(routes(Some(0)).route(&library, None, None, "group.with.dots/a").is_ok());
         assert!(matches!(routes(Some(0)).route(&library, None, None, "docker.io/"), Err(Refusal::Name(_))));
         assert!(matches!(routes(Some(0)).route(&library, None, None, "docker.io/../b"), Err(Refusal::Name(_))));
     }

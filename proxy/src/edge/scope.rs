@@ -48,12 +48,21 @@ impl Upstream {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// Learns from an answer.
+    /// Learns from an answer, and logs when a registry starts or stops failing: not each of the failures in between.
     fn note<T>(&self, result: &Result<T, ClientError>) {
         match result {
-            Err(ClientError::Unavailable { .. }) => self.failing.store(true, Ordering::Relaxed),
-            Err(error) if !error.is_answer() => {}
-            _ => self.failing.store(false, Ordering::Relaxed),
+            Err(error @ ClientError::Unavailable { .. }) => {
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "upstream fails; what is known is served stale");
+                }
+            }
+            Err(error @ ClientError::Invalid { .. }) => tracing::warn!(%error, "upstream"),
+            Err(ClientError::RateLimited { .. }) => {}
+            _ => {
+                if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!(registry = %self.name, "upstream answers again");
+                }
+            }
         }
     }
 }
