@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use pierhead_config::{Config, Listener};
+use pierhead_config::{Config, Listener, Registry};
 
 /// `HOST[:PORT]`, as given on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,21 @@ impl Edge {
     /// The base URL for an authority.
     pub(super) fn url(&self, authority: &str) -> String {
         format!("{}://{authority}", if self.tls { "https" } else { "http" })
+    }
+
+    /// What stands before a registry's repositories in an image's name: the edge and the registry's name, or a virtual
+    /// host of its own. A path cannot hold the colon of a port; and at a virtual host every path means that host's
+    /// registry. Then there may be no way but `?ns=`.
+    pub(super) fn place(&self, config: &Config, registry: &Registry) -> Option<String> {
+        let authority = self.authority();
+        let is_here = |registry: &&Registry| registry.hosts.iter().any(|host| *host == self.host || *host == authority);
+        let own_host = || registry.hosts.first().map(|host| self.authority_of(host));
+        match config.registries.iter().find(is_here) {
+            Some(owner) if owner.name == registry.name => Some(authority),
+            Some(_) => own_host(),
+            None if registry.name.contains(':') => own_host(),
+            None => Some(format!("{authority}/{}", registry.name)),
+        }
     }
 
     /// Whether only this machine can reach it.

@@ -39,13 +39,14 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
     }
     let others: Vec<&Registry> =
         config.registries.iter().filter(|registry| mirror.is_none() || registry.name != HUB).collect();
-    if let Some(first) = others.first() {
-        let _ = writeln!(text, "# Docker mirrors nothing but docker.io. The others are pulled by their path:");
-        for registry in &others {
-            let example = if registry.name == first.name { sample(registry) } else { "…" };
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "#   docker pull {}/{}/{example}", edge.authority(), registry.name);
-        }
+    if !others.is_empty() {
+        text.push_str("# Docker mirrors nothing but docker.io. The others are pulled by their place at the edge:\n");
+    }
+    for (index, registry) in others.iter().enumerate() {
+        let Some(place) = edge.place(config, registry) else { continue };
+        let image = if index == 0 { sample(registry) } else { "…" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "#   docker pull {place}/{image}");
     }
     text
 }

@@ -53,11 +53,11 @@ fn summary(config: &Config, edge: &Edge) -> String {
 
 /// A pull that works before anything was pasted: the registry stands in the path.
 fn pulls(config: &Config, edge: &Edge) -> String {
-    let Some(registry) = config.registries.iter().find(|registry| registry.default).or(config.registries.first())
-    else {
+    let registry = config.registries.iter().find(|registry| registry.default).or(config.registries.first());
+    let Some((registry, place)) = registry.and_then(|registry| Some((registry, edge.place(config, registry)?))) else {
         return String::new();
     };
-    let image = format!("{}/{}/{}", edge.authority(), registry.name, sample(registry));
+    let image = format!("{place}/{}", sample(registry));
     let verify = if edge.tls { "" } else { "--tls-verify=false " };
     format!("podman pull {verify}{image}\ndocker pull {image}\n")
 }

@@ -1,6 +1,7 @@
 //! registries.conf.d of Podman, CRI-O, Buildah and Skopeo: the edge as the first mirror of each registry.
 //!
-//! These clients do not say which registry they mean, so it stands in the path.
+//! These clients do not say which registry they mean, so it stands in the path. One location that they cannot parse
+//! would break every pull from its registry: what has no place is left out.
 
 use std::fmt::Write;
 
@@ -17,7 +18,11 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
     );
     for registry in &config.registries {
         let name = &registry.name;
-        let mirror = format!("{}/{name}", edge.authority());
+        let Some(mirror) = edge.place(config, registry) else {
+            let _ =
+                writeln!(text, "\n# {name} cannot be named by a path at {}: give it one of `hosts`.", edge.authority());
+            continue;
+        };
         // Writing to a String cannot fail.
         let _ = write!(
             text,

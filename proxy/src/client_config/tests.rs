@@ -20,6 +20,7 @@ listeners:
 registries:
   - { name: docker.io, hosts: [hub.example.com], upstream: 'https://registry-1.docker.io' }
   - { name: 'private.example.com:8443', auth: passthrough, upstream: 'https://private.example.com/base' }
+  - { name: own.example.com, auth: passthrough, upstream: 'https://own.example.com' }
 cache: { path: /c, max_size: 1GiB }
 ";
 
@@ -52,6 +53,24 @@ fn finds_the_edge() {
 }
 
 #[test]
+fn a_virtual_host_means_its_own_registry_only() {
+    let tls = config(TLS);
+    let place = |address| {
+        let edge = edge(&tls, Some(address));
+        tls.registries.iter().map(|registry| edge.place(&tls, registry)).collect::<Vec<_>>()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(place("edge"), [some("edge/docker.io"), None, some("edge/own.example.com")]);
+    assert_eq!(place("hub.example.com"), [some("hub.example.com"), None, None]);
+    let text = podman::render(&tls, &edge(&tls, Some("hub.example.com")));
+    assert!(text.contains("location = \"hub.example.com\"\n"), "{text}");
+    assert!(text.contains("# private.example.com:8443 cannot be named by a path at hub.example.com"), "{text}");
+    let reachable = config(&TLS.replacen("auth: passthrough", "hosts: [pull.example.com]", 1));
+    let edge = edge(&reachable, None);
+    assert_eq!(edge.place(&reachable, &reachable.registries[1]), some("pull.example.com"));
+}
+
+#[test]
 fn podman_gets_mirrors_by_path() {
     let quick = config(QUICK);
     let text = podman::render(&quick, &edge(&quick, None));
@@ -63,11 +82,7 @@ fn podman_gets_mirrors_by_path() {
     let tls = config(TLS);
     let text = podman::render(&tls, &edge(&tls, Some("edge.example.com")));
     assert!(!text.contains("insecure"));
-    assert!(
-        text.contains(
-            "location = \"edge.example.com/private.example.com:8443\"\n# once: podman login edge.example.com/"
-        )
-    );
+    assert!(text.contains("location = \"edge.example.com/own.example.com\"\n# once: podman login edge.example.com/"));
     assert_eq!(text.matches("podman login").count(), 1, "docker.io needs none");
 }
 
