@@ -36,5 +36,5 @@ pub(crate) fn cache(field: Field<'_>) -> Option<Cache> {
 }
 
 fn scrub_interval(field: &Field<'_>) -> Option<Duration> {
-    if field.is_text("never") { None } else { field.duration(Duration::from_secs(60)..=LONGEST) }
+    if field.is_text("never") { None } else { field.duration(Duration::from_secs(1)..=LONGEST) }
 }

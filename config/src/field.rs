@@ -104,6 +104,8 @@ impl<'a> Field<'a> {
                 None
             }
             Some(text) => Some(text),
+            // `1.2` and `yes` look like text, and are not.
+            None if self.value.is_number() || self.value.is_bool() => self.mistyped(&format!("{expected}, in quotes")),
             None => self.mistyped(expected),
         }
     }

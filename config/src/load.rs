@@ -26,9 +26,9 @@ impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
     pub fn load(path: &Path) -> Result<Config, Problems> {
         let text = read_limited(path).map_err(|message| Problems::single(path.display(), message))?;
-        let directory = path.parent().unwrap_or(Path::new(""));
-        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
-        parse(&text, path, &directory, &|name| std::env::var(name).ok())
+        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let directory = file.parent().unwrap_or(Path::new("/"));
+        parse(&text, path, directory, &|name| std::env::var(name).ok())
     }
 }
 

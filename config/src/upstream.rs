@@ -47,7 +47,7 @@ pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode) -> Option<Upst
     let resume_for = section.duration("resume_for", Duration::from_secs(120), Duration::ZERO..=LONGEST);
     let cool_down = section.duration("cool_down", Duration::from_secs(30), Duration::ZERO..=LONGEST);
     let connections = section.number("connections_per_upstream", 8, 1..=1000);
-    let parallel_above = section.size("parallel_above", 64 * MIB, MIB..=u64::MAX);
+    let parallel_above = section.size("parallel_above", 64 * MIB, 64 * 1024..=i64::MAX as u64);
     let max_manifest_size = section.size("max_manifest_size", 4 * MIB, 1024..=256 * MIB);
     Some(UpstreamSettings {
         endpoints: endpoints?,

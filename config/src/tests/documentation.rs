@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::load::load_in;
+use super::load_in;
 
 /// A documented key: its default, where that is a value.
 struct Row {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::load::load_in;
+use super::load_in;
 use crate::model::{AuthMode, Config};
 
 /// Loads an example in a directory with the files that the examples name.
