@@ -39,7 +39,7 @@ deny: cargo-tools
 
 examples:
 	cargo build --locked --package pierhead
-	for file in config/examples/*.yaml; do $(DEBUG) check --config "$$file" || exit 1; done
+	config/examples/check.sh $(DEBUG)
 
 unit: cargo-tools
 	cargo build --workspace --locked
