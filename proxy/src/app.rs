@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::Admin;
 use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
-use crate::cache::{self, Cache, OpenError};
+use crate::cache::{self, Cache, OpenError, Parallel, Pins};
 use crate::edge::{Edge, EdgeParts, RegistryParts};
 use crate::front::{BindError, Drain, Listener, Phase};
 use crate::logging::Logging;
@@ -89,12 +89,12 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     let address = config.admin.bind;
     let admin = Admin::bind(address).await.map_err(|source| AppError::Admin { address, source })?;
 
-    let cache = Cache::open(store(&config.cache), Arc::clone(&metrics)).await?;
+    let cache = Cache::open(store(&config), Arc::clone(&metrics)).await?;
     let registries = registries(&config, &metrics)?;
     let health = Arc::new(health(&config.cache, &drain, &cache, &registries));
     let edge = Arc::new(Edge::new(EdgeParts {
         registries,
-        cache,
+        cache: Arc::clone(&cache),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
         access: config.access,
@@ -115,14 +115,18 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     drain.advance(Phase::Serving);
     tracing::info!("ready");
     stop.received().await;
-    tokio::select! {
+    let left = tokio::select! {
         () = leave(&drain, config.drain_wait, config.drain_timeout) => Ok(()),
         () = stop.received() => Err(AppError::Interrupted),
-    }
+    };
+    cache.close().await;
+    left
 }
 
 /// The store, as the cache wants to know it.
-fn store(cache: &pierhead_config::Cache) -> cache::Settings {
+fn store(config: &Config) -> cache::Settings {
+    let cache = &config.cache;
+    let names = || config.registries.iter().map(|registry| (Arc::<str>::from(registry.name.as_str()), registry));
     cache::Settings {
         path: cache.path.clone(),
         max_size: cache.max_size,
@@ -130,6 +134,13 @@ fn store(cache: &pierhead_config::Cache) -> cache::Settings {
         verify_on_read: cache.verify_on_read,
         scrub_interval: cache.scrub_interval,
         memory: cache.memory,
+        pins: Pins::new(names().map(|(name, registry)| (name, registry.pin.clone()))),
+        parallel: names()
+            .map(|(name, registry)| {
+                let upstream = &registry.upstream;
+                (name, Parallel { above: upstream.parallel_above, connections: upstream.connections })
+            })
+            .collect(),
     }
 }
 

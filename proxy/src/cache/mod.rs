@@ -4,8 +4,21 @@
 //! Invariants: a committed file hashes to its name; the index is disposable; what is counted is what lies on disk;
 //! a reader that has begun is never cut short by an eviction, another reader, or the end of another client.
 
+mod blob;
+mod evict;
+mod fill;
+mod hot;
+mod index;
+mod layout;
+mod ledger;
+mod pins;
+mod scrub;
+mod segments;
+mod store;
+mod tree;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +28,20 @@ use pierhead_registry::client::{ClientError, Repository};
 use pierhead_registry::oci::{Digest, RepositoryName, Tag};
 
 use crate::admin::metrics::Metrics;
+
+use self::fill::registry::{Fills, Joined, Origin};
+use self::hot::Hot;
+use self::index::Index;
+use self::layout::Layout;
+use self::ledger::{Entry, Kind, Ledger};
+use self::store::{Store, blocking};
+use self::tree::Tree;
+
+pub(crate) use self::blob::Blob;
+pub(crate) use self::pins::Pins;
+
+/// How often the index hears of what was used.
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How the store is set up.
 #[derive(Clone, Debug)]
@@ -31,6 +58,19 @@ pub(crate) struct Settings {
     pub(crate) scrub_interval: Option<Duration>,
     /// Memory for hot manifests, tags, lists and authorisations.
     pub(crate) memory: u64,
+    /// What is never evicted.
+    pub(crate) pins: Pins,
+    /// How large blobs of each registry are fetched.
+    pub(crate) parallel: HashMap<Arc<str>, Parallel>,
+}
+
+/// When and how a blob is fetched over several connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parallel {
+    /// Blobs larger than this,
+    pub(crate) above: u64,
+    /// over no more connections than these.
+    pub(crate) connections: usize,
 }
 
 /// Why the store cannot be opened.
@@ -47,6 +87,9 @@ pub(crate) enum OpenError {
     /// Another process has it.
     #[error("cache: {0}: in use by another process")]
     InUse(PathBuf),
+    /// The index cannot be opened, nor made anew.
+    #[error("cache: {0}")]
+    Index(String),
 }
 
 /// A repository of a registry: the scope in which content is known and authorised.
@@ -147,107 +190,218 @@ pub(crate) enum BlobState {
     Uncached,
 }
 
-/// The store.
-pub(crate) struct Cache {}
+/// The store, and the fills that run into it.
+pub(crate) struct Cache {
+    store: Arc<Store>,
+    fills: Arc<Fills>,
+    verify_on_read: bool,
+    caller_key: [u8; 32],
+    parallel: HashMap<Arc<str>, Parallel>,
+}
 
-#[expect(clippy::unused_async, clippy::unimplemented, reason = "contract")]
 impl Cache {
     /// Opens the store below `settings.path`, rebuilding the index when it is missing or corrupt.
     pub(crate) async fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Arc<Cache>, OpenError> {
-        let _ = (settings, metrics);
-        unimplemented!()
+        let path = settings.path.clone();
+        let (interval, verify_on_read) = (settings.scrub_interval, settings.verify_on_read);
+        let parallel = settings.parallel.clone();
+        let opened = blocking(move || open(settings, metrics)).await;
+        let (store, caller_key) = opened.map_err(|source| OpenError::Io { path, source })??;
+        let store = Arc::new(store);
+        let weak = Arc::downgrade(&store);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SAVE_INTERVAL).await;
+                let Some(store) = weak.upgrade() else { return };
+                if let Err(error) = blocking(move || store.save_recency()).await {
+                    tracing::warn!(%error, "saving the recency of the cache");
+                }
+            }
+        });
+        if let Some(interval) = interval {
+            tokio::spawn(scrub::run(Arc::downgrade(&store), interval));
+        }
+        Ok(Arc::new(Cache { store, fills: Fills::new(), verify_on_read, caller_key, parallel }))
+    }
+
+    /// Writes down what is only in memory: how far fills have come, what was used, that the index is whole. What is not
+    /// written, because the process is killed instead, is found out at the next start.
+    pub(crate) async fn close(&self) {
+        let (store, fills) = (Arc::clone(&self.store), Arc::clone(&self.fills));
+        let closed = blocking(move || {
+            fills.save_all(&store);
+            store.save_recency();
+            store.index.close();
+        });
+        if let Err(error) = closed.await {
+            tracing::warn!(%error, "closing the cache");
+        }
     }
 
     /// A manifest by digest, if this repository is known to hold it and its bytes are here. Counts as a use.
     pub(crate) async fn manifest(&self, repository: &RepositoryId, digest: &Digest) -> Option<Arc<CachedManifest>> {
-        let _ = (repository, digest);
-        unimplemented!()
+        let now = SystemTime::now();
+        if let Some(hot) = self.store.hot.manifest(repository, digest) {
+            if hot.first_use(now) {
+                self.store.ledger.committed(digest, now);
+            }
+            return Some(hot.manifest);
+        }
+        let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
+        let read = blocking(move || {
+            let media_type = store.read_link(&id, &digest).filter(|media_type| !media_type.is_empty())?;
+            store.ledger.committed(&digest, now)?;
+            let bytes = match store.tree.read_blob(&digest) {
+                Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == digest => Bytes::from(bytes),
+                Ok(_) => {
+                    store.damaged(&digest, "does not hash to its digest");
+                    return None;
+                }
+                Err(error) => {
+                    store.damaged(&digest, &format!("cannot be read: {error}"));
+                    return None;
+                }
+            };
+            let manifest = Arc::new(CachedManifest { digest, media_type: media_type.into(), bytes });
+            store.hot.put_manifest(&id, Arc::clone(&manifest));
+            Some(manifest)
+        });
+        read.await.ok().flatten()
     }
 
-    /// Keeps a manifest, and that this repository holds it and what it refers to. A full disk is not the caller's
-    /// problem: it is logged and counted, and the manifest stays in memory.
+    /// Keeps a manifest, and that this repository holds it. A full disk is not the caller's problem: it is logged and
+    /// counted, and the manifest stays in memory.
     pub(crate) async fn put_manifest(&self, repository: &RepositoryId, manifest: Arc<CachedManifest>, pinned: bool) {
-        let _ = (repository, manifest, pinned);
-        unimplemented!()
+        self.store.hot.put_manifest(repository, Arc::clone(&manifest));
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        let stored = blocking(move || {
+            if let Err(why) = store.put_manifest(&id, &manifest, pinned) {
+                tracing::warn!(repository = %id, digest = %manifest.digest, %why, "manifest not stored");
+            }
+        });
+        self.done(stored.await);
     }
 
     /// What a tag was last known to mean.
     pub(crate) async fn tag(&self, repository: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
-        let _ = (repository, tag);
-        unimplemented!()
+        if let Some(record) = self.store.hot.tag(repository, tag) {
+            return Some(record);
+        }
+        let (store, id, name) = (Arc::clone(&self.store), repository.clone(), tag.clone());
+        let record = blocking(move || store.read_tag(&id, &name)).await.ok().flatten()?;
+        self.store.hot.put_tag(repository, tag, record);
+        Some(record)
     }
 
     /// Keeps what a tag means.
     pub(crate) async fn put_tag(&self, repository: &RepositoryId, tag: &Tag, record: TagRecord) {
-        let _ = (repository, tag, record);
-        unimplemented!()
+        self.store.hot.put_tag(repository, tag, record);
+        let (store, id, tag) = (Arc::clone(&self.store), repository.clone(), tag.clone());
+        self.done(blocking(move || store.put_tag(&id, &tag, record)).await);
     }
 
     /// Forgets a tag that upstream says is gone.
     pub(crate) async fn remove_tag(&self, repository: &RepositoryId, tag: &Tag) {
-        let _ = (repository, tag);
-        unimplemented!()
+        let (store, id, tag) = (Arc::clone(&self.store), repository.clone(), tag.clone());
+        self.done(blocking(move || store.remove_tag(&id, &tag)).await);
     }
 
     /// A list. `key` names it within the repository, query included.
     pub(crate) async fn list(&self, repository: &RepositoryId, key: &str) -> Option<Arc<ListRecord>> {
-        let _ = (repository, key);
-        unimplemented!()
+        let key: Arc<str> = key.into();
+        if let Some(record) = self.store.hot.list(repository, &key) {
+            return Some(record);
+        }
+        let (store, id, name) = (Arc::clone(&self.store), repository.clone(), Arc::clone(&key));
+        let record = Arc::new(blocking(move || store.tree.read_list(&id, &name)).await.ok().flatten()?);
+        self.store.hot.put_list(repository, &key, Arc::clone(&record));
+        Some(record)
     }
 
     /// Keeps a list.
     pub(crate) async fn put_list(&self, repository: &RepositoryId, key: &str, record: Arc<ListRecord>) {
-        let _ = (repository, key, record);
-        unimplemented!()
+        let key: Arc<str> = key.into();
+        self.store.hot.put_list(repository, &key, Arc::clone(&record));
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        let stored = blocking(move || {
+            if let Err(error) = store.tree.write_list(&id, &key, &record) {
+                store.failed("writing a list", &error);
+            }
+        });
+        self.done(stored.await);
     }
 
     /// When upstream last said yes to this caller (an opaque hash of its credential) for this repository.
     pub(crate) async fn authorised(&self, repository: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
-        let _ = (repository, caller);
-        unimplemented!()
+        if let Some(when) = self.store.hot.authorised(repository, caller) {
+            return Some(when);
+        }
+        let (store, id, who) = (Arc::clone(&self.store), repository.clone(), *caller);
+        let when = blocking(move || store.index.authorised(&id, &who)).await.ok().flatten()?;
+        self.store.hot.put_authorised(repository, caller, Some(when));
+        Some(when)
     }
 
     /// Keeps upstream's yes (`Some(when)`), or forgets it (`None`).
     pub(crate) async fn put_authorised(&self, repository: &RepositoryId, caller: &[u8; 32], when: Option<SystemTime>) {
-        let _ = (repository, caller, when);
-        unimplemented!()
+        self.store.hot.put_authorised(repository, caller, when);
+        let (store, id, caller) = (Arc::clone(&self.store), repository.clone(), *caller);
+        self.done(blocking(move || store.index.put_authorised(&id, &caller, when)).await);
     }
 
     /// A secret of this store, for hashing callers. Random, kept in the tree, readable by the owner only.
     pub(crate) fn caller_key(&self) -> &[u8; 32] {
-        unimplemented!()
+        &self.caller_key
     }
 
     /// Whether this repository is known to hold this blob.
     pub(crate) async fn holds(&self, repository: &RepositoryId, digest: &Digest) -> bool {
-        let _ = (repository, digest);
-        unimplemented!()
+        if self.store.hot.linked(repository, digest) {
+            return true;
+        }
+        let (store, id, name) = (Arc::clone(&self.store), repository.clone(), *digest);
+        let held = blocking(move || store.read_link(&id, &name).is_some()).await.unwrap_or(false);
+        if held {
+            self.store.hot.put_link(repository, digest);
+        }
+        held
     }
 
     /// Keeps that this repository holds this blob, because upstream said so.
     pub(crate) async fn link(&self, repository: &RepositoryId, digest: &Digest) {
-        let _ = (repository, digest);
-        unimplemented!()
+        self.store.hot.put_link(repository, digest);
+        // Without its content a link is remembered in memory only: nothing would ever remove its record.
+        if self.store.ledger.get(digest).is_none() {
+            return;
+        }
+        let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
+        let stored = blocking(move || {
+            if let Err(why) = store.link(&id, &digest, "") {
+                tracing::warn!(repository = %id, %digest, %why, "link not stored");
+            }
+        });
+        self.done(stored.await);
     }
 
     /// Forgets that this repository holds this content, because upstream said so.
     pub(crate) async fn unlink(&self, repository: &RepositoryId, digest: &Digest) {
-        let _ = (repository, digest);
-        unimplemented!()
+        let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
+        self.done(blocking(move || store.unlink(&id, &digest)).await);
     }
 
-    /// The size of a blob, when the index knows it: committed, filling, or named by a manifest that is here.
+    /// The size of a blob that is committed or being filled.
     pub(crate) fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        let _ = digest;
-        unimplemented!()
+        self.fills.size(digest).or_else(|| {
+            let entry = self.store.ledger.get(digest)?;
+            matches!(entry.kind, Kind::Committed { .. }).then_some(entry.size)
+        })
     }
 
     /// Opens a blob for reading: the committed file, the running fill, or a new fill from `source` (`None` when no
     /// upstream may be asked). Returns when its size is known, that is, for a new fill, at upstream's first byte.
-    /// The caller has authorised: either [`Cache::holds`], or upstream's yes for this repository, or `source` being
-    /// what gives that yes by answering.
     ///
-    /// A fill that is started here goes on when the caller goes away. On success the repository is linked to the blob.
+    /// Unless the repository is known to hold the blob, upstream is asked for it with `source` before anything is returned;
+    /// on success the repository is linked to it. A fill that is started here goes on when the caller goes away.
     pub(crate) async fn open_blob(
         self: &Arc<Self>,
         repository: &RepositoryId,
@@ -255,49 +409,89 @@ impl Cache {
         want: Want,
         source: Option<Repository>,
     ) -> Result<Blob, BlobError> {
-        let _ = (repository, digest, want, source);
-        unimplemented!()
+        let held = self.holds(repository, digest).await;
+        let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
+        if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
+            if !held {
+                self.ask(repository, digest, source.as_ref()).await?;
+            }
+            return Ok(Blob::committed(&self.store, &self.fills, *digest, file, size));
+        }
+        let parallel = self.parallel.get(&repository.registry);
+        let origin = source.map(|source| Origin {
+            source,
+            hint: self.store.hot.size(digest),
+            parallel_above: parallel.map_or(u64::MAX, |parallel| parallel.above),
+            connections: parallel.map_or(1, |parallel| parallel.connections),
+        });
+        match self.fills.join(&self.store, digest, want, origin.clone()).await? {
+            Joined::Fill { lease, answered } => {
+                if held || answered {
+                    self.link(repository, digest).await;
+                } else {
+                    self.ask(repository, digest, origin.as_ref().map(|origin| &origin.source)).await?;
+                }
+                if want == Want::Whole
+                    && let Some(origin) = &origin
+                {
+                    self.fills.ensure_whole(&self.store, &lease, origin, None);
+                }
+                Ok(Blob::filling(&self.store, &self.fills, lease, origin))
+            }
+            Joined::Uncached { size, answered } => {
+                if !held && !answered {
+                    self.ask(repository, digest, origin.as_ref().map(|origin| &origin.source)).await?;
+                }
+                let origin = origin.ok_or(BlobError::Offline { digest: *digest })?;
+                Ok(Blob::uncached(&self.store, &self.fills, *digest, size, origin))
+            }
+        }
+    }
+
+    /// Asks upstream whether the repository holds the blob, and remembers a yes.
+    async fn ask(
+        &self,
+        repository: &RepositoryId,
+        digest: &Digest,
+        source: Option<&Repository>,
+    ) -> Result<(), BlobError> {
+        source.ok_or(BlobError::Offline { digest: *digest })?.head_blob(digest).await?;
+        self.link(repository, digest).await;
+        Ok(())
     }
 
     /// Whether content can be stored at the moment.
     pub(crate) fn writable(&self) -> bool {
-        unimplemented!()
+        self.store.writable()
+    }
+
+    /// A blocking thread that ended early: only a panic or the end of the process does that.
+    fn done(&self, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            self.store.failed("cache", &error);
+        }
     }
 }
 
-/// An opened blob. Cheap to make readers from.
-pub(crate) struct Blob {}
-
-#[expect(clippy::unimplemented, reason = "contract")]
-impl Blob {
-    /// Length.
-    pub(crate) fn size(&self) -> u64 {
-        unimplemented!()
+/// Opens tree, index and ledger. Blocks.
+fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), OpenError> {
+    let root = settings.path.clone();
+    let io = |source| OpenError::Io { path: root.clone(), source };
+    let tree = Tree::open(Layout::new(settings.path), settings.fsync)?;
+    let caller_key = tree.caller_key().map_err(io)?;
+    let (index, mut entries) = Index::open(&tree).map_err(|error| OpenError::Index(error.to_string()))?;
+    index.prune(SystemTime::now());
+    for (digest, size) in tree.partials().map_err(io)? {
+        // What is committed needs no partial.
+        if entries.contains_key(&digest) {
+            tree.remove_partial(&digest).map_err(io)?;
+            continue;
+        }
+        let used = ledger::seconds(SystemTime::now());
+        entries.insert(digest, Entry { size, used, pinned: false, kind: Kind::Partial { busy: false } });
     }
-
-    /// Where its bytes come from.
-    pub(crate) fn state(&self) -> BlobState {
-        unimplemented!()
-    }
-
-    /// Reads a range, which must lie within the size.
-    pub(crate) fn reader(&self, range: Range<u64>) -> BlobReader {
-        let _ = range;
-        unimplemented!()
-    }
-}
-
-/// Reads a range of a blob, waiting for what is not here yet.
-pub(crate) struct BlobReader {}
-
-#[expect(clippy::unused_async, clippy::unimplemented, reason = "contract")]
-impl BlobReader {
-    /// Fills the start of `buffer` with the next bytes and returns how many; `0` only at the end of the range. It never
-    /// blocks the thread: what is in the page cache is copied at once, the rest is read on a blocking thread. The last
-    /// bytes of a blob come only after its hash was checked. A slice and not a buffer that grows, so that the caller can
-    /// reuse one allocation for a whole body.
-    pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, BlobError> {
-        let _ = buffer;
-        unimplemented!()
-    }
+    tracing::info!(entries = entries.len(), path = %root.display(), "cache open");
+    let ledger = Ledger::new(settings.max_size, entries, Arc::clone(&metrics));
+    let hot = Hot::new(settings.memory);
+    Ok((Store::new(tree, ledger, index, hot, settings.pins, metrics), caller_key))
 }

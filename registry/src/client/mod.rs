@@ -58,11 +58,6 @@ impl Client {
         Ok(Client { upstream: Arc::new(Upstream::new(settings, observer)?) })
     }
 
-    /// How many endpoints the registry has.
-    pub fn endpoints(&self) -> usize {
-        self.upstream.endpoints.len()
-    }
-
     /// Whether there is an endpoint that would be asked now: one that has not failed within the cool-down.
     pub fn available(&self) -> bool {
         let now = tokio::time::Instant::now();

@@ -34,6 +34,11 @@ impl Repository {
         Repository { upstream, name, caller: Caller { scope, credential: credential.map(Arc::new) } }
     }
 
+    /// How many endpoints the registry has.
+    pub fn endpoints(&self) -> usize {
+        self.upstream.endpoints.len()
+    }
+
     /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
     pub async fn head_manifest(&self, reference: &Reference, accept: &[String]) -> Result<ManifestInfo, ClientError> {
         let call = self.call(Method::HEAD, format!("manifests/{reference}"), accept_header(accept));

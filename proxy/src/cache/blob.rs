@@ -1,0 +1,332 @@
+//! Reading a blob, wherever its bytes come from: the committed file, a fill that is running, or past the store.
+//!
+//! Invariant: a reader of a whole blob that returns its last byte has returned a blob that hashes to its digest. A reader
+//! whose fill loses its disk goes on from upstream at the byte where it stands, and the hash with it.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::OptionFuture;
+use pierhead_registry::client::BlobBody;
+use pierhead_registry::oci::{Digest, Hasher};
+use prometheus::IntGauge;
+use rustix::fs::Advice;
+use rustix::io::{Errno, ReadWriteFlags};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::fill::Found;
+use super::fill::download;
+use super::fill::registry::{Fills, Lease, Origin};
+use super::store::{Store, blocking};
+use super::{BlobError, BlobState};
+
+/// How much of a cold file the kernel is told to read ahead.
+const READ_AHEAD: u64 = 4 << 20;
+/// How much of a range that nobody fetches is asked for at a time, as its reader goes on.
+const STRETCH: u64 = 8 << 20;
+
+/// What every reader of a blob shares.
+#[derive(Clone)]
+struct Context {
+    store: Arc<Store>,
+    fills: Arc<Fills>,
+    digest: Digest,
+    size: u64,
+    origin: Option<Origin>,
+}
+
+/// An opened blob. Cheap to make readers from.
+pub(crate) struct Blob {
+    context: Context,
+    bytes: BlobBytes,
+}
+
+#[derive(Clone)]
+enum BlobBytes {
+    Committed(Arc<File>),
+    Filling(Lease),
+    Uncached,
+}
+
+impl Blob {
+    pub(super) fn committed(store: &Arc<Store>, fills: &Arc<Fills>, digest: Digest, file: File, size: u64) -> Blob {
+        let (store, fills) = (Arc::clone(store), Arc::clone(fills));
+        Blob {
+            context: Context { store, fills, digest, size, origin: None },
+            bytes: BlobBytes::Committed(Arc::new(file)),
+        }
+    }
+
+    pub(super) fn filling(store: &Arc<Store>, fills: &Arc<Fills>, lease: Lease, origin: Option<Origin>) -> Blob {
+        let (store, fills) = (Arc::clone(store), Arc::clone(fills));
+        let context = Context { store, fills, digest: lease.digest, size: lease.total, origin };
+        Blob { context, bytes: BlobBytes::Filling(lease) }
+    }
+
+    pub(super) fn uncached(store: &Arc<Store>, fills: &Arc<Fills>, digest: Digest, size: u64, origin: Origin) -> Blob {
+        let (store, fills) = (Arc::clone(store), Arc::clone(fills));
+        Blob { context: Context { store, fills, digest, size, origin: Some(origin) }, bytes: BlobBytes::Uncached }
+    }
+
+    /// Length.
+    pub(crate) fn size(&self) -> u64 {
+        self.context.size
+    }
+
+    /// Where its bytes come from.
+    pub(crate) fn state(&self) -> BlobState {
+        match self.bytes {
+            BlobBytes::Committed(_) => BlobState::Committed,
+            BlobBytes::Filling(_) => BlobState::Filling,
+            BlobBytes::Uncached => BlobState::Uncached,
+        }
+    }
+
+    /// Reads a range, which must lie within the size.
+    pub(crate) fn reader(&self, range: Range<u64>) -> BlobReader {
+        let way = match &self.bytes {
+            BlobBytes::Committed(file) => Way::File(Arc::clone(file)),
+            BlobBytes::Filling(lease) => {
+                let readers = self.context.store.metrics.fill_readers.clone();
+                readers.inc();
+                let (lease, changes) = (lease.clone(), lease.changes());
+                Way::Fill(Box::new(FillReader { lease, changes, demand: None, readers }))
+            }
+            BlobBytes::Uncached => Way::Upstream(Box::new(Upstream::new(&self.context, &range))),
+        };
+        BlobReader { context: self.context.clone(), position: range.start, range, way }
+    }
+}
+
+/// Reads a range of a blob, waiting for what is not here yet.
+pub(crate) struct BlobReader {
+    context: Context,
+    range: Range<u64>,
+    position: u64,
+    way: Way,
+}
+
+enum Way {
+    File(Arc<File>),
+    Fill(Box<FillReader>),
+    Upstream(Box<Upstream>),
+}
+
+struct FillReader {
+    lease: Lease,
+    changes: watch::Receiver<()>,
+    /// The fetch of a range that nobody else fetches, on this reader's behalf. It goes on when the reader leaves.
+    demand: Option<JoinHandle<Result<(), BlobError>>>,
+    readers: IntGauge,
+}
+
+impl Drop for FillReader {
+    fn drop(&mut self) {
+        self.readers.dec();
+    }
+}
+
+impl BlobReader {
+    /// Fills the start of `buffer` with the next bytes and returns how many; `0` only at the end of the range. It never
+    /// blocks the thread: what is in the page cache is copied at once, the rest is read on a blocking thread. The last
+    /// bytes of a blob come only after its hash was checked. A slice and not a buffer that grows, so that the caller can
+    /// reuse one allocation for a whole body.
+    pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, BlobError> {
+        loop {
+            if self.position >= self.range.end {
+                return Ok(0);
+            }
+            let read = match &mut self.way {
+                Way::File(file) => {
+                    let read = read_at(file, buffer, self.position, self.range.end).await;
+                    read.and_then(at_least_one).map_err(|error| self.context.storage(&error))?
+                }
+                Way::Fill(reader) => match reader.wait(&self.context, self.position, &self.range).await {
+                    Ok(until) => {
+                        let read = read_at(&reader.lease.file, buffer, self.position, until).await;
+                        read.and_then(at_least_one).map_err(|error| self.context.storage(&error))?
+                    }
+                    Err(BlobError::Storage { .. }) if self.context.origin.is_some() => {
+                        let file = Arc::clone(&reader.lease.file);
+                        let upstream = Upstream::taking_over(&self.context, &self.range, self.position, file).await?;
+                        self.way = Way::Upstream(Box::new(upstream));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+                Way::Upstream(upstream) => upstream.read(&self.context, buffer).await?,
+            };
+            self.position += read as u64;
+            return Ok(read);
+        }
+    }
+}
+
+impl Context {
+    fn storage(&self, error: &io::Error) -> BlobError {
+        self.store.failed("reading a blob", error);
+        BlobError::Storage { digest: self.digest, reason: error.to_string() }
+    }
+}
+
+/// A file that ends before its length says so is a fault of the disk.
+fn at_least_one(read: usize) -> io::Result<usize> {
+    if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) }
+}
+
+/// Reads from the page cache, or else on a blocking thread, no further than `end`.
+async fn read_at(file: &Arc<File>, buffer: &mut [u8], position: u64, end: u64) -> io::Result<usize> {
+    let want = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
+    let buffer = &mut buffer[..want];
+    match rustix::io::preadv2(&**file, &mut [IoSliceMut::new(buffer)], position, ReadWriteFlags::NOWAIT) {
+        Ok(read) if read > 0 => return Ok(read),
+        // Not in the page cache, or a file system that cannot tell.
+        Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let file = Arc::clone(file);
+    let bytes = blocking(move || {
+        // Advice that is not taken costs only time.
+        let _ = rustix::fs::fadvise(&*file, position, std::num::NonZeroU64::new(READ_AHEAD), Advice::WillNeed);
+        let mut bytes = vec![0; want];
+        let read = rustix::io::pread(&*file, &mut bytes, position)?;
+        bytes.truncate(read);
+        io::Result::Ok(bytes)
+    });
+    let bytes = bytes.await??;
+    buffer[..bytes.len()].copy_from_slice(&bytes);
+    Ok(bytes.len())
+}
+
+impl FillReader {
+    /// Waits until there is something to read at `position`, and returns up to where.
+    async fn wait(&mut self, context: &Context, position: u64, range: &Range<u64>) -> Result<u64, BlobError> {
+        let whole = range.start == 0 && range.end == self.lease.total;
+        loop {
+            self.changes.mark_unchanged();
+            match self.lease.find(position, range, whole) {
+                Found::Until(end) => return Ok(end),
+                Found::Failed(error) => return Err(error),
+                Found::Wait => {}
+                Found::Nobody => {
+                    let origin = context.origin.clone().ok_or(BlobError::Offline { digest: context.digest })?;
+                    if self.demand.is_none() {
+                        let (store, fills) = (Arc::clone(&context.store), Arc::clone(&context.fills));
+                        let stretch = position..range.end.min(position + STRETCH);
+                        let fetch = download::range(self.lease.clone(), store, fills, origin, stretch);
+                        self.demand = Some(tokio::spawn(fetch));
+                    }
+                }
+            }
+            tokio::select! {
+                changed = self.changes.changed() => {
+                    if changed.is_err() {
+                        return Err(BlobError::Storage { digest: context.digest, reason: "the fill was given up".into() });
+                    }
+                }
+                fetched = OptionFuture::from(self.demand.as_mut()), if self.demand.is_some() => {
+                    self.demand = None;
+                    match fetched {
+                        Some(Err(error)) => {
+                            return Err(BlobError::Storage { digest: context.digest, reason: error.to_string() });
+                        }
+                        Some(Ok(fetched)) => fetched?,
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads past the store, straight from upstream. A whole blob is hashed on the way, and its last piece held back until
+/// the hash was checked.
+struct Upstream {
+    body: Option<BlobBody>,
+    position: u64,
+    end: u64,
+    /// What a server that ignores ranges still sends before `position`.
+    skip: u64,
+    pending: Bytes,
+    /// Present when the blob is read from its start to its end.
+    hasher: Option<Hasher>,
+}
+
+impl Upstream {
+    fn new(context: &Context, range: &Range<u64>) -> Upstream {
+        let whole = range.start == 0 && range.end == context.size;
+        let hasher = whole.then(|| Hasher::new(context.digest.algorithm()));
+        Upstream { body: None, position: range.start, end: range.end, skip: 0, pending: Bytes::new(), hasher }
+    }
+
+    /// Goes on where a reader of a fill stands, whose bytes so far are in `file`.
+    async fn taking_over(
+        context: &Context,
+        range: &Range<u64>,
+        position: u64,
+        file: Arc<File>,
+    ) -> Result<Upstream, BlobError> {
+        let mut upstream = Upstream::new(context, range);
+        upstream.position = position;
+        if let Some(mut hasher) = upstream.hasher.take() {
+            let hashed = blocking(move || {
+                use std::os::unix::fs::FileExt;
+                let mut buffer = vec![0; 256 << 10];
+                let mut at = 0;
+                while at < position {
+                    let want = usize::try_from(position - at).unwrap_or(usize::MAX).min(buffer.len());
+                    let read = at_least_one(file.read_at(&mut buffer[..want], at)?)?;
+                    hasher.update(&buffer[..read]);
+                    at += read as u64;
+                }
+                io::Result::Ok(hasher)
+            });
+            let hashed = hashed.await.and_then(|hashed| hashed).map_err(|error| context.storage(&error))?;
+            upstream.hasher = Some(hashed);
+        }
+        Ok(upstream)
+    }
+
+    async fn read(&mut self, context: &Context, buffer: &mut [u8]) -> Result<usize, BlobError> {
+        while self.pending.is_empty() {
+            self.next(context).await?;
+        }
+        let take = self.pending.len().min(buffer.len());
+        buffer[..take].copy_from_slice(&self.pending.split_to(take));
+        Ok(take)
+    }
+
+    /// Receives the next piece.
+    async fn next(&mut self, context: &Context) -> Result<(), BlobError> {
+        let body = match &mut self.body {
+            Some(body) => body,
+            none => {
+                let origin = context.origin.as_ref().ok_or(BlobError::Offline { digest: context.digest })?;
+                let end = (self.end < context.size).then_some(self.end);
+                let avoid = context.fills.refused(&context.digest);
+                let body = origin.source.get_blob(&context.digest, self.position, end, &avoid).await?;
+                self.skip = self.position.saturating_sub(body.start());
+                none.insert(body)
+            }
+        };
+        // The client delivers a body whole or fails, so an end before ours is a blob that changed its size.
+        let mut bytes = body.chunk().await?.ok_or(BlobError::Mismatch { digest: context.digest })?;
+        let over = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        self.skip -= bytes.split_to(over).len() as u64;
+        bytes.truncate(usize::try_from(self.end - self.position).unwrap_or(usize::MAX));
+        self.position += bytes.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes);
+            if self.position == self.end && hasher.clone().finish() != context.digest {
+                context.store.metrics.verification_failure(crate::admin::metrics::VerificationPlace::Upstream);
+                return Err(BlobError::Mismatch { digest: context.digest });
+            }
+        }
+        self.pending = bytes;
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! What to evict. Pure: the entries and the need go in, the victims come out.
+//!
+//! Eviction goes by recency, closed over images: an entry counts as recently used as the most recent manifest that
+//! needs it, and of equals the one that needs goes before the one that is needed. So a kept manifest always has what
+//! it had, and what is pinned (infinitely recent) keeps all that it refers to.
+
+use std::collections::HashMap;
+
+use pierhead_registry::oci::Digest;
+
+/// What the plan needs to know of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    /// Its name.
+    pub(super) digest: Digest,
+    /// What evicting it gives back.
+    pub(super) size: u64,
+    /// When it was last used, in seconds.
+    pub(super) used: u32,
+    /// Never to be evicted.
+    pub(super) pinned: bool,
+    /// In use in a way that evicting would break: a fill that is running.
+    pub(super) busy: bool,
+    /// What it refers to, when it is a manifest.
+    pub(super) children: Box<[Digest]>,
+}
+
+/// The victims, in the order in which they must go, that together give back at least `need` bytes; `None` when
+/// there is not that much to evict.
+pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Digest>> {
+    let positions: HashMap<Digest, usize> =
+        candidates.iter().enumerate().map(|(position, candidate)| (candidate.digest, position)).collect();
+    let mut rank: Vec<(u64, u32)> = candidates
+        .iter()
+        .map(|candidate| (if candidate.pinned { u64::MAX } else { u64::from(candidate.used) }, 0))
+        .collect();
+    // Recency and depth flow down from every manifest. Content addressing rules out cycles; the bound on the depth
+    // is for an index that nests deeper than any client would follow.
+    let mut work: Vec<usize> = (0..candidates.len()).filter(|i| !candidates[*i].children.is_empty()).collect();
+    while let Some(parent) = work.pop() {
+        let (recency, depth) = rank[parent];
+        for child in candidates[parent].children.iter().filter_map(|child| positions.get(child).copied()) {
+            let raised = (rank[child].0.max(recency), rank[child].1.max(depth + 1));
+            if raised != rank[child] && depth < 8 {
+                rank[child] = raised;
+                if !candidates[child].children.is_empty() {
+                    work.push(child);
+                }
+            }
+        }
+    }
+    let mut order: Vec<usize> =
+        (0..candidates.len()).filter(|i| rank[*i].0 != u64::MAX && !candidates[*i].busy).collect();
+    order.sort_unstable_by_key(|i| rank[*i]);
+    let mut freed = 0;
+    let mut victims = Vec::new();
+    for candidate in order.into_iter().map(|i| &candidates[i]) {
+        if freed >= need {
+            break;
+        }
+        freed += candidate.size;
+        victims.push(candidate.digest);
+    }
+    (freed >= need).then_some(victims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Candidate, plan};
+    use pierhead_registry::oci::{Algorithm, Digest};
+
+    fn digest(name: &str) -> Digest {
+        Digest::of(Algorithm::Sha256, name.as_bytes())
+    }
+
+    fn entry(name: &str, used: u32, children: &[&str]) -> Candidate {
+        Candidate {
+            digest: digest(name),
+            size: 10,
+            used,
+            pinned: false,
+            busy: false,
+            children: children.iter().map(|child| digest(child)).collect(),
+        }
+    }
+
+    fn names(victims: Option<Vec<Digest>>) -> Option<Vec<Digest>> {
+        victims
+    }
+
+    fn expect(order: &[&str]) -> Option<Vec<Digest>> {
+        Some(order.iter().map(|name| digest(name)).collect())
+    }
+
+    #[test]
+    fn the_oldest_image_goes_first_and_from_the_top() {
+        let candidates = [
+            entry("old-layer", 1, &[]),
+            entry("shared-layer", 1, &[]),
+            entry("old", 2, &["old-layer", "shared-layer"]),
+            entry("new", 9, &["shared-layer", "new-layer"]),
+            entry("new-layer", 3, &[]),
+        ];
+        assert_eq!(names(plan(&candidates, 20)), expect(&["old", "old-layer"]));
+        assert_eq!(plan(&candidates, 30).map(|v| v[2]), Some(digest("new")));
+        assert_eq!(plan(&candidates, 51), None);
+        assert_eq!(plan(&candidates, 0), Some(vec![]));
+    }
+
+    #[test]
+    fn an_index_keeps_its_manifests_and_their_layers() {
+        let candidates = [
+            entry("layer", 1, &[]),
+            entry("manifest", 1, &["layer"]),
+            entry("index", 5, &["manifest", "not-here"]),
+            entry("lonely", 4, &[]),
+        ];
+        assert_eq!(plan(&candidates, 40), expect(&["lonely", "index", "manifest", "layer"]));
+    }
+
+    #[test]
+    fn what_is_pinned_or_busy_stays() {
+        let mut candidates = [entry("layer", 1, &[]), entry("pinned", 1, &["layer"]), entry("fill", 0, &[])];
+        candidates[1].pinned = true;
+        candidates[2].busy = true;
+        assert_eq!(plan(&candidates, 1), None);
+        candidates[2].busy = false;
+        assert_eq!(plan(&candidates, 1), expect(&["fill"]));
+    }
+
+    #[test]
+    fn a_cycle_that_cannot_be_ends_all_the_same() {
+        let candidates = [entry("a", 1, &["b"]), entry("b", 2, &["a"])];
+        assert_eq!(plan(&candidates, 20).map(|v| v.len()), Some(2));
+    }
+}

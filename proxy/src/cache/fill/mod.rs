@@ -1,0 +1,264 @@
+//! The fill engine: one download of a blob, shared by all who want it.
+//!
+//! A [`Fill`] is a sparse file that grows and a map of what it holds. Whoever fetches ([`download`]) sends pieces to the
+//! fill's one writer ([`writer`]), which writes, notes and hashes them; whoever reads ([`super::blob`]) waits until the map
+//! covers its position. Nobody holds anybody up: a reader that leaves is a lease less, a slow reader reads the file behind.
+//!
+//! Invariants: bytes are readable only once they are in the file; the last [`TAIL`] bytes of a blob that is being filled
+//! whole are readable only once its hash was checked; one fill a digest at a time ([`registry`]).
+
+pub(super) mod download;
+pub(super) mod registry;
+pub(super) mod writer;
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pierhead_registry::oci::Digest;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::BlobError;
+use super::segments::Segments;
+
+/// What is held back until the hash of a blob was checked.
+pub(super) const TAIL: u64 = 16 << 10;
+/// A range that starts no further than this beyond what is arriving waits for it; one that does is fetched by itself.
+pub(super) const REACH: u64 = 1 << 20;
+/// A part of a blob up to this long is no client's whole blob, so its end need not wait for the hash.
+const PART: u64 = 1 << 20;
+
+/// Bytes for the writer.
+pub(super) struct Piece {
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// One blob on its way into the store.
+pub(super) struct Fill {
+    pub(super) digest: Digest,
+    pub(super) total: u64,
+    pub(super) file: Arc<File>,
+    state: Mutex<State>,
+    /// Ticks whenever the state changed.
+    changed: watch::Sender<()>,
+    pieces: mpsc::Sender<Piece>,
+    /// Leases out; the writer retires the fill at zero.
+    users: AtomicUsize,
+    idle: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    segments: Segments,
+    /// What an earlier process left is still being checked.
+    checking: bool,
+    verified: bool,
+    failed: Option<BlobError>,
+    /// A download of the whole blob is running.
+    whole: bool,
+    /// What is being fetched at the moment.
+    in_flight: Vec<Range<u64>>,
+    /// Which of upstream's addresses bytes came from.
+    endpoints: Vec<usize>,
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.verified || self.failed.is_some()
+    }
+
+    /// The first stretch that is neither here nor being fetched.
+    fn next_free(&self, total: u64) -> Option<Range<u64>> {
+        self.segments.gaps(0..total).into_iter().find_map(|gap| first_free(gap, &self.in_flight))
+    }
+}
+
+/// What a reader finds at its position.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Readable up to here.
+    Until(u64),
+    /// On its way.
+    Wait,
+    /// Nobody fetches it.
+    Nobody,
+    /// It will not come.
+    Failed(BlobError),
+}
+
+impl Fill {
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock());
+        self.changed.send_replace(());
+        result
+    }
+
+    /// Ticks whenever something changed.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// What a reader of `range` finds at `position`; `whole` when it reads the blob from its start.
+    pub(super) fn find(&self, position: u64, range: &Range<u64>, whole: bool) -> Found {
+        let state = self.state.lock();
+        let part = !whole && (!state.whole || range.end - range.start <= PART);
+        let readable = if state.verified || part { self.total } else { self.total.saturating_sub(TAIL) };
+        let end = range.end.min(readable);
+        let here = state.segments.contiguous(position, end.min(position.saturating_add(REACH)));
+        if here > position {
+            return Found::Until(here);
+        }
+        if let Some(error) = &state.failed {
+            return Found::Failed(error.clone());
+        }
+        if state.checking || position >= end {
+            // Past `end` only the hash is missing.
+            return if state.checking || state.whole || state.segments.gaps(0..self.total).is_empty() {
+                Found::Wait
+            } else {
+                Found::Nobody
+            };
+        }
+        let arriving = state.in_flight.iter().any(|flight| {
+            let front = state.segments.contiguous(flight.start, flight.end);
+            flight.start <= position && position < flight.end && position - front.min(position) <= REACH
+        });
+        let next = state.whole && {
+            let claimed = state.in_flight.iter().map(|flight| flight.end).max().unwrap_or(0);
+            position >= claimed && position - claimed <= REACH
+        };
+        if arriving || next || (whole && state.whole) { Found::Wait } else { Found::Nobody }
+    }
+
+    /// Bytes that are here.
+    pub(super) fn bytes(&self) -> u64 {
+        self.state.lock().segments.bytes()
+    }
+
+    /// Why the fill failed, if it did.
+    fn failure(&self) -> Option<BlobError> {
+        self.state.lock().failed.clone()
+    }
+
+    /// Marks the fill as failed; everybody who waits for more learns of it.
+    pub(super) fn fail(&self, error: BlobError) {
+        self.update(|state| {
+            state.failed.get_or_insert(error);
+        });
+    }
+
+    /// Whether nothing more will come: verified or failed.
+    fn over(&self) -> bool {
+        self.state.lock().is_over()
+    }
+
+    /// Becomes the one download of the whole blob, unless there is one or none is needed. A new attempt forgets why the
+    /// last one failed.
+    fn begin_whole(&self) -> bool {
+        self.update(|state| {
+            let begin = !state.whole && !state.verified;
+            if begin {
+                state.whole = true;
+                state.failed = None;
+            }
+            begin
+        })
+    }
+
+    fn end_whole(&self) {
+        self.update(|state| state.whole = false);
+    }
+
+    /// Claims the first stretch that is neither here nor being fetched, at most `most` long.
+    fn claim_next(self: &Arc<Self>, most: u64) -> Option<Claimed> {
+        let range = self.update(|state| {
+            let free = state.next_free(self.total)?;
+            let range = free.start..free.end.min(free.start.saturating_add(most));
+            state.in_flight.push(range.clone());
+            Some(range)
+        })?;
+        Some(Claimed { fill: Arc::clone(self), range })
+    }
+
+    /// Claims a stretch, whoever else may be fetching it.
+    fn claim(self: &Arc<Self>, range: Range<u64>) -> Claimed {
+        self.update(|state| state.in_flight.push(range.clone()));
+        Claimed { fill: Arc::clone(self), range }
+    }
+
+    /// The parts of a range that are not here.
+    fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        self.state.lock().segments.gaps(range)
+    }
+
+    /// Where what is here from `position` on ends.
+    fn contiguous(&self, position: u64) -> u64 {
+        self.state.lock().segments.contiguous(position, self.total)
+    }
+
+    /// Notes which of upstream's addresses sends.
+    fn note_endpoint(&self, endpoint: usize) {
+        let mut state = self.state.lock();
+        if !state.endpoints.contains(&endpoint) {
+            state.endpoints.push(endpoint);
+        }
+    }
+
+    /// Waits until what an earlier process left was checked.
+    async fn checked(&self) {
+        self.wait(|state| !state.checking).await;
+    }
+
+    async fn wait(&self, until: impl Fn(&State) -> bool) {
+        let mut changes = self.changes();
+        while !until(&self.state.lock()) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The first part of a gap that nobody fetches.
+fn first_free(gap: Range<u64>, in_flight: &[Range<u64>]) -> Option<Range<u64>> {
+    let mut start = gap.start;
+    while let Some(flight) = in_flight.iter().find(|flight| flight.contains(&start)) {
+        start = flight.end;
+    }
+    let end = in_flight.iter().map(|flight| flight.start).filter(|flight| *flight > start).min();
+    let end = end.unwrap_or(gap.end).min(gap.end);
+    (start < end).then_some(start..end)
+}
+
+/// A stretch that is being fetched, until this is dropped.
+struct Claimed {
+    fill: Arc<Fill>,
+    range: Range<u64>,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        self.fill.update(|state| {
+            if let Some(position) = state.in_flight.iter().position(|flight| *flight == self.range) {
+                state.in_flight.swap_remove(position);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_free;
+
+    #[test]
+    fn the_next_stretch_nobody_fetches() {
+        assert_eq!(first_free(0..100, &[]), Some(0..100));
+        assert_eq!(first_free(0..100, &[0..10, 10..20, 50..60]), Some(20..50));
+        assert_eq!(first_free(0..10, std::slice::from_ref(&(0..10))), None);
+        assert_eq!(first_free(5..10, &[20..30, 0..6]), Some(6..10));
+    }
+}

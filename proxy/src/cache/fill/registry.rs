@@ -1,0 +1,361 @@
+//! Which fills there are: at most one a digest, joined by all who want it.
+//!
+//! A fill is opened by a task of its own, so that whoever asked first may go away; those who ask meanwhile wait for the
+//! same answer. It stays registered while anybody holds a [`Lease`], and is retired by its writer after the last.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use moka::sync::Cache as Moka;
+use parking_lot::Mutex;
+use pierhead_registry::client::Repository;
+use pierhead_registry::oci::Digest;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{Fill, State, download, writer};
+use crate::cache::ledger::{self, Entry, Kind};
+use crate::cache::store::{NotStored, Store, blocking};
+use crate::cache::tree::PartialMap;
+use crate::cache::{BlobError, Want};
+
+/// How long an address that sent wrong bytes for a digest is asked last for it.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
+
+/// What opening came to.
+#[derive(Clone)]
+enum Opened {
+    /// A fill to read from.
+    Fill {
+        /// Kept registered until those who wait for it have it.
+        lease: Lease,
+        /// Whether upstream was asked, and so said yes to whoever opened it.
+        asked: bool,
+    },
+    /// It is not stored; upstream was asked for its size.
+    Uncached {
+        /// Of the blob.
+        size: u64,
+    },
+}
+
+type Opening = watch::Receiver<Option<Result<Opened, BlobError>>>;
+
+enum Slot {
+    Opening(Opening),
+    Open(Arc<Fill>),
+}
+
+/// The fills.
+pub(in crate::cache) struct Fills {
+    slots: Mutex<HashMap<Digest, Slot>>,
+    /// Addresses that sent wrong bytes.
+    refused: Moka<Digest, Vec<usize>>,
+}
+
+/// How a fill is to be fetched.
+#[derive(Clone)]
+pub(in crate::cache) struct Origin {
+    /// Where from.
+    pub(in crate::cache) source: Repository,
+    /// The size as a manifest tells it: a hint, never trusted.
+    pub(in crate::cache) hint: Option<u64>,
+    /// Blobs larger than this are fetched over several connections,
+    pub(in crate::cache) parallel_above: u64,
+    /// no more than these.
+    pub(in crate::cache) connections: usize,
+}
+
+/// Keeps a fill registered.
+pub(in crate::cache) struct Lease(Arc<Fill>);
+
+impl Lease {
+    fn new(fill: &Arc<Fill>) -> Lease {
+        fill.users.fetch_add(1, Ordering::SeqCst);
+        Lease(Arc::clone(fill))
+    }
+
+    /// The fill itself.
+    pub(super) fn fill(&self) -> &Arc<Fill> {
+        &self.0
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Lease {
+        Lease::new(&self.0)
+    }
+}
+
+impl Deref for Lease {
+    type Target = Fill;
+
+    fn deref(&self) -> &Fill {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.idle.notify_one();
+        }
+    }
+}
+
+/// What [`Fills::join`] found.
+pub(in crate::cache) enum Joined {
+    /// A fill, new or running.
+    Fill {
+        /// To read from.
+        lease: Lease,
+        /// Whether upstream answered this very call, and so said yes to its caller.
+        answered: bool,
+    },
+    /// Not stored.
+    Uncached {
+        /// Of the blob.
+        size: u64,
+        /// As above.
+        answered: bool,
+    },
+}
+
+impl Fills {
+    pub(in crate::cache) fn new() -> Arc<Fills> {
+        let refused = Moka::builder().max_capacity(1024).time_to_live(REFUSED_FOR).build();
+        Arc::new(Fills { slots: Mutex::default(), refused })
+    }
+
+    /// The size of a blob that is being filled.
+    pub(in crate::cache) fn size(&self, digest: &Digest) -> Option<u64> {
+        match self.slots.lock().get(digest) {
+            Some(Slot::Open(fill)) => Some(fill.total),
+            _ => None,
+        }
+    }
+
+    /// Joins the fill of a digest, or opens it from `origin`.
+    pub(in crate::cache) async fn join(
+        self: &Arc<Self>,
+        store: &Arc<Store>,
+        digest: &Digest,
+        want: Want,
+        origin: Option<Origin>,
+    ) -> Result<Joined, BlobError> {
+        let (mut opening, first) = {
+            let mut slots = self.slots.lock();
+            match slots.get(digest) {
+                Some(Slot::Open(fill)) => return Ok(Joined::Fill { lease: Lease::new(fill), answered: false }),
+                Some(Slot::Opening(opening)) => (opening.clone(), false),
+                None => {
+                    let (sender, opening) = watch::channel(None);
+                    slots.insert(*digest, Slot::Opening(opening.clone()));
+                    let (fills, store, digest, origin) = (Arc::clone(self), Arc::clone(store), *digest, origin.clone());
+                    tokio::spawn(async move {
+                        let opened = fills.open(&store, digest, want, origin).await;
+                        if !matches!(opened, Ok(Opened::Fill { .. })) {
+                            fills.slots.lock().remove(&digest);
+                        }
+                        // Nobody may be waiting any more.
+                        let _ = sender.send(Some(opened));
+                    });
+                    (opening, true)
+                }
+            }
+        };
+        let opened = match opening.wait_for(Option::is_some).await {
+            Ok(opened) => opened.clone(),
+            Err(_) => None,
+        };
+        match opened {
+            Some(Ok(Opened::Fill { lease, asked })) => Ok(Joined::Fill { lease, answered: first && asked }),
+            Some(Ok(Opened::Uncached { size })) => Ok(Joined::Uncached { size, answered: first }),
+            Some(Err(error)) => Err(error),
+            None => Err(BlobError::Storage { digest: *digest, reason: "opening the fill was given up".into() }),
+        }
+    }
+
+    /// Opens a fill: from what is on disk of it, or by asking upstream.
+    async fn open(
+        self: &Arc<Self>,
+        store: &Arc<Store>,
+        digest: Digest,
+        want: Want,
+        origin: Option<Origin>,
+    ) -> Result<Opened, BlobError> {
+        let job = Arc::clone(store);
+        let map = blocking(move || job.tree.partial_map(&digest)).await.ok().flatten();
+        let offline = || BlobError::Offline { digest };
+        let mut body = None;
+        let size = match (&map, want) {
+            (Some(map), _) => map.total,
+            (None, Want::Part) => origin.as_ref().ok_or_else(offline)?.source.head_blob(&digest).await?,
+            (None, Want::Whole) => {
+                let origin = origin.as_ref().ok_or_else(offline)?;
+                if let Some(hint) = origin.hint
+                    && self.reserve(store, digest, hint).await.is_err()
+                {
+                    return Ok(Opened::Uncached { size: origin.source.head_blob(&digest).await? });
+                }
+                let first = download::first(origin, &digest, &self.refused(&digest)).await;
+                if first.is_err() && origin.hint.is_some() {
+                    store.ledger.remove(&digest);
+                }
+                let first = first?;
+                let size = first.total();
+                body = Some(first);
+                size
+            }
+        };
+        let reserved = match want {
+            Want::Whole => size,
+            Want::Part => map.as_ref().map_or(0, PartialMap::bytes),
+        };
+        if let Err(why) = self.reserve(store, digest, reserved).await {
+            tracing::warn!(%digest, size, %why, "served through, uncached");
+            return Ok(Opened::Uncached { size });
+        }
+        let job = Arc::clone(store);
+        let file = match blocking(move || job.tree.open_partial(&digest)).await.and_then(|file| file) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                store.failed("making a partial blob", &error);
+                store.ledger.remove(&digest);
+                return Ok(Opened::Uncached { size });
+            }
+        };
+        let (pieces, receiver) = mpsc::channel(writer::QUEUE);
+        let fill = Arc::new(Fill {
+            digest,
+            total: size,
+            file,
+            state: Mutex::new(State { checking: true, ..State::default() }),
+            changed: watch::channel(()).0,
+            pieces,
+            users: AtomicUsize::new(0),
+            idle: Notify::new(),
+        });
+        let asked = map.is_none();
+        let claims = map.map(|map| map.claims).unwrap_or_default();
+        tokio::spawn(writer::run(Arc::clone(&fill), Arc::clone(store), Arc::clone(self), receiver, claims));
+        // Leased while it becomes visible, so that it is not retired before whoever asked holds it.
+        let lease = Lease::new(&fill);
+        self.slots.lock().insert(digest, Slot::Open(Arc::clone(&fill)));
+        if want == Want::Whole
+            && let Some(origin) = origin
+        {
+            self.ensure_whole(store, &lease, &origin, body);
+        }
+        Ok(Opened::Fill { lease, asked })
+    }
+
+    /// Makes sure that the whole blob is being fetched.
+    pub(in crate::cache) fn ensure_whole(
+        self: &Arc<Self>,
+        store: &Arc<Store>,
+        lease: &Lease,
+        origin: &Origin,
+        body: Option<pierhead_registry::client::BlobBody>,
+    ) {
+        if lease.begin_whole() {
+            let avoid = self.refused(&lease.digest);
+            tokio::spawn(download::whole(
+                lease.clone(),
+                Arc::clone(store),
+                Arc::clone(self),
+                origin.clone(),
+                body,
+                avoid,
+            ));
+        }
+    }
+
+    /// Reserves space on a blocking thread, since that may evict.
+    pub(super) async fn reserve(&self, store: &Arc<Store>, digest: Digest, size: u64) -> Result<(), NotStored> {
+        let job = Arc::clone(store);
+        blocking(move || job.reserve(&digest, size))
+            .await
+            .unwrap_or_else(|error| Err(NotStored::Failing(error.to_string())))
+    }
+
+    /// The addresses that sent wrong bytes for a digest.
+    pub(in crate::cache) fn refused(&self, digest: &Digest) -> Vec<usize> {
+        self.refused.get(digest).unwrap_or_default()
+    }
+
+    /// Notes addresses that sent wrong bytes for a digest.
+    pub(super) fn refuse(&self, digest: Digest, endpoints: &[usize]) {
+        let mut refused = self.refused(&digest);
+        refused.extend(endpoints);
+        self.refused.insert(digest, refused);
+    }
+
+    /// Takes a committed fill off the registry.
+    pub(super) fn remove(&self, fill: &Arc<Fill>) {
+        let mut slots = self.slots.lock();
+        if matches!(slots.get(&fill.digest), Some(Slot::Open(open)) if Arc::ptr_eq(open, fill)) {
+            slots.remove(&fill.digest);
+        }
+    }
+
+    /// Takes a fill off the registry and deletes what there is of it.
+    pub(super) async fn discard(&self, fill: &Arc<Fill>, store: &Arc<Store>) {
+        let job = (Arc::clone(store), fill.digest);
+        let removed = blocking(move || job.0.tree.remove_partial(&job.1)).await.and_then(|removed| removed);
+        if let Err(error) = removed {
+            tracing::warn!(%error, digest = %fill.digest, "removing a partial blob");
+        }
+        store.ledger.remove(&fill.digest);
+        self.remove(fill);
+    }
+
+    /// Takes a fill that nobody uses off the registry, its map written down; `false` when somebody came back.
+    pub(super) async fn retire(self: &Arc<Self>, fill: &Arc<Fill>, store: &Arc<Store>) -> bool {
+        let (fills, fill, store) = (Arc::clone(self), Arc::clone(fill), Arc::clone(store));
+        let retired = blocking(move || {
+            let size = fill.bytes();
+            if size > 0
+                && let Err(error) = writer::save_map(&fill, &store)
+            {
+                store.failed("writing the map of a partial blob", &error);
+            }
+            // Under the lock: nobody may open it anew while it is being put away.
+            let mut slots = fills.slots.lock();
+            if fill.users.load(Ordering::SeqCst) > 0 {
+                return false;
+            }
+            if size == 0 {
+                let _ = store.tree.remove_partial(&fill.digest);
+                store.ledger.remove(&fill.digest);
+            } else {
+                let used = ledger::seconds(SystemTime::now());
+                let entry = Entry { size, used, pinned: false, kind: Kind::Partial { busy: false } };
+                store.ledger.set(&fill.digest, entry);
+            }
+            slots.remove(&fill.digest);
+            true
+        });
+        retired.await.unwrap_or(true)
+    }
+
+    /// Writes down the maps of all fills that are running: the process is about to end. Blocks.
+    pub(in crate::cache) fn save_all(&self, store: &Store) {
+        let open: Vec<_> = self
+            .slots
+            .lock()
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Open(fill) => Some(Arc::clone(fill)),
+                Slot::Opening(_) => None,
+            })
+            .collect();
+        for fill in open {
+            if let Err(error) = writer::save_map(&fill, store) {
+                tracing::warn!(%error, digest = %fill.digest, "writing the map of a partial blob");
+            }
+        }
+    }
+}

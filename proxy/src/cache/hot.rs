@@ -1,0 +1,140 @@
+//! What is asked for again and again, in memory: manifests, tags, lists, links, authorisations and sizes.
+//!
+//! Each cache is bounded by the bytes it holds. What falls out is read from the store again; what is removed from the
+//! store is removed here in the same step.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
+
+use moka::sync::Cache as Moka;
+use pierhead_registry::oci::{Digest, Manifest, Tag};
+
+use super::{CachedManifest, ListRecord, RepositoryId, TagRecord, ledger};
+
+/// A manifest with when its use was last told to the ledger, so that a hot one does not take the ledger's lock each time.
+#[derive(Clone)]
+pub(super) struct HotManifest {
+    pub(super) manifest: Arc<CachedManifest>,
+    told: Arc<AtomicU32>,
+}
+
+impl HotManifest {
+    /// Whether this use is the first in this second.
+    pub(super) fn first_use(&self, now: SystemTime) -> bool {
+        let now = ledger::seconds(now);
+        self.told.swap(now, Ordering::Relaxed) != now
+    }
+}
+
+type RepositoryKey<T> = (RepositoryId, T);
+
+/// The hot entries.
+pub(super) struct Hot {
+    manifests: Moka<RepositoryKey<Digest>, HotManifest>,
+    tags: Moka<RepositoryKey<Tag>, TagRecord>,
+    lists: Moka<RepositoryKey<Arc<str>>, Arc<ListRecord>>,
+    /// Known to hold this blob.
+    links: Moka<RepositoryKey<Digest>, ()>,
+    authorised: Moka<RepositoryKey<[u8; 32]>, SystemTime>,
+    /// Sizes of blobs as manifests tell them.
+    sizes: Moka<Digest, u64>,
+}
+
+/// What an entry costs beside its bytes: keys, the cache's own nodes.
+const OVERHEAD: u32 = 512;
+
+fn weigh(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX).saturating_add(OVERHEAD)
+}
+
+impl Hot {
+    /// Divides `memory` bytes among the kinds.
+    pub(super) fn new(memory: u64) -> Hot {
+        let small = memory / 16;
+        Hot {
+            manifests: Moka::builder()
+                .max_capacity(memory / 2)
+                .weigher(|_, hot: &HotManifest| weigh(hot.manifest.bytes.len()))
+                .build(),
+            lists: Moka::builder()
+                .max_capacity(memory / 8)
+                .weigher(|_, list: &Arc<ListRecord>| weigh(list.bytes.len()))
+                .build(),
+            tags: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0)).build(),
+            links: Moka::builder().max_capacity(small).weigher(|_, ()| weigh(0)).build(),
+            authorised: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0)).build(),
+            sizes: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0) / 2).build(),
+        }
+    }
+
+    pub(super) fn manifest(&self, id: &RepositoryId, digest: &Digest) -> Option<HotManifest> {
+        self.manifests.get(&(id.clone(), *digest))
+    }
+
+    pub(super) fn put_manifest(&self, id: &RepositoryId, manifest: Arc<CachedManifest>) {
+        if let Ok(parsed) = Manifest::parse(&manifest.bytes) {
+            for blob in parsed.blobs {
+                self.sizes.insert(blob.digest, blob.size);
+            }
+        }
+        let key = (id.clone(), manifest.digest);
+        self.manifests.insert(key, HotManifest { manifest, told: Arc::new(AtomicU32::new(0)) });
+    }
+
+    pub(super) fn tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
+        self.tags.get(&(id.clone(), tag.clone()))
+    }
+
+    pub(super) fn put_tag(&self, id: &RepositoryId, tag: &Tag, record: TagRecord) {
+        self.tags.insert((id.clone(), tag.clone()), record);
+    }
+
+    pub(super) fn forget_tag(&self, id: &RepositoryId, tag: &Tag) {
+        self.tags.invalidate(&(id.clone(), tag.clone()));
+    }
+
+    pub(super) fn list(&self, id: &RepositoryId, key: &Arc<str>) -> Option<Arc<ListRecord>> {
+        self.lists.get(&(id.clone(), Arc::clone(key)))
+    }
+
+    pub(super) fn put_list(&self, id: &RepositoryId, key: &Arc<str>, record: Arc<ListRecord>) {
+        self.lists.insert((id.clone(), Arc::clone(key)), record);
+    }
+
+    pub(super) fn linked(&self, id: &RepositoryId, digest: &Digest) -> bool {
+        self.links.get(&(id.clone(), *digest)).is_some()
+    }
+
+    pub(super) fn put_link(&self, id: &RepositoryId, digest: &Digest) {
+        self.links.insert((id.clone(), *digest), ());
+    }
+
+    /// Forgets that a repository holds content.
+    pub(super) fn forget(&self, id: &RepositoryId, digest: &Digest) {
+        let key = (id.clone(), *digest);
+        self.manifests.invalidate(&key);
+        self.links.invalidate(&key);
+    }
+
+    pub(super) fn authorised(&self, id: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
+        self.authorised.get(&(id.clone(), *caller))
+    }
+
+    pub(super) fn put_authorised(&self, id: &RepositoryId, caller: &[u8; 32], when: Option<SystemTime>) {
+        let key = (id.clone(), *caller);
+        match when {
+            Some(when) => self.authorised.insert(key, when),
+            None => self.authorised.invalidate(&key),
+        }
+    }
+
+    /// The size of a blob that a manifest here names.
+    pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
+        self.sizes.get(digest)
+    }
+
+    pub(super) fn put_size(&self, digest: &Digest, size: u64) {
+        self.sizes.insert(*digest, size);
+    }
+}

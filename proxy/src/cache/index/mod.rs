@@ -1,0 +1,223 @@
+//! The index: what the tree holds, quickly. The one place that knows sled.
+//!
+//! Invariant: disposable. Every record is also in the tree (or worth nothing), is written there first, and is looked up
+//! there when it is missing here. A missing or corrupt index is made anew by [`rebuild`]; after a crash, when its last
+//! half second may be lost, the entries are reconciled with the tree.
+
+mod rebuild;
+mod record;
+
+pub(super) use rebuild::children;
+
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use pierhead_registry::oci::{Digest, Tag};
+
+use super::ledger::Entry;
+use super::tree::Tree;
+use super::{RepositoryId, TagRecord};
+
+/// How long upstream's yes to a caller is remembered at all.
+const AUTHORISATION_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Present while a process has the index open; found at start, it tells of a crash.
+const OPEN_MARK: &[u8] = b"open";
+/// When the last scrub ended.
+const SCRUBBED: &[u8] = b"scrubbed";
+
+/// The index.
+pub(super) struct Index {
+    db: sled::Db,
+    entries: sled::Tree,
+    links: sled::Tree,
+    tags: sled::Tree,
+    authorised: sled::Tree,
+}
+
+/// Why the index cannot be used even after it was made anew.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IndexError {
+    /// sled.
+    #[error("index: {0}")]
+    Sled(#[from] sled::Error),
+    /// The tree that it is made from.
+    #[error("index: {0}")]
+    Io(#[from] io::Error),
+    /// sled panicked.
+    #[error("index: corrupt")]
+    Corrupt,
+}
+
+impl Index {
+    /// Opens the index and returns it with all entries. What cannot be read is thrown away and made anew.
+    pub(super) fn open(tree: &Tree) -> Result<(Index, HashMap<Digest, Entry>), IndexError> {
+        let path = tree.layout.index();
+        let fresh = !path.exists();
+        // sled panics on some kinds of damage; to us they are all the same.
+        let opened = catch_unwind(AssertUnwindSafe(|| Index::read(&path))).unwrap_or(Err(IndexError::Corrupt));
+        match opened {
+            Ok((index, entries, false)) if !fresh => Ok((index, entries)),
+            Ok((index, known, _)) => {
+                if !fresh {
+                    tracing::info!("the last run ended unexpectedly: reconciling the index with the cache");
+                }
+                let entries = rebuild::rebuild(&index, tree, known)?;
+                Ok((index, entries))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the cache index is unusable: making it anew");
+                std::fs::remove_dir_all(&path)?;
+                let (index, known, _) = Index::read(&path)?;
+                let entries = rebuild::rebuild(&index, tree, known)?;
+                Ok((index, entries))
+            }
+        }
+    }
+
+    /// Opens, and reads every entry; the last value tells whether the last run ended without closing.
+    fn read(path: &Path) -> Result<(Index, HashMap<Digest, Entry>, bool), IndexError> {
+        let db = sled::Config::new()
+            .path(path)
+            .cache_capacity(16 << 20)
+            .flush_every_ms(Some(500))
+            .mode(sled::Mode::HighThroughput)
+            .open()?;
+        let index = Index {
+            entries: db.open_tree("entries")?,
+            links: db.open_tree("links")?,
+            tags: db.open_tree("tags")?,
+            authorised: db.open_tree("authorised")?,
+            db,
+        };
+        let mut entries = HashMap::new();
+        for pair in &index.entries {
+            let (key, value) = pair?;
+            let (digest, entry) = record::read_entry(&key, &value).ok_or(IndexError::Corrupt)?;
+            entries.insert(digest, entry);
+        }
+        let crashed = index.db.insert(OPEN_MARK, &[])?.is_some();
+        index.db.flush()?;
+        Ok((index, entries, crashed))
+    }
+
+    /// Writes everything out and takes the mark away.
+    pub(super) fn close(&self) {
+        let closed = self.db.flush().and_then(|_| self.db.remove(OPEN_MARK)).and_then(|_| self.db.flush());
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the cache index could not be closed; it will be reconciled at the next start");
+        }
+    }
+
+    /// Keeps an entry.
+    pub(super) fn put_entry(&self, digest: &Digest, entry: &Entry) {
+        note(self.entries.insert(record::digest(digest), record::entry(entry)));
+    }
+
+    /// Forgets an entry and its links, and returns the repositories that they were of.
+    pub(super) fn remove_content(&self, digest: &Digest) -> Vec<RepositoryId> {
+        note(self.entries.remove(record::digest(digest)));
+        let mut repositories = Vec::new();
+        for pair in self.links.scan_prefix(record::digest(digest)) {
+            let Some((key, _)) = note(pair) else { break };
+            repositories.extend(record::read_link_key(&key).map(|(id, _)| id));
+            note(self.links.remove(key));
+        }
+        repositories
+    }
+
+    /// The media type of a link (empty for a blob), if the repository is known to hold the content.
+    pub(super) fn link(&self, id: &RepositoryId, digest: &Digest) -> Option<String> {
+        let value = note(self.links.get(record::link(id, digest)))??;
+        String::from_utf8(value.to_vec()).ok()
+    }
+
+    /// Keeps a link.
+    pub(super) fn put_link(&self, id: &RepositoryId, digest: &Digest, media_type: &str) {
+        note(self.links.insert(record::link(id, digest), media_type.as_bytes()));
+    }
+
+    /// Forgets a link.
+    pub(super) fn remove_link(&self, id: &RepositoryId, digest: &Digest) {
+        note(self.links.remove(record::link(id, digest)));
+    }
+
+    /// What a tag means.
+    pub(super) fn tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
+        record::read_tag(&note(self.tags.get(record::tag(id, tag)))??)
+    }
+
+    /// Keeps what a tag means.
+    pub(super) fn put_tag(&self, id: &RepositoryId, tag: &Tag, value: TagRecord) {
+        note(self.tags.insert(record::tag(id, tag), record::tag_value(value)));
+    }
+
+    /// Forgets a tag.
+    pub(super) fn remove_tag(&self, id: &RepositoryId, tag: &Tag) {
+        note(self.tags.remove(record::tag(id, tag)));
+    }
+
+    /// The tags of a repository that mean this manifest.
+    pub(super) fn tags_of(&self, id: &RepositoryId, digest: &Digest) -> Vec<Tag> {
+        let prefix = record::tag_prefix(id);
+        let pairs = self.tags.scan_prefix(&prefix).map_while(note);
+        let matching = pairs.filter(|(_, value)| record::read_tag(value).is_some_and(|tag| tag.digest == *digest));
+        matching.filter_map(|(key, _)| std::str::from_utf8(key.get(prefix.len()..)?).ok()?.parse().ok()).collect()
+    }
+
+    /// All tags with what they mean.
+    pub(super) fn all_tags(&self) -> impl Iterator<Item = (RepositoryId, Tag, Digest)> {
+        self.tags.iter().map_while(note).filter_map(|(key, value)| {
+            let (id, tag) = record::read_tag_key(&key)?;
+            Some((id, tag, record::read_tag(&value)?.digest))
+        })
+    }
+
+    /// All manifests with the repositories that hold them.
+    pub(super) fn all_manifests(&self) -> impl Iterator<Item = (RepositoryId, Digest)> {
+        let manifests = self.links.iter().map_while(note).filter(|(_, media_type)| !media_type.is_empty());
+        manifests.filter_map(|(key, _)| record::read_link_key(&key))
+    }
+
+    /// When upstream last said yes to a caller.
+    pub(super) fn authorised(&self, id: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
+        let value = note(self.authorised.get(record::authorisation(id, caller)))??;
+        record::read_time(&value)
+    }
+
+    /// Keeps, or forgets, upstream's yes.
+    pub(super) fn put_authorised(&self, id: &RepositoryId, caller: &[u8; 32], when: Option<SystemTime>) {
+        let key = record::authorisation(id, caller);
+        match when {
+            Some(when) => note(self.authorised.insert(key, record::time(when).to_vec())),
+            None => note(self.authorised.remove(key)),
+        };
+    }
+
+    /// When the last scrub ended.
+    pub(super) fn scrubbed(&self) -> Option<SystemTime> {
+        record::read_time(&note(self.db.get(SCRUBBED))??)
+    }
+
+    /// Keeps when the last scrub ended.
+    pub(super) fn set_scrubbed(&self, when: SystemTime) {
+        note(self.db.insert(SCRUBBED, record::time(when).to_vec()));
+    }
+
+    /// Forgets what upstream said to callers long ago.
+    pub(super) fn prune(&self, now: SystemTime) {
+        for (key, value) in self.authorised.iter().map_while(note) {
+            let when = record::read_time(&value);
+            if when.and_then(|when| now.duration_since(when).ok()).is_none_or(|age| age > AUTHORISATION_LIFE) {
+                note(self.authorised.remove(key));
+            }
+        }
+    }
+}
+
+/// A failing index costs speed, not correctness: what it cannot say is looked up in the tree.
+fn note<T>(result: Result<T, sled::Error>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!(%error, "cache index")).ok()
+}

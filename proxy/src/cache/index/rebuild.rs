@@ -1,0 +1,127 @@
+//! Making the index anew from the tree, or setting it right after a crash.
+//!
+//! The tree is walked once: committed content becomes entries, links and tags become records, and a link that names a
+//! media type tells that its content is a manifest, whose children are read from its body.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use pierhead_registry::oci::{Digest, Manifest};
+
+use super::{Index, IndexError};
+use crate::cache::ledger::{self, Entry, Kind};
+use crate::cache::tree::{self, Tree};
+use crate::cache::{RepositoryId, layout};
+
+/// Walks the tree; `known` are the entries the index had, whose recency is kept.
+pub(super) fn rebuild(
+    index: &Index,
+    tree: &Tree,
+    mut known: HashMap<Digest, Entry>,
+) -> Result<HashMap<Digest, Entry>, IndexError> {
+    let mut entries = HashMap::new();
+    for algorithm in directories(&tree.layout.blobs())? {
+        for shard in directories(&algorithm)? {
+            for file in fs::read_dir(shard)? {
+                let file = file?;
+                let metadata = file.metadata()?;
+                let name = format!("{}-{}", name_of(&algorithm), file.file_name().to_string_lossy());
+                let Some(digest) = layout::digest_of(&name).filter(|_| metadata.is_file()) else {
+                    tracing::warn!(path = %file.path().display(), "not a blob: left alone");
+                    continue;
+                };
+                let entry = known.remove(&digest).filter(|entry| entry.size == metadata.len());
+                let entry = entry.unwrap_or_else(|| Entry {
+                    size: metadata.len(),
+                    used: ledger::seconds(tree::modified(&metadata)),
+                    pinned: false,
+                    kind: Kind::Committed { children: Box::default() },
+                });
+                entries.insert(digest, entry);
+            }
+        }
+    }
+    for gone in known.keys() {
+        index.remove_content(gone);
+    }
+    let mut work = directories(&tree.layout.repositories())?;
+    while let Some(directory) = work.pop() {
+        for child in directories(&directory)? {
+            match name_of(&child).as_str() {
+                "_links" => read_links(index, tree, &directory, &child, &mut entries)?,
+                "_tags" => read_tags(index, tree, &directory, &child)?,
+                "_lists" => {}
+                _ => work.push(child),
+            }
+        }
+    }
+    for (digest, entry) in &entries {
+        index.put_entry(digest, entry);
+    }
+    index.db.flush()?;
+    tracing::info!(entries = entries.len(), "cache index made from the tree");
+    Ok(entries)
+}
+
+fn read_links(
+    index: &Index,
+    tree: &Tree,
+    repository: &Path,
+    links: &Path,
+    entries: &mut HashMap<Digest, Entry>,
+) -> io::Result<()> {
+    let Some(id) = tree.layout.repository_of(repository) else { return Ok(()) };
+    for file in fs::read_dir(links)? {
+        let Some(digest) = file?.file_name().to_str().and_then(layout::digest_of) else { continue };
+        let Some(media_type) = tree.read_link(&id, &digest) else { continue };
+        match entries.get_mut(&digest) {
+            Some(entry) if !media_type.is_empty() && entry.kind == (Kind::Committed { children: Box::default() }) => {
+                entry.kind = Kind::Committed { children: children(&tree.read_blob(&digest)?) };
+            }
+            Some(_) => {}
+            None if tree.layout.partial(&digest).exists() => {}
+            None => {
+                // The content is gone: a crash came between its eviction and this.
+                tree.remove_link(&id, &digest)?;
+                continue;
+            }
+        }
+        index.put_link(&id, &digest, &media_type);
+    }
+    Ok(())
+}
+
+fn read_tags(index: &Index, tree: &Tree, repository: &Path, tags: &Path) -> io::Result<()> {
+    let Some(id): Option<RepositoryId> = tree.layout.repository_of(repository) else { return Ok(()) };
+    for file in fs::read_dir(tags)? {
+        let Some(tag) = file?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(record) = tree.read_tag(&id, &tag) {
+            index.put_tag(&id, &tag, record);
+        }
+    }
+    Ok(())
+}
+
+/// What a manifest's bytes refer to.
+pub(in crate::cache) fn children(bytes: &[u8]) -> Box<[Digest]> {
+    Manifest::parse(bytes)
+        .map(|manifest| manifest.manifests.iter().chain(&manifest.blobs).map(|descriptor| descriptor.digest).collect())
+        .unwrap_or_default()
+}
+
+fn directories(path: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

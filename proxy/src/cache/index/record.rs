@@ -1,0 +1,143 @@
+//! How records are spelled in sled: keys that sort by what is scanned, values of fixed layout. Pure.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pierhead_registry::oci::{Algorithm, Digest, Tag};
+
+use crate::cache::ledger::{Entry, Kind};
+use crate::cache::{RepositoryId, TagRecord};
+
+/// A digest: a byte for the algorithm, then the hash.
+pub(super) fn digest(digest: &Digest) -> Vec<u8> {
+    let mut key = Vec::with_capacity(65);
+    push_digest(&mut key, digest);
+    key
+}
+
+fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
+    key.push(match digest.algorithm() {
+        Algorithm::Sha256 => 1,
+        Algorithm::Sha512 => 2,
+    });
+    key.extend_from_slice(digest.as_bytes());
+}
+
+/// Takes a digest off the front.
+fn read_digest<'a>(bytes: &mut &'a [u8]) -> Option<Digest> {
+    let (algorithm, length) = match bytes.first()? {
+        1 => (Algorithm::Sha256, 32),
+        2 => (Algorithm::Sha512, 64),
+        _ => return None,
+    };
+    let hash: &'a [u8] = bytes.get(1..=length)?;
+    *bytes = &bytes[1 + length..];
+    Digest::from_bytes(algorithm, hash)
+}
+
+pub(super) fn entry(entry: &Entry) -> Vec<u8> {
+    let mut value = Vec::with_capacity(12);
+    value.extend_from_slice(&entry.size.to_le_bytes());
+    value.extend_from_slice(&entry.used.to_le_bytes());
+    if let Kind::Committed { children } = &entry.kind {
+        children.iter().for_each(|child| push_digest(&mut value, child));
+    }
+    value
+}
+
+pub(super) fn read_entry(mut key: &[u8], value: &[u8]) -> Option<(Digest, Entry)> {
+    let digest = read_digest(&mut key)?;
+    let size = u64::from_le_bytes(value.get(..8)?.try_into().ok()?);
+    let used = u32::from_le_bytes(value.get(8..12)?.try_into().ok()?);
+    let mut rest = value.get(12..)?;
+    let mut children = Vec::new();
+    while !rest.is_empty() {
+        children.push(read_digest(&mut rest)?);
+    }
+    Some((digest, Entry { size, used, pinned: false, kind: Kind::Committed { children: children.into() } }))
+}
+
+/// By digest first: an eviction looks for all repositories of one digest.
+pub(super) fn link(id: &RepositoryId, content: &Digest) -> Vec<u8> {
+    let mut key = digest(content);
+    key.extend_from_slice(id.registry.as_bytes());
+    key.push(0);
+    key.extend_from_slice(id.name.as_str().as_bytes());
+    key
+}
+
+pub(super) fn read_link_key(mut key: &[u8]) -> Option<(RepositoryId, Digest)> {
+    let digest = read_digest(&mut key)?;
+    let (registry, name) = std::str::from_utf8(key).ok()?.split_once('\0')?;
+    Some((RepositoryId { registry: registry.into(), name: name.parse().ok()? }, digest))
+}
+
+/// What all tags of a repository start with.
+pub(super) fn tag_prefix(id: &RepositoryId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(64);
+    key.extend_from_slice(id.registry.as_bytes());
+    key.push(0);
+    key.extend_from_slice(id.name.as_str().as_bytes());
+    key.push(0);
+    key
+}
+
+pub(super) fn tag(id: &RepositoryId, tag: &Tag) -> Vec<u8> {
+    let mut key = tag_prefix(id);
+    key.extend_from_slice(tag.as_str().as_bytes());
+    key
+}
+
+pub(super) fn read_tag_key(key: &[u8]) -> Option<(RepositoryId, Tag)> {
+    let mut parts = std::str::from_utf8(key).ok()?.split('\0');
+    let id = RepositoryId { registry: parts.next()?.into(), name: parts.next()?.parse().ok()? };
+    Some((id, parts.next()?.parse().ok()?))
+}
+
+pub(super) fn tag_value(record: TagRecord) -> Vec<u8> {
+    let mut value = digest(&record.digest);
+    value.extend_from_slice(&time(record.checked));
+    value
+}
+
+pub(super) fn read_tag(mut value: &[u8]) -> Option<TagRecord> {
+    let digest = read_digest(&mut value)?;
+    Some(TagRecord { digest, checked: read_time(value)? })
+}
+
+pub(super) fn authorisation(id: &RepositoryId, caller: &[u8; 32]) -> Vec<u8> {
+    let mut key = tag_prefix(id);
+    key.extend_from_slice(caller);
+    key
+}
+
+/// Milliseconds since 1970.
+pub(super) fn time(time: SystemTime) -> [u8; 8] {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).to_le_bytes()
+}
+
+pub(super) fn read_time(value: &[u8]) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_millis(u64::from_le_bytes(value.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Kind, RepositoryId, TagRecord};
+    use pierhead_registry::oci::{Algorithm, Digest};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (a, b) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha512, b"b"));
+        let kind = Kind::Committed { children: [b, a].into() };
+        let entry = Entry { size: 7, used: 8, pinned: false, kind };
+        assert_eq!(super::read_entry(&super::digest(&a), &super::entry(&entry)), Some((a, entry)));
+        assert_eq!(super::read_entry(&super::digest(&a), b"short"), None);
+        let id = RepositoryId { registry: "r:1".into(), name: "a/b".parse().unwrap() };
+        assert_eq!(super::read_link_key(&super::link(&id, &b)), Some((id.clone(), b)));
+        let tag: pierhead_registry::oci::Tag = "v1".parse().unwrap();
+        assert_eq!(super::read_tag_key(&super::tag(&id, &tag)), Some((id, tag)));
+        let record = TagRecord { digest: b, checked: UNIX_EPOCH + Duration::from_millis(1234) };
+        assert_eq!(super::read_tag(&super::tag_value(record)), Some(record));
+    }
+}

@@ -1,0 +1,270 @@
+//! What lies on disk, and how much of it: the one place that counts bytes.
+//!
+//! Space is reserved before it is written and given back after it is freed, so the count is never below what the tree
+//! holds. Sizes are rounded up to blocks, since that is what a file takes. The ledger lives in memory (some 100 bytes an
+//! entry); the index remembers it across restarts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, MutexGuard};
+use pierhead_registry::oci::Digest;
+
+use super::evict::{self, Candidate};
+use crate::admin::metrics::Metrics;
+
+/// The unit in which file systems give space.
+const BLOCK: u64 = 4096;
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Committed content; for a manifest with what it refers to.
+    Committed {
+        /// Empty for a blob.
+        children: Box<[Digest]>,
+    },
+    /// Some of a blob.
+    Partial {
+        /// Somebody writes to it.
+        busy: bool,
+    },
+}
+
+/// An entry of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Length of committed content, bytes reserved for a partial.
+    pub(super) size: u64,
+    /// Last use, in seconds since 1970.
+    pub(super) used: u32,
+    /// Never evicted, nor what it refers to.
+    pub(super) pinned: bool,
+    /// What it is.
+    pub(super) kind: Kind,
+}
+
+/// The store is smaller than what must stay and what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for {0} more bytes")]
+pub(super) struct NoRoom(pub(super) u64);
+
+/// The ledger.
+pub(super) struct Ledger {
+    limit: u64,
+    state: Mutex<State>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<Digest, Entry>,
+    bytes: u64,
+    /// Digests whose recency changed since the index last heard.
+    touched: Vec<Digest>,
+}
+
+/// Seconds since 1970, as the ledger keeps them.
+pub(super) fn seconds(time: SystemTime) -> u32 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+}
+
+fn blocks(size: u64) -> u64 {
+    size.div_ceil(BLOCK).saturating_mul(BLOCK)
+}
+
+impl Ledger {
+    pub(super) fn new(limit: u64, entries: HashMap<Digest, Entry>, metrics: Arc<Metrics>) -> Ledger {
+        let bytes = entries.values().map(|entry| blocks(entry.size)).sum();
+        metrics.cache_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        let ledger = Ledger { limit, state: Mutex::new(State { entries, bytes, touched: Vec::new() }), metrics };
+        ledger.show(&ledger.state());
+        ledger
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    fn show(&self, state: &State) {
+        self.metrics.cache_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
+        self.metrics.cache_entries.set(i64::try_from(state.entries.len()).unwrap_or(i64::MAX));
+    }
+
+    /// The entry of a digest.
+    pub(super) fn get(&self, digest: &Digest) -> Option<Entry> {
+        self.state().entries.get(digest).cloned()
+    }
+
+    /// Length of committed content; counts as a use.
+    pub(super) fn committed(&self, digest: &Digest, now: SystemTime) -> Option<u64> {
+        let mut state = self.state();
+        let entry = state.entries.get_mut(digest)?;
+        if !matches!(entry.kind, Kind::Committed { .. }) {
+            return None;
+        }
+        let size = entry.size;
+        let now = seconds(now);
+        if entry.used < now {
+            entry.used = now;
+            state.touched.push(*digest);
+        }
+        Some(size)
+    }
+
+    /// Makes the reservation for a digest at least `size`, and busy if it is a partial, when there is room for it.
+    pub(super) fn try_reserve(&self, digest: &Digest, size: u64, now: SystemTime) -> Result<(), NoRoom> {
+        let mut state = self.state();
+        let before = state.entries.get(digest).map_or(0, |entry| blocks(entry.size));
+        let after = blocks(size).max(before);
+        let total = (state.bytes - before).saturating_add(after);
+        if total > self.limit {
+            return Err(NoRoom(total - self.limit));
+        }
+        state.bytes = total;
+        let entry = state.entries.entry(*digest).or_insert(Entry {
+            size: 0,
+            used: seconds(now),
+            pinned: false,
+            kind: Kind::Partial { busy: true },
+        });
+        entry.size = entry.size.max(size);
+        entry.used = seconds(now);
+        if let Kind::Partial { busy } = &mut entry.kind {
+            *busy = true;
+        }
+        self.show(&state);
+        Ok(())
+    }
+
+    /// Sets an entry, whatever it was before.
+    pub(super) fn set(&self, digest: &Digest, entry: Entry) {
+        let mut state = self.state();
+        let after = blocks(entry.size);
+        let before = state.entries.insert(*digest, entry).map_or(0, |entry| blocks(entry.size));
+        state.bytes = state.bytes - before + after;
+        self.show(&state);
+    }
+
+    /// Forgets an entry whose file is gone.
+    pub(super) fn remove(&self, digest: &Digest) -> Option<Entry> {
+        let mut state = self.state();
+        let entry = state.entries.remove(digest)?;
+        state.bytes -= blocks(entry.size);
+        self.show(&state);
+        Some(entry)
+    }
+
+    /// Pins an entry.
+    pub(super) fn pin(&self, digest: &Digest) {
+        if let Some(entry) = self.state().entries.get_mut(digest) {
+            entry.pinned = true;
+        }
+    }
+
+    /// Pins these entries and no others.
+    pub(super) fn set_pins(&self, pinned: &HashSet<Digest>) {
+        for (digest, entry) in &mut self.state().entries {
+            entry.pinned = pinned.contains(digest);
+        }
+    }
+
+    /// Chooses what to evict so that `need` more bytes fit, with some to spare so that not every reservation has to
+    /// choose. The entries stay: whoever deletes a file then calls [`Ledger::remove`].
+    pub(super) fn choose(&self, need: u64) -> Option<Vec<Digest>> {
+        // Planning looks at every entry, so it works on a copy: hits must not wait for it.
+        let candidates: Vec<Candidate> = self
+            .state()
+            .entries
+            .iter()
+            .map(|(digest, entry)| Candidate {
+                digest: *digest,
+                size: blocks(entry.size),
+                used: entry.used,
+                pinned: entry.pinned,
+                busy: entry.kind == Kind::Partial { busy: true },
+                children: match &entry.kind {
+                    Kind::Committed { children } => children.clone(),
+                    Kind::Partial { .. } => Box::default(),
+                },
+            })
+            .collect();
+        let spare = self.limit / 100;
+        evict::plan(&candidates, need.saturating_add(spare)).or_else(|| evict::plan(&candidates, need))
+    }
+
+    /// An evicted entry: forgotten and counted.
+    pub(super) fn evicted(&self, digest: &Digest) {
+        if let Some(entry) = self.remove(digest) {
+            self.metrics.evictions.inc();
+            self.metrics.evicted_bytes.inc_by(entry.size);
+        }
+    }
+
+    /// Bytes on disk or reserved.
+    pub(super) fn bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    /// All digests of committed content.
+    pub(super) fn all_committed(&self) -> Vec<Digest> {
+        let state = self.state();
+        let committed = state.entries.iter().filter(|(_, entry)| matches!(entry.kind, Kind::Committed { .. }));
+        committed.map(|(digest, _)| *digest).collect()
+    }
+
+    /// Entries whose recency changed since the last call.
+    pub(super) fn take_touched(&self) -> Vec<(Digest, Entry)> {
+        let mut state = self.state();
+        let mut touched = std::mem::take(&mut state.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        touched.into_iter().filter_map(|digest| Some((digest, state.entries.get(&digest)?.clone()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Kind, Ledger};
+    use crate::admin::metrics::Metrics;
+    use pierhead_registry::oci::{Algorithm, Digest};
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn digest(n: u8) -> Digest {
+        Digest::of(Algorithm::Sha256, &[n])
+    }
+
+    fn ledger(limit: u64) -> Ledger {
+        Ledger::new(limit, HashMap::new(), Arc::new(Metrics::new().unwrap()))
+    }
+
+    #[test]
+    fn counts_reservations_once_and_in_blocks() {
+        let ledger = ledger(3 * 4096);
+        ledger.try_reserve(&digest(1), 5000, UNIX_EPOCH).unwrap();
+        ledger.try_reserve(&digest(1), 100, UNIX_EPOCH).unwrap();
+        assert_eq!(ledger.bytes(), 2 * 4096);
+        assert_eq!(ledger.try_reserve(&digest(2), 4097, UNIX_EPOCH).unwrap_err().0, 4096);
+        assert_eq!(ledger.bytes(), 2 * 4096);
+        let kind = Kind::Committed { children: Box::default() };
+        ledger.set(&digest(1), Entry { size: 1, used: 0, pinned: false, kind });
+        assert_eq!(ledger.bytes(), 4096);
+        assert_eq!(ledger.committed(&digest(1), UNIX_EPOCH + Duration::from_secs(9)), Some(1));
+        assert_eq!(ledger.take_touched().len(), 1);
+        assert!(ledger.take_touched().is_empty());
+        ledger.remove(&digest(1));
+        assert_eq!(ledger.bytes(), 0);
+    }
+
+    #[test]
+    fn a_running_fill_is_not_chosen() {
+        let ledger = ledger(2 * 4096);
+        ledger.try_reserve(&digest(1), 4096, UNIX_EPOCH).unwrap();
+        assert_eq!(ledger.choose(4096), None);
+        ledger.set(&digest(1), Entry { size: 10, used: 0, pinned: false, kind: Kind::Partial { busy: false } });
+        assert_eq!(ledger.choose(4096), Some(vec![digest(1)]));
+    }
+}

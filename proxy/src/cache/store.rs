@@ -1,0 +1,323 @@
+//! The committed store: tree, ledger and index acting as one.
+//!
+//! Here space is reserved and made by eviction, content is committed and removed, and a failing disk is noticed: from
+//! then on nothing is stored for a while, requests go past the store, and the next attempt after that finds out whether
+//! it works again.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use pierhead_registry::oci::{Digest, Tag};
+
+use super::hot::Hot;
+use super::index::Index;
+use super::ledger::{self, Entry, Kind, Ledger};
+use super::pins::Pins;
+use super::tree::Tree;
+use super::{CachedManifest, RepositoryId, TagRecord};
+use crate::admin::metrics::{Metrics, VerificationPlace};
+
+/// How long nothing is stored after the disk failed.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// What is left free on the disk for records, maps and the index.
+const DISK_MARGIN: u64 = 1 << 20;
+
+/// Why something is not stored. The request is served all the same.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum NotStored {
+    /// It does not fit beside what must stay.
+    #[error("the cache is full: everything in it is pinned, in use, or smaller than what is wanted")]
+    Full,
+    /// The disk has no room.
+    #[error("the disk is full: {free} bytes are free")]
+    DiskFull {
+        /// What is left.
+        free: u64,
+    },
+    /// The disk failed a moment ago.
+    #[error("the disk failed: {0}")]
+    Failing(String),
+}
+
+/// The committed store.
+pub(super) struct Store {
+    pub(super) tree: Tree,
+    pub(super) ledger: Ledger,
+    pub(super) index: Index,
+    pub(super) hot: Hot,
+    pub(super) pins: Pins,
+    pub(super) metrics: Arc<Metrics>,
+    /// Until when nothing is stored, and why.
+    failing: Mutex<Option<(Instant, String)>>,
+    /// What the log last said about the disk.
+    works: AtomicBool,
+}
+
+/// Runs blocking work on a blocking thread.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+impl Store {
+    pub(super) fn new(tree: Tree, ledger: Ledger, index: Index, hot: Hot, pins: Pins, metrics: Arc<Metrics>) -> Store {
+        metrics.writable.set(1);
+        let store =
+            Store { tree, ledger, index, hot, pins, metrics, failing: Mutex::new(None), works: AtomicBool::new(true) };
+        store.refresh_pins();
+        store
+    }
+
+    // --- the disk's health
+
+    /// Whether content can be stored at the moment.
+    pub(super) fn writable(&self) -> bool {
+        self.works.load(Ordering::Relaxed)
+    }
+
+    /// The disk failed: stay away from it for a while.
+    pub(super) fn failed(&self, what: &str, error: &io::Error) {
+        self.metrics.storage_errors.inc();
+        *self.failing.lock() = Some((Instant::now() + RETRY_AFTER, error.to_string()));
+        self.says(false, &format!("{what}: {error}"));
+    }
+
+    /// The disk did what it should.
+    fn worked(&self) {
+        self.says(true, "");
+    }
+
+    /// Logs and shows a change, once.
+    fn says(&self, works: bool, why: &str) {
+        if self.works.swap(works, Ordering::Relaxed) != works {
+            self.metrics.writable.set(i64::from(works));
+            if works {
+                tracing::info!("the cache stores again");
+            } else {
+                tracing::error!(reason = why, "the cache cannot store: requests are served through, uncached");
+            }
+        }
+    }
+
+    // --- space
+
+    /// Makes sure that a digest may take up to `size` bytes, evicting what must go. Blocks.
+    pub(super) fn reserve(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
+        let failing = self.failing.lock().clone();
+        if let Some((until, why)) = failing {
+            if Instant::now() < until {
+                return Err(NotStored::Failing(why));
+            }
+            *self.failing.lock() = None;
+        }
+        let held = self.ledger.get(digest).map_or(0, |entry| entry.size);
+        let free = rustix::fs::statvfs(self.tree.layout.root()).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
+        if size.saturating_sub(held).saturating_add(DISK_MARGIN) > free {
+            self.metrics.storage_errors.inc();
+            self.says(false, &format!("the disk is full: {free} bytes are free"));
+            return Err(NotStored::DiskFull { free });
+        }
+        loop {
+            match self.ledger.try_reserve(digest, size, SystemTime::now()) {
+                Ok(()) => return Ok(()),
+                Err(ledger::NoRoom(need)) => self.evict(need)?,
+            }
+        }
+    }
+
+    /// Evicts at least `need` bytes.
+    fn evict(&self, need: u64) -> Result<(), NotStored> {
+        let victims = self.ledger.choose(need).filter(|victims| !victims.is_empty()).ok_or(NotStored::Full)?;
+        tracing::debug!(entries = victims.len(), need, "evicting");
+        for victim in victims {
+            let _order = self.tree.order();
+            // It may have become busy since it was chosen.
+            if self.ledger.get(&victim).is_none_or(|entry| entry.kind == (Kind::Partial { busy: true })) {
+                continue;
+            }
+            if let Err(error) = self.tree.remove_content(&victim) {
+                self.failed("evicting", &error);
+                return Err(NotStored::Failing(error.to_string()));
+            }
+            self.ledger.evicted(&victim);
+            self.forget(&victim);
+        }
+        Ok(())
+    }
+
+    /// Removes every record of content that is gone.
+    fn forget(&self, digest: &Digest) {
+        for repository in self.index.remove_content(digest) {
+            self.hot.forget(&repository, digest);
+            for tag in self.index.tags_of(&repository, digest) {
+                self.remove_tag(&repository, &tag);
+            }
+            if let Err(error) = self.tree.remove_link(&repository, digest) {
+                tracing::warn!(%error, %repository, "removing a link");
+            }
+        }
+    }
+
+    // --- content
+
+    /// Opens committed content. What is missing or of the wrong length is forgotten, to be fetched again. Blocks.
+    pub(super) fn open(&self, digest: &Digest, verify: bool) -> Option<(File, u64)> {
+        let expected = self.ledger.committed(digest, SystemTime::now())?;
+        let problem = match self.tree.open_blob(digest) {
+            Ok((file, length)) if length == expected => {
+                if !verify || matches!(Tree::hashes_to(&file, digest), Ok(true)) {
+                    return Some((file, length));
+                }
+                "does not hash to its digest"
+            }
+            Ok(_) => "has the wrong length",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
+            Err(error) => {
+                self.failed("reading a blob", &error);
+                return None;
+            }
+        };
+        self.damaged(digest, problem);
+        None
+    }
+
+    /// Committed content turned out to be wrong: it goes, and is fetched again when it is next wanted. Its links stay,
+    /// for the repositories still hold it.
+    pub(super) fn damaged(&self, digest: &Digest, problem: &str) {
+        tracing::error!(%digest, problem, "damaged content in the cache: it will be fetched again");
+        self.metrics.verification_failure(VerificationPlace::Disk);
+        let _order = self.tree.order();
+        if let Err(error) = self.tree.remove_content(digest) {
+            self.failed("removing a damaged blob", &error);
+        }
+        self.ledger.remove(digest);
+    }
+
+    /// Commits a complete, verified partial. Blocks.
+    pub(super) fn commit(&self, digest: &Digest, size: u64, file: &File) -> io::Result<()> {
+        self.tree.sync(file)?;
+        let _order = self.tree.order();
+        self.tree.commit_partial(digest)?;
+        self.committed(digest, size, Box::default());
+        Ok(())
+    }
+
+    fn committed(&self, digest: &Digest, size: u64, children: Box<[Digest]>) {
+        let pinned = self.ledger.get(digest).is_some_and(|entry| entry.pinned);
+        let used = ledger::seconds(SystemTime::now());
+        let entry = Entry { size, used, pinned, kind: Kind::Committed { children } };
+        self.index.put_entry(digest, &entry);
+        self.ledger.set(digest, entry);
+        self.worked();
+    }
+
+    // --- manifests and records
+
+    /// Keeps a manifest and that the repository holds it. Blocks.
+    pub(super) fn put_manifest(
+        &self,
+        id: &RepositoryId,
+        manifest: &CachedManifest,
+        pinned: bool,
+    ) -> Result<(), NotStored> {
+        let digest = &manifest.digest;
+        let size = manifest.bytes.len() as u64;
+        if self.ledger.committed(digest, SystemTime::now()) != Some(size) {
+            self.reserve(digest, size)?;
+            let order = self.tree.order();
+            if let Err(error) = self.tree.write_blob(digest, &manifest.bytes) {
+                drop(order);
+                self.ledger.remove(digest);
+                self.failed("writing a manifest", &error);
+                return Err(NotStored::Failing(error.to_string()));
+            }
+            self.committed(digest, size, super::index::children(&manifest.bytes));
+        }
+        if pinned {
+            self.ledger.pin(digest);
+        }
+        self.link(id, digest, &manifest.media_type)
+    }
+
+    /// Keeps that a repository holds content. Blocks.
+    pub(super) fn link(&self, id: &RepositoryId, digest: &Digest, media_type: &str) -> Result<(), NotStored> {
+        if self.index.link(id, digest).is_some_and(|known| known == media_type || media_type.is_empty()) {
+            return Ok(());
+        }
+        if let Err(error) = self.tree.write_link(id, digest, media_type) {
+            self.failed("writing a link", &error);
+            return Err(NotStored::Failing(error.to_string()));
+        }
+        self.index.put_link(id, digest, media_type);
+        Ok(())
+    }
+
+    /// The media type of a link, from the index or, when that has lost it, from the tree. Blocks.
+    pub(super) fn read_link(&self, id: &RepositoryId, digest: &Digest) -> Option<String> {
+        self.index.link(id, digest).or_else(|| {
+            let media_type = self.tree.read_link(id, digest)?;
+            self.index.put_link(id, digest, &media_type);
+            Some(media_type)
+        })
+    }
+
+    /// Forgets that a repository holds content. Blocks.
+    pub(super) fn unlink(&self, id: &RepositoryId, digest: &Digest) {
+        if let Err(error) = self.tree.remove_link(id, digest) {
+            self.failed("removing a link", &error);
+        }
+        self.index.remove_link(id, digest);
+        self.hot.forget(id, digest);
+    }
+
+    /// What a tag means. Blocks.
+    pub(super) fn read_tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
+        self.index.tag(id, tag).or_else(|| self.tree.read_tag(id, tag))
+    }
+
+    /// Keeps what a tag means. The tree only hears of it when it moved: a time that is too old costs one question.
+    /// Blocks.
+    pub(super) fn put_tag(&self, id: &RepositoryId, tag: &Tag, record: TagRecord) {
+        let before = self.read_tag(id, tag).map(|before| before.digest);
+        if before != Some(record.digest)
+            && let Err(error) = self.tree.write_tag(id, tag, record)
+        {
+            self.failed("writing a tag", &error);
+        }
+        self.index.put_tag(id, tag, record);
+        if before.is_some_and(|before| before != record.digest) && self.pins.any(&id.registry) {
+            self.refresh_pins();
+        } else if self.pins.pinned(id, Some(tag)) {
+            self.ledger.pin(&record.digest);
+        }
+    }
+
+    /// Forgets a tag. Blocks.
+    pub(super) fn remove_tag(&self, id: &RepositoryId, tag: &Tag) {
+        if let Err(error) = self.tree.remove_tag(id, tag) {
+            self.failed("removing a tag", &error);
+        }
+        self.index.remove_tag(id, tag);
+        self.hot.forget_tag(id, tag);
+    }
+
+    /// Pins what the configuration pins now, and nothing else.
+    fn refresh_pins(&self) {
+        let by_tag = self.index.all_tags().filter(|(id, tag, _)| self.pins.pinned(id, Some(tag)));
+        let by_repository = self.index.all_manifests().filter(|(id, _)| self.pins.pinned(id, None));
+        let pinned = by_tag.map(|(_, _, digest)| digest).chain(by_repository.map(|(_, digest)| digest)).collect();
+        self.ledger.set_pins(&pinned);
+    }
+
+    /// Tells the index what was used since it last heard. Blocks.
+    pub(super) fn save_recency(&self) {
+        for (digest, entry) in self.ledger.take_touched() {
+            if matches!(entry.kind, Kind::Committed { .. }) {
+                self.index.put_entry(&digest, &entry);
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The files of the tree: made, read, renamed and deleted. All of it blocks; callers run it on blocking threads.
+//!
+//! Invariant: a file appears under its final name complete or not at all (written under `tmp/`, then renamed).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, MutexGuard};
+use pierhead_registry::oci::{Digest, Hasher, Tag};
+
+use super::layout::{self, Layout};
+use super::segments::Claim;
+use super::{ListRecord, OpenError, RepositoryId, TagRecord};
+
+/// Largest record file that is read back: lists are limited upstream, everything else is small.
+const RECORD_LIMIT: u64 = 64 << 20;
+
+/// The files below one root.
+pub(super) struct Tree {
+    pub(super) layout: Layout,
+    /// Whether a commit must survive a power failure.
+    fsync: bool,
+    /// Names for files in `tmp/`.
+    counter: AtomicU64,
+    /// Held while committed files appear or vanish, so that an eviction and a commit of one digest cannot cross.
+    order: Mutex<()>,
+    /// The lock on the tree, released when this closes.
+    _lock: File,
+}
+
+/// A partial's map file.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct PartialMap {
+    /// Length of the whole blob.
+    pub(super) total: u64,
+    /// What is here of it.
+    pub(super) claims: Vec<Claim>,
+}
+
+impl PartialMap {
+    /// How many bytes are here.
+    pub(super) fn bytes(&self) -> u64 {
+        self.claims.iter().map(|claim| claim.end.saturating_sub(claim.start)).sum()
+    }
+}
+
+impl Tree {
+    /// Makes what is missing and takes the lock.
+    pub(super) fn open(layout: Layout, fsync: bool) -> Result<Tree, OpenError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { path, source }
+        };
+        for directory in [layout.root(), &layout.blobs(), &layout.partials(), &layout.repositories()] {
+            fs::create_dir_all(directory).map_err(at(directory))?;
+        }
+        let lock_path = layout.lock();
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(at(&lock_path))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(layout.root().to_owned())),
+            Err(error) => return Err(at(&lock_path)(error.into())),
+        }
+        // Whatever a crash left half written was never named by anything.
+        let tmp = layout.tmp();
+        if tmp.exists() {
+            fs::remove_dir_all(&tmp).map_err(at(&tmp))?;
+        }
+        fs::create_dir_all(&tmp).map_err(at(&tmp))?;
+        Ok(Tree { layout, fsync, counter: AtomicU64::new(0), order: Mutex::new(()), _lock: lock })
+    }
+
+    /// The order in which committed files appear and vanish.
+    pub(super) fn order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock()
+    }
+
+    /// The secret for hashing callers, made at first use.
+    pub(super) fn caller_key(&self) -> io::Result<[u8; 32]> {
+        let path = self.layout.caller_key();
+        let mut key = [0; 32];
+        match File::open(&path) {
+            Ok(mut file) => file.read_exact(&mut key).map(|()| key),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                aws_lc_rs::rand::fill(&mut key).map_err(|_| io::Error::other("no randomness"))?;
+                self.write(&path, &[&key], self.fsync)?;
+                Ok(key)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a file whole, or not at all. Readable by the owner only: content may be private.
+    fn write(&self, path: &Path, parts: &[&[u8]], sync: bool) -> io::Result<()> {
+        let tmp = self.layout.tmp().join(self.counter.fetch_add(1, Ordering::Relaxed).to_string());
+        let written = (|| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
+            for part in parts {
+                file.write_all(part)?;
+            }
+            if sync {
+                file.sync_data()?;
+            }
+            self.rename(&tmp, path, sync)
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+        written
+    }
+
+    fn rename(&self, from: &Path, to: &Path, sync: bool) -> io::Result<()> {
+        match fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(parent) = to.parent() {
+                    fs::create_dir_all(parent)?;
+                }
+                fs::rename(from, to)?;
+            }
+            other => other?,
+        }
+        if sync && let Some(parent) = to.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    // --- content
+
+    /// Opens committed content for reading; the second value is its length.
+    pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<(File, u64)> {
+        let file = File::open(self.layout.blob(digest))?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    }
+
+    /// Reads small committed content (a manifest) whole.
+    pub(super) fn read_blob(&self, digest: &Digest) -> io::Result<Vec<u8>> {
+        read_limited(&self.layout.blob(digest))
+    }
+
+    /// Writes small committed content.
+    pub(super) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        self.write(&self.layout.blob(digest), &[bytes], self.fsync)
+    }
+
+    /// Makes a file survive a power failure, if that is wanted.
+    pub(super) fn sync(&self, file: &File) -> io::Result<()> {
+        if self.fsync { file.sync_data() } else { Ok(()) }
+    }
+
+    /// Turns a complete, verified, synced partial into committed content.
+    pub(super) fn commit_partial(&self, digest: &Digest) -> io::Result<()> {
+        self.rename(&self.layout.partial(digest), &self.layout.blob(digest), self.fsync)?;
+        remove_if_there(&self.layout.partial_map(digest))
+    }
+
+    /// Deletes committed content and what there is of a partial.
+    pub(super) fn remove_content(&self, digest: &Digest) -> io::Result<()> {
+        remove_if_there(&self.layout.blob(digest))?;
+        self.remove_partial(digest)
+    }
+
+    /// Hashes a file from its start.
+    pub(super) fn hashes_to(file: &File, digest: &Digest) -> io::Result<bool> {
+        use std::os::unix::fs::FileExt;
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut buffer = vec![0; 256 << 10];
+        let mut position = 0;
+        loop {
+            let read = file.read_at(&mut buffer, position)?;
+            if read == 0 {
+                return Ok(hasher.finish() == *digest);
+            }
+            hasher.update(&buffer[..read]);
+            position += read as u64;
+        }
+    }
+
+    // --- partials
+
+    /// Opens, or makes, the sparse file of a partial.
+    pub(super) fn open_partial(&self, digest: &Digest) -> io::Result<File> {
+        let path = self.layout.partial(digest);
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    }
+
+    /// What the map of a partial claims; `None` when there is none or it cannot be read.
+    pub(super) fn partial_map(&self, digest: &Digest) -> Option<PartialMap> {
+        serde_json::from_slice(&read_limited(&self.layout.partial_map(digest)).ok()?).ok()
+    }
+
+    /// Writes the map of a partial.
+    pub(super) fn write_partial_map(&self, digest: &Digest, map: &PartialMap) -> io::Result<()> {
+        self.write(&self.layout.partial_map(digest), &[&serde_json::to_vec(map)?], false)
+    }
+
+    /// Deletes a partial.
+    pub(super) fn remove_partial(&self, digest: &Digest) -> io::Result<()> {
+        remove_if_there(&self.layout.partial_map(digest))?;
+        remove_if_there(&self.layout.partial(digest))
+    }
+
+    /// All partials with what they hold; files without a usable map are deleted.
+    pub(super) fn partials(&self) -> io::Result<Vec<(Digest, u64)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.layout.partials())? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(digest) = name.to_str().and_then(|name| layout::digest_of(name.trim_end_matches(".map"))) else {
+                remove_if_there(&entry.path())?;
+                continue;
+            };
+            let map = self.partial_map(&digest).filter(|_| self.layout.partial(&digest).exists());
+            match map {
+                Some(map) if !name.as_encoded_bytes().ends_with(b".map") => {
+                    found.push((digest, map.bytes()));
+                }
+                Some(_) => {}
+                None => self.remove_partial(&digest)?,
+            }
+        }
+        Ok(found)
+    }
+
+    // --- records of repositories
+
+    /// Keeps that a repository holds content.
+    pub(super) fn write_link(&self, id: &RepositoryId, digest: &Digest, media_type: &str) -> io::Result<()> {
+        self.write(&self.layout.link(id, digest), &[media_type.as_bytes()], false)
+    }
+
+    /// The media type in a link; empty for a blob.
+    pub(super) fn read_link(&self, id: &RepositoryId, digest: &Digest) -> Option<String> {
+        String::from_utf8(read_limited(&self.layout.link(id, digest)).ok()?).ok()
+    }
+
+    /// Forgets that a repository holds content.
+    pub(super) fn remove_link(&self, id: &RepositoryId, digest: &Digest) -> io::Result<()> {
+        remove_if_there(&self.layout.link(id, digest))
+    }
+
+    /// Keeps what a tag means.
+    pub(super) fn write_tag(&self, id: &RepositoryId, tag: &Tag, record: TagRecord) -> io::Result<()> {
+        let checked = record.checked.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.write(&self.layout.tag(id, tag), &[format!("{} {checked}\n", record.digest).as_bytes()], false)
+    }
+
+    /// What a tag means.
+    pub(super) fn read_tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
+        let text = String::from_utf8(read_limited(&self.layout.tag(id, tag)).ok()?).ok()?;
+        let (digest, checked) = text.trim_end().split_once(' ')?;
+        let checked = UNIX_EPOCH.checked_add(Duration::from_secs(checked.parse().ok()?))?;
+        Some(TagRecord { digest: digest.parse().ok()?, checked })
+    }
+
+    /// Forgets a tag.
+    pub(super) fn remove_tag(&self, id: &RepositoryId, tag: &Tag) -> io::Result<()> {
+        remove_if_there(&self.layout.tag(id, tag))
+    }
+
+    /// Keeps a list: one line of JSON about it, then its body.
+    pub(super) fn write_list(&self, id: &RepositoryId, key: &str, record: &ListRecord) -> io::Result<()> {
+        let head = ListHead {
+            media_type: record.media_type.clone(),
+            link: record.link.clone(),
+            filters_applied: record.filters_applied.clone(),
+            checked: record.checked.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        };
+        let mut head = serde_json::to_vec(&head)?;
+        head.push(b'\n');
+        self.write(&self.layout.list(id, key), &[&head, &record.bytes], false)
+    }
+
+    /// A kept list.
+    pub(super) fn read_list(&self, id: &RepositoryId, key: &str) -> Option<ListRecord> {
+        let bytes = bytes::Bytes::from(read_limited(&self.layout.list(id, key)).ok()?);
+        let line = bytes.iter().position(|byte| *byte == b'\n')?;
+        let head: ListHead = serde_json::from_slice(&bytes[..line]).ok()?;
+        Some(ListRecord {
+            media_type: head.media_type,
+            link: head.link,
+            filters_applied: head.filters_applied,
+            checked: UNIX_EPOCH.checked_add(Duration::from_secs(head.checked))?,
+            bytes: bytes.slice(line + 1..),
+        })
+    }
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct ListHead {
+    media_type: String,
+    link: Option<String>,
+    filters_applied: Option<String>,
+    checked: u64,
+}
+
+/// When a file was last written: the recency of content whose index was lost.
+pub(super) fn modified(metadata: &fs::Metadata) -> SystemTime {
+    metadata.modified().unwrap_or(UNIX_EPOCH)
+}
+
+fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len().min(RECORD_LIMIT)).unwrap_or(0));
+    file.take(RECORD_LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
