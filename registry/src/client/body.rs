@@ -12,7 +12,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Response, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ClientError;
 use super::exchange::Caller;
@@ -108,8 +108,10 @@ pub struct BlobBody {
     etag: Option<HeaderValue>,
     /// The endpoints still worth asking, the next one first.
     order: Vec<usize>,
-    /// How often it was tried to go on since the last byte.
+    /// How often it was tried to go on since the last byte, and when it is to be tried again. Kept here, so that a
+    /// caller who drops [`BlobBody::chunk`] now and then does not start the wait over.
     tried: u32,
+    due: Option<Instant>,
     /// When the last byte came.
     progress: Instant,
     /// Why it broke, and whether that is the end of it.
@@ -154,6 +156,7 @@ impl BlobBody {
                         reply: Some(Reply::new(opened)),
                         order,
                         tried: 0,
+                        due: None,
                         progress: Instant::now(),
                         last: Failure::Broken("nothing came".to_owned()),
                         over: false,
@@ -268,14 +271,14 @@ impl BlobBody {
         let deadline = self.progress + upstream.settings.resume_for;
         loop {
             let now = Instant::now();
+            let due = *self.due.get_or_insert_with(|| now + pause(self.tried, rand::random()));
             let limited = upstream.limit.left(now).unwrap_or_default();
-            let next = now + limited.max(pause(self.tried, rand::random()));
+            let next = due.max(now + limited);
             if next >= deadline {
                 let limited = (!limited.is_zero()).then_some(Failure::RateLimited(limited));
                 return Err(self.give_up(limited.unwrap_or_else(|| self.last.clone())));
             }
-            sleep(next - now).await;
-            self.tried += 1;
+            sleep_until(next).await;
             let turn = self.order.iter().find_map(|index| Turn::admit(&upstream, *index));
             let turn = turn.or_else(|| self.order.first().map(|index| Turn::insist(&upstream, *index)));
             let Some(turn) = turn else { return Err(self.give_up(self.last.clone())) };
@@ -290,6 +293,8 @@ impl BlobBody {
                 total => Err(Failure::invalid(RangeError::Changed(self.total, total))),
             });
             turn.settle(opened.as_ref().err());
+            self.tried += 1;
+            self.due = None;
             match opened {
                 Ok(opened) => {
                     bring_forward(&mut self.order, index);

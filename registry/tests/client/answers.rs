@@ -1,0 +1,112 @@
+//! Manifests and lists that are not what they should be.
+
+use std::time::Duration;
+
+use pierhead_registry::client::{ClientError, ListKind};
+use pierhead_registry::oci::{Algorithm, Digest, Reference, media_type};
+
+use crate::fake::{Fake, Step, answer, head};
+use crate::{client, digest, repository, settings, team};
+
+#[tokio::test]
+async fn a_manifest_is_what_it_hashes_to() {
+    let fake = Fake::start(|_, _| answer(200, &[], b"{}")).await;
+    let repository_of = repository(&[fake.url()]);
+    let wrong = Reference::Digest(digest(b"something else"));
+    assert!(matches!(repository_of.get_manifest(&wrong, &[]).await, Err(ClientError::Invalid { .. })));
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let right = Digest::of(algorithm, b"{}");
+        let fetched = repository_of.get_manifest(&Reference::Digest(right), &[]).await.unwrap();
+        assert_eq!((fetched.digest, fetched.media_type.as_str()), (right, media_type::OCI_MANIFEST));
+    }
+
+    let liar = format!("Docker-Content-Digest: {}", digest(b"something else"));
+    let fake = Fake::start(move |_, _| answer(200, &[&liar], b"{}")).await;
+    let repository_of = repository(&[fake.url()]);
+    let latest = "latest".parse().unwrap();
+    assert!(matches!(repository_of.get_manifest(&latest, &[]).await, Err(ClientError::Invalid { .. })));
+    let head = repository_of.head_manifest(&Reference::Digest(digest(b"{}")), &[]).await;
+    assert!(matches!(head, Err(ClientError::Invalid { .. })));
+}
+
+#[tokio::test]
+async fn a_wrong_manifest_is_asked_for_elsewhere() {
+    let liar = Fake::start(|_, _| answer(200, &[], b"[]")).await;
+    let good = Fake::start(|_, _| answer(200, &["Content-Type: application/vnd.x+json; charset=utf-8"], b"{}")).await;
+    let reference = Reference::Digest(digest(b"{}"));
+    let fetched = repository(&[liar.url(), good.url()]).get_manifest(&reference, &[]).await.unwrap();
+    assert_eq!((fetched.media_type.as_str(), &fetched.bytes[..]), ("application/vnd.x+json", &b"{}"[..]));
+    assert_eq!(liar.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn where_head_is_not_allowed_get_is_asked() {
+    let fake = Fake::start(|seen, _| match seen.method.as_str() {
+        "HEAD" => vec![head(405, &[])],
+        _ => answer(200, &["Content-Type: application/vnd.x+json"], b"{}"),
+    })
+    .await;
+    let info = repository(&[fake.url()]).head_manifest(&"latest".parse().unwrap(), &["a/b".to_owned()]).await.unwrap();
+    assert_eq!((info.digest, info.size), (Some(digest(b"{}")), Some(2)));
+    assert_eq!(info.media_type, "application/vnd.x+json");
+    assert_eq!(fake.seen()[1].header("accept"), Some("a/b"));
+}
+
+#[tokio::test]
+async fn large_answers_are_not_read_to_the_end() {
+    let announced = Fake::start(|_, _| vec![head(200, &["Content-Length: 999999999"]), Step::Hang]).await;
+    let endless = Fake::start(|_, _| vec![head(200, &[]), Step::Endless(vec![b' '; 4096])]).await;
+    for fake in [announced, endless] {
+        let repository = repository(&[fake.url()]);
+        let manifest = repository.get_manifest(&"latest".parse().unwrap(), &[]).await;
+        assert!(matches!(manifest, Err(ClientError::Invalid { .. })));
+        let list = repository.get_list(&ListKind::Tags, None).await;
+        assert!(matches!(list, Err(ClientError::Invalid { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_dripping_manifest_is_given_up() {
+    let pause = Duration::from_millis(20);
+    let fake =
+        Fake::start(move |_, _| vec![head(200, &["Content-Length: 9999"]), Step::Drip(vec![b' '; 9999], pause)]).await;
+    let mut impatient = settings(&[fake.url()]);
+    (impatient.first_byte_timeout, impatient.idle_timeout) = (Duration::from_millis(50), Duration::from_millis(50));
+    impatient.retries = 0;
+    let error = team(&client(impatient)).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn encodings_are_refused() {
+    let fake = Fake::start(|_, _| answer(200, &["Content-Encoding: gzip"], b"\x1f\x8b")).await;
+    let error = repository(&[fake.url()]).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Invalid { .. }), "{error}");
+    assert_eq!(fake.seen()[0].header("accept-encoding"), Some("identity"));
+}
+
+#[tokio::test]
+async fn lists_keep_their_paging() {
+    let lines = [
+        "Content-Type: application/vnd.oci.image.index.v1+json",
+        "Link: </v2/x?n=1>; rel=\"next\"",
+        "OCI-Filters-Applied: artifactType",
+    ];
+    let fake = Fake::start(move |_, _| answer(200, &lines, b"{}")).await;
+    let kind = ListKind::Referrers(digest(b"x"));
+    let list = repository(&[fake.url()]).get_list(&kind, Some("artifactType=a%2Fb&n=2")).await.unwrap();
+    assert_eq!(list.link.as_deref(), Some("</v2/x?n=1>; rel=\"next\""));
+    assert_eq!(list.filters_applied.as_deref(), Some("artifactType"));
+    assert_eq!(list.media_type, media_type::OCI_INDEX);
+    let target = format!("/v2/team/app/referrers/{}?artifactType=a%2Fb&n=2", digest(b"x"));
+    assert_eq!(fake.seen()[0].target, target);
+}
+
+#[tokio::test]
+async fn a_base_path_is_kept() {
+    let fake = Fake::start(|_, _| answer(404, &[], b"")).await;
+    let base = fake.url().join("/artifactory/docker/").unwrap();
+    assert!(repository(&[base]).head_manifest(&"v1".parse().unwrap(), &[]).await.is_err());
+    assert_eq!(fake.seen()[0].target, "/artifactory/docker/v2/team/app/manifests/v1");
+    assert!(fake.seen()[0].header("accept").unwrap().contains(media_type::DOCKER_LIST));
+}

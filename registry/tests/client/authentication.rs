@@ -1,0 +1,217 @@
+//! Challenges, tokens, and who gets to see a password.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use pierhead_registry::client::ClientError;
+
+use crate::fake::{Fake, Seen, Step, answer, head};
+use crate::{client, digest, login, settings, silent_about, team};
+
+/// An answer to a HEAD of a blob of seven bytes.
+fn seven() -> Vec<Step> {
+    vec![head(200, &["Content-Length: 7"])]
+}
+
+/// A registry that wants a token from `realm` (`@SELF@` is its own address), and accepts what `accepts` accepts.
+async fn bearer_registry(
+    realm: &'static str,
+    token: impl Fn(&Seen, usize) -> Vec<Step> + Send + Sync + 'static,
+    accepts: impl Fn(&str) -> bool + Send + Sync + 'static,
+) -> Fake {
+    let issued = AtomicUsize::new(0);
+    Fake::start(move |seen, _| {
+        if seen.target.starts_with("/token") {
+            return token(seen, issued.fetch_add(1, Ordering::SeqCst));
+        }
+        match seen.header("authorization") {
+            Some(shown) if accepts(shown) => seven(),
+            _ => {
+                let realm = realm.replace("@SELF@", &format!("http://{}", seen.header("host").unwrap()));
+                let challenge = format!(r#"WWW-Authenticate: Bearer realm="{realm}",service="some service",scope="x""#);
+                answer(401, &["WWW-Authenticate: Negotiate", &challenge], b"")
+            }
+        }
+    })
+    .await
+}
+
+fn token_requests(fake: &Fake) -> Vec<Seen> {
+    fake.seen().into_iter().filter(|seen| seen.target.starts_with("/token")).collect()
+}
+
+fn issues(seen: &Seen, number: usize) -> Vec<Step> {
+    let _ = seen;
+    answer(200, &[], format!(r#"{{"access_token":"t{number}","expires_in":300}}"#).as_bytes())
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_and_kept() {
+    let fake = bearer_registry("@SELF@/token?account=x", issues, |shown| shown == "Bearer t0").await;
+    let client = client(settings(&[fake.url()]));
+    for _ in 0..3 {
+        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), 7);
+    }
+    let asked = token_requests(&fake);
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].method, "GET");
+    let query = "/token?account=x&service=some+service&scope=repository%3Ateam%2Fapp%3Apull";
+    assert_eq!(asked[0].target, query);
+    assert_eq!(asked[0].header("authorization"), None, "anonymous");
+    // One challenge, one token, and from then on one request each.
+    assert_eq!(fake.seen().len(), 5);
+
+    // Another repository needs a token of its own, and knows already where to get it.
+    let other = client.repository(&"other".parse().unwrap(), None);
+    assert!(matches!(other.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    assert!(token_requests(&fake)[1].target.ends_with("scope=repository%3Aother%3Apull"));
+    assert_eq!(fake.seen().len(), 7);
+}
+
+#[tokio::test]
+async fn a_token_is_issued_to_its_caller() {
+    let secret = STANDARD.encode("alice:s3cret");
+    let expected = format!("Basic {secret}");
+    let token = move |seen: &Seen, _| {
+        if seen.header("authorization") == Some(&expected) {
+            answer(200, &[], br#"{"token":"hers"}"#)
+        } else if seen.header("authorization").is_some() {
+            answer(401, &[], b"")
+        } else {
+            answer(200, &[], br#"{"token":"anybodys"}"#)
+        }
+    };
+    let fake = bearer_registry("@SELF@/token", token, |shown| shown == "Bearer hers").await;
+    let client = client(settings(&[fake.url()]));
+    let name = "team/app".parse().unwrap();
+    let alice = client.repository(&name, Some(&login("alice", "s3cret")));
+    assert_eq!(alice.head_blob(&digest(b"x")).await.unwrap(), 7);
+    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    let mallory = client.repository(&name, Some(&login("alice", "guess")));
+    assert!(matches!(mallory.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    let toward_registry = fake.seen().into_iter().filter(|seen| !seen.target.starts_with("/token"));
+    for seen in toward_registry {
+        assert!(!seen.header("authorization").unwrap_or_default().starts_with("Basic"), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_is_refreshed_once() {
+    let good = Arc::new(AtomicUsize::new(0));
+    let accepted = Arc::clone(&good);
+    let fake = bearer_registry("@SELF@/token", issues, move |shown| {
+        shown == format!("Bearer t{}", accepted.load(Ordering::SeqCst))
+    })
+    .await;
+    let client = client(settings(&[fake.url()]));
+    assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+    good.store(1, Ordering::SeqCst);
+    assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+    assert_eq!(token_requests(&fake).len(), 2);
+    good.store(usize::MAX, Ordering::SeqCst);
+    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    assert_eq!(token_requests(&fake).len(), 3);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires() {
+    let short = |_: &Seen, number| answer(200, &[], format!(r#"{{"token":"t{number}","expires_in":1}}"#).as_bytes());
+    let fake = bearer_registry("@SELF@/token", short, |_| true).await;
+    let client = client(settings(&[fake.url()]));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while token_requests(&fake).len() < 2 {
+        assert!(Instant::now() < deadline, "the token was never renewed");
+        assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = fake.seen().iter().filter(|seen| seen.header("authorization").is_none()).count();
+    assert_eq!(refused, 3, "one challenge and two token requests");
+}
+
+#[tokio::test]
+async fn many_callers_share_one_token_request() {
+    let fake = bearer_registry("@SELF@/token", issues, |shown| shown == "Bearer t0").await;
+    let client = client(settings(&[fake.url()]));
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let repository = team(&client);
+            tokio::spawn(async move { repository.head_blob(&digest(b"x")).await })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap(), 7);
+    }
+    assert_eq!(token_requests(&fake).len(), 1);
+}
+
+#[tokio::test]
+async fn a_hostile_realm_is_never_contacted() {
+    let thief = Fake::start(|_, _| answer(200, &[], br#"{"token":"t0"}"#)).await;
+    // The same machine by another name: for the client, another host.
+    let realm = thief.on("localhost").join("/token").unwrap().to_string();
+    let challenge = format!(r#"WWW-Authenticate: Bearer realm="{realm}",service="s""#);
+    let fake = Fake::start(move |_, _| answer(401, &[&challenge, "WWW-Authenticate: Basic realm=\"x\""], b"")).await;
+    let mut with_password = settings(&[fake.url()]);
+    with_password.credential = Some(login("alice", "s3cret"));
+    let error = team(&client(with_password.clone())).head_blob(&digest(b"x")).await.unwrap_err();
+    assert!(matches!(error, ClientError::Invalid { .. }), "{error}");
+    silent_about(&error, &["alice", "s3cret"]);
+    assert!(thief.seen().is_empty());
+    assert!(fake.seen().iter().all(|seen| seen.header("authorization").is_none()));
+
+    // Unless the configuration knows it.
+    with_password.realms = vec!["localhost".to_owned()];
+    assert!(team(&client(with_password)).head_blob(&digest(b"x")).await.is_err());
+    assert_eq!(thief.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn token_services_that_fail() {
+    type Script = fn(&Seen, usize) -> Vec<Step>;
+    let denied: Script = |_, _| answer(403, &[], b"");
+    let redirects: Script = |_, _| answer(302, &["Location: http://localhost:9/token?secret=1"], b"");
+    let endless: Script = |_, _| vec![head(200, &[]), Step::Endless(vec![b'x'; 4096])];
+    let gibberish: Script = |_, _| answer(200, &[], b"secret");
+    for (script, what) in [(denied, "denied"), (redirects, "redirects"), (endless, "endless"), (gibberish, "gibberish")]
+    {
+        let fake = bearer_registry("@SELF@/token", script, |_| true).await;
+        let error = team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x")).await.unwrap_err();
+        let expected = match error {
+            ClientError::Forbidden { .. } => what == "denied",
+            ClientError::Invalid { .. } => what != "denied",
+            _ => false,
+        };
+        assert!(expected, "{what}: {error}");
+        silent_about(&error, &["secret"]);
+        assert_eq!(token_requests(&fake).len(), 1, "{what}");
+    }
+    let twice_broken: Script = |seen, number| if number < 2 { answer(503, &[], b"") } else { issues(seen, 0) };
+    let fake = bearer_registry("@SELF@/token", twice_broken, |shown| shown == "Bearer t0").await;
+    assert_eq!(team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x")).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_registry_may_change_its_mind() {
+    // Tokens at first, then the token service is gone and everything is public.
+    let public = Arc::new(AtomicUsize::new(0));
+    let state = Arc::clone(&public);
+    let fake = Fake::start(move |seen, _| match (seen.target.starts_with("/token"), state.load(Ordering::SeqCst)) {
+        (true, 0) => answer(200, &[], br#"{"token":"t","expires_in":1}"#),
+        (true, _) => answer(404, &[], b""),
+        (false, 0) if seen.header("authorization").is_none() => {
+            let host = seen.header("host").unwrap();
+            answer(401, &[&format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\"")], b"")
+        }
+        (false, _) => seven(),
+    })
+    .await;
+    let client = client(settings(&[fake.url()]));
+    assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+    public.store(1, Ordering::SeqCst);
+    let other = client.repository(&"other".parse().unwrap(), None);
+    assert!(matches!(other.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    assert!(other.head_blob(&digest(b"x")).await.is_ok());
+}

@@ -1,0 +1,277 @@
+//! Bodies of blobs that break, lie or linger.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pierhead_registry::client::{Client, ClientError};
+
+use crate::fake::{Fake, Seen, Step, answer, blob, head};
+use crate::{Watch, client, content, digest, drain, repository, settings, team};
+
+#[tokio::test]
+async fn reset_at_half_is_resumed_where_it_stopped() {
+    let bytes = content(100_000);
+    let body = bytes.clone();
+    let fake = Fake::start(move |seen, number| blob(seen, &body, if number < 2 { 30_000 } else { usize::MAX })).await;
+    let watch = Arc::new(Watch::default());
+    let client = Client::new(settings(&[fake.url()]), watch.clone()).unwrap();
+    let mut body = team(&client).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    assert!(drain(&mut body).await.unwrap() == bytes);
+    let ranges: Vec<_> = fake.seen().iter().map(|seen| seen.header("range").map(str::to_owned)).collect();
+    assert_eq!(ranges, [None, Some("bytes=30000-".to_owned()), Some("bytes=60000-".to_owned())]);
+    assert_eq!(fake.seen()[1].header("if-range"), Some("\"strong\""));
+    assert_eq!(watch.bytes.load(std::sync::atomic::Ordering::SeqCst), 100_000, "each byte came once");
+}
+
+#[tokio::test]
+async fn a_part_is_resumed_up_to_its_end() {
+    let bytes = content(1000);
+    let fake = Fake::start(move |seen, number| {
+        let (from, end) = (seen.from(), 900);
+        let part = &bytes[from..end];
+        let range = format!("Content-Range: bytes {from}-{}/1000", end - 1);
+        let length = format!("Content-Length: {}", part.len());
+        let sent = if number == 0 { 100 } else { part.len() };
+        vec![head(206, &[&range, &length]), Step::Send(part[..sent].to_vec())]
+    })
+    .await;
+    let mut body = repository(&[fake.url()]).get_blob(&digest(b"x"), 200, Some(900), &[]).await.unwrap();
+    assert!(drain(&mut body).await.unwrap() == content(1000)[200..900]);
+    assert_eq!(fake.seen()[1].header("range"), Some("bytes=300-899"));
+    assert_eq!(fake.seen()[1].header("if-range"), None, "there was no validator");
+}
+
+#[tokio::test]
+async fn a_broken_body_goes_on_at_the_next_endpoint() {
+    let bytes = content(100_000);
+    let (one, two) = (bytes.clone(), bytes.clone());
+    let failing = Fake::start(move |seen, number| match number {
+        0 => blob(seen, &one, 40_000),
+        _ => answer(500, &[], b""),
+    })
+    .await;
+    let good = Fake::start(move |seen, _| blob(seen, &two, usize::MAX)).await;
+    let repository = repository(&[failing.url(), good.url()]);
+    let mut body = repository.get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    assert_eq!(body.endpoint(), 0);
+    assert!(drain(&mut body).await.unwrap() == bytes);
+    assert_eq!(body.endpoint(), 1);
+    assert_eq!(good.seen().len(), 1);
+    assert_eq!(good.seen()[0].header("range"), Some("bytes=40000-"));
+    assert_eq!(good.seen()[0].header("if-range"), None, "the validator is another server's");
+}
+
+#[tokio::test]
+async fn a_resume_answered_from_the_start_is_skipped_over() {
+    let bytes = content(100_000);
+    let body = bytes.clone();
+    let fake = Fake::start(move |_, number| {
+        let mut steps = answer(200, &[], &body);
+        if number == 0 {
+            steps[1] = Step::Send(body[..30_000].to_vec());
+        }
+        steps
+    })
+    .await;
+    let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    assert!(!body.ranges());
+    assert!(drain(&mut body).await.unwrap() == bytes);
+    assert_eq!(fake.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_range_that_is_ignored() {
+    let bytes = content(1000);
+    let body = bytes.clone();
+    let fake = Fake::start(move |_, _| answer(200, &[], &body)).await;
+    let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 100, Some(200), &[]).await.unwrap();
+    assert_eq!((body.start(), body.total()), (0, 1000));
+    assert!(drain(&mut body).await.unwrap() == bytes[..200]);
+}
+
+#[tokio::test]
+async fn a_short_body_is_never_taken_for_whole() {
+    let bytes = content(1000);
+    let fake =
+        Fake::start(move |_, _| vec![head(200, &["Content-Length: 1000"]), Step::Send(bytes[..999].to_vec())]).await;
+    let mut short = settings(&[fake.url()]);
+    short.resume_for = Duration::from_millis(300);
+    let mut body = team(&client(short)).get_blob(&digest(b"x"), 0, None, &[]).await.unwrap();
+    let mut got = 0;
+    let error = loop {
+        match body.chunk().await {
+            Ok(Some(piece)) => got += piece.len(),
+            Ok(None) => panic!("a short body ended as if whole"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(got, 999);
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+    assert!(body.chunk().await.is_err(), "and it stays broken");
+}
+
+#[tokio::test]
+async fn a_long_body_is_caught() {
+    let chunked = |body: &[u8]| {
+        let mut text = format!("{:x}\r\n", body.len()).into_bytes();
+        text.extend_from_slice(body);
+        text.extend_from_slice(b"\r\n");
+        text
+    };
+    // In one piece, and in a piece of its own after what looked like the end.
+    for pieces in [vec![chunked(&content(999))], vec![chunked(&content(998)), chunked(b"?")]] {
+        let script = move |_: &Seen, _| {
+            let lines = ["Transfer-Encoding: chunked", "Content-Range: bytes 2-999/1000"];
+            let mut steps = vec![head(206, &lines)];
+            steps.extend(pieces.iter().cloned().map(Step::Send));
+            steps.push(Step::Send(b"0\r\n\r\n".to_vec()));
+            steps
+        };
+        let fake = Fake::start(script).await;
+        let mut body = repository(&[fake.url()]).get_blob(&digest(b"x"), 2, None, &[]).await.unwrap();
+        let error = drain(&mut body).await.unwrap_err();
+        assert!(matches!(error, ClientError::Invalid { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn headers_that_cannot_be() {
+    for (status, lines) in [
+        (206, vec!["Content-Length: 990", "Content-Range: bytes 11-1000/1001"]),
+        (206, vec!["Content-Length: 990", "Content-Range: bytes 10-998/1000"]),
+        (206, vec!["Content-Length: 5", "Content-Range: bytes 10-999/1000"]),
+        (206, vec!["Content-Length: 990", "Content-Range: bytes 10-999/*"]),
+        (206, vec!["Content-Length: 990"]),
+        (206, vec!["Content-Length: 990", "Content-Type: multipart/byteranges; boundary=x"]),
+        (416, vec!["Content-Length: 0", "Content-Range: bytes */5"]),
+        (200, vec!["Content-Length: 5"]),
+        (200, vec!["Transfer-Encoding: chunked"]),
+        (204, vec![]),
+        (200, vec!["Content-Length: 1000", "Content-Encoding: gzip"]),
+    ] {
+        let sent = lines.clone();
+        let fake = Fake::start(move |_, _| vec![head(status, &sent), Step::Hang]).await;
+        let error = repository(&[fake.url()]).get_blob(&digest(b"x"), 10, None, &[]).await.unwrap_err();
+        assert!(matches!(error, ClientError::Invalid { .. }), "{lines:?}: {error}");
+        assert_eq!(fake.seen().len(), 1, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_changes_on_the_way_is_caught() {
+    let fake = Fake::start(|seen, number| match number {
+        0 => blob(seen, &content(1000), 500),
+        _ => blob(seen, &content(1001), usize::MAX),
+    })
+    .await;
+    let mut body = repository(&[fake.url()]).get_blob(&digest(b"x"), 0, None, &[]).await.unwrap();
+    let error = drain(&mut body).await.unwrap_err();
+    assert!(matches!(error, ClientError::Invalid { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_that_falls_silent_is_resumed() {
+    let bytes = content(1000);
+    let body = bytes.clone();
+    let fake = Fake::start(move |seen, number| {
+        let mut steps = blob(seen, &body, if number == 0 { 500 } else { usize::MAX });
+        if number == 0 {
+            steps.push(Step::Hang);
+        }
+        steps
+    })
+    .await;
+    let mut impatient = settings(&[fake.url()]);
+    impatient.idle_timeout = Duration::from_millis(200);
+    let mut body = team(&client(impatient)).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    assert!(drain(&mut body).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_slow_drip_is_no_failure() {
+    let bytes = content(40);
+    let body = bytes.clone();
+    let fake = Fake::start(move |_, _| {
+        vec![head(200, &["Content-Length: 40"]), Step::Drip(body.clone(), Duration::from_millis(20))]
+    })
+    .await;
+    let mut impatient = settings(&[fake.url()]);
+    impatient.idle_timeout = Duration::from_millis(400);
+    let begun = Instant::now();
+    let mut body = team(&client(impatient)).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    assert!(drain(&mut body).await.unwrap() == bytes);
+    assert!(begun.elapsed() > Duration::from_millis(400), "it took longer than the longest silence");
+    assert_eq!(fake.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_comes_back_is_found_again() {
+    let bytes = content(100_000);
+    let body = bytes.clone();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let first = Fake::start_at(address, {
+        let body = bytes.clone();
+        move |seen, _| blob(seen, &body, 50_000)
+    })
+    .await;
+    let mut body_of_blob = repository(&[first.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    let mut got = body_of_blob.chunk().await.unwrap().unwrap().to_vec();
+    drop(first);
+    let back = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Fake::start_at(address, move |seen, _| blob(seen, &body, usize::MAX)).await
+    });
+    // Connections are refused meanwhile, which opens the breaker; a body goes on trying all the same.
+    got.extend(drain(&mut body_of_blob).await.unwrap());
+    assert!(got == bytes);
+    assert_eq!(back.await.unwrap().seen()[0].header("range"), Some("bytes=50000-"));
+}
+
+#[tokio::test]
+async fn no_more_bodies_than_connections() {
+    let fake = Fake::start(|_, _| vec![head(200, &["Content-Length: 10"]), Step::Hang]).await;
+    let mut narrow = settings(&[fake.url()]);
+    narrow.connections = 2;
+    let repository = team(&client(narrow));
+    let digest = digest(b"x");
+    let first = repository.get_blob(&digest, 0, None, &[]).await.unwrap();
+    let _second = repository.get_blob(&digest, 0, None, &[]).await.unwrap();
+    let third = repository.get_blob(&digest, 0, None, &[]);
+    tokio::pin!(third);
+    assert!(tokio::time::timeout(Duration::from_millis(100), third.as_mut()).await.is_err());
+    assert_eq!(fake.seen().len(), 2);
+    drop(first);
+    assert!(third.await.is_ok());
+}
+
+#[tokio::test]
+async fn dropping_a_chunk_loses_nothing() {
+    let bytes = content(2000);
+    let body = bytes.clone();
+    let fake = Fake::start(move |seen, number| match number {
+        0 => blob(seen, &body, 1000),
+        _ => {
+            let steps = blob(seen, &body, usize::MAX).into_iter();
+            let slow = |step| match step {
+                Step::Send(bytes) => Step::Drip(bytes, Duration::from_micros(200)),
+                other => other,
+            };
+            steps.map(slow).collect()
+        }
+    })
+    .await;
+    let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    let mut got = Vec::new();
+    loop {
+        // Dropped at every await there is, the resumption included, which yet gets ahead now and then.
+        match tokio::time::timeout(Duration::from_millis(1 + got.len() as u64 % 7 + 150), body.chunk()).await {
+            Ok(Ok(Some(piece))) => got.extend_from_slice(&piece),
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(_) => {}
+        }
+    }
+    assert!(got == bytes);
+}

@@ -1,0 +1,128 @@
+//! Several addresses, dead ones among them.
+
+use std::time::{Duration, Instant};
+
+use pierhead_registry::client::ClientError;
+use url::Url;
+
+use crate::fake::{Fake, Step, answer, head};
+use crate::{client, content, digest, drain, repository, settings, team};
+
+/// An address where connections are refused.
+fn refused() -> Url {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap()
+}
+
+#[tokio::test]
+async fn a_dead_first_endpoint_costs_one_time_out() {
+    let silent = Fake::start(|_, _| vec![Step::Hang]).await;
+    let good = Fake::start(|_, _| vec![head(200, &["Content-Length: 7"])]).await;
+    let mut two = settings(&[silent.url(), good.url()]);
+    (two.connect_timeout, two.first_byte_timeout) = (Duration::from_millis(100), Duration::from_millis(200));
+    let client = client(two);
+    for _ in 0..5 {
+        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), 7);
+    }
+    assert_eq!((silent.seen().len(), good.seen().len()), (1, 5));
+    assert!(client.available());
+    assert_eq!(client.endpoints(), 2);
+}
+
+#[tokio::test]
+async fn with_all_dead_nobody_waits() {
+    let silent = Fake::start(|_, _| vec![Step::Hang]).await;
+    let mut dead = settings(&[silent.url(), refused()]);
+    (dead.connect_timeout, dead.first_byte_timeout) = (Duration::from_millis(100), Duration::from_millis(200));
+    dead.retries = 10;
+    let client = client(dead);
+    assert!(client.available());
+    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+    assert!(!client.available());
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+    }
+    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert_eq!(silent.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn after_the_cool_down_one_probe_finds_out() {
+    let fake = Fake::start(|_, number| if number == 0 { vec![Step::Hang] } else { answer(404, &[], b"") }).await;
+    let mut short = settings(&[fake.url()]);
+    (short.connect_timeout, short.first_byte_timeout) = (Duration::from_millis(100), Duration::from_millis(200));
+    short.cool_down = Duration::from_millis(300);
+    let client = client(short);
+    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !client.available() {
+        assert!(Instant::now() < deadline, "it never became available again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fake.seen().len(), 1, "nobody asked meanwhile");
+    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::NotFound { .. })));
+    assert!(client.available());
+}
+
+#[tokio::test]
+async fn failures_are_tried_again_and_answers_are_not() {
+    for (first, retried) in
+        [(500, true), (503, true), (408, true), (404, false), (401, false), (403, false), (400, false)]
+    {
+        let script = move |_: &_, number| if number < 2 { answer(first, &[], b"") } else { answer(200, &[], b"{}") };
+        let fake = Fake::start(script).await;
+        let result = repository(&[fake.url()]).get_manifest(&"latest".parse().unwrap(), &[]).await;
+        assert_eq!((result.is_ok(), fake.seen().len()), (retried, if retried { 3 } else { 1 }), "{first}");
+    }
+    let broken = Fake::start(|_, _| answer(502, &[], b"")).await;
+    let error = repository(&[broken.url()]).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+    assert_eq!(broken.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn the_first_endpoint_that_answers_decides() {
+    let first = Fake::start(|_, _| answer(404, &[], b"")).await;
+    let second = Fake::start(|_, _| answer(200, &[], b"{}")).await;
+    let result = repository(&[first.url(), second.url()]).get_manifest(&"latest".parse().unwrap(), &[]).await;
+    assert!(matches!(result, Err(ClientError::NotFound { .. })));
+    assert!(second.seen().is_empty());
+}
+
+#[tokio::test]
+async fn avoided_endpoints_are_asked_last() {
+    let bytes = content(10);
+    let (one, two) = (bytes.clone(), bytes.clone());
+    let first = Fake::start(move |_, _| answer(200, &[], &one)).await;
+    let second =
+        Fake::start(move |_, number| if number == 0 { answer(200, &[], &two) } else { answer(500, &[], b"") }).await;
+    let repository = repository(&[first.url(), second.url()]);
+    for expected in [1, 0] {
+        let mut body = repository.get_blob(&digest(&bytes), 0, None, &[0]).await.unwrap();
+        assert_eq!(body.endpoint(), expected);
+        assert!(drain(&mut body).await.unwrap() == bytes);
+    }
+}
+
+#[tokio::test]
+async fn headers_that_never_end() {
+    let mut long = b"HTTP/1.1 200 OK\r\n".to_vec();
+    long.extend_from_slice(b"X-Filler: ");
+    let script = move |_: &_, _| vec![Step::Send(long.clone()), Step::Endless(vec![b'x'; 4096])];
+    let endless = Fake::start(script).await;
+    let mut once = settings(&[endless.url()]);
+    once.retries = 0;
+    let error = team(&client(once)).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+
+    let drip = Fake::start(|_, _| vec![Step::Drip(vec![b'x'; 10_000], Duration::from_millis(10))]).await;
+    let mut impatient = settings(&[drip.url()]);
+    (impatient.connect_timeout, impatient.first_byte_timeout) =
+        (Duration::from_millis(100), Duration::from_millis(200));
+    impatient.retries = 0;
+    let begun = Instant::now();
+    let error = team(&client(impatient)).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}

@@ -1,0 +1,107 @@
+//! The registry client against Debian's docker-registry, and against upstreams that misbehave.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helping functions too")]
+
+mod answers;
+mod authentication;
+mod bodies;
+mod endpoints;
+mod fake;
+mod limits;
+mod real;
+mod redirects;
+mod registry;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pierhead_registry::client::{
+    BlobBody, Client, ClientError, Credential, EndpointSettings, Observer, Repository, Settings,
+};
+use pierhead_registry::oci::{Algorithm, Digest};
+use url::Url;
+
+/// What was observed.
+#[derive(Default)]
+struct Watch {
+    statuses: Mutex<Vec<Option<u16>>>,
+    bytes: AtomicU64,
+    left: AtomicU64,
+}
+
+impl Observer for Watch {
+    fn request(&self, status: Option<u16>, _elapsed: Duration) {
+        self.statuses.lock().unwrap().push(status);
+    }
+
+    fn received(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    fn rate_limit_remaining(&self, left: u64) {
+        self.left.store(left, Ordering::SeqCst);
+    }
+}
+
+/// Settings with limits short enough for tests.
+fn settings(urls: &[Url]) -> Settings {
+    let endpoint = |url: &Url| EndpointSettings { url: url.clone(), ca: None, client_certificate: None };
+    Settings {
+        name: "registry.test".to_owned(),
+        endpoints: urls.iter().map(endpoint).collect(),
+        credential: None,
+        realms: Vec::new(),
+        connect_timeout: Duration::from_secs(5),
+        first_byte_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(5),
+        retries: 2,
+        resume_for: Duration::from_secs(10),
+        cool_down: Duration::from_secs(30),
+        connections: 8,
+        max_manifest_size: 64 * 1024,
+    }
+}
+
+fn login(username: &str, password: &str) -> Credential {
+    Credential { username: username.to_owned(), password: password.to_owned() }
+}
+
+fn client(settings: Settings) -> Client {
+    Client::new(settings, Arc::new(Watch::default())).unwrap()
+}
+
+fn team(client: &Client) -> Repository {
+    client.repository(&"team/app".parse().unwrap(), None)
+}
+
+/// The repository `team/app` at these addresses.
+fn repository(urls: &[Url]) -> Repository {
+    team(&client(settings(urls)))
+}
+
+/// Bytes that differ from place to place.
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, bytes)
+}
+
+/// Reads a body to its end.
+async fn drain(body: &mut BlobBody) -> Result<Vec<u8>, ClientError> {
+    let mut all = Vec::new();
+    while let Some(piece) = body.chunk().await? {
+        all.extend_from_slice(&piece);
+    }
+    Ok(all)
+}
+
+/// Nothing that was secret stands in the error, whichever way it is printed.
+fn silent_about(error: &ClientError, secrets: &[&str]) {
+    let text = format!("{error} {error:?}");
+    for secret in secrets {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
