@@ -11,7 +11,7 @@ use serde_yaml::{Mapping, Value};
 use crate::field::{Context, Field};
 
 /// How alike an unknown and a known key must be for the one to be taken for the other.
-const ALIKE: f64 = 0.85;
+const ALIKE: f64 = 0.6;
 
 /// A section and where it stands. [`Section::finish`] ends it.
 pub(crate) struct Section<'a> {
@@ -119,7 +119,7 @@ impl<'a> Section<'a> {
 
 /// The known key that was probably meant.
 fn nearest(written: &str, known: &[&'static str]) -> Option<&'static str> {
-    let likeness = |key: &&str| strsim::jaro_winkler(&written.to_lowercase().replace('-', "_"), key);
+    let likeness = |key: &&str| strsim::normalized_damerau_levenshtein(&written.to_lowercase().replace('-', "_"), key);
     let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(&best) >= ALIKE).then_some(best)
 }
@@ -138,6 +138,8 @@ mod tests {
             ("Name", Some("name")),
             ("host", Some("hosts")),
             ("maxsize", Some("max_size")),
+            ("nmae", Some("name")),
+            ("registry", None),
             ("zzz", None),
             ("", None),
         ] {
