@@ -37,10 +37,11 @@ impl Edge {
             Authorisation::Fresh if held => Right::Known,
             Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
             _ if scope.offline => return Err(Refusal::Offline(Thing::Blob).into()),
-            // Nobody has any of its bytes: upstream's sending them is its yes.
-            Authorisation::Fresh if size.is_none() && !head => {
+            // The cache asks upstream when it opens what this repository is not known to hold, or fetches it, which
+            // comes to the same.
+            Authorisation::Fresh if !head => {
                 self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
-                Right::ByFetching
+                Right::ByOpening
             }
             Authorisation::AskElseKnown if held => match self.ask_blob(scope, digest).await {
                 Ok(_) => Right::Asked,
@@ -56,12 +57,12 @@ impl Edge {
             }
         };
         if let Some(size) = size
-            && (head || is_unchanged(headers, digest))
+            && (head || (right.is_established() && is_unchanged(headers, digest)))
         {
             return Ok(Served::new(Content::BlobHead(*digest, size), right.outcome(BlobState::Committed)));
         }
         if head {
-            // Held, yet of a size that no manifest told.
+            // Held, yet its bytes are gone, and their number with them.
             if scope.offline {
                 return Err(Refusal::Offline(Thing::Blob).into());
             }
@@ -146,18 +147,22 @@ enum Right {
     Asked,
     /// Upstream said so to this caller before, and cannot be asked.
     Stale,
-    /// Upstream will say so by sending it.
-    ByFetching,
+    /// Upstream will have said so when the blob is open.
+    ByOpening,
 }
 
 impl Right {
+    fn is_established(self) -> bool {
+        !matches!(self, Right::ByOpening)
+    }
+
     fn outcome(self, state: BlobState) -> Outcome {
         match (state, self) {
             (BlobState::Uncached, _) => Outcome::Bypass(BypassReason::Uncached),
             (BlobState::Filling, _) => Outcome::Miss,
-            (BlobState::Committed, Right::Asked) => Outcome::Revalidated,
+            (BlobState::Committed, Right::Asked | Right::ByOpening) => Outcome::Revalidated,
             (BlobState::Committed, Right::Stale) => Outcome::Stale(StaleReason::UpstreamFailed),
-            (BlobState::Committed, Right::Known | Right::ByFetching) => Outcome::Hit,
+            (BlobState::Committed, Right::Known) => Outcome::Hit,
         }
     }
 }

@@ -56,7 +56,7 @@ impl Edge {
             (Plan::Serve, Some(list)) => (list, Outcome::Hit),
             (Plan::Refuse, _) => return Err(Refusal::Offline(Thing::List).into()),
             (Plan::Check, Some(list)) => refresh(scope, flight, list, authorisation).await?,
-            _ => (flight.await?.map_err(|error| refused(scope, &error))?, Outcome::Miss),
+            _ => (flight.await?.map_err(|error| unknown(scope, &kind, &error))?, Outcome::Miss),
         };
         let link = list.link.as_deref().and_then(|link| rewrite_link(link, &kind, scope, addressed));
         Ok(Served::new(Content::List(list, link), outcome))
@@ -103,6 +103,17 @@ async fn refresh(
             Unconfirmed::ServeStale(reason) => Ok((known, Outcome::Stale(reason))),
             Unconfirmed::Forget | Unconfirmed::Refuse => Err(refused(scope, &error)),
         },
+    }
+}
+
+/// Why a list that was never seen cannot be had. Referrers have a second way, the tag `sha256-<hex>`, which clients go
+/// only after a 404; it may well be in the cache, and if it is not, they learn there that upstream fails.
+fn unknown(scope: &Scope, kind: &ListKind, error: &ClientError) -> Refused {
+    match kind {
+        ListKind::Referrers(_) if !error.is_answer() && scope.upstream.config.stale_if_error => {
+            Refused::new(Refusal::Offline(Thing::List), Outcome::Miss)
+        }
+        _ => refused(scope, error),
     }
 }
 

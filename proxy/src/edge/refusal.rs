@@ -61,7 +61,7 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     NotAcceptable(&'static str),
     /// Not here, and upstream may not be asked.
-    #[error("not in the cache, and the cache is offline")]
+    #[error("not in the cache, and the registry cannot be asked")]
     Offline(Thing),
     /// Upstream asks to be left alone.
     #[error("the registry limits the rate of requests")]

@@ -13,7 +13,7 @@ use http::header::{
     WARNING, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pierhead_registry::oci::{EndpointError, ErrorCode};
+use pierhead_registry::oci::{EndpointError, ErrorCode, NameError};
 use pingora_http::ResponseHeader;
 
 use super::body::Body;
@@ -256,8 +256,10 @@ fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
     match refusal {
         Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
         Refusal::Catalog => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+        Refusal::Path(EndpointError::Digest(_) | EndpointError::Reference(NameError::Digest(_))) => {
+            (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+        }
         Refusal::Path(EndpointError::Reference(_)) => (StatusCode::BAD_REQUEST, ErrorCode::TagInvalid),
-        Refusal::Path(EndpointError::Digest(_)) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
         Refusal::Path(EndpointError::TooLong) => (StatusCode::URI_TOO_LONG, ErrorCode::NameInvalid),
         Refusal::Path(EndpointError::Foreign | EndpointError::Unknown) => {
             (StatusCode::NOT_FOUND, ErrorCode::Unsupported)
