@@ -21,7 +21,7 @@ build: build-tools
 # In this order, whatever -j says: the quick checks come first.
 .NOTPARALLEL:
 
-test: check deny test-tools unit
+test: check deny unit
 
 check: build-tools fmt lint doc examples
 
@@ -37,11 +37,11 @@ doc:
 deny: cargo-tools
 	cargo deny --locked check licenses bans sources
 
-examples:
-	cargo build --locked --package pierhead
+examples: test-tools
+	cargo build --workspace --locked
 	config/examples/check.sh $(DEBUG)
 
-unit: cargo-tools
+unit: cargo-tools test-tools
 	cargo build --workspace --locked
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked
