@@ -48,7 +48,6 @@ const RULES: &[Rule] = &[
     Rule { name: "sea_orm", about: EVERYWHERE, except: &["origin/src/meta/"] },
     Rule { name: "serde_yaml", about: EVERYWHERE, except: &["config/src/"] },
     Rule { name: "reqwest", about: EVERYWHERE, except: &["registry/src/client/"] },
-    Rule { about: EVERYWHERE, except: &["proxy/src/admin/metrics.rs", "proxy/src/app.rs", "origin/src/"] },
     Rule { name: "axum", about: EVERYWHERE, except: &["proxy/src/admin/", "origin/src/api/"] },
 ];
 
