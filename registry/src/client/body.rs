@@ -132,9 +132,11 @@ impl BlobBody {
         if end.is_some_and(|end| end <= start) {
             return Err(Failure::invalid(RangeError::Beyond).into_error(upstream.name()));
         }
+        let mut attempts = Attempts::new(&upstream, avoid);
+        // A connection may be long in coming; that there is nothing to use it for can be told now.
+        attempts.check()?;
         let permit = Arc::clone(&upstream.connections).acquire_owned().await;
         let permit = permit.map_err(|_| Failure::Dead("shutting down".to_owned()).into_error(upstream.name()))?;
-        let mut attempts = Attempts::new(&upstream, avoid);
         loop {
             let turn = attempts.next().await?;
             match source.open(turn.index, start, end, None).await {
@@ -303,7 +305,7 @@ impl BlobBody {
                     self.reply = Some(Reply::new(opened));
                     return Ok(());
                 }
-                Err(failure @ (Failure::Dead(_) | Failure::Broken(_))) => {
+                Err(failure @ (Failure::Dead(_) | Failure::Astray(_) | Failure::Broken(_))) => {
                     // The next attempt is at the next endpoint.
                     self.order.retain(|other| *other != index);
                     self.order.push(index);
@@ -312,6 +314,9 @@ impl BlobBody {
                 Err(Failure::RateLimited(_)) => {}
                 Err(failure) => {
                     self.order.retain(|other| *other != index);
+                    if self.order.is_empty() {
+                        return Err(self.give_up(failure));
+                    }
                     self.last = failure;
                 }
             }

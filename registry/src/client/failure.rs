@@ -27,6 +27,10 @@ pub(super) enum Failure {
     /// Nobody there: no connection, or no header in time. Asking again here would only cost the same time again.
     #[error("{0}")]
     Dead(String),
+    /// The endpoint redirected to somebody who is not there. Asking it again now would cost the same time again, and
+    /// yet there is nothing wrong with the endpoint.
+    #[error("the redirect's target: {0}")]
+    Astray(String),
     /// Somebody is there, and could not: 5xx, a broken header, a broken body. May be better the next time.
     #[error("{0}")]
     Broken(String),
@@ -68,6 +72,14 @@ impl Failure {
         }
     }
 
+    /// The same, met at another host than the registry's own, after a redirect.
+    pub(super) fn abroad(self) -> Failure {
+        match self {
+            Failure::Dead(reason) => Failure::Astray(reason),
+            other => other,
+        }
+    }
+
     /// As the caller sees it.
     pub(super) fn into_error(self, registry: &str) -> ClientError {
         let registry = registry.to_owned();
@@ -76,6 +88,7 @@ impl Failure {
             Failure::Unauthorized => ClientError::Unauthorized { registry },
             Failure::Forbidden => ClientError::Forbidden { registry },
             Failure::RateLimited(retry_after) => ClientError::RateLimited { registry, retry_after },
+            Failure::Astray(_) => ClientError::Unavailable { registry, reason: self.to_string() },
             Failure::Dead(reason) | Failure::Broken(reason) => ClientError::Unavailable { registry, reason },
             Failure::Invalid(reason) => ClientError::Invalid { registry, reason },
         }

@@ -64,15 +64,28 @@ impl Attempts {
                     return Ok(turn);
                 }
             }
-            let now = Instant::now();
-            let hope = self.order.iter().any(|index| self.upstream.endpoints[*index].breaker.would_admit(now));
-            if !hope || self.round >= self.upstream.settings.retries {
-                return Err(self.last.clone().into_error(self.upstream.name()));
+            if self.round >= self.upstream.settings.retries || !self.hope(Instant::now()) {
+                return Err(self.exhausted());
             }
             sleep(pause(self.round, rand::random())).await;
             self.round += 1;
             self.position = 0;
         }
+    }
+
+    /// Fails at once when there is nobody to ask just now; for those who must wait for something else first.
+    pub(super) fn check(&self) -> Result<(), ClientError> {
+        let now = Instant::now();
+        self.upstream.check_limit(now)?;
+        if self.hope(now) { Ok(()) } else { Err(self.exhausted()) }
+    }
+
+    fn hope(&self, now: Instant) -> bool {
+        self.order.iter().any(|index| self.upstream.endpoints[*index].breaker.would_admit(now))
+    }
+
+    fn exhausted(&self) -> ClientError {
+        self.last.clone().into_error(self.upstream.name())
     }
 
     /// Takes note of a failure; it comes back when it is final.
@@ -83,7 +96,7 @@ impl Attempts {
             Failure::NotFound | Failure::Unauthorized | Failure::Forbidden | Failure::RateLimited(_) => {
                 return Err(failure.into_error(self.upstream.name()));
             }
-            Failure::Invalid(_) => {
+            Failure::Invalid(_) | Failure::Astray(_) => {
                 if let Some(at) = self.order.iter().position(|other| *other == index) {
                     self.order.remove(at);
                     // Always true, for it was asked.

@@ -64,7 +64,8 @@ impl Upstream {
         let mut foreign = false;
         loop {
             let Some(url) = visited.last() else { return Err(Failure::Invalid("no address".to_owned())) };
-            let response = self.request(client, &call.method, url, &headers).await?;
+            let result = self.request(client, &call.method, url, &headers).await;
+            let response = result.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
             let Some(target) = redirect(&response, url, &endpoint.url)? else {
                 return if is_identity(response.headers()) {
                     Ok(Answer { response, foreign })

@@ -1,7 +1,7 @@
 //! What all requests to one registry share, and the smallest thing done with it: one HTTP request, timed and reported.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
@@ -14,6 +14,8 @@ use super::failure::Failure;
 use super::limit::{self, RateLimit};
 use super::token::Tokens;
 use super::{BuildError, ClientError, Observer, Settings};
+
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// See the module.
 pub(super) struct Upstream {
@@ -34,6 +36,7 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Reads the files that the settings name. Contacts nobody.
     pub(super) fn new(settings: Settings, observer: Arc<dyn Observer>) -> Result<Upstream, BuildError> {
+        let settings = bounded(settings);
         let endpoints = settings.endpoints.iter().map(|endpoint| Endpoint::new(endpoint.clone(), &settings));
         Ok(Upstream {
             endpoints: endpoints.collect::<Result<_, _>>()?,
@@ -117,4 +120,18 @@ impl Upstream {
             Some(left) => Err(Failure::RateLimited(left).into_error(self.name())),
         }
     }
+}
+
+/// No time-out beyond a month, so that none overflows the clock.
+fn bounded(mut settings: Settings) -> Settings {
+    for time in [
+        &mut settings.connect_timeout,
+        &mut settings.first_byte_timeout,
+        &mut settings.idle_timeout,
+        &mut settings.resume_for,
+        &mut settings.cool_down,
+    ] {
+        *time = (*time).min(MONTH);
+    }
+    settings
 }

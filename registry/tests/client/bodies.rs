@@ -247,6 +247,22 @@ async fn no_more_bodies_than_connections() {
 }
 
 #[tokio::test]
+async fn who_cannot_be_served_does_not_wait_for_a_connection() {
+    let fake = Fake::start(|seen, number| match (seen.method.as_str(), number) {
+        ("HEAD", _) => answer(429, &["Retry-After: 60"], b""),
+        _ => vec![head(200, &["Content-Length: 10"]), Step::Hang],
+    })
+    .await;
+    let mut narrow = settings(&[fake.url()]);
+    narrow.connections = 1;
+    let repository = team(&client(narrow));
+    let _body = repository.get_blob(&digest(b"x"), 0, None, &[]).await.unwrap();
+    assert!(repository.head_blob(&digest(b"x")).await.is_err());
+    let error = repository.get_blob(&digest(b"x"), 0, None, &[]).await.unwrap_err();
+    assert!(matches!(error, ClientError::RateLimited { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn dropping_a_chunk_loses_nothing() {
     let bytes = content(2000);
     let body = bytes.clone();

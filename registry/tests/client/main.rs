@@ -8,9 +8,11 @@ mod bodies;
 mod endpoints;
 mod fake;
 mod limits;
+mod proxies;
 mod real;
 mod redirects;
 mod registry;
+mod secrets;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

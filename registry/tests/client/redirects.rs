@@ -126,7 +126,10 @@ async fn a_target_that_is_not_there() {
     drop(store);
     let location = format!("Location: {gone}?secret=1");
     let fake = Fake::start(move |_, _| answer(307, &[&location], b"")).await;
-    let error = repository(&[fake.url()]).get_blob(&digest(b"x"), 0, None, &[]).await.unwrap_err();
+    let client = client(settings(&[fake.url()]));
+    let error = team(&client).get_blob(&digest(b"x"), 0, None, &[]).await.unwrap_err();
     assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
     silent_about(&error, &["secret"]);
+    assert_eq!(fake.seen().len(), 1, "the same target again would be no better");
+    assert!(client.available(), "the registry itself is fine");
 }
