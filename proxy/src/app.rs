@@ -104,7 +104,7 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
 
     for listener in listeners {
         tracing::info!(listener = listener.name(), address = %listener.address(), "listening");
-        drain.spawn(listener.serve(Arc::clone(&edge), drain.clone(), Arc::clone(&metrics)));
+        tokio::spawn(listener.serve(Arc::clone(&edge), drain.clone(), Arc::clone(&metrics)));
     }
     tracing::info!(listener = "admin", address = %admin.address(), "listening");
     tokio::spawn(async move {
@@ -215,10 +215,11 @@ async fn leave(drain: &Drain, wait: Duration, limit: Duration) {
     tracing::info!(seconds = wait.as_secs_f64(), "stopping: no longer ready");
     tokio::time::sleep(wait).await;
     drain.advance(Phase::Draining);
-    tracing::info!(seconds = limit.as_secs_f64(), "stopping: no longer accepting, waiting for running requests");
+    let running = drain.running();
+    tracing::info!(running, seconds = limit.as_secs_f64(), "stopping: no longer accepting, waiting for requests");
     match drain.wait(limit).await {
         0 => tracing::info!("stopped"),
-        unfinished => tracing::warn!(unfinished, "stopped before all requests were finished"),
+        unfinished => tracing::warn!(unfinished, "stopped before all connections were finished"),
     }
 }
 

@@ -45,7 +45,7 @@ impl Logging {
 
     /// The access log.
     pub(crate) fn access_log(&self, enabled: bool) -> AccessLog {
-        AccessLog { writer: enabled.then(|| self.writer.clone()) }
+        if enabled { AccessLog { writer: Some(self.writer.clone()) } } else { AccessLog::off() }
     }
 }
 

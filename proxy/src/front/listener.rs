@@ -126,7 +126,7 @@ impl Listener {
                     continue;
                 }
             };
-            let connection = Connection { listener: Arc::clone(&self.name), peer, tls: self.tls.is_some() };
+            let connection = Connection { listener: Arc::clone(&self.name), peer };
             let (application, tls, limits) = (Arc::clone(application), self.tls.clone(), self.limits);
             let (open, own_drain) = (metrics.connection(&self.name), drain.clone());
             drain.spawn(async move {

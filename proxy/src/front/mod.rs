@@ -36,8 +36,6 @@ pub(crate) struct Connection {
     pub(crate) listener: Arc<str>,
     /// The client.
     pub(crate) peer: SocketAddr,
-    /// Whether it is encrypted.
-    pub(crate) tls: bool,
 }
 
 /// What may become of a connection after a request.
