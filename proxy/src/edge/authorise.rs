@@ -1,7 +1,7 @@
 //! Who may use this edge: users with bcrypt hashes, as in an htpasswd file.
 //!
-//! bcrypt is slow on purpose, so it runs on blocking threads, few at a time, and a verified login is remembered for a
-//! minute by a keyed hash. Failures are counted by client address and by user before the slow work is done: guessing
+//! bcrypt is slow on purpose, so it runs on blocking threads, few at a time, and a verified login is remembered for an
+//! hour by a keyed hash. Failures are counted by client address and by user before the slow work is done: guessing
 //! is slow, and cannot keep the processor busy. A user who is under attack from elsewhere still gets in with a login
 //! that was verified before. All of this memory is bounded.
 
@@ -22,8 +22,8 @@ use super::credential::{basic, fingerprint};
 use super::refusal::Refusal;
 use crate::admin::metrics::Metrics;
 
-/// How long a verified login is remembered. A changed password is found out after at most this.
-const REMEMBER: Duration = Duration::from_secs(60);
+/// How long a login is remembered after it was last used. Users change only with the configuration, and with it all of this.
+const REMEMBER: Duration = Duration::from_secs(3600);
 /// Failures are counted over this long.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Failures in a window after which an address must wait.
@@ -65,7 +65,7 @@ impl Users {
             decoy: hashes.values().next().cloned(),
             hashes,
             key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
-            verified: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBER).build(),
+            verified: Cache::builder().max_capacity(REMEMBERED).time_to_idle(REMEMBER).build(),
             failures: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
             hashing: Arc::new(Semaphore::new(PARALLEL)),
             metrics,

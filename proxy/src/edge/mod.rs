@@ -23,6 +23,8 @@ mod respond;
 mod route;
 mod scope;
 mod served;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -291,17 +293,5 @@ impl RequestIds {
         let mut id = String::with_capacity(16);
         let _ = write!(id, "{number:016x}");
         id
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::RequestIds;
-
-    #[test]
-    fn ids_differ() {
-        let ids = RequestIds::new();
-        let (one, two) = (ids.next(), ids.next());
-        assert!(one != two && one.len() == 16 && two.len() == 16);
     }
 }

@@ -30,7 +30,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const BYTES: HeaderValue = HeaderValue::from_static("bytes");
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"pierhead\", charset=\"UTF-8\"");
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"pierhead\"");
 const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 /// What a digest names never changes.
 const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000");
