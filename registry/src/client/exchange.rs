@@ -113,8 +113,12 @@ impl Upstream {
                 let key = TokenKey { realm, scope, credential };
                 let (upstream, wanted) = (Arc::clone(self), key.clone());
                 let fetched = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted).await }).await;
-                // Whatever went wrong may be because the endpoint has changed its mind: ask it anew the next time.
-                let token = fetched.inspect_err(|_| self.endpoints[index].set_scheme(None))?;
+                // Nothing was said about the caller, so the endpoint may have changed its mind: ask it anew the next time.
+                let token = fetched.inspect_err(|failure| {
+                    if !matches!(failure, Failure::Unauthorized | Failure::Forbidden | Failure::RateLimited(_)) {
+                        self.endpoints[index].set_scheme(None);
+                    }
+                })?;
                 Ok(Shown::Token(key, token))
             }
         }
@@ -143,7 +147,12 @@ impl Upstream {
         match status {
             StatusCode::OK => Token::parse(&self.read(response, ANSWER_LIMIT).await?, received),
             StatusCode::FORBIDDEN => Err(Failure::Forbidden),
-            StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Err(Failure::Unauthorized),
+            StatusCode::UNAUTHORIZED => Err(Failure::Unauthorized),
+            // Either of what was asked for, or of the service itself.
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
+                endpoint.set_scheme(None);
+                Err(Failure::Unauthorized)
+            }
             _ if status.is_server_error() => {
                 Err(Failure::Broken(format!("the token service answered {}", status.as_u16())))
             }

@@ -56,11 +56,11 @@ impl Failure {
         }
     }
 
-    /// From a status that is no success. `foreign`: sent by another host than the registry's own, after a redirect.
-    pub(super) fn status(status: StatusCode, foreign: bool) -> Failure {
+    /// From a status that is no success. `store`: sent by an object store that the registry redirected to.
+    pub(super) fn status(status: StatusCode, store: bool) -> Failure {
         match status {
             // An object store that refuses a presigned URL has nothing to say about the caller: the URL is too old.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if foreign => {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if store => {
                 Failure::Broken(format!("the redirect's target answered {}", status.as_u16()))
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Failure::NotFound,
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn sorts_statuses() {
         let broken = |text: &str| Failure::Broken(text.to_owned());
-        for (status, foreign, expected) in [
+        for (status, store, expected) in [
             (404, false, Failure::NotFound),
             (404, true, Failure::NotFound),
             (401, false, Failure::Unauthorized),
@@ -127,7 +127,7 @@ mod tests {
             (503, false, broken("status 503")),
             (418, false, Failure::Invalid("unexpected status 418".to_owned())),
         ] {
-            assert_eq!(Failure::status(StatusCode::from_u16(status).unwrap(), foreign), expected);
+            assert_eq!(Failure::status(StatusCode::from_u16(status).unwrap(), store), expected);
         }
     }
 }

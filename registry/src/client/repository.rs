@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, RANGE};
 use reqwest::{Method, Response, StatusCode};
+use serde::de::IgnoredAny;
 
 use super::body::BlobSource;
 use super::exchange::Caller;
@@ -93,7 +94,7 @@ impl Repository {
         let mut attempts = Attempts::new(&self.upstream, &[]);
         loop {
             let turn = attempts.next().await?;
-            match self.fetch(turn.index, &call).await {
+            match self.fetch(turn.index, &call).await.and_then(whole) {
                 Ok((headers, bytes)) => {
                     turn.settle(None);
                     return Ok(FetchedList {
@@ -209,19 +210,25 @@ fn info(response: &Response, reference: &Reference) -> Result<ManifestInfo, Fail
     Ok(ManifestInfo { digest, media_type, size: range::content_length(headers) })
 }
 
+/// Refuses a login page, and a body without a length that was cut short: where no digest tells, JSON does.
+fn whole(fetched: (HeaderMap, Bytes)) -> Result<(HeaderMap, Bytes), Failure> {
+    match serde_json::from_slice::<IgnoredAny>(&fetched.1) {
+        Ok(_) => Ok(fetched),
+        Err(_) => Err(Failure::Invalid("the body is no JSON".to_owned())),
+    }
+}
+
 /// Checks the bytes against all that is known of their digest.
-fn manifest((headers, bytes): (HeaderMap, Bytes), reference: &Reference) -> Result<FetchedManifest, Failure> {
-    let told = content_digest(&headers);
-    let digest = match (reference, told) {
-        (Reference::Digest(asked), _) => Digest::of(asked.algorithm(), &bytes),
-        // The algorithm that HEAD will tell of, so that the two can be compared.
-        (Reference::Tag(_), Some(told)) => Digest::of(told.algorithm(), &bytes),
-        (Reference::Tag(_), None) => Digest::of(Algorithm::Sha256, &bytes),
-    };
+fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Result<FetchedManifest, Failure> {
+    let told = content_digest(&fetched.0);
     let asked = match reference {
         Reference::Digest(asked) => Some(*asked),
         Reference::Tag(_) => None,
     };
+    let (headers, bytes) = if asked.or(told).is_some() { fetched } else { whole(fetched)? };
+    // By tag, the algorithm that HEAD will tell of, so that the two can be compared.
+    let algorithm = asked.or(told).map_or(Algorithm::Sha256, |digest| digest.algorithm());
+    let digest = Digest::of(algorithm, &bytes);
     let told = told.filter(|told| told.algorithm() == digest.algorithm());
     if asked.is_some_and(|asked| asked != digest) || told.is_some_and(|told| told != digest) {
         return Err(Failure::Invalid("the manifest does not hash to its digest".to_owned()));

@@ -117,19 +117,21 @@ pub(super) struct Turn {
     upstream: Arc<Upstream>,
     /// Which.
     pub(super) index: usize,
+    began: Instant,
     probe: bool,
 }
 
 impl Turn {
     /// If the endpoint's breaker lets it.
     pub(super) fn admit(upstream: &Arc<Upstream>, index: usize) -> Option<Turn> {
-        let leave = upstream.endpoints[index].breaker.admit(Instant::now())?;
-        Some(Turn { upstream: Arc::clone(upstream), index, probe: leave == Leave::Probe })
+        let began = Instant::now();
+        let leave = upstream.endpoints[index].breaker.admit(began)?;
+        Some(Turn { upstream: Arc::clone(upstream), index, began, probe: leave == Leave::Probe })
     }
 
     /// Even if it does not.
     pub(super) fn insist(upstream: &Arc<Upstream>, index: usize) -> Turn {
-        Turn { upstream: Arc::clone(upstream), index, probe: false }
+        Turn { upstream: Arc::clone(upstream), index, began: Instant::now(), probe: false }
     }
 
     /// Reports how it went (`None`: well).
@@ -138,15 +140,19 @@ impl Turn {
         let (registry, host) = (self.upstream.name(), endpoint.host());
         match failure {
             Some(Failure::Dead(reason)) => {
-                if endpoint.breaker.failed(Instant::now()) {
+                if endpoint.breaker.failed(self.began, Instant::now()) {
                     tracing::warn!(registry, host, reason, "address does not answer; leaving it alone for a while");
                 }
             }
             _ => {
-                if endpoint.breaker.succeeded() {
+                if endpoint.breaker.succeeded(Instant::now()) {
                     tracing::info!(registry, host, "address answers again");
                 }
             }
+        }
+        // Where the breaker did not take this failure for the endpoint's, a probe is over all the same.
+        if self.probe {
+            endpoint.breaker.abandoned(Instant::now());
         }
         self.probe = false;
     }

@@ -36,13 +36,15 @@ pub(super) struct Answer {
     pub(super) response: Response,
     /// Whether that was past the endpoint's own origin.
     pub(super) foreign: bool,
+    /// Whether a blob was asked for, so that `foreign` means an object store.
+    blob: bool,
 }
 
 impl Answer {
     /// Fails unless the status is a success.
     pub(super) fn success(self) -> Result<Response, Failure> {
         let status = self.response.status();
-        if status.is_success() { Ok(self.response) } else { Err(Failure::status(status, self.foreign)) }
+        if status.is_success() { Ok(self.response) } else { Err(Failure::status(status, self.foreign && self.blob)) }
     }
 }
 
@@ -68,7 +70,7 @@ impl Upstream {
             let response = result.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
             let Some(target) = redirect(&response, url, &endpoint.url)? else {
                 return if is_identity(response.headers()) {
-                    Ok(Answer { response, foreign })
+                    Ok(Answer { response, foreign, blob: call.blob })
                 } else {
                     Err(Failure::Invalid("the body is encoded although identity was asked for".to_owned()))
                 };

@@ -63,6 +63,7 @@ impl Upstream {
     ) -> Result<Response, Failure> {
         let started = Instant::now();
         let request = client.request(method.clone(), url.clone()).headers(headers.clone()).send();
+        // Connecting, where it is needed, has a limit of its own within this one.
         let limit = self.settings.connect_timeout + self.settings.first_byte_timeout;
         let result = match timeout(limit, request).await {
             Ok(result) => result.map_err(Failure::unanswered),

@@ -110,3 +110,18 @@ async fn a_base_path_is_kept() {
     assert_eq!(fake.seen()[0].target, "/artifactory/docker/v2/team/app/manifests/v1");
     assert!(fake.seen()[0].header("accept").unwrap().contains(media_type::DOCKER_LIST));
 }
+
+#[tokio::test]
+async fn pages_and_fragments_are_no_manifests() {
+    let fragment = &b"{\"schemaVersion\":2,\"lay"[..];
+    for (kind, body) in [("text/html", &b"<html>log in</html>"[..]), (media_type::OCI_MANIFEST, fragment), ("a/b", b"")]
+    {
+        let line = format!("Content-Type: {kind}");
+        let fake = Fake::start(move |_, _| vec![head(200, &[&line]), Step::Send(body.to_vec())]).await;
+        let repository = repository(&[fake.url()]);
+        let manifest = repository.get_manifest(&"latest".parse().unwrap(), &[]).await;
+        assert!(matches!(manifest, Err(ClientError::Invalid { .. })), "{kind}");
+        let list = repository.get_list(&ListKind::Tags, None).await;
+        assert!(matches!(list, Err(ClientError::Invalid { .. })), "{kind}");
+    }
+}
