@@ -431,10 +431,13 @@ impl Cache {
                 } else {
                     self.ask(repository, digest, origin.as_ref().map(|origin| &origin.source)).await?;
                 }
-                if want == Want::Whole
-                    && let Some(origin) = &origin
-                {
-                    self.fills.ensure_whole(&self.store, &lease, origin, None);
+                if want == Want::Whole {
+                    match &origin {
+                        Some(origin) => self.fills.ensure_whole(&self.store, &lease, origin, None),
+                        None if !lease.will_be_whole() => return Err(BlobError::Offline { digest: *digest }),
+                        None => {}
+                    }
+                    lease.answered().await?;
                 }
                 Ok(Blob::filling(&self.store, &self.fills, lease, origin))
             }

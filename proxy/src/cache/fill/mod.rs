@@ -60,6 +60,8 @@ struct State {
     failed: Option<BlobError>,
     /// A download of the whole blob is running.
     whole: bool,
+    /// Upstream has answered it.
+    answered: bool,
     /// What is being fetched at the moment.
     in_flight: Vec<Range<u64>>,
     /// Which of upstream's addresses bytes came from.
@@ -163,6 +165,7 @@ impl Fill {
             let begin = !state.whole && !state.verified;
             if begin {
                 state.whole = true;
+                state.answered = false;
                 state.failed = None;
             }
             begin
@@ -203,9 +206,32 @@ impl Fill {
     /// Notes which of upstream's addresses sends.
     fn note_endpoint(&self, endpoint: usize) {
         let mut state = self.state.lock();
+        if state.answered && state.endpoints.contains(&endpoint) {
+            return;
+        }
+        state.answered = true;
         if !state.endpoints.contains(&endpoint) {
             state.endpoints.push(endpoint);
         }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Waits until upstream has answered the download of the whole blob, or failed to: whoever is given a part that an
+    /// earlier download left should learn of an upstream that is gone before the first byte, not in the middle.
+    pub(super) async fn answered(&self) -> Result<(), BlobError> {
+        self.wait(|state| state.answered || state.checking || !state.whole || state.is_over()).await;
+        let state = self.state.lock();
+        match &state.failed {
+            Some(error) if !matches!(error, BlobError::Storage { .. }) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all that was ever missing is here or on its way.
+    pub(super) fn will_be_whole(&self) -> bool {
+        let state = self.state.lock();
+        state.whole || state.checking || state.segments.gaps(0..self.total).is_empty()
     }
 
     /// Waits until what an earlier process left was checked.
