@@ -152,7 +152,10 @@ impl Metrics {
                 IntGauge::new("pierhead_cache_bytes", "Bytes of content on disk, partial blobs included.")
             ),
             cache_limit: register!(r, IntGauge::new("pierhead_cache_limit_bytes", "The configured max_size.")),
-            cache_entries: register!(r, IntGauge::new("pierhead_cache_entries", "Committed blobs and manifests.")),
+            cache_entries: register!(
+                r,
+                IntGauge::new("pierhead_cache_entries", "Blobs and manifests on disk, partial ones included.")
+            ),
             evictions: register!(r, IntCounter::new("pierhead_cache_evictions_total", "Evicted entries.")),
             evicted_bytes: register!(r, IntCounter::new("pierhead_cache_evicted_bytes_total", "Evicted bytes.")),
             writable: register!(

@@ -40,6 +40,8 @@ use self::tree::Tree;
 pub(crate) use self::blob::Blob;
 pub(crate) use self::pins::Pins;
 
+/// How often a blob that was committed between two looks is looked for.
+const LOOKS: usize = 3;
 /// How often the index hears of what was used.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -410,13 +412,6 @@ impl Cache {
         source: Option<Repository>,
     ) -> Result<Blob, BlobError> {
         let held = self.holds(repository, digest).await;
-        let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
-        if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
-            if !held {
-                self.ask(repository, digest, source.as_ref()).await?;
-            }
-            return Ok(Blob::committed(&self.store, &self.fills, *digest, file, size));
-        }
         let parallel = self.parallel.get(&repository.registry);
         let origin = source.map(|source| Origin {
             source,
@@ -424,31 +419,43 @@ impl Cache {
             parallel_above: parallel.map_or(u64::MAX, |parallel| parallel.above),
             connections: parallel.map_or(1, |parallel| parallel.connections),
         });
-        match self.fills.join(&self.store, digest, want, origin.clone()).await? {
-            Joined::Fill { lease, answered } => {
-                if held || answered {
-                    self.link(repository, digest).await;
-                } else {
-                    self.ask(repository, digest, origin.as_ref().map(|origin| &origin.source)).await?;
+        let source = origin.as_ref().map(|origin| &origin.source);
+        for _ in 0..LOOKS {
+            let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
+            if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
+                if !held {
+                    self.ask(repository, digest, source).await?;
                 }
-                if want == Want::Whole {
-                    match &origin {
-                        Some(origin) => self.fills.ensure_whole(&self.store, &lease, origin, None),
-                        None if !lease.will_be_whole() => return Err(BlobError::Offline { digest: *digest }),
-                        None => {}
-                    }
-                    lease.answered().await?;
-                }
-                Ok(Blob::filling(&self.store, &self.fills, lease, origin))
+                return Ok(Blob::committed(&self.store, &self.fills, *digest, file, size));
             }
-            Joined::Uncached { size, answered } => {
-                if !held && !answered {
-                    self.ask(repository, digest, origin.as_ref().map(|origin| &origin.source)).await?;
+            match self.fills.join(&self.store, digest, want, origin.clone()).await? {
+                Joined::Fill { lease, answered } => {
+                    if held || answered {
+                        self.link(repository, digest).await;
+                    } else {
+                        self.ask(repository, digest, source).await?;
+                    }
+                    if want == Want::Whole {
+                        match &origin {
+                            Some(origin) => self.fills.ensure_whole(&self.store, &lease, origin, None),
+                            None if !lease.will_be_whole() => return Err(BlobError::Offline { digest: *digest }),
+                            None => {}
+                        }
+                        lease.answered().await?;
+                    }
+                    return Ok(Blob::filling(&self.store, &self.fills, lease, origin));
                 }
-                let origin = origin.ok_or(BlobError::Offline { digest: *digest })?;
-                Ok(Blob::uncached(&self.store, &self.fills, *digest, size, origin))
+                Joined::Uncached { size, answered } => {
+                    if !held && !answered {
+                        self.ask(repository, digest, source).await?;
+                    }
+                    let origin = origin.ok_or(BlobError::Offline { digest: *digest })?;
+                    return Ok(Blob::uncached(&self.store, &self.fills, *digest, size, origin));
+                }
+                Joined::Committed => {}
             }
         }
+        Err(BlobError::Storage { digest: *digest, reason: "committed, and cannot be opened".into() })
     }
 
     /// Asks upstream whether the repository holds the blob, and remembers a yes.

@@ -39,6 +39,8 @@ enum Opened {
         /// Of the blob.
         size: u64,
     },
+    /// Its last fill was committed in the meantime.
+    Committed,
 }
 
 type Opening = watch::Receiver<Option<Result<Opened, BlobError>>>;
@@ -121,6 +123,8 @@ pub(in crate::cache) enum Joined {
         /// As above.
         answered: bool,
     },
+    /// Committed since the caller looked: it should look again.
+    Committed,
 }
 
 impl Fills {
@@ -173,6 +177,7 @@ impl Fills {
         match opened {
             Some(Ok(Opened::Fill { lease, asked })) => Ok(Joined::Fill { lease, answered: first && asked }),
             Some(Ok(Opened::Uncached { size })) => Ok(Joined::Uncached { size, answered: first }),
+            Some(Ok(Opened::Committed)) => Ok(Joined::Committed),
             Some(Err(error)) => Err(error),
             None => Err(BlobError::Storage { digest: *digest, reason: "opening the fill was given up".into() }),
         }
@@ -186,6 +191,10 @@ impl Fills {
         want: Want,
         origin: Option<Origin>,
     ) -> Result<Opened, BlobError> {
+        // Between the caller's look at the store and here, a fill may have ended.
+        if store.ledger.committed(&digest, SystemTime::now()).is_some() {
+            return Ok(Opened::Committed);
+        }
         let job = Arc::clone(store);
         let map = blocking(move || job.tree.partial_map(&digest)).await.ok().flatten();
         let offline = || BlobError::Offline { digest };

@@ -23,8 +23,8 @@ use crate::cache::tree::PartialMap;
 /// Pieces that may wait for the writer: enough to keep it busy, little enough to slow down a fast network.
 pub(super) const QUEUE: usize = 32;
 /// The map is written at least this often, so that a crash costs little.
-const MAP_BYTES: u64 = 64 << 20;
-const MAP_INTERVAL: Duration = Duration::from_secs(1);
+const MAP_BYTES: u64 = 8 << 20;
+const MAP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The hash of the file's beginning.
 struct Hashed {
