@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pierhead_config::{Config, Registry};
 use pierhead_registry::client::{BuildError, Client, Credential, EndpointSettings, Settings};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -15,7 +16,7 @@ use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::cache::{self, Cache, OpenError, Parallel, Pins};
 use crate::edge::{Edge, EdgeParts, RegistryParts};
-use crate::front::{BindError, Drain, Listener, Phase};
+use crate::front::{self, BindError, Drain, Listener, Phase};
 use crate::logging::Logging;
 
 /// Threads for reads of cold files, writes and password hashes.
@@ -60,9 +61,25 @@ pub(crate) enum AppError {
     Interrupted,
 }
 
+/// What is wrong with the files that a configuration names, as `path: message`: certificates that cannot be used,
+/// keys that are not theirs. Opens no port and touches no cache.
+pub(crate) fn check(config: &Config) -> Result<Vec<String>, AppError> {
+    let metrics = Arc::new(Metrics::new()?);
+    let listeners = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
+        let error = listener.tls.as_ref().and_then(|tls| front::check_tls(tls).err())?;
+        Some(format!("listeners[{index}].tls: {error}"))
+    });
+    let registries = config.registries.iter().enumerate().filter_map(|(index, registry)| {
+        let error = Client::new(upstream(registry), Arc::new(metrics.upstream(&registry.name))).err()?;
+        Some(format!("registries[{index}].upstream: {error}"))
+    });
+    Ok(listeners.chain(registries).collect())
+}
+
 /// Runs an edge until it is told to stop.
 pub(crate) fn serve(config: Config) -> Result<(), AppError> {
     let logging = Logging::start();
+    raise_descriptor_limit(&config);
     let runtime = runtime().map_err(AppError::Runtime)?;
     let outcome = runtime.block_on(run(config, &logging));
     // Fills that are still in progress are left: what they have is durable, and they go on after the next start.
@@ -76,6 +93,24 @@ fn runtime() -> std::io::Result<Runtime> {
         .thread_name("edge")
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
+}
+
+/// Takes all the descriptors that the system allows: the usual soft limit of 1024 is there for programs that use
+/// `select`, and would end an edge with a few hundred clients.
+fn raise_descriptor_limit(config: &Config) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    // A client that is served from the store needs its own descriptor and the file's.
+    let wanted = config.listeners.iter().map(|listener| 2 * listener.max_connections as u64).sum::<u64>();
+    if let Some(allowed) = getrlimit(Resource::Nofile).current
+        && allowed < wanted
+    {
+        tracing::warn!(allowed, wanted, "fewer open files are allowed than max_connections may need");
+    }
 }
 
 async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {

@@ -57,7 +57,7 @@ impl Cli {
             Command::Serve { config } => {
                 load(&config).and_then(|config| app::serve(config).map_err(|error| error.to_string()))
             }
-            Command::Check { config } => load(&config).map(|_| println(&format!("{}: ok", config.display()))),
+            Command::Check { config } => check(&config).map(|()| println(&format!("{}: ok", config.display()))),
             Command::ClientConfig { client, config, address } => {
                 load(&config).map(|config| println(client_config::render(client, &config, address.as_ref()).trim_end()))
             }
@@ -75,6 +75,12 @@ impl Cli {
 /// The problems, one a line, are the error.
 fn load(path: &Path) -> Result<Config, String> {
     Config::load(path).map_err(|problems| problems.to_string())
+}
+
+/// The same, and for the files that it names.
+fn check(path: &Path) -> Result<(), String> {
+    let problems = app::check(&load(path)?).map_err(|error| error.to_string())?;
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 
 /// What was asked for, on standard output. A reader that went away is not our problem.

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     authentications: IntCounterVec,
     /// `pierhead_connections{listener}`
     connections: IntGaugeVec,
+    /// `pierhead_refusals_total{listener,reason}`
+    refusals: IntCounterVec,
     /// `pierhead_fills_in_progress`
     pub(crate) fills: IntGauge,
     /// `pierhead_fill_readers`
@@ -145,6 +147,14 @@ impl Metrics {
                 r,
                 IntGaugeVec::new(Opts::new("pierhead_connections", "Open client connections."), &["listener"])
             ),
+            refusals: register!(
+                r,
+                counters(
+                    "pierhead_refusals_total",
+                    "Clients turned away before their request was looked at (tls, malformed, timeout, too_large, coding).",
+                    &["listener", "reason"]
+                )
+            ),
             fills: register!(r, IntGauge::new("pierhead_fills_in_progress", "Blobs being fetched.")),
             fill_readers: register!(r, IntGauge::new("pierhead_fill_readers", "Clients reading blobs being fetched.")),
             cache_bytes: register!(
@@ -212,6 +222,11 @@ impl Metrics {
         let connections = self.connections.with_label_values(&[listener]);
         connections.inc();
         OpenConnection { connections }
+    }
+
+    /// A client that was turned away before its request was looked at.
+    pub(crate) fn refused(&self, listener: &str, reason: &str) {
+        self.refusals.with_label_values(&[listener, reason]).inc();
     }
 
     /// An attempt to log in to this edge: `ok`, `failed` or `limited`.

@@ -21,6 +21,16 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// As operators see it.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Refusal::Malformed => "malformed",
+            Refusal::Timeout => "timeout",
+            Refusal::TooLarge => "too_large",
+            Refusal::Coding => "coding",
+        }
+    }
+
     /// The whole answer.
     pub(crate) fn response(self) -> &'static [u8] {
         match self {

@@ -7,7 +7,6 @@
 //! both sides want it and the edge is not draining.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -18,8 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::deadline::Deadline;
-use super::drain::{Drain, Phase};
+use super::drain::Phase;
 use super::head::{self, Refusal, Scanner};
+use super::service::{Limits, Service};
 use super::{Application, Connection, Reuse};
 
 /// How much is read at a time, and reserved for a header to begin with.
@@ -36,19 +36,6 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// What a client may take of us.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// From the first byte of a request to the end of its header.
-    pub(crate) header_timeout: Duration,
-    /// Largest header.
-    pub(crate) max_header_size: usize,
-    /// Between requests.
-    pub(crate) idle_timeout: Duration,
-    /// Longest time that a write makes no progress.
-    pub(crate) write_timeout: Duration,
-}
-
 /// What came of waiting for a request.
 enum Head {
     /// The buffer starts with a whole header.
@@ -58,13 +45,8 @@ enum Head {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<A: Application>(
-    mut stream: Stream,
-    application: &Arc<A>,
-    connection: &Connection,
-    limits: &Limits,
-    drain: &Drain,
-) {
+pub(crate) async fn serve<A: Application>(mut stream: Stream, service: &Service<A>, connection: &Connection) {
+    let Service { application, limits, drain, .. } = service;
     let mut stop = pin!(drain.draining());
     let mut clock = Deadline::new(Instant::now() + limits.idle_timeout);
     let mut received = BytesMut::new();
@@ -72,7 +54,7 @@ pub(crate) async fn serve<A: Application>(
         match read_head(&mut stream, &mut received, limits, &mut clock, stop.as_mut()).await {
             Ok(Head::Complete) => {}
             Ok(Head::Ended) => return,
-            Err(refusal) => return refuse(stream, refusal, connection).await,
+            Err(refusal) => return refuse(stream, refusal, service, connection).await,
         }
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelining_enabled(true);
@@ -81,7 +63,7 @@ pub(crate) async fn serve<A: Application>(
         }
         if let Err(refusal) = accept(&mut session, limits).await {
             if let ServerSession::H1(session) = session {
-                refuse(session.into_inner(), refusal, connection).await;
+                refuse(session.into_inner(), refusal, service, connection).await;
             }
             return;
         }
@@ -183,8 +165,8 @@ async fn accept(session: &mut ServerSession, limits: &Limits) -> Result<(), Refu
 }
 
 /// Answers with a refusal and closes.
-async fn refuse(mut stream: Stream, refusal: Refusal, connection: &Connection) {
-    tracing::debug!(listener = %connection.listener, client = %connection.peer, ?refusal, "refused a request");
+async fn refuse<A: Application>(mut stream: Stream, refusal: Refusal, service: &Service<A>, connection: &Connection) {
+    service.refused(connection, refusal.reason(), None);
     if stream.write_all(refusal.response()).await.is_ok() {
         linger(stream).await;
     }

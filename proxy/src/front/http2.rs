@@ -15,8 +15,7 @@ use pingora_core::protocols::{Digest, Stream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::drain::Drain;
-use super::http1::Limits;
+use super::service::{Limits, Service};
 use super::{Application, Connection, Reuse};
 
 /// Requests at a time.
@@ -42,16 +41,13 @@ fn options(limits: &Limits) -> H2Options {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<A: Application>(
-    stream: Stream,
-    application: &Arc<A>,
-    connection: &Connection,
-    limits: &Limits,
-    drain: &Drain,
-) {
+pub(crate) async fn serve<A: Application>(stream: Stream, service: &Service<A>, connection: &Connection) {
+    let Service { application, limits, drain, .. } = service;
     let digest = Arc::new(Digest { ssl_digest: stream.get_ssl_digest(), ..Digest::default() });
-    let Ok(Ok(mut http2)) = timeout(limits.header_timeout, handshake(stream, Some(options(limits)))).await else {
-        return;
+    let mut http2 = match timeout(limits.header_timeout, handshake(stream, Some(options(limits)))).await {
+        Ok(Ok(http2)) => http2,
+        Ok(Err(error)) => return service.refused(connection, "malformed", Some(&error)),
+        Err(_) => return service.refused(connection, "timeout", None),
     };
     let requests = Arc::new(Requests::default());
     let mut stop = pin!(drain.draining());
@@ -83,6 +79,7 @@ pub(crate) async fn serve<A: Application>(
             Ok(Some(H2Accept::Rejected)) => {
                 malformed += 1;
                 if malformed >= MALFORMED {
+                    service.refused(connection, "malformed", None);
                     return;
                 }
             }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::drain::Drain;
-use super::http1::Limits;
+use super::service::{Limits, Service};
 use super::socket::Socket;
 use super::tls::{self, TlsError};
 use super::{Application, Connection, http1, http2};
@@ -107,13 +107,14 @@ impl Listener {
 
     /// Accepts until the edge drains, then closes. Connections go on by themselves.
     pub(crate) async fn serve<A: Application>(self, application: Arc<A>, drain: Drain, metrics: Arc<Metrics>) {
+        let service = Arc::new(Service { application, limits: self.limits, drain, metrics });
         tokio::select! {
-            () = drain.draining() => {}
-            () = self.accept(&application, &drain, &metrics) => {}
+            () = service.drain.draining() => {}
+            () = self.accept(&service) => {}
         }
     }
 
-    async fn accept<A: Application>(&self, application: &Arc<A>, drain: &Drain, metrics: &Arc<Metrics>) {
+    async fn accept<A: Application>(&self, service: &Arc<Service<A>>) {
         loop {
             // Never closed, so it never fails.
             let Ok(place) = Arc::clone(&self.free).acquire_owned().await else { return };
@@ -127,10 +128,10 @@ impl Listener {
                 }
             };
             let connection = Connection { listener: Arc::clone(&self.name), peer };
-            let (application, tls, limits) = (Arc::clone(application), self.tls.clone(), self.limits);
-            let (open, own_drain) = (metrics.connection(&self.name), drain.clone());
-            drain.spawn(async move {
-                serve(tcp, tls.as_deref(), &application, &connection, &limits, &own_drain).await;
+            let open = service.metrics.connection(&self.name);
+            let (own, tls) = (Arc::clone(service), self.tls.clone());
+            service.drain.spawn(async move {
+                serve(tcp, tls.as_deref(), &own, &connection).await;
                 drop((place, open));
             });
         }
@@ -138,33 +139,20 @@ impl Listener {
 }
 
 /// One connection from its first byte to its last.
-async fn serve<A: Application>(
-    tcp: TcpStream,
-    tls: Option<&Acceptor>,
-    application: &Arc<A>,
-    connection: &Connection,
-    limits: &Limits,
-    drain: &Drain,
-) {
-    let socket = Socket::new(tcp, limits.write_timeout);
+async fn serve<A: Application>(tcp: TcpStream, tls: Option<&Acceptor>, service: &Service<A>, connection: &Connection) {
+    let socket = Socket::new(tcp, service.limits.write_timeout);
     let stream: Stream = match tls {
         None => Box::new(socket),
-        Some(acceptor) => match timeout(limits.header_timeout, acceptor.tls_handshake(socket)).await {
+        Some(acceptor) => match timeout(service.limits.header_timeout, acceptor.tls_handshake(socket)).await {
             Ok(Ok(stream)) => Box::new(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(listener = %connection.listener, client = %connection.peer, %error, "TLS handshake failed");
-                return;
-            }
-            Err(_) => {
-                tracing::debug!(listener = %connection.listener, client = %connection.peer, "TLS handshake timed out");
-                return;
-            }
+            Ok(Err(error)) => return service.refused(connection, "tls", Some(&error)),
+            Err(_) => return service.refused(connection, "tls", Some(&"timed out")),
         },
     };
     if stream.selected_alpn_proto() == Some(ALPN::H2) {
-        http2::serve(stream, application, connection, limits, drain).await;
+        http2::serve(stream, service, connection).await;
     } else {
-        http1::serve(stream, application, connection, limits, drain).await;
+        http1::serve(stream, service, connection).await;
     }
 }
 

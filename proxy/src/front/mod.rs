@@ -16,6 +16,7 @@ mod head;
 mod http1;
 mod http2;
 mod listener;
+mod service;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use pingora_core::protocols::http::ServerSession;
 
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use listener::{BindError, Listener};
+pub(crate) use tls::check as check_tls;
 
 /// Where a request came from.
 #[derive(Clone, Debug)]

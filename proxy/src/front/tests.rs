@@ -59,6 +59,7 @@ struct Running {
     address: SocketAddr,
     drain: Drain,
     echo: Arc<Echo>,
+    metrics: Arc<Metrics>,
 }
 
 fn settings() -> pierhead_config::Listener {
@@ -77,9 +78,10 @@ fn settings() -> pierhead_config::Listener {
 async fn start(settings: pierhead_config::Listener) -> Running {
     let listener = Listener::bind(&settings).unwrap();
     let (address, drain, echo) = (listener.address(), Drain::new(), Arc::new(Echo::default()));
-    drain.spawn(listener.serve(Arc::clone(&echo), drain.clone(), Arc::new(Metrics::new().unwrap())));
+    let metrics = Arc::new(Metrics::new().unwrap());
+    drain.spawn(listener.serve(Arc::clone(&echo), drain.clone(), Arc::clone(&metrics)));
     drain.advance(Phase::Serving);
-    Running { address, drain, echo }
+    Running { address, drain, echo, metrics }
 }
 
 impl Running {
@@ -161,6 +163,8 @@ async fn what_can_be_read_in_two_ways_is_refused_and_closed() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer:?}");
         assert!(answer.contains("Connection: close"), "{request:?}");
     }
+    let metrics = String::from_utf8(running.metrics.render().unwrap()).unwrap();
+    assert!(metrics.contains("pierhead_refusals_total{listener=\"registry\",reason=\"malformed\"} 10"), "{metrics}");
 }
 
 #[tokio::test]

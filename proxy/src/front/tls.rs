@@ -65,6 +65,11 @@ pub(crate) fn server_config(settings: &Tls) -> Result<Arc<ServerConfig>, TlsErro
     Ok(Arc::new(config))
 }
 
+/// Whether the configuration of a listener could be built.
+pub(crate) fn check(settings: &Tls) -> Result<(), TlsError> {
+    server_config(settings).map(drop)
+}
+
 /// The certificates of a listener.
 #[derive(Debug)]
 struct Certificates {
