@@ -99,4 +99,32 @@ mod tests {
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn check_looks_into_the_files_that_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for host in ["one", "two"] {
+            let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
+            std::fs::write(folder.path().join(format!("{host}.crt")), made.cert.pem()).unwrap();
+            std::fs::write(folder.path().join(format!("{host}.key")), made.signing_key.serialize_pem()).unwrap();
+        }
+        let path = folder.path().join("edge.yaml");
+        for (key, ca, problems) in [
+            ("one.key", "two.crt", &[][..]),
+            ("two.key", "two.key", &["listeners[0].tls: ", "registries[0].upstream: "]),
+        ] {
+            let text = format!(
+                "listeners: [{{ name: a, bind: \"127.0.0.1:0\", tls: {{ certificates: [{{ cert: one.crt, key: {key} }}] }} }}]\n\
+                 admin: {{ bind: \"127.0.0.1:0\" }}\ncache: {{ path: store, max_size: 1GiB }}\n\
+                 registries: [{{ name: r.example, upstream: \"https://r.example\", ca: {ca} }}]\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            let found = check(&path).err().unwrap_or_default();
+            assert_eq!(found.lines().count(), problems.len(), "{found}");
+            for (line, problem) in found.lines().zip(problems) {
+                assert!(line.starts_with(problem), "{line}");
+            }
+        }
+        assert!(!folder.path().join("store").exists());
+    }
 }

@@ -178,7 +178,7 @@ async fn linger(mut stream: Stream) {
         return;
     }
     let rest = async {
-        let mut discarded = [0; READ_SIZE];
+        let mut discarded = vec![0; READ_SIZE];
         let mut total = 0;
         while total < LINGER_BYTES {
             match stream.read(&mut discarded).await {
