@@ -10,13 +10,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use url::Url;
 
+/// More than anybody should read of what ought to be small; a test that fails must not fill the memory.
+const ENDLESS: usize = 64 * 1024 * 1024;
+
 /// What a fake does after it read a request. When the steps end, the connection is closed.
 pub(crate) enum Step {
     /// Sends bytes.
     Send(Vec<u8>),
     /// Sends bytes one by one, with pauses.
     Drip(Vec<u8>, Duration),
-    /// Sends the same bytes until the other side has had enough.
+    /// Sends the same bytes until the other side has had enough, or [`ENDLESS`] are sent.
     Endless(Vec<u8>),
     /// Says nothing more, and keeps the connection.
     Hang,
@@ -125,9 +128,11 @@ async fn serve(
                     tokio::time::sleep(pause).await;
                 }
             }
-            Step::Endless(bytes) => loop {
-                stream.write_all(&bytes).await.ok()?;
-            },
+            Step::Endless(bytes) => {
+                for _ in 0..ENDLESS / bytes.len() {
+                    stream.write_all(&bytes).await.ok()?;
+                }
+            }
             Step::Hang => std::future::pending().await,
         }
     }
