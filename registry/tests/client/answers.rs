@@ -54,14 +54,15 @@ async fn where_head_is_not_allowed_get_is_asked() {
 
 #[tokio::test]
 async fn large_answers_are_not_read_to_the_end() {
+    let too_long = |error| matches!(error, ClientError::Invalid { reason, .. } if reason.contains("longer than"));
     let announced = Fake::start(|_, _| vec![head(200, &["Content-Length: 999999999"]), Step::Hang]).await;
     let endless = Fake::start(|_, _| vec![head(200, &[]), Step::Endless(vec![b' '; 4096])]).await;
     for fake in [announced, endless] {
         let repository = repository(&[fake.url()]);
         let manifest = repository.get_manifest(&"latest".parse().unwrap(), &[]).await;
-        assert!(matches!(manifest, Err(ClientError::Invalid { .. })));
+        assert!(too_long(manifest.unwrap_err()));
         let list = repository.get_list(&ListKind::Tags, None).await;
-        assert!(matches!(list, Err(ClientError::Invalid { .. })));
+        assert!(too_long(list.unwrap_err()));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use pierhead_registry::oci::{Algorithm, Digest};
 use tempfile::TempDir;
@@ -39,7 +40,7 @@ impl Registry {
         let mut process = Command::new("docker-registry")
             .arg("serve")
             .arg(config)
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(directory.path().join("access.log")).unwrap())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -58,6 +59,19 @@ impl Registry {
 
     pub(crate) fn plain() -> Registry {
         Registry::start("", "", |_| {})
+    }
+
+    /// Waits for a request to stand in its access log: how it begins, and over which protocol it came.
+    pub(crate) async fn logged(&self, request: &str, protocol: &str) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let log = std::fs::read_to_string(self.directory.path().join("access.log")).unwrap();
+            if log.lines().any(|line| line.contains(request) && line.contains(&format!(" {protocol}\""))) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {request} over {protocol} in {log}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) fn url(&self, scheme: &str) -> Url {

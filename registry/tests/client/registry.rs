@@ -128,6 +128,9 @@ async fn tls_with_own_authority_and_client_certificate() {
     let repository = team(&client(whole.clone()));
     assert!(matches!(repository.head_blob(&missing).await, Err(ClientError::NotFound { .. })));
     assert!(matches!(repository.get_blob(&missing, 0, None, &[]).await, Err(ClientError::NotFound { .. })));
+    // A blob has a connection of its own, everything else shares one.
+    registry.logged("\"HEAD /v2/team/app/blobs/", "HTTP/2.0").await;
+    registry.logged("\"GET /v2/team/app/blobs/", "HTTP/1.1").await;
 
     let mut nameless = whole.clone();
     nameless.endpoints[0].client_certificate = None;
