@@ -112,8 +112,8 @@ pub struct BlobBody {
     /// caller who drops [`BlobBody::chunk`] now and then does not start the wait over.
     tried: u32,
     due: Option<Instant>,
-    /// When the last byte came.
-    progress: Instant,
+    /// Since when nothing came although it was waited for; a reader's own pauses do not count.
+    broken: Option<Instant>,
     /// Why it broke, and whether that is the end of it.
     last: Failure,
     over: bool,
@@ -159,7 +159,7 @@ impl BlobBody {
                         order,
                         tried: 0,
                         due: None,
-                        progress: Instant::now(),
+                        broken: None,
                         last: Failure::Broken("nothing came".to_owned()),
                         over: false,
                         _permit: permit,
@@ -254,7 +254,7 @@ impl BlobBody {
         piece = piece.slice(skip..keep);
         self.at = to;
         self.tried = 0;
-        self.progress = Instant::now();
+        self.broken = None;
         Ok(Some(piece))
     }
 
@@ -264,13 +264,14 @@ impl BlobBody {
         let (registry, host) = (upstream.name(), upstream.endpoints[self.endpoint].host());
         tracing::debug!(registry, host, at = self.at, total = self.total, reason, "body broke; resuming");
         self.last = Failure::Broken(reason);
+        self.broken.get_or_insert_with(Instant::now);
     }
 
-    /// Opens the rest of the body, trying for as long as the settings allow since the last byte came. It does so even
-    /// where the breakers are open: its readers are already waiting, and its own pauses space the attempts.
+    /// Opens the rest of the body, trying for as long as the settings allow without a byte. It does so even where the
+    /// breakers are open: its readers are already waiting, and its own pauses space the attempts.
     async fn resume(&mut self) -> Result<(), ClientError> {
         let upstream = Arc::clone(&self.source.upstream);
-        let deadline = self.progress + upstream.settings.resume_for;
+        let deadline = *self.broken.get_or_insert_with(Instant::now) + upstream.settings.resume_for;
         loop {
             let now = Instant::now();
             let due = *self.due.get_or_insert_with(|| now + pause(self.tried, rand::random()));
@@ -289,7 +290,8 @@ impl BlobBody {
             // Until the end asked for, but open-ended where that is the blob's: presigned URLs are happier that way.
             let end = (self.end < self.total).then_some(self.end);
             let opened = timeout_at(deadline, self.source.open(index, self.at, end, etag)).await;
-            let opened = opened.unwrap_or_else(|_| Err(Failure::Broken("no answer in time".to_owned())));
+            // Our patience ended, which says nothing about the endpoint.
+            let Ok(opened) = opened else { return Err(self.give_up(self.last.clone())) };
             let opened = opened.and_then(|opened| match opened.extent.total {
                 total if total == self.total => Ok(opened),
                 total => Err(Failure::invalid(RangeError::Changed(self.total, total))),

@@ -188,6 +188,20 @@ async fn a_body_that_falls_silent_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_reader_that_takes_its_time_is_not_given_up_on() {
+    let bytes = content(1000);
+    let body = bytes.clone();
+    let fake = Fake::start(move |seen, number| blob(seen, &body, if number == 0 { 500 } else { usize::MAX })).await;
+    let mut short = settings(&[fake.url()]);
+    short.resume_for = Duration::from_millis(300);
+    let mut body = team(&client(short)).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    let mut got = body.chunk().await.unwrap().unwrap().to_vec();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    got.extend(drain(&mut body).await.unwrap());
+    assert!(got == bytes);
+}
+
+#[tokio::test]
 async fn a_slow_drip_is_no_failure() {
     let bytes = content(40);
     let body = bytes.clone();
