@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::{ALPN, Stream};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::drain::Drain;
+use super::encrypted::Encrypted;
 use super::service::{Limits, Service};
 use super::socket::Socket;
 use super::tls::{self, TlsError};
@@ -59,7 +60,7 @@ pub(crate) struct Listener {
     name: Arc<str>,
     socket: TcpListener,
     address: SocketAddr,
-    tls: Option<Arc<Acceptor>>,
+    tls: Option<Arc<ServerConfig>>,
     limits: Limits,
     free: Arc<Semaphore>,
 }
@@ -67,14 +68,8 @@ pub(crate) struct Listener {
 impl Listener {
     /// Opens it: from here on the kernel queues connections.
     pub(crate) fn bind(settings: &pierhead_config::Listener) -> Result<Listener, BindError> {
-        let tls = match &settings.tls {
-            Some(tls) => {
-                let config = tls::server_config(tls)
-                    .map_err(|source| BindError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
-                Some(Arc::new(Acceptor::from_server_config(config)))
-            }
-            None => None,
-        };
+        let tls = settings.tls.as_ref().map(tls::server_config).transpose();
+        let tls = tls.map_err(|source| BindError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
         let (socket, address) = listen(settings.bind).map_err(|source| BindError::Address {
             name: settings.name.clone(),
             address: settings.bind,
@@ -131,7 +126,7 @@ impl Listener {
             let open = service.metrics.connection(&self.name);
             let (own, tls) = (Arc::clone(service), self.tls.clone());
             service.drain.spawn(async move {
-                serve(tcp, tls.as_deref(), &own, &connection).await;
+                serve(tcp, tls, &own, &connection).await;
                 drop((place, open));
             });
         }
@@ -139,11 +134,16 @@ impl Listener {
 }
 
 /// One connection from its first byte to its last.
-async fn serve<A: Application>(tcp: TcpStream, tls: Option<&Acceptor>, service: &Service<A>, connection: &Connection) {
+async fn serve<A: Application>(
+    tcp: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    service: &Service<A>,
+    connection: &Connection,
+) {
     let socket = Socket::new(tcp, service.limits.write_timeout);
     let stream: Stream = match tls {
         None => Box::new(socket),
-        Some(acceptor) => match timeout(service.limits.header_timeout, acceptor.tls_handshake(socket)).await {
+        Some(config) => match timeout(service.limits.header_timeout, Encrypted::accept(config, socket)).await {
             Ok(Ok(stream)) => Box::new(stream),
             Ok(Err(error)) => return service.refused(connection, "tls", Some(&error)),
             Err(_) => return service.refused(connection, "tls", Some(&"timed out")),

@@ -12,6 +12,7 @@
 
 mod deadline;
 mod drain;
+mod encrypted;
 mod head;
 mod http1;
 mod http2;

@@ -1,0 +1,120 @@
+//! A TLS connection as Pingora's protocols want to see it.
+//!
+//! Invariant: what is encrypted but not yet taken by the client is bounded. Pingora's own acceptor leaves no say in that.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::socket::Socket;
+
+/// Most bytes that wait, encrypted, for one client. It is also how much one system call sends: less memory for each
+/// client that is slow, more calls for each that is fast.
+const SEND_BUFFER: usize = 32 * 1024;
+
+/// An encrypted connection.
+#[derive(Debug)]
+pub(crate) struct Encrypted {
+    stream: TlsStream<Socket>,
+}
+
+impl Encrypted {
+    /// Shakes hands.
+    pub(crate) async fn accept(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Encrypted> {
+        let limit = |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(SEND_BUFFER));
+        let stream = TlsAcceptor::from(config).accept_with(socket, limit).await?;
+        Ok(Encrypted { stream })
+    }
+}
+
+impl AsyncRead for Encrypted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Encrypted {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Encrypted {
+    async fn shutdown(&mut self) {
+        // A client that is gone already is no news.
+        drop(AsyncWriteExt::shutdown(&mut self.stream).await);
+    }
+}
+
+impl UniqueID for Encrypted {
+    fn id(&self) -> UniqueIDType {
+        self.stream.get_ref().0.id()
+    }
+}
+
+impl Ssl for Encrypted {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match self.stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Some(ALPN::H2),
+            Some(_) => Some(ALPN::H1),
+            None => None,
+        }
+    }
+}
+
+impl Peek for Encrypted {}
+
+impl GetTimingDigest for Encrypted {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Encrypted {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Encrypted {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
