@@ -16,7 +16,7 @@ use super::{BuildError, EndpointSettings, Settings};
 
 /// Sent with every request.
 const USER_AGENT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION"));
-/// A peer that is gone without a word is noticed this soon on an idle HTTP/2 connection with requests in flight.
+/// A peer that is gone without a word is looked for this often.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Idle connections are dropped before common servers drop them, which would cost a retry.
 const POOL_IDLE: Duration = Duration::from_secs(30);

@@ -215,3 +215,20 @@ async fn a_registry_may_change_its_mind() {
     assert!(matches!(other.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
     assert!(other.head_blob(&digest(b"x")).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_dead_token_service_is_waited_for_once() {
+    let silent = Fake::start(|_, _| vec![Step::Hang]).await;
+    let challenge = format!("WWW-Authenticate: Bearer realm=\"{}token\"", silent.url());
+    let fake = Fake::start(move |_, _| answer(401, &[&challenge], b"")).await;
+    let mut impatient = settings(&[fake.url()]);
+    (impatient.connect_timeout, impatient.first_byte_timeout) =
+        (Duration::from_millis(100), Duration::from_millis(200));
+    let client = client(impatient);
+    for scope in ["one", "two", "three"] {
+        let repository = client.repository(&scope.parse().unwrap(), None);
+        assert!(matches!(repository.head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+        assert!(!client.available(), "without tokens the endpoint is of no use");
+    }
+    assert_eq!(silent.seen().len(), 1);
+}
