@@ -223,7 +223,7 @@ async fn a_dead_token_service_is_waited_for_once() {
     let fake = Fake::start(move |_, _| answer(401, &[&challenge], b"")).await;
     let mut impatient = settings(&[fake.url()]);
     (impatient.connect_timeout, impatient.first_byte_timeout) =
-        (Duration::from_millis(100), Duration::from_millis(200));
+        (Duration::from_millis(200), Duration::from_millis(800));
     let client = client(impatient);
     for scope in ["one", "two", "three"] {
         let repository = client.repository(&scope.parse().unwrap(), None);

@@ -19,7 +19,7 @@ async fn a_dead_first_endpoint_costs_one_time_out() {
     let silent = Fake::start(|_, _| vec![Step::Hang]).await;
     let good = Fake::start(|_, _| vec![head(200, &["Content-Length: 7"])]).await;
     let mut two = settings(&[silent.url(), good.url()]);
-    (two.connect_timeout, two.first_byte_timeout) = (Duration::from_millis(100), Duration::from_millis(200));
+    (two.connect_timeout, two.first_byte_timeout) = (Duration::from_millis(200), Duration::from_millis(800));
     let client = client(two);
     for _ in 0..5 {
         assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), 7);
@@ -32,7 +32,7 @@ async fn a_dead_first_endpoint_costs_one_time_out() {
 async fn with_all_dead_nobody_waits() {
     let silent = Fake::start(|_, _| vec![Step::Hang]).await;
     let mut dead = settings(&[silent.url(), refused()]);
-    (dead.connect_timeout, dead.first_byte_timeout) = (Duration::from_millis(100), Duration::from_millis(200));
+    (dead.connect_timeout, dead.first_byte_timeout) = (Duration::from_millis(200), Duration::from_millis(800));
     dead.retries = 10;
     let client = client(dead);
     assert!(client.available());
@@ -42,7 +42,7 @@ async fn with_all_dead_nobody_waits() {
     for _ in 0..100 {
         assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
     }
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(silent.seen().len(), 1);
 }
 
@@ -50,7 +50,7 @@ async fn with_all_dead_nobody_waits() {
 async fn after_the_cool_down_one_probe_finds_out() {
     let fake = Fake::start(|_, number| if number == 0 { vec![Step::Hang] } else { answer(404, &[], b"") }).await;
     let mut short = settings(&[fake.url()]);
-    (short.connect_timeout, short.first_byte_timeout) = (Duration::from_millis(100), Duration::from_millis(200));
+    (short.connect_timeout, short.first_byte_timeout) = (Duration::from_millis(200), Duration::from_millis(800));
     short.cool_down = Duration::from_millis(300);
     let client = client(short);
     assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
@@ -118,7 +118,7 @@ async fn headers_that_never_end() {
     let drip = Fake::start(|_, _| vec![Step::Drip(vec![b'x'; 10_000], Duration::from_millis(10))]).await;
     let mut impatient = settings(&[drip.url()]);
     (impatient.connect_timeout, impatient.first_byte_timeout) =
-        (Duration::from_millis(100), Duration::from_millis(200));
+        (Duration::from_millis(200), Duration::from_millis(800));
     impatient.retries = 0;
     let begun = Instant::now();
     let error = team(&client(impatient)).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
