@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) used: u32,
     /// Never evicted, nor what it refers to.
     pub(super) pinned: bool,
+    /// Nobody vouches for it: it was found in the tree and not in the index, and is hashed before it is first served.
+    pub(super) suspect: bool,
     /// What it is.
     pub(super) kind: Kind,
 }
@@ -127,6 +129,7 @@ impl Ledger {
             size: 0,
             used: seconds(now),
             pinned: false,
+            suspect: false,
             kind: Kind::Partial { busy: true },
         });
         entry.size = entry.size.max(size);
@@ -154,6 +157,14 @@ impl Ledger {
         state.bytes -= blocks(entry.size);
         self.show(&state);
         Some(entry)
+    }
+
+    /// An entry was hashed and is what it should be. Returns it when that is news.
+    pub(super) fn vouch(&self, digest: &Digest) -> Option<Entry> {
+        let mut state = self.state();
+        let entry = state.entries.get_mut(digest).filter(|entry| entry.suspect)?;
+        entry.suspect = false;
+        Some(entry.clone())
     }
 
     /// Pins an entry.
@@ -250,7 +261,7 @@ mod tests {
         assert_eq!(ledger.try_reserve(&digest(2), 4097, UNIX_EPOCH).unwrap_err().0, 4096);
         assert_eq!(ledger.bytes(), 2 * 4096);
         let kind = Kind::Committed { children: Box::default() };
-        ledger.set(&digest(1), Entry { size: 1, used: 0, pinned: false, kind });
+        ledger.set(&digest(1), Entry { size: 1, used: 0, pinned: false, suspect: false, kind });
         assert_eq!(ledger.bytes(), 4096);
         assert_eq!(ledger.committed(&digest(1), UNIX_EPOCH + Duration::from_secs(9)), Some(1));
         assert_eq!(ledger.take_touched().len(), 1);
@@ -264,7 +275,8 @@ mod tests {
         let ledger = ledger(2 * 4096);
         ledger.try_reserve(&digest(1), 4096, UNIX_EPOCH).unwrap();
         assert_eq!(ledger.choose(4096), None);
-        ledger.set(&digest(1), Entry { size: 10, used: 0, pinned: false, kind: Kind::Partial { busy: false } });
+        let kind = Kind::Partial { busy: false };
+        ledger.set(&digest(1), Entry { size: 10, used: 0, pinned: false, suspect: false, kind });
         assert_eq!(ledger.choose(4096), Some(vec![digest(1)]));
     }
 }

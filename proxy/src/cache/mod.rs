@@ -391,12 +391,21 @@ impl Cache {
         self.done(blocking(move || store.unlink(&id, &digest)).await);
     }
 
-    /// The size of a blob that is committed or being filled.
-    pub(crate) fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        self.fills.size(digest).or_else(|| {
-            let entry = self.store.ledger.get(digest)?;
-            matches!(entry.kind, Kind::Committed { .. }).then_some(entry.size)
-        })
+    /// The size of a blob that is committed or being filled. What nobody vouches for yet is hashed first.
+    pub(crate) async fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        if let Some(size) = self.fills.size(digest) {
+            return Some(size);
+        }
+        let entry = self.store.ledger.get(digest)?;
+        match entry.kind {
+            Kind::Partial { .. } => None,
+            Kind::Committed { .. } if !entry.suspect => Some(entry.size),
+            Kind::Committed { .. } => {
+                let (store, digest) = (Arc::clone(&self.store), *digest);
+                let opened = blocking(move || store.open(&digest, true)).await.ok().flatten();
+                opened.map(|(_, size)| size)
+            }
+        }
     }
 
     /// Opens a blob for reading: the committed file, the running fill, or a new fill from `source` (`None` when no
@@ -498,7 +507,8 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
             continue;
         }
         let used = ledger::seconds(SystemTime::now());
-        entries.insert(digest, Entry { size, used, pinned: false, kind: Kind::Partial { busy: false } });
+        entries
+            .insert(digest, Entry { size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } });
     }
     tracing::info!(entries = entries.len(), path = %root.display(), "cache open");
     let ledger = Ledger::new(settings.max_size, entries, Arc::clone(&metrics));

@@ -32,7 +32,7 @@ impl Edge {
         now: SystemTime,
     ) -> Result<Served, Refused> {
         let held = self.cache.holds(&scope.repository, digest).await;
-        let size = self.cache.blob_size(digest);
+        let size = self.cache.blob_size(digest).await;
         let right = match scope.authorisation(&self.cache, now).await {
             Authorisation::Fresh if held => Right::Known,
             Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
@@ -128,7 +128,7 @@ impl Edge {
                 let result = scope.ask(&edge.cache, source.head_blob(&digest)).await;
                 edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 // A link to bytes that are nowhere near would only cost memory.
-                if result.is_ok() && edge.cache.blob_size(&digest).is_some() {
+                if result.is_ok() && edge.cache.blob_size(&digest).await.is_some() {
                     edge.cache.link(&scope.repository, &digest).await;
                 }
                 result

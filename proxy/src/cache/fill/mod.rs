@@ -158,11 +158,12 @@ impl Fill {
         self.state.lock().is_over()
     }
 
-    /// Becomes the one download of the whole blob, unless there is one or none is needed. A new attempt forgets why the
-    /// last one failed.
+    /// Becomes the one download of the whole blob, unless there is one or none is needed. A new attempt forgets that
+    /// upstream failed the last one; after any other failure the writer has ended, and with it the fill.
     fn begin_whole(&self) -> bool {
         self.update(|state| {
-            let begin = !state.whole && !state.verified;
+            let ended = state.failed.as_ref().is_some_and(|error| !matches!(error, BlobError::Upstream(_)));
+            let begin = !state.whole && !state.verified && !ended;
             if begin {
                 state.whole = true;
                 state.answered = false;

@@ -341,7 +341,7 @@ impl Fills {
                 store.ledger.remove(&fill.digest);
             } else {
                 let used = ledger::seconds(SystemTime::now());
-                let entry = Entry { size, used, pinned: false, kind: Kind::Partial { busy: false } };
+                let entry = Entry { size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } };
                 store.ledger.set(&fill.digest, entry);
             }
             slots.remove(&fill.digest);

@@ -1,7 +1,8 @@
 //! Making the index anew from the tree, or setting it right after a crash.
 //!
 //! The tree is walked once: committed content becomes entries, links and tags become records, and a link that names a
-//! media type tells that its content is a manifest, whose children are read from its body.
+//! media type tells that its content is a manifest, whose children are read from its body. What the index did not know, or
+//! knew with another length, is hashed before it is served for the first time: hashing it all here would take hours.
 
 use std::collections::HashMap;
 use std::fs;
@@ -37,6 +38,7 @@ pub(super) fn rebuild(
                     size: metadata.len(),
                     used: ledger::seconds(tree::modified(&metadata)),
                     pinned: false,
+                    suspect: true,
                     kind: Kind::Committed { children: Box::default() },
                 });
                 entries.insert(digest, entry);

@@ -7,6 +7,9 @@ use pierhead_registry::oci::{Algorithm, Digest, Tag};
 use crate::cache::ledger::{Entry, Kind};
 use crate::cache::{RepositoryId, TagRecord};
 
+/// Set when nobody vouches for an entry.
+const SUSPECT: u8 = 1;
+
 /// A digest: a byte for the algorithm, then the hash.
 pub(super) fn digest(digest: &Digest) -> Vec<u8> {
     let mut key = Vec::with_capacity(65);
@@ -35,9 +38,10 @@ fn read_digest<'a>(bytes: &mut &'a [u8]) -> Option<Digest> {
 }
 
 pub(super) fn entry(entry: &Entry) -> Vec<u8> {
-    let mut value = Vec::with_capacity(12);
+    let mut value = Vec::with_capacity(13);
     value.extend_from_slice(&entry.size.to_le_bytes());
     value.extend_from_slice(&entry.used.to_le_bytes());
+    value.push(if entry.suspect { SUSPECT } else { 0 });
     if let Kind::Committed { children } = &entry.kind {
         children.iter().for_each(|child| push_digest(&mut value, child));
     }
@@ -48,12 +52,13 @@ pub(super) fn read_entry(mut key: &[u8], value: &[u8]) -> Option<(Digest, Entry)
     let digest = read_digest(&mut key)?;
     let size = u64::from_le_bytes(value.get(..8)?.try_into().ok()?);
     let used = u32::from_le_bytes(value.get(8..12)?.try_into().ok()?);
-    let mut rest = value.get(12..)?;
+    let suspect = value.get(12)? & SUSPECT != 0;
+    let mut rest = value.get(13..)?;
     let mut children = Vec::new();
     while !rest.is_empty() {
         children.push(read_digest(&mut rest)?);
     }
-    Some((digest, Entry { size, used, pinned: false, kind: Kind::Committed { children: children.into() } }))
+    Some((digest, Entry { size, used, pinned: false, suspect, kind: Kind::Committed { children: children.into() } }))
 }
 
 /// By digest first: an eviction looks for all repositories of one digest.
@@ -130,7 +135,7 @@ mod tests {
     fn what_is_written_is_read() {
         let (a, b) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha512, b"b"));
         let kind = Kind::Committed { children: [b, a].into() };
-        let entry = Entry { size: 7, used: 8, pinned: false, kind };
+        let entry = Entry { size: 7, used: 8, pinned: false, suspect: true, kind };
         assert_eq!(super::read_entry(&super::digest(&a), &super::entry(&entry)), Some((a, entry)));
         assert_eq!(super::read_entry(&super::digest(&a), b"short"), None);
         let id = RepositoryId { registry: "r:1".into(), name: "a/b".parse().unwrap() };
