@@ -13,6 +13,7 @@ use pingora_http::ResponseHeader;
 
 use super::range::Multipart;
 use crate::cache::Blob;
+use crate::front::FRAME;
 
 /// Bytes read and written at a time.
 const CHUNK: usize = 64 * 1024;
@@ -159,11 +160,14 @@ async fn copy(
             }
             (Buffer::Shared(lent), session) => {
                 let mut buffer = take_turn(lent);
-                let count = reader.read(&mut buffer[..room]).await?;
+                let count = reader.read(&mut buffer[..room.min(CHUNK / FRAME * FRAME)]).await?;
                 let whole = buffer.freeze();
-                let chunk = whole.slice(..count);
+                let mut chunk = whole.slice(..count);
                 lent.push_back(whole);
-                session.write_response_body(chunk, false).await?;
+                while !chunk.is_empty() {
+                    let frame = chunk.split_to(FRAME.min(chunk.len()));
+                    session.write_response_body(frame, false).await?;
+                }
                 count
             }
             (Buffer::Reused(_), _) => 0,

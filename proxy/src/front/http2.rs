@@ -24,8 +24,13 @@ const STREAMS: u32 = 128;
 /// Malformed requests on one connection before it is closed.
 const MALFORMED: usize = 32;
 
-/// What one stream may hold of an answer that the client has not taken yet.
-const SEND_BUFFER: usize = 128 * 1024;
+/// The body of a frame that fills a TLS record together with the nine bytes that head it. A frame that is larger takes
+/// a second record, for nine bytes.
+pub(crate) const FRAME: usize = 16 * 1024 - 9;
+
+/// What one stream may hold of an answer that the client has not taken yet: whole frames, or every few of them one
+/// would be cut to fit.
+const SEND_BUFFER: usize = 8 * FRAME;
 
 /// How long a client that has nothing to wait for may take to acknowledge the end of the connection.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use pingora_core::protocols::http::ServerSession;
 
 pub(crate) use drain::{Drain, Phase};
+pub(crate) use http2::FRAME;
 pub(crate) use listener::{BindError, Listener};
 pub(crate) use tls::check as check_tls;
 
