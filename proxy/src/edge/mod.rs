@@ -26,7 +26,6 @@ mod served;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
@@ -110,7 +109,8 @@ pub(crate) struct Edge {
 struct Trace {
     registry: Option<Arc<str>>,
     repository: Option<RepositoryId>,
-    reference: Option<String>,
+    /// Kept as it was parsed: a log that is off formats nothing.
+    action: Option<Action>,
     kind: Kind,
     user: Option<Arc<str>>,
 }
@@ -186,25 +186,15 @@ impl Edge {
         let caller = upstream.is_passthrough().then(|| Arc::new(Caller::read(&self.caller_key, authorization)));
         let scope = Scope { upstream: Arc::clone(upstream), repository, caller, offline: self.offline };
         let head = request.method == http::Method::HEAD;
+        trace.kind = kind(&action);
+        trace.action = Some(action.clone());
         match action {
             Action::Manifest(reference) => {
-                trace.kind = Kind::Manifest;
-                trace.reference = Some(reference.to_string());
                 self.manifest(&scope, &reference, Wish { head, headers: &request.headers }, now).await
             }
-            Action::Blob(digest) => {
-                trace.kind = Kind::Blob;
-                trace.reference = Some(digest.to_string());
-                self.blob(&scope, &digest, head, &request.headers, now).await
-            }
-            Action::Tags => {
-                trace.kind = Kind::List;
-                trace.reference = Some("tags".to_owned());
-                self.list(&scope, ListKind::Tags, query.list.as_deref(), route.addressed, now).await
-            }
+            Action::Blob(digest) => self.blob(&scope, &digest, head, &request.headers, now).await,
+            Action::Tags => self.list(&scope, ListKind::Tags, query.list.as_deref(), route.addressed, now).await,
             Action::Referrers(digest) => {
-                trace.kind = Kind::List;
-                trace.reference = Some(format!("referrers/{digest}"));
                 self.list(&scope, ListKind::Referrers(digest), query.list.as_deref(), route.addressed, now).await
             }
             Action::Upload => Err(Refusal::Method.into()),
@@ -230,7 +220,7 @@ impl Application for Edge {
     async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {
         let (started, now) = (Instant::now(), SystemTime::now());
         let id = self.ids.next();
-        let mut trace = Trace { registry: None, repository: None, reference: None, kind: Kind::Other, user: None };
+        let mut trace = Trace { registry: None, repository: None, action: None, kind: Kind::Other, user: None };
         let request = session.req_header();
         let result = self.resolve(request, connection, &mut trace, now).await;
         let (outcome, reason) = match &result {
@@ -238,7 +228,7 @@ impl Application for Edge {
             Err(refused) => (refused.outcome, Some(refused.refusal.to_string())),
         };
         let asked = Asked { head: request.method == http::Method::HEAD, headers: &request.headers };
-        let answer = respond::answer(&asked, result, &id);
+        let answer = respond::answer(&asked, result, id.as_str());
         let status = answer.header.status;
         let sent = body::send(session, answer.header, answer.body).await;
         let first_byte = sent.first_byte.duration_since(started);
@@ -248,14 +238,14 @@ impl Application for Edge {
             let request = session.req_header();
             self.access_log.write(&AccessLine {
                 time: Time(now),
-                id: &id,
+                id: id.as_str(),
                 client: connection.peer.ip(),
                 listener: &connection.listener,
                 protocol: if session.is_http2() { "HTTP/2" } else { "HTTP/1.1" },
                 method: request.method.as_str(),
                 registry: trace.registry.as_deref(),
                 repository: trace.repository.as_ref().map(|repository| repository.name.as_str()),
-                reference: trace.reference.as_deref(),
+                reference: trace.action.as_ref().and_then(reference).as_deref(),
                 kind: trace.kind.as_str(),
                 outcome: outcome.as_str(),
                 reason: outcome.reason().or(reason.as_deref()),
@@ -269,6 +259,26 @@ impl Application for Edge {
             });
         }
         if sent.complete { Reuse::Keep } else { Reuse::Close }
+    }
+}
+
+fn kind(action: &Action) -> Kind {
+    match action {
+        Action::Manifest(_) => Kind::Manifest,
+        Action::Blob(_) => Kind::Blob,
+        Action::Tags | Action::Referrers(_) => Kind::List,
+        Action::Upload => Kind::Other,
+    }
+}
+
+/// What the log calls that which was asked for.
+fn reference(action: &Action) -> Option<String> {
+    match action {
+        Action::Manifest(reference) => Some(reference.to_string()),
+        Action::Blob(digest) => Some(digest.to_string()),
+        Action::Tags => Some("tags".to_owned()),
+        Action::Referrers(digest) => Some(format!("referrers/{digest}")),
+        Action::Upload => None,
     }
 }
 
@@ -287,11 +297,27 @@ impl RequestIds {
         RequestIds { next: AtomicU64::new(rand::random()) }
     }
 
-    fn next(&self) -> String {
+    fn next(&self) -> RequestId {
         // The odd multiplier makes this a permutation: no id comes twice in 2^64.
-        let number = self.next.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut id = String::with_capacity(16);
-        let _ = write!(id, "{number:016x}");
-        id
+        RequestId::new(self.next.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+}
+
+/// A request's name: 16 hexadecimal characters.
+struct RequestId([u8; 16]);
+
+impl RequestId {
+    fn new(number: u64) -> RequestId {
+        let mut text = [0; 16];
+        for (place, character) in text.iter_mut().enumerate() {
+            let nibble = (number >> (60 - 4 * place)) & 15;
+            *character = b"0123456789abcdef"[nibble as usize];
+        }
+        RequestId(text)
+    }
+
+    fn as_str(&self) -> &str {
+        // Hexadecimal is ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }

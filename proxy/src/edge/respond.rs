@@ -13,7 +13,7 @@ use http::header::{
     WARNING, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pierhead_registry::oci::{EndpointError, ErrorCode, NameError};
+use pierhead_registry::oci::{Digest, EndpointError, ErrorCode, NameError};
 use pingora_http::ResponseHeader;
 
 use super::body::Body;
@@ -115,30 +115,23 @@ fn content(asked: &Asked<'_>, content: Content, id: &str) -> Answer {
             lines.put(CACHE_CONTROL, NEVER);
             simple(asked, lines, JSON, report.body.into())
         }
-        Content::Manifest(manifest) => {
-            let digest = manifest.digest.to_string();
-            entity(asked, &digest, id, false, |mut lines| {
-                lines.text(CONTENT_TYPE, &manifest.media_type);
-                lines.number(CONTENT_LENGTH, manifest.bytes.len() as u64);
-                lines.with(if asked.head { Body::Empty } else { Body::Bytes(manifest.bytes.clone()) })
-            })
-        }
-        Content::ManifestHead(head) => {
-            let digest = head.digest.to_string();
-            entity(asked, &digest, id, false, |mut lines| {
-                lines.text(CONTENT_TYPE, &head.media_type);
-                lines.number(CONTENT_LENGTH, head.size);
-                lines.with(Body::Empty)
-            })
-        }
-        Content::BlobHead(digest, size) => entity(asked, &digest.to_string(), id, true, |mut lines| {
+        Content::Manifest(manifest) => entity(asked, &manifest.digest, id, false, |mut lines, _| {
+            lines.text(CONTENT_TYPE, &manifest.media_type);
+            lines.number(CONTENT_LENGTH, manifest.bytes.len() as u64);
+            lines.with(if asked.head { Body::Empty } else { Body::Bytes(manifest.bytes.clone()) })
+        }),
+        Content::ManifestHead(head) => entity(asked, &head.digest, id, false, |mut lines, _| {
+            lines.text(CONTENT_TYPE, &head.media_type);
+            lines.number(CONTENT_LENGTH, head.size);
+            lines.with(Body::Empty)
+        }),
+        Content::BlobHead(digest, size) => entity(asked, &digest, id, true, |mut lines, _| {
             lines.put(CONTENT_TYPE, BINARY);
             lines.number(CONTENT_LENGTH, size);
             lines.with(Body::Empty)
         }),
         Content::Blob(digest, blob) => {
-            let digest = digest.to_string();
-            entity(asked, &digest, id, true, |lines| blob_body(asked, &digest, blob, lines))
+            entity(asked, &digest, id, true, |lines, etag| blob_body(asked, etag, blob, lines))
         }
         Content::List(list, link) => {
             let mut lines = Lines::new(StatusCode::OK, id);
@@ -155,7 +148,13 @@ fn content(asked: &Asked<'_>, content: Content, id: &str) -> Answer {
 }
 
 /// Something that a digest names: its conditions are evaluated, and its name stands in the header.
-fn entity(asked: &Asked<'_>, digest: &str, id: &str, blob: bool, full: impl FnOnce(Lines) -> Answer) -> Answer {
+fn entity(
+    asked: &Asked<'_>,
+    digest: &Digest,
+    id: &str,
+    blob: bool,
+    full: impl FnOnce(Lines, &str) -> Answer,
+) -> Answer {
     let etag = format!("\"{digest}\"");
     let verdict = conditional::evaluate(asked.headers, &etag);
     let status = match verdict {
@@ -164,14 +163,14 @@ fn entity(asked: &Asked<'_>, digest: &str, id: &str, blob: bool, full: impl FnOn
         Verdict::Failed => StatusCode::PRECONDITION_FAILED,
     };
     let mut lines = Lines::new(status, id);
-    lines.text(CONTENT_DIGEST, digest);
+    lines.text(CONTENT_DIGEST, etag.trim_matches('"'));
     lines.text(ETAG, &etag);
     if blob {
         lines.put(ACCEPT_RANGES, BYTES);
         lines.put(CACHE_CONTROL, FOREVER);
     }
     match verdict {
-        Verdict::Proceed => full(lines),
+        Verdict::Proceed => full(lines, &etag),
         Verdict::NotModified => lines.with(Body::Empty),
         Verdict::Failed => {
             lines.number(CONTENT_LENGTH, 0);
@@ -180,12 +179,12 @@ fn entity(asked: &Asked<'_>, digest: &str, id: &str, blob: bool, full: impl FnOn
     }
 }
 
-fn blob_body(asked: &Asked<'_>, digest: &str, blob: Blob, mut lines: Lines) -> Answer {
+fn blob_body(asked: &Asked<'_>, etag: &str, blob: Blob, mut lines: Lines) -> Answer {
     let size = blob.size();
     let specs = asked
         .headers
         .get(RANGE)
-        .filter(|_| conditional::range_applies(asked.headers, &format!("\"{digest}\"")))
+        .filter(|_| conditional::range_applies(asked.headers, etag))
         .and_then(|header| range::parse(header.as_bytes()));
     match specs.map_or(Selection::Full, |specs| range::select(&specs, size)) {
         Selection::Full => {

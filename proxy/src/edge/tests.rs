@@ -378,6 +378,6 @@ async fn lists_are_kept_served_stale_and_linked_as_the_client_asks() {
 #[test]
 fn request_ids_differ() {
     let ids = super::RequestIds::new();
-    let (one, two) = (ids.next(), ids.next());
-    assert!(one != two && one.len() == 16 && two.len() == 16);
+    assert_ne!(ids.next().as_str(), ids.next().as_str());
+    assert_eq!(super::RequestId::new(0x0123_4567_89ab_cdef).as_str(), "0123456789abcdef");
 }
