@@ -142,11 +142,7 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
         tokio::spawn(listener.serve(Arc::clone(&edge), drain.clone(), Arc::clone(&metrics)));
     }
     tracing::info!(listener = "admin", address = %admin.address(), "listening");
-    tokio::spawn(async move {
-        if let Err(error) = admin.serve(health, metrics).await {
-            tracing::error!(%error, "the admin listener ended");
-        }
-    });
+    tokio::spawn(admin.serve(health, metrics));
     drain.advance(Phase::Serving);
     tracing::info!("ready");
     stop.received().await;

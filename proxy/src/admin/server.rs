@@ -1,19 +1,34 @@
 //! The operators' listener: health, metrics, and a page that says what is where.
 //!
-//! It stands on an address of its own, so that whoever may pull images may not read metrics.
+//! It stands on an address of its own, so that whoever may pull images may not read metrics. Operators are trusted, but
+//! not to have no broken clients: connections have a number and a header has a time, which axum's own loop lacks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::health::{CACHE_CONTROL, Check, Health};
 use super::metrics::Metrics;
+
+/// Connections at a time; more wait.
+const CONNECTIONS: usize = 64;
+
+/// For a request's header, and between requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How soon to accept again when the system is short of descriptors.
+const SHORTAGE: Duration = Duration::from_millis(200);
 
 const PAGE: &str = concat!(
     "pierhead ",
@@ -48,7 +63,7 @@ impl Admin {
     }
 
     /// Answers for ever: while the edge drains, operators still want to see it.
-    pub(crate) async fn serve(self, health: Arc<Health>, metrics: Arc<Metrics>) -> std::io::Result<()> {
+    pub(crate) async fn serve(self, health: Arc<Health>, metrics: Arc<Metrics>) {
         let router = Router::new()
             .route("/", get(async || PAGE))
             .route("/metrics", get(show_metrics))
@@ -56,7 +71,27 @@ impl Admin {
             .route("/health/instance", get(async |state| report(state, Check::Instance)))
             .route("/health/endtoend", get(async |state| report(state, Check::EndToEnd)))
             .with_state(Seen { health, metrics });
-        axum::serve(self.socket, router).await
+        let free = Arc::new(Semaphore::new(CONNECTIONS));
+        // Never closed, so there is always a place some day.
+        while let Ok(place) = Arc::clone(&free).acquire_owned().await {
+            let tcp = match self.socket.accept().await {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    tracing::warn!(listener = "admin", %error, "cannot accept");
+                    tokio::time::sleep(SHORTAGE).await;
+                    continue;
+                }
+            };
+            let service = TowerToHyperService::new(router.clone());
+            tokio::spawn(async move {
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                if let Err(error) = http.serve_connection(TokioIo::new(tcp), service).await {
+                    tracing::debug!(listener = "admin", %error, "connection ended");
+                }
+                drop(place);
+            });
+        }
     }
 }
 
@@ -88,6 +123,19 @@ mod tests {
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         answer.to_ascii_lowercase()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connections_do_not_lock_operators_out() {
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = admin.address();
+        let server = tokio::spawn(admin.serve(Arc::default(), Arc::new(Metrics::new().unwrap())));
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert!(ask(address, "/health").await.contains("200 ok"));
+        server.abort();
     }
 
     #[tokio::test]
