@@ -284,6 +284,11 @@ impl Cache {
         self.done(stored.await);
     }
 
+    /// Whether the configuration pins a repository, or a tag of it.
+    pub(crate) fn is_pinned(&self, repository: &RepositoryId, tag: Option<&Tag>) -> bool {
+        self.store.pins.pinned(repository, tag)
+    }
+
     /// What a tag was last known to mean.
     pub(crate) async fn tag(&self, repository: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
         if let Some(record) = self.store.hot.tag(repository, tag) {

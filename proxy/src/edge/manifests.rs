@@ -13,7 +13,7 @@ use pierhead_registry::oci::{Digest, Reference, Tag};
 use super::Edge;
 use super::negotiate::{self, Choice};
 use super::outcome::{Outcome, StaleReason};
-use super::plan::{Authorisation, Known, Plan, Unconfirmed, decide, is_pinned, unconfirmed};
+use super::plan::{Authorisation, Known, Plan, Unconfirmed, decide, unconfirmed};
 use super::refusal::{Refusal, Thing};
 use super::scope::{Scope, Wanted};
 use super::served::{Content, ManifestHead, Refused, Served};
@@ -117,7 +117,7 @@ impl Edge {
             _ => {
                 let reference = Reference::Tag(tag.clone());
                 // What is pinned must be kept, so its body is fetched even for a HEAD.
-                if wish.head && !is_pinned(config, scope.repository.name.as_str(), Some(tag.as_str())) {
+                if wish.head && !self.cache.is_pinned(&scope.repository, Some(tag)) {
                     self.fetch_head(scope, reference).await.map(|found| (found, Outcome::Miss))
                 } else {
                     self.fetch(scope, reference).await.map(|manifest| (Found::Manifest(manifest), Outcome::Miss))
@@ -253,7 +253,7 @@ impl Edge {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         };
-        let pinned = is_pinned(&scope.upstream.config, scope.repository.name.as_str(), tag.map(Tag::as_str));
+        let pinned = self.cache.is_pinned(&scope.repository, tag);
         self.cache.put_manifest(&scope.repository, Arc::clone(&manifest), pinned).await;
         if let Some(tag) = tag {
             let record = TagRecord { digest: manifest.digest, checked: SystemTime::now() };

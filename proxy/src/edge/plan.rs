@@ -92,14 +92,6 @@ pub(crate) fn authorise(
     }
 }
 
-/// Whether an image that was asked for by this name is never to be evicted: a pattern names the repository, or the
-/// repository and the tag.
-pub(crate) fn is_pinned(registry: &Registry, repository: &str, tag: Option<&str>) -> bool {
-    !registry.pin.is_empty()
-        && (registry.pin.matches(repository)
-            || tag.is_some_and(|tag| registry.pin.matches(&format!("{repository}:{tag}"))))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::time::{Duration, SystemTime};
@@ -107,7 +99,7 @@ pub(super) mod tests {
     use pierhead_config::{AuthMode, Globs, OfflinePolicy, Registry, UpstreamEndpoint, UpstreamSettings};
     use pierhead_registry::client::ClientError;
 
-    use super::{Authorisation, Known, Plan, StaleReason, Unconfirmed, authorise, decide, is_pinned, unconfirmed};
+    use super::{Authorisation, Known, Plan, StaleReason, Unconfirmed, authorise, decide, unconfirmed};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -211,21 +203,6 @@ pub(super) mod tests {
             (None, AllowKnown, true, Authorisation::Refuse),
         ] {
             assert_eq!(authorise(yes, now, 5 * MINUTE, policy, offline), expected, "{yes:?} {policy:?} {offline}");
-        }
-    }
-
-    #[test]
-    fn pins() {
-        let pin = Globs::new(vec!["library/*".to_owned(), "team/app:v*".to_owned()]).unwrap();
-        let registry = Registry { pin, ..registry("r") };
-        for (repository, tag, expected) in [
-            ("library/alpine", None, true),
-            ("library/alpine", Some("3"), true),
-            ("team/app", Some("v1"), true),
-            ("team/app", Some("latest"), false),
-            ("team/app", None, false),
-        ] {
-            assert_eq!(is_pinned(&registry, repository, tag), expected, "{repository} {tag:?}");
         }
     }
 }
