@@ -13,6 +13,7 @@ use pierhead_registry::oci::Digest;
 
 use super::Edge;
 use super::conditional::{self, Verdict};
+use super::flights::FlightError;
 use super::outcome::{BypassReason, Outcome, StaleReason};
 use super::plan::Authorisation;
 use super::range;
@@ -33,15 +34,15 @@ impl Edge {
     ) -> Result<Served, Refused> {
         let held = self.cache.holds(&scope.repository, digest).await;
         let size = self.cache.blob_size(digest).await;
+        let want = want(headers, digest, size);
         let right = match scope.authorisation(&self.cache, now).await {
             Authorisation::Fresh if held => Right::Known,
             Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
             _ if scope.offline => return Err(Refusal::Offline(Thing::Blob).into()),
-            // The cache asks upstream when it opens what this repository is not known to hold, or fetches it, which
-            // comes to the same.
-            Authorisation::Fresh if !head => {
+            // Nobody has any of its bytes: upstream's sending them is its yes.
+            Authorisation::Fresh if size.is_none() && !head && want == Want::Whole => {
                 self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
-                Right::ByOpening
+                Right::ByFetching
             }
             Authorisation::AskElseKnown if held => match self.ask_blob(scope, digest).await {
                 Ok(_) => Right::Asked,
@@ -69,9 +70,11 @@ impl Edge {
             let size = self.ask_blob(scope, digest).await?;
             return Ok(Served::new(Content::BlobHead(*digest, size), Outcome::Miss));
         }
-        let source = (!scope.offline).then(|| scope.source());
-        let opened = self.cache.open_blob(&scope.repository, digest, want(headers, digest, size), source).await;
-        match self.checked_when_empty(opened).await {
+        let opened = match right {
+            Right::ByFetching => self.open_together(scope, digest, want).await?,
+            Right::Known | Right::Asked | Right::Stale => self.open(scope, digest, want).await,
+        };
+        match opened {
             Ok(blob) => {
                 let outcome = right.outcome(blob.state());
                 Ok(Served::new(Content::Blob(*digest, blob), outcome))
@@ -83,13 +86,29 @@ impl Edge {
         }
     }
 
-    /// An empty blob has no last byte for its hash to be checked before, so that is done before its header goes out.
-    async fn checked_when_empty(&self, opened: Result<Blob, BlobError>) -> Result<Blob, BlobError> {
-        let blob = opened?;
+    async fn open(&self, scope: &Scope, digest: &Digest, want: Want) -> Result<Arc<Blob>, BlobError> {
+        let source = (!scope.offline).then(|| scope.source());
+        let blob = self.cache.open_blob(&scope.repository, digest, want, source).await?;
+        // An empty blob has no last byte for its hash to be checked before, so that is done before its header goes out.
         if blob.size() == 0 {
             blob.reader(0..0).read(&mut [0]).await?;
         }
-        Ok(blob)
+        Ok(Arc::new(blob))
+    }
+
+    /// Opens what this repository is not known to hold, once for all who ask at the same time. Each of them alone would
+    /// find that somebody else has started, and ask upstream whether it may join.
+    async fn open_together(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<Result<Arc<Blob>, BlobError>, FlightError> {
+        let question = {
+            let (edge, scope, digest) = (Arc::clone(self), scope.clone(), *digest);
+            move || async move { edge.open(&scope, &digest, want).await }
+        };
+        self.openings.join(scope.key(Wanted::Blob(*digest)), question).await
     }
 
     /// Writes down what upstream's refusal to send a blob means.
@@ -127,8 +146,7 @@ impl Edge {
                 let source = scope.source();
                 let result = scope.ask(&edge.cache, source.head_blob(&digest)).await;
                 edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
-                // A link to bytes that are nowhere near would only cost memory.
-                if result.is_ok() && edge.cache.blob_size(&digest).await.is_some() {
+                if result.is_ok() {
                     edge.cache.link(&scope.repository, &digest).await;
                 }
                 result
@@ -147,20 +165,20 @@ enum Right {
     Asked,
     /// Upstream said so to this caller before, and cannot be asked.
     Stale,
-    /// Upstream will have said so when the blob is open.
-    ByOpening,
+    /// Upstream will have said so when the blob is open, by sending it.
+    ByFetching,
 }
 
 impl Right {
     fn is_established(self) -> bool {
-        !matches!(self, Right::ByOpening)
+        !matches!(self, Right::ByFetching)
     }
 
     fn outcome(self, state: BlobState) -> Outcome {
         match (state, self) {
             (BlobState::Uncached, _) => Outcome::Bypass(BypassReason::Uncached),
             (BlobState::Filling, _) => Outcome::Miss,
-            (BlobState::Committed, Right::Asked | Right::ByOpening) => Outcome::Revalidated,
+            (BlobState::Committed, Right::Asked | Right::ByFetching) => Outcome::Revalidated,
             (BlobState::Committed, Right::Stale) => Outcome::Stale(StaleReason::UpstreamFailed),
             (BlobState::Committed, Right::Known) => Outcome::Hit,
         }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -27,9 +28,9 @@ pub(crate) enum Body {
     /// In memory.
     Bytes(Bytes),
     /// A blob, or one range of it.
-    Blob(Blob, Range<u64>),
+    Blob(Arc<Blob>, Range<u64>),
     /// Several ranges of a blob.
-    Multipart(Blob, Multipart),
+    Multipart(Arc<Blob>, Multipart),
 }
 
 /// What went out.
@@ -56,15 +57,15 @@ enum Broken {
     Short,
 }
 
-/// Sends an answer.
-pub(crate) async fn send(session: &mut ServerSession, header: Box<ResponseHeader>, body: Body) -> Sent {
+/// Sends an answer. `id` is the request's, for the log.
+pub(crate) async fn send(session: &mut ServerSession, header: Box<ResponseHeader>, body: Body, id: &str) -> Sent {
     let mut sent = Sent { bytes: 0, first_byte: Instant::now(), complete: false };
     match write(session, header, body, &mut sent).await {
         Ok(()) => sent.complete = true,
         Err(broken) => {
             match &broken {
-                Broken::Client(error) => tracing::debug!(%error, "answer broke off"),
-                Broken::Blob(_) | Broken::Short => tracing::warn!(error = %broken, "answer broke off"),
+                Broken::Client(error) => tracing::debug!(id, %error, "answer broke off"),
+                Broken::Blob(_) | Broken::Short => tracing::warn!(id, error = %broken, "answer broke off"),
             }
             abort(session);
         }

@@ -46,11 +46,11 @@ use self::outcome::{AccessLine, Kind, Outcome, Time, milliseconds};
 use self::refusal::Refusal;
 use self::respond::{Asked, is_read};
 use self::route::{Query, Routes};
-use self::scope::{Negatives, Questions, Scope, Upstream};
+use self::scope::{Key, Negatives, Questions, Scope, Upstream};
 use self::served::{Content, Refused, Served};
 use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
-use crate::cache::{Cache, ListRecord, RepositoryId};
+use crate::cache::{Blob, BlobError, Cache, ListRecord, RepositoryId};
 use crate::front::{Application, Connection, Reuse};
 use crate::logging::AccessLog;
 
@@ -101,6 +101,7 @@ pub(crate) struct Edge {
     negatives: Negatives,
     manifests: Questions<Arrival>,
     blobs: Questions<u64>,
+    openings: Flights<Key, Result<Arc<Blob>, BlobError>>,
     lists: Questions<Arc<ListRecord>>,
     ids: RequestIds,
 }
@@ -135,6 +136,7 @@ impl Edge {
             negatives: Negatives::new(),
             manifests: Flights::new(FLIGHTS),
             blobs: Flights::new(FLIGHTS),
+            openings: Flights::new(FLIGHTS),
             lists: Flights::new(FLIGHTS),
             ids: RequestIds::new(),
         }
@@ -230,7 +232,7 @@ impl Application for Edge {
         let asked = Asked { head: request.method == http::Method::HEAD, headers: &request.headers };
         let answer = respond::answer(&asked, result, id.as_str());
         let status = answer.header.status;
-        let sent = body::send(session, answer.header, answer.body).await;
+        let sent = body::send(session, answer.header, answer.body, id.as_str()).await;
         let first_byte = sent.first_byte.duration_since(started);
         let registry = trace.registry.as_deref().unwrap_or_default();
         self.metrics.request(registry, trace.kind.as_str(), outcome.as_str(), status.as_str(), sent.bytes, first_byte);

@@ -5,6 +5,7 @@
 //! miss while offline are 404. Where trying again can help, the status says so: 429 and 503 with `Retry-After`, 502.
 //! A caller whose own credential counts gets a 401 and may log in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -179,7 +180,7 @@ fn entity(
     }
 }
 
-fn blob_body(asked: &Asked<'_>, etag: &str, blob: Blob, mut lines: Lines) -> Answer {
+fn blob_body(asked: &Asked<'_>, etag: &str, blob: Arc<Blob>, mut lines: Lines) -> Answer {
     let size = blob.size();
     let specs = asked
         .headers

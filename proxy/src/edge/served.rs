@@ -21,7 +21,7 @@ pub(crate) enum Content {
     /// What HEAD needs of a manifest that is not here.
     ManifestHead(ManifestHead),
     /// A blob, opened.
-    Blob(Digest, Blob),
+    Blob(Digest, Arc<Blob>),
     /// What HEAD needs of a blob, and a conditional GET of one that the client has.
     BlobHead(Digest, u64),
     /// A list, and how the client is to ask for its next page.

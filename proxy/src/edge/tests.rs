@@ -352,6 +352,27 @@ async fn a_blob_is_not_served_to_a_repository_that_does_not_hold_it() {
 }
 
 #[tokio::test]
+async fn callers_who_want_one_unknown_blob_ask_upstream_once() {
+    let stage = Arc::new(Stage::set(|_| ()).await);
+    let digest = Digest::of(Algorithm::Sha256, b"layer");
+    stage.upstream.put(&format!("blobs/{digest}"), "application/octet-stream", "layer");
+    stage.upstream.hesitation.store(50, Ordering::SeqCst);
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let stage = Arc::clone(&stage);
+            tokio::spawn(async move {
+                let (headers, now) = (HeaderMap::new(), SystemTime::now());
+                stage.edge.blob(&stage.scope(), &digest, false, &headers, now).await.is_ok()
+            })
+        })
+        .collect();
+    for caller in callers {
+        assert!(caller.await.unwrap());
+    }
+    assert_eq!(stage.upstream.asked(), [format!("GET blobs/{digest}")]);
+}
+
+#[tokio::test]
 async fn lists_are_kept_served_stale_and_linked_as_the_client_asks() {
     let stage = Stage::set(|_| ()).await;
     stage.upstream.put("tags/list", "application/json", "{\"tags\":[\"v1\"]}");
