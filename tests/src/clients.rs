@@ -25,13 +25,18 @@ pub struct Podman {
 impl Podman {
     /// With an empty store, and a registries.conf that puts the edge in the place of these registries.
     pub fn new(edge: SocketAddr, registries: &[&str]) -> Podman {
-        let dir = scratch("podman");
         let mut conf = String::from("unqualified-search-registries = []\n");
         for name in registries {
             conf.push_str(&format!(
                 "[[registry]]\nprefix = \"{name}\"\nlocation = \"{edge}/{name}\"\ninsecure = true\n"
             ));
         }
+        Podman::with_registries(&conf)
+    }
+
+    /// With an empty store and this registries.conf.
+    pub fn with_registries(conf: &str) -> Podman {
+        let dir = scratch("podman");
         std::fs::write(dir.path().join("registries.conf"), conf).unwrap();
         std::fs::write(dir.path().join("auth.json"), "{}").unwrap();
         std::fs::write(dir.path().join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();

@@ -19,7 +19,7 @@ pub enum Misbehaviour {
     None,
     /// Blobs have one byte changed in their middle.
     WrongBytes,
-    /// Blobs end at half of the length that was announced.
+    /// Blobs end at their middle, wherever they were asked for from.
     ShortBody,
     /// Blobs go on after the length that was announced.
     LongBody,
@@ -63,7 +63,7 @@ pub enum Misbehaviour {
 struct Content {
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
-    others: HashMap<String, (String, Bytes)>,
+    others: HashMap<String, (Vec<(String, String)>, Bytes)>,
 }
 
 #[derive(Default)]
@@ -131,9 +131,10 @@ impl Upstream {
         self.state.lock().unwrap().content.blobs.insert(path, bytes);
     }
 
-    /// Answers a path with this media type and body.
-    pub fn hold_other(&self, path: &str, media_type: &str, body: impl Into<Bytes>) {
-        self.state.lock().unwrap().content.others.insert(path.to_owned(), (media_type.to_owned(), body.into()));
+    /// Answers a path with these header lines and this body.
+    pub fn hold_other(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.state.lock().unwrap().content.others.insert(path.to_owned(), (headers, body.into()));
     }
 
     /// Forgets a tag.
@@ -204,8 +205,9 @@ impl State {
             let headers = [("Content-Type", media_type.as_str()), ("Docker-Content-Digest", &digest)];
             return Answer::new(200, &headers, bytes.clone());
         }
-        if let Some((media_type, bytes)) = self.content.others.get(&request.path) {
-            return Answer::new(200, &[("Content-Type", media_type.as_str())], bytes.clone());
+        if let Some((headers, bytes)) = self.content.others.get(&request.path) {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            return Answer::new(200, &headers, bytes.clone());
         }
         let code = if request.path.contains("/blobs/") { "BLOB_UNKNOWN" } else { "MANIFEST_UNKNOWN" };
         let body = format!(r#"{{"errors":[{{"code":"{code}","message":"unknown"}}]}}"#);
@@ -271,7 +273,7 @@ fn blob(request: &Request, bytes: &Bytes, how: &Misbehaviour) -> Answer {
             changed[middle] ^= 1;
             head.then(Step::Send(changed.into()))
         }
-        Misbehaviour::ShortBody => head.then(Step::Send(body.slice(..body.len() / 2))),
+        Misbehaviour::ShortBody => head.then(Step::Send(bytes.slice(shift..(total / 2).max(shift)))),
         Misbehaviour::LongBody => head.then(Step::Send(body)).then(Step::Send(vec![7; 4096].into())),
         Misbehaviour::SlowDrip(size, every) => head.then(Step::Drip { bytes: body, size: *size, every: *every }),
         Misbehaviour::Stall => head.then(Step::Send(body.slice(..body.len() / 2))).then(Step::Silence),

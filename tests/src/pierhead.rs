@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::eventually;
 use crate::process::{Lines, Output, Process, run};
-use crate::pull::Client;
+use crate::pull::{Client, Reply};
 
 /// The edge's binary, which lies beside the test's in the target directory.
 pub fn binary() -> PathBuf {
@@ -200,6 +200,18 @@ impl Pierhead {
             })
         })
         .await
+    }
+
+    /// The access-log line of an answer.
+    pub async fn line_of(&self, reply: &Reply) -> Value {
+        let id = reply.header("x-request-id").to_owned();
+        assert!(!id.is_empty(), "X-Request-Id: {:?}", reply.headers);
+        self.logged(&format!("the access-log line of {id}"), |line| line["id"] == id.as_str()).await
+    }
+
+    /// The outcome of an answer, as the access log has it.
+    pub async fn outcome_of(&self, reply: &Reply) -> String {
+        self.line_of(reply).await["outcome"].as_str().unwrap().to_owned()
     }
 
     /// The sum of a metric's series that carry all these labels.

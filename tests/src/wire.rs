@@ -36,6 +36,8 @@ struct State {
     cut: Notify,
     carried: AtomicU64,
     accepted: AtomicUsize,
+    open: AtomicUsize,
+    most: AtomicUsize,
 }
 
 /// A running proxy. Dropping it cuts everything.
@@ -65,6 +67,8 @@ impl Wire {
             cut: Notify::new(),
             carried: AtomicU64::new(0),
             accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
         Wire { address, state, task }
@@ -100,6 +104,11 @@ impl Wire {
         self.state.carried.load(Ordering::SeqCst)
     }
 
+    /// The most connections that were carried at a time.
+    pub fn most(&self) -> usize {
+        self.state.most.load(Ordering::SeqCst)
+    }
+
     /// Connections so far.
     pub fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
@@ -119,7 +128,13 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         state.accepted.fetch_add(1, Ordering::SeqCst);
         match state.mode.load(Ordering::SeqCst) {
             mode if mode == Mode::Open as u8 => {
-                connections.spawn(carry(client, Arc::clone(&state)));
+                let state = Arc::clone(&state);
+                connections.spawn(async move {
+                    let open = state.open.fetch_add(1, Ordering::SeqCst) + 1;
+                    state.most.fetch_max(open, Ordering::SeqCst);
+                    carry(client, &state).await;
+                    state.open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
             mode if mode == Mode::Silent as u8 => {
                 connections.spawn(async move { drop((tokio::time::sleep(Duration::from_secs(600)).await, client)) });
@@ -130,7 +145,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-async fn carry(mut client: TcpStream, state: Arc<State>) {
+async fn carry(mut client: TcpStream, state: &State) {
     let cut = state.cut.notified();
     let Ok(mut server) = TcpStream::connect(state.target).await else { return };
     let (mut from_client, mut to_client) = client.split();
@@ -144,7 +159,7 @@ async fn carry(mut client: TcpStream, state: Arc<State>) {
     let down = async {
         let mut buffer = vec![0; 16 << 10];
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
-            pace(&state, read).await;
+            pace(state, read).await;
             if to_client.write_all(&buffer[..read]).await.is_err() {
                 return;
             }

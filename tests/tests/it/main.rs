@@ -1,3 +1,13 @@
 //! The edge, pulled through by real clients from real registries, and from upstreams that misbehave.
 
+mod access;
+mod fills;
 mod harness;
+mod lies;
+mod lifecycle;
+mod manifests;
+mod naming;
+mod pulls;
+mod ranges;
+mod store;
+mod tags;

@@ -1,0 +1,259 @@
+//! Upstreams that lie, stall, refuse, or lead astray. Whatever they do, nothing wrong arrives whole, nothing hangs,
+//! no credential goes where it does not belong, and afterwards all is well again.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use pierhead_tests::eventually;
+use pierhead_tests::http::{Answer, Server};
+use pierhead_tests::image::{Blob, Image};
+use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::wire::Wire;
+use serde_json::{Value, json};
+
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+fn hasty(more: Value) -> Value {
+    let mut keys = json!({
+        "default": true, "retries": 1, "cool_down": "50ms", "first_byte_timeout": "1s", "idle_timeout": "1s",
+        "connect_timeout": "1s", "resume_for": "1s", "negative_ttl": "1ms",
+    });
+    keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    keys
+}
+
+async fn edge_of(upstream: &Upstream, more: Value) -> Pierhead {
+    Setup::new().registry_with("up.test", upstream.url(), hasty(more)).start().await
+}
+
+/// Pulls until it works, which it must, soon.
+async fn recovers(edge: &Pierhead) {
+    eventually("a good pull", Duration::from_secs(20), async || edge.client().pull("team/app", "latest").await.ok())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_wrong_arrives_and_all_is_well_afterwards() {
+    for how in [
+        Misbehaviour::WrongBytes,
+        Misbehaviour::ShortBody,
+        Misbehaviour::WrongLength,
+        Misbehaviour::EndlessHeader,
+        Misbehaviour::WrongManifest,
+        Misbehaviour::Encoded,
+        Misbehaviour::RedirectLoop,
+        Misbehaviour::Stall,
+        Misbehaviour::Silent,
+        Misbehaviour::Failing(500),
+        Misbehaviour::Failing(418),
+        Misbehaviour::RateLimited(1),
+    ] {
+        let upstream = Upstream::start().await;
+        let image = Image::new(1, &[300_000, 1000]);
+        upstream.hold("team/app", "latest", &image);
+        let edge = edge_of(&upstream, json!({})).await;
+        upstream.misbehave(how.clone());
+        let begun = Instant::now();
+        if let Misbehaviour::WrongManifest = how {
+            // By tag there is nothing to compare with; by digest there is.
+            let by_digest = edge.client().manifest("team/app", &image.digest().to_string()).await;
+            assert!(by_digest.is_err(), "{how:?}");
+        } else {
+            // A blob that is wrong and whole ends the test in here.
+            assert!(edge.client().pull("team/app", "latest").await.is_err(), "{how:?}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15), "{how:?} took {:?}", begun.elapsed());
+        upstream.misbehave(Misbehaviour::None);
+        recovers(&edge).await;
+        assert!(edge.peak_memory() < 256 << 20, "{how:?}: {} bytes", edge.peak_memory());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_beyond_the_length_is_not_passed_on() {
+    let upstream = Upstream::start().await;
+    upstream.hold("team/app", "latest", &Image::new(1, &[300_000]));
+    upstream.misbehave(Misbehaviour::LongBody);
+    let edge = edge_of(&upstream, json!({})).await;
+    let _ = edge.client().pull("team/app", "latest").await;
+    upstream.misbehave(Misbehaviour::None);
+    recovers(&edge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_counted_and_had_from_elsewhere() {
+    let (liar, honest) = (Upstream::start().await, Upstream::start().await);
+    let (image, other) = (Image::new(1, &[300_000]), Image::new(2, &[1000]));
+    for upstream in [&liar, &honest] {
+        upstream.hold("team/app", "latest", &image);
+        upstream.hold("team/app", "other", &other);
+    }
+    let keys = hasty(json!({ "insecure": true, "upstream": [liar.url(), honest.url()] }));
+    let edge = Setup::new().registry_with("up.test", "", keys).start().await;
+    edge.client().pull("team/app", "other").await.unwrap();
+    liar.misbehave(Misbehaviour::WrongBytes);
+    eventually("a good pull", Duration::from_secs(20), async || {
+        edge.client().blob("team/app", &image.layers[0].digest).await.ok()
+    })
+    .await;
+    assert!(edge.metric("pierhead_verification_failures_total", &[("where", "upstream")]).await >= 1.0);
+    assert!(honest.count("GET", &image.layers[0].digest.to_string()) >= 1);
+    // Nothing else was lost.
+    let asked = liar.count("GET", &other.layers[0].digest.to_string());
+    edge.client().pull("team/app", "other").await.unwrap();
+    assert_eq!(liar.count("GET", &other.layers[0].digest.to_string()), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_readers_of_a_wrong_blob_fail() {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(1, 400_000);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    upstream.misbehave(Misbehaviour::WrongBytes);
+    let edge = edge_of(&upstream, json!({})).await;
+    let client = edge.client();
+    let pulls = (0..20).map(|_| client.blob("team/app", &blob.digest));
+    for pull in futures_util::future::join_all(pulls).await {
+        assert!(pull.is_err());
+    }
+    upstream.misbehave(Misbehaviour::None);
+    eventually("a good pull", Duration::from_secs(20), async || client.blob("team/app", &blob.digest).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_drip_is_no_failure() {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(1, 100_000);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    // Longer in all than any timeout, but never silent for long.
+    upstream.misbehave(Misbehaviour::SlowDrip(4000, Duration::from_millis(100)));
+    let edge = edge_of(&upstream, json!({})).await;
+    let received = edge.client().blob("team/app", &blob.digest).await.unwrap();
+    assert!(received.total > Duration::from_secs(2), "{received:?}");
+    assert!(received.first_byte < Duration::from_secs(1), "{received:?}");
+    assert_eq!(upstream.count("GET", "/blobs/"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_range_is_not_taken_for_the_right_one() {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(1, 2 << 20);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    let wire = Wire::to(upstream.server.address).await;
+    let edge = Setup::new().registry_with("up.test", wire.url(), hasty(json!({}))).start().await;
+    upstream.misbehave(Misbehaviour::WrongRange);
+    wire.cut_after(1 << 20);
+    let _ = edge.client().blob("team/app", &blob.digest).await;
+    let part = edge.client().range("team/app", &blob.digest, "bytes=1900000-1900009").await;
+    assert!(part.status >= 400 || part.body == blob.bytes.slice(1_900_000..1_900_010), "{}", part.status);
+    upstream.misbehave(Misbehaviour::None);
+    let client = edge.client();
+    eventually("a good pull", Duration::from_secs(20), async || client.blob("team/app", &blob.digest).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_errors_are_tried_again() {
+    let upstream = Upstream::start().await;
+    upstream.hold("team/app", "latest", &Image::new(1, &[1000]));
+    upstream.misbehave(Misbehaviour::FailingAtFirst(503, 2));
+    let edge = edge_of(&upstream, json!({ "retries": 3 })).await;
+    edge.client().pull("team/app", "latest").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_is_obeyed_by_the_whole_edge() {
+    let upstream = Upstream::start().await;
+    upstream.hold("team/app", "latest", &Image::new(1, &[1000]));
+    let edge = edge_of(&upstream, json!({ "tag_ttl": "1ms" })).await;
+    edge.client().pull("team/app", "latest").await.unwrap();
+    upstream.misbehave(Misbehaviour::RateLimited(600));
+    let client = edge.client();
+    let limited = client.get("/v2/team/app/manifests/other").await;
+    assert_eq!(limited.status, 429);
+    let seconds: u64 = limited.header("retry-after").parse().unwrap();
+    assert!((1..=600).contains(&seconds), "{seconds}");
+    let asked = upstream.server.requests().len();
+    for number in 0..10 {
+        assert_eq!(client.get(&format!("/v2/team/b{number}/manifests/latest")).await.status, 429);
+    }
+    assert_eq!(upstream.server.requests().len(), asked);
+    // What is known is served all the same.
+    let known = client.get_with("/v2/team/app/manifests/latest", &[("Accept", "*/*")]).await;
+    assert_eq!(known.status, 200);
+    assert!(known.header("warning").starts_with("110"));
+    client.pull("team/app", "latest").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_elsewhere_gets_no_credential() {
+    let (registry, storage) = (Upstream::start().await, Upstream::on(ELSEWHERE).await);
+    let image = Image::new(1, &[300_000]);
+    for upstream in [&registry, &storage] {
+        upstream.hold("team/app", "latest", &image);
+    }
+    registry.misbehave(Misbehaviour::Redirect(storage.url()));
+    let credentials = json!({ "credentials": { "username": "edge", "password": "edge-password" } });
+    let edge = edge_of(&registry, credentials).await;
+    edge.client().pull("team/app", "latest").await.unwrap();
+    let path = format!("/v2/team/app/blobs/{}", image.layers[0].digest);
+    edge.client().range("team/app", &image.layers[0].digest, "bytes=1-2").await;
+    let seen = storage.server.requests();
+    assert!(seen.iter().any(|request| request.path == path), "{seen:?}");
+    for request in &seen {
+        assert_eq!(request.header("authorization"), None);
+        assert_eq!(request.header("cookie"), None);
+        assert_eq!(request.query, "signature=secret-signature");
+    }
+    assert_eq!(edge.log().count(|line| line.contains("secret-signature") || line.contains("edge-password")), 0);
+    // Nor does a failing target put it into the log.
+    storage.misbehave(Misbehaviour::Failing(403));
+    let other = Blob::random(9, 1000);
+    registry.hold_blob("team/app", &other.digest.to_string(), other.bytes.clone());
+    assert!(edge.client().blob("team/app", &other.digest).await.is_err());
+    assert_eq!(edge.log().count(|line| line.contains("secret-signature") || line.contains("edge-password")), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_loop_ends() {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(1, 1000);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    upstream.misbehave(Misbehaviour::RedirectLoop);
+    let edge = edge_of(&upstream, json!({ "retries": 0, "resume_for": "100ms" })).await;
+    assert!(edge.client().blob("team/app", &blob.digest).await.is_err());
+    let asked = upstream.server.requests().len();
+    assert!(asked <= 25, "{asked} requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_realm_learns_nothing() {
+    let thief = Server::start(ELSEWHERE, |_| Answer::new(200, &[], r#"{"token":"x"}"#)).await;
+    let upstream = Upstream::start().await;
+    upstream.hold("team/app", "latest", &Image::new(1, &[1000]));
+    upstream.misbehave(Misbehaviour::Challenge(format!("{}/token", thief.url())));
+    let credentials = json!({ "credentials": { "username": "edge", "password": "edge-password" } });
+    let edge = edge_of(&upstream, credentials.clone()).await;
+    assert!(edge.client().pull("team/app", "latest").await.is_err());
+    assert!(edge.client().blob("team/app", &Blob::random(1, 10).digest).await.is_err());
+    assert_eq!(thief.requests().len(), 0, "{:?}", thief.requests());
+    // Unless the configuration says that it is none.
+    let mut trusting = credentials;
+    trusting["realms"] = json!([ELSEWHERE.to_string()]);
+    let edge = edge_of(&upstream, trusting).await;
+    edge.client().pull("team/app", "latest").await.unwrap();
+    assert_eq!(thief.requests()[0].basic(), Some(("edge".to_owned(), "edge-password".to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_without_head_still_revalidates() {
+    let upstream = Upstream::start().await;
+    upstream.hold("team/app", "latest", &Image::new(1, &[1000]));
+    upstream.misbehave(Misbehaviour::NoHead);
+    let edge = edge_of(&upstream, json!({ "tag_ttl": "1ms" })).await;
+    for _ in 0..3 {
+        let reply = edge.client().manifest("team/app", "latest").await.unwrap();
+        assert_eq!(reply.header("warning"), "");
+        assert_eq!(edge.client().head("/v2/team/app/manifests/latest").await.status, 200);
+    }
+}

@@ -1,0 +1,210 @@
+//! Parts of blobs: of those that are here, on their way, or not here at all.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pierhead_tests::image::Blob;
+use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::pull::Reply;
+use pierhead_tests::registry::DockerRegistry;
+use pierhead_tests::wire::{Mode, Wire};
+use serde_json::json;
+
+const MIB: u64 = 1 << 20;
+
+async fn scene(size: usize) -> (DockerRegistry, Wire, Pierhead, Blob) {
+    let registry = DockerRegistry::start().await;
+    let blob = Blob::random(size as u64, size);
+    registry.client().push_blob("team/app", &blob.digest, blob.bytes.clone()).await;
+    let wire = Wire::to(registry.address).await;
+    let keys = json!({ "default": true, "retries": 0, "cool_down": "50ms" });
+    let edge = Setup::new().registry_with("up.test", wire.url(), keys).start().await;
+    (registry, wire, edge, blob)
+}
+
+fn assert_part(reply: &Reply, blob: &Blob, first: usize, last: usize) {
+    let total = blob.bytes.len();
+    assert_eq!(reply.status, 206);
+    assert_eq!(reply.header("content-range"), format!("bytes {first}-{last}/{total}"));
+    assert_eq!(reply.header("docker-content-digest"), blob.digest.to_string());
+    assert_eq!(reply.body.len(), last - first + 1);
+    assert!(reply.body == blob.bytes.slice(first..=last), "wrong bytes in {first}-{last}");
+}
+
+/// The parts of a multipart/byteranges body: `Content-Range` and bytes.
+fn parts(reply: &Reply) -> Vec<(String, Bytes)> {
+    let kind = reply.header("content-type");
+    let boundary = kind.strip_prefix("multipart/byteranges").unwrap_or_else(|| panic!("{kind}"));
+    let boundary = boundary.split("boundary=").nth(1).unwrap().trim_matches('"');
+    let delimiter = format!("--{boundary}");
+    let (mut rest, mut parts) = (&reply.body[..], Vec::new());
+    let find = |haystack: &[u8], needle: &[u8]| haystack.windows(needle.len()).position(|window| window == needle);
+    loop {
+        let at = find(rest, delimiter.as_bytes()).expect("delimiter");
+        rest = &rest[at + delimiter.len()..];
+        if rest.starts_with(b"--") {
+            return parts;
+        }
+        let end = find(rest, b"\r\n\r\n").expect("end of a part's header");
+        let header = String::from_utf8_lossy(&rest[..end]).to_ascii_lowercase();
+        let range = header.lines().find_map(|line| line.strip_prefix("content-range: ")).unwrap().to_owned();
+        let (first, last) = range.strip_prefix("bytes ").unwrap().split('/').next().unwrap().split_once('-').unwrap();
+        let length = last.parse::<usize>().unwrap() - first.parse::<usize>().unwrap() + 1;
+        rest = &rest[end + 4..];
+        parts.push((range, reply.body.slice_ref(&rest[..length])));
+        rest = &rest[length..];
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_of_what_is_here() {
+    let (_registry, wire, edge, blob) = scene(100_000).await;
+    let client = edge.client();
+    client.blob("team/app", &blob.digest).await.unwrap();
+    wire.set(Mode::Closed);
+    for (range, first, last) in [
+        ("bytes=0-0", 0, 0),
+        ("bytes=10-19", 10, 19),
+        ("bytes=99999-", 99_999, 99_999),
+        ("bytes=50000-", 50_000, 99_999),
+        ("bytes=-10", 99_990, 99_999),
+        ("bytes=-200000", 0, 99_999),
+        ("bytes=90000-200000", 90_000, 99_999),
+    ] {
+        assert_part(&client.range("team/app", &blob.digest, range).await, &blob, first, last);
+    }
+    for range in ["bytes=100000-", "bytes=200000-300000", "bytes=-0"] {
+        let reply = client.range("team/app", &blob.digest, range).await;
+        assert_eq!((reply.status, reply.header("content-range")), (416, "bytes */100000"), "{range}");
+    }
+    // What is no range is ignored (RFC 9110, 14.2).
+    for range in ["bytes=20-10", "bytes=a-b", "lines=1-2", "bytes"] {
+        let reply = client.range("team/app", &blob.digest, range).await;
+        assert!(reply.status == 200 && reply.body == blob.bytes, "{range}: {}", reply.status);
+    }
+    let path = format!("/v2/team/app/blobs/{}", blob.digest);
+    let head = client.head(&path).await;
+    assert_eq!((head.status, head.header("content-length")), (200, "100000"));
+    for reply in [&head, &client.get(&path).await] {
+        assert_eq!(reply.header("accept-ranges"), "bytes");
+        assert_eq!(reply.header("etag"), format!("\"{}\"", blob.digest));
+        assert_eq!(reply.header("content-type"), "application/octet-stream");
+    }
+    let etag = format!("\"{}\"", blob.digest);
+    let conditions: &[(&[(&str, &str)], u16)] = &[
+        (&[("If-None-Match", &etag)], 304),
+        (&[("If-None-Match", "\"x\"")], 200),
+        (&[("Range", "bytes=0-9"), ("If-Range", &etag)], 206),
+        (&[("Range", "bytes=0-9"), ("If-Range", "\"x\"")], 200),
+        (&[("Range", "bytes=0-9"), ("If-Range", "Sat, 01 Jan 2000 00:00:00 GMT")], 200),
+        (&[("Range", "bytes=0-9"), ("If-None-Match", &etag)], 304),
+    ];
+    for (headers, status) in conditions {
+        assert_eq!(client.get_with(&path, headers).await.status, *status, "{headers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_ranges_at_once() {
+    let (_registry, wire, edge, blob) = scene(100_000).await;
+    let ranges = "bytes=0-9,50000-50099,-5";
+    // Cold, then here.
+    for _ in 0..2 {
+        let reply = edge.client().range("team/app", &blob.digest, ranges).await;
+        if reply.status == 200 {
+            assert!(reply.body == blob.bytes);
+        } else {
+            assert_eq!(reply.status, 206);
+            let parts = parts(&reply);
+            let expected = [(0, 9), (50_000, 50_099), (99_995, 99_999)];
+            assert_eq!(parts.len(), expected.len());
+            for ((range, bytes), (first, last)) in parts.iter().zip(expected) {
+                assert_eq!(*range, format!("bytes {first}-{last}/100000"));
+                assert_eq!(*bytes, blob.bytes.slice(first..=last));
+            }
+        }
+        edge.client().blob("team/app", &blob.digest).await.unwrap();
+        wire.set(Mode::Closed);
+    }
+    // More than anybody needs: a full answer, or none, but no work without end.
+    let many = (0..5000).map(|n| format!("{}-{}", n * 2, n * 2)).collect::<Vec<_>>().join(",");
+    let reply = edge.client().range("team/app", &blob.digest, &format!("bytes={many}")).await;
+    assert!(matches!(reply.status, 200 | 400 | 416 | 431), "{}", reply.status);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_beyond_the_fill_is_fetched_at_once() {
+    let (registry, wire, edge, blob) = scene(16 << 20).await;
+    wire.limit(2 * MIB);
+    let (client, digest) = (edge.client(), blob.digest);
+    let whole = tokio::spawn(async move { client.blob("team/app", &digest).await });
+    edge.metric_until("pierhead_fills_in_progress", &[], |fills| fills >= 1.0).await;
+    let begun = Instant::now();
+    let total = blob.bytes.len();
+    let tail = edge.client().range("team/app", &digest, &format!("bytes={}-", total - 50_000)).await;
+    assert_part(&tail, &blob, total - 50_000, total - 1);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(!whole.is_finished(), "the fill was over too soon to prove anything");
+    wire.limit(0);
+    whole.await.unwrap().unwrap();
+    assert!(wire.carried() < blob.bytes.len() as u64 + MIB, "{}", wire.carried());
+    assert!(registry.blob_gets("team/app", &blob).await >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_cold_blob_is_fetched_and_kept_as_such() {
+    let (_registry, wire, mut edge, blob) = scene(16 << 20).await;
+    let total = blob.bytes.len();
+    let places = [(5_000_000, 5_099_999), (total - 1000, total - 1), (12_000_000, 12_000_009)];
+    for (first, last) in places {
+        let reply = edge.client().range("team/app", &blob.digest, &format!("bytes={first}-{last}")).await;
+        assert_part(&reply, &blob, first, last);
+    }
+    assert!(wire.carried() < 8 * MIB, "{} bytes for three small parts", wire.carried());
+    // Kept: through a kill, with upstream gone.
+    edge.kill().await;
+    edge.start_again().await;
+    wire.set(Mode::Closed);
+    for (first, last) in places {
+        let reply = edge.client().range("team/app", &blob.digest, &format!("bytes={first}-{last}")).await;
+        assert_part(&reply, &blob, first, last);
+    }
+    let missing = edge.client().range("team/app", &blob.digest, "bytes=9000000-9000009").await;
+    assert!(missing.status >= 400, "{}", missing.status);
+    // The rest is fetched around them.
+    wire.set(Mode::Open);
+    edge.client().blob("team/app", &blob.digest).await.unwrap();
+    assert!(wire.carried() < blob.bytes.len() as u64 + 4 * MIB, "{}", wire.carried());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_right_when_upstream_knows_no_ranges() {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(1, 3 << 20);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    upstream.misbehave(Misbehaviour::NoRanges);
+    let edge = Setup::new()
+        .registry_with("up.test", upstream.url(), json!({ "default": true, "parallel_above": "1MiB" }))
+        .start()
+        .await;
+    for (first, last) in [(2_000_000, 2_000_999), (0, 9), (3_000_000, 3_000_009)] {
+        let reply = edge.client().range("team/app", &blob.digest, &format!("bytes={first}-{last}")).await;
+        assert_part(&reply, &blob, first, last);
+    }
+    edge.client().blob("team/app", &blob.digest).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_never_downloads() {
+    let (registry, wire, edge, blob) = scene(1 << 20).await;
+    let path = format!("/v2/team/app/blobs/{}", blob.digest);
+    let head = edge.client().head(&path).await;
+    assert_eq!((head.status, head.header("content-length")), (200, (1 << 20).to_string().as_str()));
+    assert_eq!(head.header("docker-content-digest"), blob.digest.to_string());
+    assert_eq!(head.header("accept-ranges"), "bytes");
+    assert_eq!(registry.blob_gets("team/app", &blob).await, 0);
+    assert!(wire.carried() < 16 * 1024, "{}", wire.carried());
+    let unknown = edge.client().head(&format!("/v2/team/app/blobs/{}", Blob::random(2, 10).digest)).await;
+    assert_eq!(unknown.status, 404);
+}
