@@ -68,6 +68,8 @@ pub enum Step {
     },
     /// Writes these bytes again and again until the peer has had enough.
     Forever(Bytes),
+    /// Says nothing for a while.
+    Pause(Duration),
     /// Says nothing until the peer goes away.
     Silence,
 }
@@ -75,7 +77,9 @@ pub enum Step {
 /// An answer: what is written, then the connection is closed.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
-    /// What is written, in order.
+    /// Said before the header: nothing, or nothing for a while.
+    pub prelude: Option<Step>,
+    /// What is written, the header first, in order. HEAD gets the first step only.
     pub steps: Vec<Step>,
 }
 
@@ -87,7 +91,7 @@ impl Answer {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        Answer { steps: vec![Step::Send(head.into())] }
+        Answer { prelude: None, steps: vec![Step::Send(head.into())] }
     }
 
     /// A whole answer with its `Content-Length`.
@@ -186,7 +190,7 @@ async fn read_head(stream: &mut TcpStream) -> Option<Request> {
 
 async fn write(stream: &mut TcpStream, answer: Answer, head_only: bool) -> std::io::Result<()> {
     let steps = if head_only { 1 } else { answer.steps.len() };
-    for step in answer.steps.into_iter().take(steps) {
+    for step in answer.prelude.into_iter().chain(answer.steps.into_iter().take(steps)) {
         match step {
             Step::Send(bytes) => stream.write_all(&bytes).await?,
             Step::Drip { bytes, size, every } => {
@@ -198,6 +202,7 @@ async fn write(stream: &mut TcpStream, answer: Answer, head_only: bool) -> std::
             Step::Forever(bytes) => loop {
                 stream.write_all(&bytes).await?;
             },
+            Step::Pause(time) => tokio::time::sleep(time).await,
             Step::Silence => {
                 let _ = stream.read_u8().await;
             }

@@ -154,7 +154,10 @@ impl State {
         let how = self.misbehaviour.clone();
         match &how {
             Misbehaviour::EndlessHeader => {
-                return Answer { steps: vec![Step::Send("HTTP/1.1 200 OK\r\n".into()), endless_header()] };
+                return Answer {
+                    prelude: Some(Step::Send("HTTP/1.1 200 OK\r\n".into())),
+                    steps: vec![endless_header()],
+                };
             }
             Misbehaviour::RateLimited(seconds) => {
                 let headers = [("Retry-After", seconds.to_string())];
@@ -168,13 +171,10 @@ impl State {
                 let challenge = format!("Bearer realm=\"{realm}\",service=\"test\"");
                 return Answer::new(401, &[("WWW-Authenticate", &challenge)], r#"{"errors":[]}"#);
             }
-            Misbehaviour::Silent => return Answer { steps: vec![Step::Silence] },
+            Misbehaviour::Silent => return Answer { prelude: Some(Step::Silence), ..Answer::default() },
             Misbehaviour::NoHead if request.method == "HEAD" => return Answer::new(405, &[], ""),
             Misbehaviour::Late(after) => {
-                let answer = self.honest(request);
-                // A first step that is empty and slow.
-                let wait = Step::Drip { bytes: Bytes::from_static(b"HTTP/1.1 "), size: 9, every: *after };
-                return late(answer, wait);
+                return Answer { prelude: Some(Step::Pause(*after)), ..self.honest(request) };
             }
             _ => {}
         }
@@ -217,15 +217,6 @@ impl State {
 
 fn endless_header() -> Step {
     Step::Forever(Bytes::from(format!("X-Filler: {}\r\n", "a".repeat(1000))))
-}
-
-/// Sends the status line's first bytes, waits, and goes on.
-fn late(answer: Answer, wait: Step) -> Answer {
-    let mut steps = answer.steps.into_iter();
-    let Some(Step::Send(head)) = steps.next() else { return Answer::default() };
-    let mut late = vec![wait, Step::Send(head.slice("HTTP/1.1 ".len()..))];
-    late.extend(steps);
-    Answer { steps: late }
 }
 
 fn blob(request: &Request, bytes: &Bytes, how: &Misbehaviour) -> Answer {

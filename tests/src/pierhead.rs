@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use pierhead_registry::oci::Digest;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -178,6 +179,14 @@ impl Pierhead {
     /// Where the cache lies.
     pub fn cache(&self) -> PathBuf {
         self.setup.cache()
+    }
+
+    /// The file of committed content. The last byte goes out before the commit, so this waits for it.
+    pub async fn committed(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let path = self.cache().join("blobs").join(digest.algorithm().as_str()).join(&hex[..2]).join(&hex);
+        eventually("a committed blob", Duration::from_secs(20), async || path.exists().then_some(())).await;
+        path
     }
 
     /// Everything it has logged, earlier runs included.

@@ -147,7 +147,9 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 
 async fn carry(mut client: TcpStream, state: &State) {
     let cut = state.cut.notified();
-    let Ok(mut server) = TcpStream::connect(state.target).await else { return };
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let Ok(mut server) = socket.connect(state.target).await else { return };
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let up = async {

@@ -79,7 +79,8 @@ async fn clients_log_in_at_the_edge() {
     let (_registry, edge, image) = guarded().await;
     let podman = Podman::new(edge.registry, &["up.test"]);
     podman.pull("up.test/team/app:latest").await.expect_failure();
-    podman.pull_as("user:secret", "up.test/team/app:latest").await.expect_success();
+    podman.login(edge.registry, "user:secret");
+    podman.pull("up.test/team/app:latest").await.expect_success();
     let skopeo = Skopeo::new();
     let source = format!("{}/up.test/team/app:latest", edge.registry);
     skopeo.copy(&source, &[]).await.expect_failure();
@@ -273,7 +274,9 @@ async fn assert_hidden_or_failing(client: &Client, image: &Image) {
 async fn podman_brings_its_own_credential() {
     let (_tokens, _registry, edge, _images) = passthrough(json!({})).await;
     let podman = Podman::new(edge.registry, &["up.test"]);
-    podman.pull_as("bob:bob-password", "up.test/private/app:latest").await.expect_failure();
     podman.pull("up.test/private/app:latest").await.expect_failure();
-    podman.pull_as("alice:alice-password", "up.test/private/app:latest").await.expect_success();
+    podman.login(edge.registry, "bob:bob-password");
+    podman.pull("up.test/private/app:latest").await.expect_failure();
+    podman.login(edge.registry, "alice:alice-password");
+    podman.pull("up.test/private/app:latest").await.expect_success();
 }

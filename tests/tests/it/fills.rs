@@ -117,7 +117,7 @@ async fn a_client_that_leaves_does_not_stop_the_fill() {
     let mut body = scene.edge.client().open_blob("team/app", &scene.blob.digest).await.unwrap().bytes_stream();
     body.next().await.unwrap().unwrap();
     drop(body);
-    scene.edge.metric_until("pierhead_cache_entries", &[], |entries| entries >= 1.0).await;
+    scene.edge.committed(&scene.blob.digest).await;
     scene.registry.stop().await;
     scene.wire.set(Mode::Closed);
     scene.pull().await.unwrap().unwrap();
@@ -139,16 +139,17 @@ async fn a_slow_client_slows_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_killed_at_half_is_resumed() {
-    let mut scene = Scene::new(8 * MIB, json!({})).await;
-    scene.wire.limit(6 * MIB);
+    let mut scene = Scene::new(24 * MIB, json!({})).await;
+    scene.wire.limit(16 * MIB);
     let pull = scene.pull();
-    scene.until_carried(4 * MIB).await;
+    scene.until_carried(12 * MIB).await;
     scene.registry.stop().await;
-    scene.wire.limit(0);
     scene.registry.restart().await;
     pull.await.unwrap().unwrap();
+    assert!(scene.wire.accepted() >= 2, "the upstream was not killed in time");
+    // It logs what it ended by itself: not the answer that the kill cut.
+    assert_eq!(scene.registry.blob_gets("team/app", &scene.blob).await, 1);
     scene.assert_sent_once(64 * 1024);
-    assert!(scene.registry.blob_gets("team/app", &scene.blob).await >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,17 +168,20 @@ async fn a_broken_connection_is_resumed_again_and_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_is_killed_resumes_its_fill() {
-    let mut scene = Scene::new(24 * MIB, json!({})).await;
-    scene.wire.limit(16 * MIB);
-    for part in [4, 10, 16] {
+    const RATE: u64 = 4 * MIB;
+    let mut scene = Scene::new(12 * MIB, json!({})).await;
+    scene.wire.limit(RATE);
+    for part in [6, 10] {
         let pull = scene.pull();
         scene.until_carried(part * MIB).await;
         scene.edge.kill().await;
         assert!(matches!(pull.await.unwrap(), Err(PullError::Broken(_))));
         scene.edge.start_again().await;
     }
+    scene.wire.limit(0);
     scene.pull().await.unwrap().unwrap();
-    scene.assert_sent_once(4 * MIB);
+    // What came in the last moment before a kill may not have been noted.
+    scene.assert_sent_once(2 * RATE * 5 / 4);
     // Killed after the commit: nothing is asked for again.
     let asked = scene.registry.blob_gets("team/app", &scene.blob).await;
     scene.edge.kill().await;
@@ -258,18 +262,20 @@ async fn a_large_blob_is_filled_over_several_connections() {
     assert!((2..=3).contains(&scene.wire.most()), "{} connections at a time", scene.wire.most());
     scene.assert_sent_once(MIB);
     // The same is whole after a kill in the middle.
-    let other = Blob::random(77, 12 << 20);
+    let other = Blob::random(77, 40 << 20);
     scene.registry.client().push_blob("team/app", &other.digest, other.bytes.clone()).await;
     let mut scene = Scene { blob: other, ..scene };
     let before = scene.wire.carried();
     let pull = scene.pull();
-    scene.until_carried(before + 5 * MIB).await;
+    scene.wire.limit(12 * MIB);
+    scene.until_carried(before + 20 * MIB).await;
     scene.edge.kill().await;
     assert!(pull.await.unwrap().is_err());
     scene.edge.start_again().await;
+    scene.wire.limit(0);
     scene.pull().await.unwrap().unwrap();
     let carried = scene.wire.carried() - before;
-    assert!(carried <= scene.size() + 4 * MIB, "upstream sent {carried} bytes of {}", scene.size());
+    assert!(carried <= scene.size() + 15 * MIB, "upstream sent {carried} bytes of {}", scene.size());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,9 +298,10 @@ async fn another_address_takes_over() {
     eventually("half", Duration::from_secs(20), async || (one.carried() > 3 * MIB).then_some(())).await;
     first.stop().await;
     one.set(Mode::Closed);
+    one.cut();
     pull.await.unwrap().unwrap();
     let sum = one.carried() + two.carried();
-    assert!(two.carried() > MIB && sum < image.size() + 128 * 1024, "{} and {}", one.carried(), two.carried());
+    assert!(two.carried() > MIB && sum < image.size() + MIB, "{} and {}", one.carried(), two.carried());
     // The dead one is left alone from now on.
     let accepted = one.accepted();
     for seed in 10..15 {

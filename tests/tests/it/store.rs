@@ -8,17 +8,12 @@ use std::time::Duration;
 use pierhead_registry::oci::{Algorithm, Digest};
 use pierhead_tests::eventually;
 use pierhead_tests::image::{Blob, Format, Image, Index};
-use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::pierhead::Setup;
 use pierhead_tests::process::run;
 use pierhead_tests::pull::PullError;
 use pierhead_tests::registry::DockerRegistry;
 use serde_json::json;
 use tokio::process::Command;
-
-fn committed(edge: &Pierhead, digest: &Digest) -> PathBuf {
-    let hex = digest.hex();
-    edge.cache().join("blobs").join(digest.algorithm().as_str()).join(&hex[..2]).join(&hex)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_still_pulls_without_its_index_and_without_upstream() {
@@ -298,7 +293,7 @@ async fn a_corrupt_blob_is_fetched_again() {
     let layer = &image.layers[0];
     let client = edge.client();
     client.pull("team/app", "latest").await.unwrap();
-    let file = committed(&edge, &layer.digest);
+    let file = edge.committed(&layer.digest).await;
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[200_000] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
@@ -308,7 +303,7 @@ async fn a_corrupt_blob_is_fetched_again() {
     client.blob("team/app", &layer.digest).await.unwrap();
     assert!(edge.metric("pierhead_verification_failures_total", &[("where", "disk")]).await >= 1.0);
     assert_eq!(registry.blob_gets("team/app", layer).await, 2);
-    assert_eq!(pierhead_tests::pull::hash_file(&committed(&edge, &layer.digest)), layer.digest);
+    assert_eq!(pierhead_tests::pull::hash_file(&edge.committed(&layer.digest).await), layer.digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,8 +314,9 @@ async fn a_missing_or_short_blob_is_fetched_again() {
     let mut edge = Setup::new().registry_with("up.test", registry.url(), json!({ "default": true })).start().await;
     edge.client().pull("team/app", "latest").await.unwrap();
     for restarted in [false, true] {
-        std::fs::remove_file(committed(&edge, &image.layers[0].digest)).unwrap();
-        let short = std::fs::OpenOptions::new().write(true).open(committed(&edge, &image.layers[1].digest)).unwrap();
+        std::fs::remove_file(edge.committed(&image.layers[0].digest).await).unwrap();
+        let short =
+            std::fs::OpenOptions::new().write(true).open(edge.committed(&image.layers[1].digest).await).unwrap();
         short.set_len(100_000).unwrap();
         if restarted {
             edge.kill().await;
@@ -333,7 +329,7 @@ async fn a_missing_or_short_blob_is_fetched_again() {
         assert_eq!(registry.blob_gets("team/app", layer).await, 3);
     }
     // A manifest too.
-    std::fs::remove_file(committed(&edge, &image.digest())).unwrap();
+    std::fs::remove_file(edge.committed(&image.digest()).await).unwrap();
     edge.kill().await;
     edge.start_again().await;
     edge.client().pull("team/app", "latest").await.unwrap();
@@ -347,7 +343,7 @@ async fn a_scrub_finds_what_has_rotted() {
     let mut edge = Setup::new().registry_with("up.test", registry.url(), json!({ "default": true })).start().await;
     edge.client().pull("team/app", "latest").await.unwrap();
     let layer = &image.layers[0];
-    let file = committed(&edge, &layer.digest);
+    let file = edge.committed(&layer.digest).await;
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[1000] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
