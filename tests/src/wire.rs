@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,11 +13,10 @@ use tokio::time::Instant;
 
 /// How new connections are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Mode {
     /// They are carried.
     Open,
-    /// They are closed at once.
+    /// They are refused: nobody listens.
     Closed,
     /// They are accepted, and nothing ever comes back.
     Silent,
@@ -25,7 +24,7 @@ pub enum Mode {
 
 struct State {
     target: SocketAddr,
-    mode: AtomicU8,
+    silent: AtomicBool,
     /// Bytes a second from the target, all connections together; 0 for no limit.
     rate: AtomicU64,
     /// When the next bytes may go out, in nanoseconds since `begun`.
@@ -51,15 +50,11 @@ pub struct Wire {
 impl Wire {
     /// Starts on a free port, in front of `target`.
     pub async fn to(target: SocketAddr) -> Wire {
-        let socket = TcpSocket::new_v4().unwrap();
-        // What was written counts as carried, so little may wait in the kernel. Accepted connections inherit this.
-        socket.set_send_buffer_size(32 << 10).unwrap();
-        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let listener = socket.listen(1024).unwrap();
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into());
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             target,
-            mode: AtomicU8::new(Mode::Open as u8),
+            silent: AtomicBool::new(false),
             rate: AtomicU64::new(0),
             next: AtomicU64::new(0),
             begun: Instant::now(),
@@ -85,8 +80,14 @@ impl Wire {
     }
 
     /// Treats new connections so; those that are carried already go on.
-    pub fn set(&self, mode: Mode) {
-        self.state.mode.store(mode as u8, Ordering::SeqCst);
+    pub async fn set(&mut self, mode: Mode) {
+        self.task.abort();
+        // Only when the task is gone is the port closed.
+        let _ = (&mut self.task).await;
+        self.state.silent.store(mode == Mode::Silent, Ordering::SeqCst);
+        if mode != Mode::Closed {
+            self.task = tokio::spawn(accept(listen(self.address), Arc::clone(&self.state)));
+        }
     }
 
     /// Cuts all connections now.
@@ -118,30 +119,35 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         self.task.abort();
+        self.cut();
     }
 }
 
+fn listen(address: SocketAddr) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    // What was written counts as carried, so little may wait in the kernel. Accepted connections inherit this.
+    socket.set_send_buffer_size(32 << 10).unwrap();
+    socket.bind(address).unwrap();
+    socket.listen(1024).unwrap()
+}
+
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { return };
         state.accepted.fetch_add(1, Ordering::SeqCst);
-        match state.mode.load(Ordering::SeqCst) {
-            mode if mode == Mode::Open as u8 => {
-                let state = Arc::clone(&state);
-                connections.spawn(async move {
-                    let open = state.open.fetch_add(1, Ordering::SeqCst) + 1;
-                    state.most.fetch_max(open, Ordering::SeqCst);
-                    carry(client, &state).await;
-                    state.open.fetch_sub(1, Ordering::SeqCst);
-                });
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            if state.silent.load(Ordering::SeqCst) {
+                state.cut.notified().await;
+                drop(client);
+                return;
             }
-            mode if mode == Mode::Silent as u8 => {
-                connections.spawn(async move { drop((tokio::time::sleep(Duration::from_secs(600)).await, client)) });
-            }
-            _ => drop(client),
-        }
-        while connections.try_join_next().is_some() {}
+            let open = state.open.fetch_add(1, Ordering::SeqCst) + 1;
+            state.most.fetch_max(open, Ordering::SeqCst);
+            carry(client, &state).await;
+            state.open.fetch_sub(1, Ordering::SeqCst);
+        });
     }
 }
 

@@ -58,11 +58,11 @@ async fn a_dead_uplink_costs_no_time() {
     let registry = DockerRegistry::start().await;
     let image = Image::new(1, &[100_000]);
     registry.push("team/app", "latest", &image).await;
-    let wire = Wire::to(registry.address).await;
+    let mut wire = Wire::to(registry.address).await;
     let edge =
         Setup::new().registry_with("up.test", wire.url(), json!({ "default": true, "tag_ttl": "1ms" })).start().await;
     edge.client().pull("team/app", "latest").await.unwrap();
-    wire.set(Mode::Silent);
+    wire.set(Mode::Silent).await;
     // The first to ask pays the budget, once; then the address is known to be dead.
     edge.client().pull("team/app", "latest").await.unwrap();
     for digest in [image.layers[0].digest, image.config.digest] {

@@ -59,10 +59,10 @@ fn parts(reply: &Reply) -> Vec<(String, Bytes)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_what_is_here() {
-    let (_registry, wire, edge, blob) = scene(100_000).await;
+    let (_registry, mut wire, edge, blob) = scene(100_000).await;
     let client = edge.client();
     client.blob("team/app", &blob.digest).await.unwrap();
-    wire.set(Mode::Closed);
+    wire.set(Mode::Closed).await;
     for (range, first, last) in [
         ("bytes=0-0", 0, 0),
         ("bytes=10-19", 10, 19),
@@ -107,7 +107,7 @@ async fn ranges_of_what_is_here() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_ranges_at_once() {
-    let (_registry, wire, edge, blob) = scene(100_000).await;
+    let (_registry, mut wire, edge, blob) = scene(100_000).await;
     let ranges = "bytes=0-9,50000-50099,-5";
     // Cold, then here.
     for _ in 0..2 {
@@ -125,7 +125,7 @@ async fn several_ranges_at_once() {
             }
         }
         edge.client().blob("team/app", &blob.digest).await.unwrap();
-        wire.set(Mode::Closed);
+        wire.set(Mode::Closed).await;
     }
     // More than anybody needs: a full answer, or none, but no work without end.
     let many = (0..5000).map(|n| format!("{}-{}", n * 2, n * 2)).collect::<Vec<_>>().join(",");
@@ -154,7 +154,7 @@ async fn a_range_beyond_the_fill_is_fetched_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_a_cold_blob_is_fetched_and_kept_as_such() {
-    let (_registry, wire, mut edge, blob) = scene(16 << 20).await;
+    let (_registry, mut wire, mut edge, blob) = scene(16 << 20).await;
     let total = blob.bytes.len();
     let places = [(5_000_000, 5_099_999), (total - 1000, total - 1), (12_000_000, 12_000_009)];
     for (first, last) in places {
@@ -165,7 +165,7 @@ async fn a_part_of_a_cold_blob_is_fetched_and_kept_as_such() {
     // Kept: through a kill, with upstream gone.
     edge.kill().await;
     edge.start_again().await;
-    wire.set(Mode::Closed);
+    wire.set(Mode::Closed).await;
     for (first, last) in places {
         let reply = edge.client().range("team/app", &blob.digest, &format!("bytes={first}-{last}")).await;
         assert_part(&reply, &blob, first, last);
@@ -173,7 +173,7 @@ async fn a_part_of_a_cold_blob_is_fetched_and_kept_as_such() {
     let missing = edge.client().range("team/app", &blob.digest, "bytes=9000000-9000009").await;
     assert!(missing.status >= 400, "{}", missing.status);
     // The rest is fetched around them.
-    wire.set(Mode::Open);
+    wire.set(Mode::Open).await;
     edge.client().blob("team/app", &blob.digest).await.unwrap();
     assert!(wire.carried() < blob.bytes.len() as u64 + 4 * MIB, "{}", wire.carried());
 }
