@@ -44,7 +44,7 @@ pub struct Wire {
     /// Where it listens.
     pub address: SocketAddr,
     state: Arc<State>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Wire {
@@ -65,7 +65,7 @@ impl Wire {
             open: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
         });
-        let task = tokio::spawn(accept(listener, Arc::clone(&state)));
+        let task = Some(tokio::spawn(accept(listener, Arc::clone(&state))));
         Wire { address, state, task }
     }
 
@@ -81,12 +81,14 @@ impl Wire {
 
     /// Treats new connections so; those that are carried already go on.
     pub async fn set(&mut self, mode: Mode) {
-        self.task.abort();
-        // Only when the task is gone is the port closed.
-        let _ = (&mut self.task).await;
+        if let Some(task) = self.task.take() {
+            task.abort();
+            // Only when the task is gone is the port closed.
+            let _ = task.await;
+        }
         self.state.silent.store(mode == Mode::Silent, Ordering::SeqCst);
         if mode != Mode::Closed {
-            self.task = tokio::spawn(accept(listen(self.address), Arc::clone(&self.state)));
+            self.task = Some(tokio::spawn(accept(listen(self.address), Arc::clone(&self.state))));
         }
     }
 
@@ -118,7 +120,9 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
         self.cut();
     }
 }

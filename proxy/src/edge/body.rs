@@ -13,7 +13,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 
 use super::range::Multipart;
-use crate::cache::Blob;
+use crate::cache::{Blob, BlobError, BlobState};
 use crate::front::FRAME;
 
 /// Bytes read and written at a time.
@@ -31,6 +31,23 @@ pub(crate) enum Body {
     Blob(Arc<Blob>, Range<u64>),
     /// Several ranges of a blob.
     Multipart(Arc<Blob>, Multipart),
+}
+
+impl Body {
+    /// Waits for the first byte of a blob that is not all here. Until the header has gone out, that it will not come can
+    /// be told by a status, which sends clients on to their next mirror; afterwards only by breaking off.
+    pub(crate) async fn begin(&self) -> Result<(), BlobError> {
+        let (blob, range) = match self {
+            Body::Blob(blob, range) => (blob, Some(range)),
+            Body::Multipart(blob, multipart) => (blob, multipart.parts.first().map(|(_, range)| range)),
+            Body::Empty | Body::Bytes(_) => return Ok(()),
+        };
+        if let (BlobState::Filling, Some(range)) = (blob.state(), range) {
+            // The whole range, so that what is fetched for this reader serves the next one.
+            blob.reader(range.clone()).read(&mut [0]).await?;
+        }
+        Ok(())
+    }
 }
 
 /// What went out.
@@ -51,7 +68,7 @@ enum Broken {
     Client(#[from] Box<pingora_core::Error>),
     /// The blob cannot be read on.
     #[error("{0}")]
-    Blob(#[from] crate::cache::BlobError),
+    Blob(#[from] BlobError),
     /// The blob ended before its length.
     #[error("the blob is shorter than its length")]
     Short,

@@ -225,12 +225,18 @@ impl Application for Edge {
         let mut trace = Trace { registry: None, repository: None, action: None, kind: Kind::Other, user: None };
         let request = session.req_header();
         let result = self.resolve(request, connection, &mut trace, now).await;
-        let (outcome, reason) = match &result {
-            Ok(served) => (served.outcome, None),
-            Err(refused) => (refused.outcome, Some(refused.refusal.to_string())),
+        let mut outcome = match &result {
+            Ok(served) => served.outcome,
+            Err(refused) => refused.outcome,
         };
+        let mut reason = result.as_ref().err().map(|refused| refused.refusal.to_string());
         let asked = Asked { head: request.method == http::Method::HEAD, headers: &request.headers };
-        let answer = respond::answer(&asked, result, id.as_str());
+        let mut answer = respond::answer(&asked, result, id.as_str());
+        if let Err(error) = answer.body.begin().await {
+            let refused = Refused::new(Refusal::blob(&error, false), Outcome::Miss);
+            (outcome, reason) = (refused.outcome, Some(refused.refusal.to_string()));
+            answer = respond::answer(&asked, Err(refused), id.as_str());
+        }
         let status = answer.header.status;
         let sent = body::send(session, answer.header, answer.body, id.as_str()).await;
         let first_byte = sent.first_byte.duration_since(started);
