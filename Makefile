@@ -1,7 +1,7 @@
 # make run    build, print what clients need, start the edge of config/examples/quickstart.yaml
 # make test   everything that CI checks
 # make check  the quick part of it
-# make bench  measurements against other servers
+# make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pierhead/target
 
@@ -9,7 +9,7 @@ QUICKSTART := config/examples/quickstart.yaml
 RELEASE = $(CARGO_TARGET_DIR)/release/pierhead
 DEBUG = $(CARGO_TARGET_DIR)/debug/pierhead
 
-.PHONY: run build test check fmt lint doc deny examples unit bench build-tools test-tools cargo-tools
+.PHONY: run build test check fmt lint doc deny examples unit bench build-tools test-tools bench-tools cargo-tools
 
 run: build
 	@$(RELEASE) client-config all --config $(QUICKSTART)
@@ -46,14 +46,18 @@ unit: cargo-tools test-tools
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked
 
-bench: build
-	bench/run
+bench: build bench-tools
+	cargo build --release --locked --package pierhead-bench
+	$(CARGO_TARGET_DIR)/release/pierhead-bench $(BENCH)
 
 build-tools:
 	@scripts/need --build
 
 test-tools:
 	@scripts/need --build --test
+
+bench-tools:
+	@scripts/need --build --bench
 
 cargo-tools:
 	@scripts/need --cargo

@@ -16,13 +16,12 @@ use crate::eventually;
 use crate::process::{Lines, Output, Process, run};
 use crate::pull::{Client, Reply};
 
-/// The edge's binary, which lies beside the test's in the target directory.
+/// The edge's binary, which lies beside the running program or, for a test, in a directory above it.
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let binary = profile.join("pierhead");
-    assert!(binary.exists(), "{} is missing: run `cargo build` first", binary.display());
-    binary
+    let program = std::env::current_exe().unwrap();
+    let beside = program.ancestors().skip(1).take(2).map(|directory| directory.join("pierhead"));
+    let found = beside.into_iter().find(|binary| binary.is_file());
+    found.unwrap_or_else(|| panic!("no pierhead beside {}: run `cargo build` first", program.display()))
 }
 
 /// A configuration in the making. Everything listens on free ports of the loopback.

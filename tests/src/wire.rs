@@ -22,6 +22,9 @@ pub enum Mode {
     Silent,
 }
 
+/// How far the schedule may lag behind before its turns are lost, in nanoseconds.
+const BURST: u64 = 20_000_000;
+
 struct State {
     target: SocketAddr,
     silent: AtomicBool,
@@ -202,7 +205,8 @@ async fn pace(state: &State, bytes: usize) {
     let now = u64::try_from(state.begun.elapsed().as_nanos()).unwrap();
     let mut next = state.next.load(Ordering::SeqCst);
     loop {
-        let slot = next.max(now);
+        // Timers are late by a millisecond or so; what was lost by that may be made up for.
+        let slot = next.max(now.saturating_sub(BURST));
         match state.next.compare_exchange(next, slot + cost, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
                 tokio::time::sleep_until(state.begun + Duration::from_nanos(slot)).await;

@@ -71,7 +71,7 @@ fn sources() -> Vec<(String, String)> {
     let root = root();
     let mut files = Vec::new();
     let mut folders: Vec<PathBuf> =
-        ["config", "registry", "proxy", "origin", "tests"].iter().map(|name| root.join(name)).collect();
+        ["config", "registry", "proxy", "origin", "tests", "bench"].iter().map(|name| root.join(name)).collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();

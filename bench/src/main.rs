@@ -1,0 +1,36 @@
+//! `pierhead-bench`: the work that pierhead is for, measured beside the servers that do parts of it too.
+//!
+//! Invariant: every number printed was measured in this run, beside its peer, in turn. What could not be measured is
+//! reported as failed, what falls short as missed.
+
+mod certificate;
+mod curl;
+mod discard;
+mod edge;
+mod h2load;
+mod machine;
+mod measurements;
+mod options;
+mod peers;
+mod procfs;
+mod report;
+mod slow;
+mod statistics;
+mod throughput;
+mod upstream;
+mod wrk;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = match options::parse() {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    if options.list {
+        print!("{}", measurements::list());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    runtime.block_on(measurements::run(&options))
+}
