@@ -86,6 +86,9 @@ pub(crate) async fn run(options: &Options) -> ExitCode {
     print!("{heading}\n{}", report::table(&entries));
     let whole = format!("# Results\n\n{heading}\n{}\n{}", report::table(&entries), report::details(&entries));
     if let Some(path) = output(options, &machine) {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        }
         std::fs::write(&path, whole).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         println!("\nwritten to {}", path.display());
     }
