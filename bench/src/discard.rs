@@ -64,7 +64,7 @@ async fn throw_away(stream: &TcpStream, nowhere: &mut [u8]) -> io::Result<usize>
 }
 
 /// The length that a success announces.
-fn content_length(header: &[u8]) -> Option<u64> {
+pub(crate) fn content_length(header: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(header).ok()?;
     let (status, lines) = text.split_once("\r\n")?;
     if !status.starts_with("HTTP/1.1 200 ") {

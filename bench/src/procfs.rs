@@ -64,6 +64,12 @@ impl Server {
         seconds(stats.iter().map(|stat| stat.own + stat.children).sum())
     }
 
+    /// Seconds of CPU that its first process has used, without those that it started.
+    pub(crate) fn threads(self) -> f64 {
+        let stat = read_stat(&folder(self.0)).unwrap_or_else(|| panic!("process {} has ended", self.0));
+        seconds(stat.own)
+    }
+
     /// Peak resident memory in bytes, each process by itself, added up.
     pub(crate) fn peak_memory(self) -> u64 {
         self.memory("VmHWM")

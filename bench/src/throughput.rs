@@ -1,6 +1,8 @@
 //! One client pulls a cached blob over TLS, again and again: speed and CPU time of pierhead beside nginx, which serves
 //! the same bytes from a file.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -12,18 +14,27 @@ use crate::peers::Peer;
 use crate::procfs::{Server, ended_children};
 use crate::report::{Figure, Findings, Series, Target};
 use crate::upstream::{REPOSITORY, holding, path};
-use crate::{curl, h2load};
+use crate::{curl, h2load, lean};
 
 /// The cipher of every transfer.
 pub(crate) const CIPHER: &str = "TLS_AES_256_GCM_SHA384";
 
-/// Which protocol, and so which client.
+/// Which protocol, and so which of the clients that people use: curl or h2load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// curl.
     Http1,
     /// h2load.
     Http2,
+}
+
+/// Which kind of client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// What people use.
+    Usual,
+    /// What takes least of the machine that both share.
+    Lean,
 }
 
 /// What one turn of one side gave.
@@ -36,10 +47,25 @@ struct Turn {
     client: f64,
 }
 
+/// One side: who serves which path, and where.
+struct Side {
+    server: Server,
+    address: SocketAddr,
+    path: String,
+}
+
+/// How all turns are made.
+struct Work<'a> {
+    protocol: Protocol,
+    certificate: &'a Arc<Certificate>,
+    times: usize,
+    size: u64,
+}
+
 /// Measures both sides in turn.
 pub(crate) async fn compare(scale: Scale, protocol: Protocol, speed: Target, cpu: Target) -> Findings {
     let dir = TempDir::with_prefix("pierhead-bench-").expect("scratch directory");
-    let certificate = Certificate::make(dir.path());
+    let certificate = Arc::new(Certificate::make(dir.path()));
     let (registry, blob) = holding(scale.blob()).await;
     let nginx = Peer::nginx(dir.path(), registry.address).await;
     std::fs::write(dir.path().join("www/blob"), &blob.bytes).expect("scratch file");
@@ -48,57 +74,64 @@ pub(crate) async fn compare(scale: Scale, protocol: Protocol, speed: Target, cpu
 
     let size = blob.bytes.len() as u64;
     let times = scale.pick(8, 4);
-    let ours = (edge.server(), format!("https://{}{}", edge.registry, path(&blob)));
-    let theirs = (nginx.server(), format!("https://{}/blob", nginx.address("FILE_TLS_PORT")));
-    for (server, url) in [&ours, &theirs] {
-        turn(protocol, *server, url, &certificate, 1, size).await;
-    }
-    let (mut pierhead, mut peer) = (Vec::new(), Vec::new());
-    for _ in 0..scale.runs {
-        pierhead.push(turn(protocol, ours.0, &ours.1, &certificate, times, size).await);
-        peer.push(turn(protocol, theirs.0, &theirs.1, &certificate, times, size).await);
-    }
-
-    let figure = |name: &str, unit: &'static str, of: fn(&Turn) -> f64, target: Option<Target>| {
-        let series = |label: &str, turns: &[Turn]| Series::new(label, unit, turns.iter().map(of).collect());
-        Figure::ratio(name, series("pierhead", &pierhead), series("nginx", &peer), target)
-    };
-    Findings {
-        figures: vec![
+    let ours = Side { server: edge.server(), address: edge.registry, path: path(&blob) };
+    let theirs = Side { server: nginx.server(), address: nginx.address("FILE_TLS_PORT"), path: "/blob".to_owned() };
+    let work = Work { protocol, certificate: &certificate, times, size };
+    let mut figures = Vec::new();
+    let usual = if protocol == Protocol::Http1 { "curl" } else { "h2load" };
+    for (kind, client) in [(Kind::Usual, usual), (Kind::Lean, "lean client")] {
+        for side in [&ours, &theirs] {
+            Work { times: 1, ..work }.turn(kind, side).await;
+        }
+        let (mut pierhead, mut peer) = (Vec::new(), Vec::new());
+        for _ in 0..scale.runs {
+            pierhead.push(work.turn(kind, &ours).await);
+            peer.push(work.turn(kind, &theirs).await);
+        }
+        let figure = |name: &str, unit: &'static str, of: fn(&Turn) -> f64, target: Option<Target>| {
+            let series = |label: &str, turns: &[Turn]| Series::new(label, unit, turns.iter().map(of).collect());
+            Figure::ratio(format!("{client}: {name}"), series("pierhead", &pierhead), series("nginx", &peer), target)
+        };
+        figures.extend([
             figure("throughput", "GB/s", |turn| turn.speed, Some(speed)),
             figure("server CPU", "s/GB", |turn| turn.server, Some(cpu)),
             figure("client CPU, for comparison", "s/GB", |turn| turn.client, None),
-        ],
+        ]);
+    }
+    Findings {
+        figures,
         notes: vec![
-            format!(
-                "{times} transfers of {} MiB on one connection a turn, TLS 1.3, {CIPHER}, certificate ECDSA P-256",
-                size >> 20
-            ),
-            "where the client's CPU per GB is above the server's, the client limits the throughput, not the server"
-                .into(),
+            format!("{times} transfers of {} MiB on one connection a turn, TLS 1.3, {CIPHER}, certificate ECDSA P-256", size >> 20),
+            "where the client's CPU per GB is above the server's, the client limits the throughput, not the server; the lean client is there for that".into(),
         ],
         settings: vec![("pierhead".into(), edge.settings()), ("nginx".into(), nginx.settings.clone())],
     }
 }
 
-async fn turn(
-    protocol: Protocol,
-    server: Server,
-    url: &str,
-    certificate: &Certificate,
-    times: usize,
-    size: u64,
-) -> Turn {
-    let (server_before, client_before, begun) = (server.cpu(), ended_children(), Instant::now());
-    match protocol {
-        Protocol::Http1 => curl::download(url, &certificate.cert, times, size).await,
-        Protocol::Http2 => h2load::download(url, times, size).await,
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    let gigabytes = times as f64 * size as f64 / 1e9;
-    Turn {
-        speed: gigabytes / seconds,
-        server: (server.cpu() - server_before) / gigabytes,
-        client: (ended_children() - client_before) / gigabytes,
+impl Work<'_> {
+    async fn turn(&self, kind: Kind, side: &Side) -> Turn {
+        let url = format!("https://{}{}", side.address, side.path);
+        let own = Server(std::process::id());
+        let client = || if kind == Kind::Usual { ended_children() } else { own.threads() };
+        let (server_before, client_before, begun) = (side.server.cpu(), client(), Instant::now());
+        match (kind, self.protocol) {
+            (Kind::Usual, Protocol::Http1) => {
+                curl::download(&url, &self.certificate.cert, self.times, self.size).await;
+            }
+            (Kind::Usual, Protocol::Http2) => h2load::download(&url, self.times, self.size).await,
+            (Kind::Lean, protocol) => {
+                let (address, path, times, size) = (side.address, side.path.clone(), self.times, self.size);
+                let certificate = Arc::clone(self.certificate);
+                let work = move || lean::download(address, &path, times, size, &certificate, protocol);
+                tokio::task::spawn_blocking(work).await.expect("the lean client gets every blob");
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let gigabytes = self.times as f64 * self.size as f64 / 1e9;
+        Turn {
+            speed: gigabytes / seconds,
+            server: (side.server.cpu() - server_before) / gigabytes,
+            client: (client() - client_before) / gigabytes,
+        }
     }
 }
