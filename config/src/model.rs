@@ -146,7 +146,7 @@ pub struct UpstreamSettings {
     pub retries: u32,
     /// How long a broken body is tried to be resumed since it last made progress.
     pub resume_for: Duration,
-    /// How long an address that failed is left alone.
+    /// How seldom, at the most, an address that failed is looked at again.
     pub cool_down: Duration,
     /// Most connections for bodies at a time.
     pub connections: usize,

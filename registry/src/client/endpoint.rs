@@ -79,7 +79,7 @@ impl Endpoint {
             api: client(multiplexed, identity.as_ref())?,
             body: client(ClientBuilder::http1_only, identity.as_ref())?,
             foreign: client(ClientBuilder::http1_only, None)?,
-            breaker: Breaker::new(settings.cool_down),
+            breaker: Breaker::default(),
             scheme: Mutex::new(None),
             url: endpoint.url,
         })

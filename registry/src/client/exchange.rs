@@ -89,7 +89,11 @@ impl Upstream {
 
     /// What to do about a challenge. A token is preferred, and a realm that is not the registry's is no reason to show
     /// the password in another way.
-    fn choose<'a>(&self, endpoint: &Endpoint, lines: impl Iterator<Item = &'a str>) -> Result<Scheme, Failure> {
+    pub(super) fn choose<'a>(
+        &self,
+        endpoint: &Endpoint,
+        lines: impl Iterator<Item = &'a str>,
+    ) -> Result<Scheme, Failure> {
         let challenges = challenge::parse(lines);
         for challenge in &challenges {
             if let Challenge::Bearer { realm, service } = challenge {

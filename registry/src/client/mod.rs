@@ -14,6 +14,7 @@ mod error;
 mod exchange;
 mod failure;
 mod limit;
+mod lookout;
 mod range;
 mod realm;
 mod repository;
@@ -58,10 +59,9 @@ impl Client {
         Ok(Client { upstream: Arc::new(Upstream::new(settings, observer)?) })
     }
 
-    /// Whether there is an endpoint that would be asked now: one that has not failed within the cool-down.
+    /// Whether there is an endpoint that would be asked: one that answered when it was last asked.
     pub fn available(&self) -> bool {
-        let now = tokio::time::Instant::now();
-        self.upstream.endpoints.iter().any(|endpoint| endpoint.breaker.would_admit(now))
+        self.upstream.endpoints.iter().any(|endpoint| !endpoint.breaker.is_open())
     }
 
     /// A repository, as seen with a caller's credential, or with the client's own when `None`.

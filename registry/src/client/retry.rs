@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::ClientError;
-use super::breaker::Leave;
 use super::failure::Failure;
+use super::lookout;
 use super::upstream::Upstream;
 
 /// The first pause.
@@ -32,6 +32,9 @@ pub(super) fn order(endpoints: usize, avoid: &[usize]) -> Vec<usize> {
     first.into_iter().chain(last).collect()
 }
 
+/// How many rounds somebody who found an address dead waits for it.
+const PATIENCE: u32 = 3;
+
 /// The attempts at one request.
 pub(super) struct Attempts {
     upstream: Arc<Upstream>,
@@ -39,6 +42,8 @@ pub(super) struct Attempts {
     order: Vec<usize>,
     position: usize,
     round: u32,
+    /// Somebody was asked.
+    asked: bool,
     last: Failure,
 }
 
@@ -50,6 +55,7 @@ impl Attempts {
             order: order(upstream.endpoints.len(), avoid),
             position: 0,
             round: 0,
+            asked: false,
             last: Failure::Dead("no address answered lately".to_owned()),
         }
     }
@@ -61,10 +67,13 @@ impl Attempts {
             while let Some(&index) = self.order.get(self.position) {
                 self.position += 1;
                 if let Some(turn) = Turn::admit(&self.upstream, index) {
+                    self.asked = true;
                     return Ok(turn);
                 }
             }
-            if self.round >= self.upstream.settings.retries || !self.hope(Instant::now()) {
+            // Whoever finds an address dead gives it a moment, for it may only be restarting; who comes later does not wait.
+            let patient = self.asked && self.round < PATIENCE;
+            if self.round >= self.upstream.settings.retries || !(self.hope() || patient) {
                 return Err(self.exhausted());
             }
             sleep(pause(self.round, rand::random())).await;
@@ -75,13 +84,12 @@ impl Attempts {
 
     /// Fails at once when there is nobody to ask just now; for those who must wait for something else first.
     pub(super) fn check(&self) -> Result<(), ClientError> {
-        let now = Instant::now();
-        self.upstream.check_limit(now)?;
-        if self.hope(now) { Ok(()) } else { Err(self.exhausted()) }
+        self.upstream.check_limit(Instant::now())?;
+        if self.hope() { Ok(()) } else { Err(self.exhausted()) }
     }
 
-    fn hope(&self, now: Instant) -> bool {
-        self.order.iter().any(|index| self.upstream.endpoints[*index].breaker.would_admit(now))
+    fn hope(&self) -> bool {
+        self.order.iter().any(|index| !self.upstream.endpoints[*index].breaker.is_open())
     }
 
     fn exhausted(&self) -> ClientError {
@@ -112,36 +120,34 @@ impl Attempts {
     }
 }
 
-/// Leave to ask one endpoint once. Whatever becomes of it, the endpoint's breaker hears of it.
+/// Leave to ask one endpoint once, whose breaker then hears how it went.
 pub(super) struct Turn {
     upstream: Arc<Upstream>,
     /// Which.
     pub(super) index: usize,
     began: Instant,
-    probe: bool,
 }
 
 impl Turn {
     /// If the endpoint's breaker lets it.
     pub(super) fn admit(upstream: &Arc<Upstream>, index: usize) -> Option<Turn> {
-        let began = Instant::now();
-        let leave = upstream.endpoints[index].breaker.admit(began)?;
-        Some(Turn { upstream: Arc::clone(upstream), index, began, probe: leave == Leave::Probe })
+        (!upstream.endpoints[index].breaker.is_open()).then(|| Turn::insist(upstream, index))
     }
 
     /// Even if it does not.
     pub(super) fn insist(upstream: &Arc<Upstream>, index: usize) -> Turn {
-        Turn { upstream: Arc::clone(upstream), index, began: Instant::now(), probe: false }
+        Turn { upstream: Arc::clone(upstream), index, began: Instant::now() }
     }
 
     /// Reports how it went (`None`: well).
-    pub(super) fn settle(mut self, failure: Option<&Failure>) {
+    pub(super) fn settle(self, failure: Option<&Failure>) {
         let endpoint = &self.upstream.endpoints[self.index];
         let (registry, host) = (self.upstream.name(), endpoint.host());
         match failure {
             Some(Failure::Dead(reason)) => {
-                if endpoint.breaker.failed(self.began, Instant::now()) {
-                    tracing::warn!(registry, host, reason, "address does not answer; leaving it alone for a while");
+                if endpoint.breaker.failed(self.began) {
+                    tracing::warn!(registry, host, reason, "address does not answer; leaving it alone until it does");
+                    lookout::start(&self.upstream, self.index);
                 }
             }
             _ => {
@@ -149,19 +155,6 @@ impl Turn {
                     tracing::info!(registry, host, "address answers again");
                 }
             }
-        }
-        // Where the breaker did not take this failure for the endpoint's, a probe is over all the same.
-        if self.probe {
-            endpoint.breaker.abandoned(Instant::now());
-        }
-        self.probe = false;
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if self.probe {
-            self.upstream.endpoints[self.index].breaker.abandoned(Instant::now());
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Settings {
     pub retries: u32,
     /// How long a broken body is tried to be resumed since it last made progress.
     pub resume_for: Duration,
-    /// How long an endpoint that failed is left alone.
+    /// How often, at the least, an endpoint that failed is looked at again.
     pub cool_down: Duration,
     /// Most bodies of blobs at a time.
     pub connections: usize,

@@ -43,25 +43,41 @@ async fn with_all_dead_nobody_waits() {
         assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert_eq!(silent.seen().len(), 1);
+    let asked = silent.seen().iter().filter(|request| !request.target.ends_with("/v2/")).count();
+    assert_eq!(asked, 1, "only the lookout asks again");
 }
 
 #[tokio::test]
-async fn after_the_cool_down_one_probe_finds_out() {
-    let fake = Fake::start(|_, number| if number == 0 { vec![Step::Hang] } else { answer(404, &[], b"") }).await;
+async fn the_lookout_finds_out_when_it_is_back() {
+    let fake = Fake::start(|_, number| if number < 2 { vec![Step::Hang] } else { answer(404, &[], b"") }).await;
     let mut short = settings(&[fake.url()]);
     (short.connect_timeout, short.first_byte_timeout) = (Duration::from_millis(200), Duration::from_millis(800));
-    short.cool_down = Duration::from_millis(300);
+    short.retries = 0;
     let client = client(short);
     assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+    assert!(!client.available());
     let deadline = Instant::now() + Duration::from_secs(10);
     while !client.available() {
         assert!(Instant::now() < deadline, "it never became available again");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(fake.seen().len(), 1, "nobody asked meanwhile");
+    let paths: Vec<_> = fake.seen().into_iter().skip(1).map(|request| request.target).collect();
+    assert_eq!(paths, ["/v2/", "/v2/"], "nobody else asked meanwhile");
     assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::NotFound { .. })));
-    assert!(client.available());
+}
+
+#[tokio::test]
+async fn a_restart_of_the_only_address_is_waited_for() {
+    let url = refused();
+    let address = url.socket_addrs(|| None).unwrap()[0];
+    let mut patient = settings(&[url]);
+    patient.retries = 3;
+    let client = client(patient);
+    let asking = tokio::spawn(async move { team(&client).head_blob(&digest(b"x")).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let fake = Fake::start_at(address, |_, _| vec![head(200, &["Content-Length: 7"])]).await;
+    assert_eq!(asking.await.unwrap().unwrap(), 7);
+    assert!(fake.seen().len() >= 2, "the lookout and the request");
 }
 
 #[tokio::test]

@@ -1,0 +1,57 @@
+//! Looks out for an endpoint that stopped answering, so that no request has to.
+//!
+//! It asks for `/v2/`, and then asks the token service it is sent to, without which the endpoint is of no use: at first soon, then ever
+//! more seldom, down to once in a cool-down. Any answer will do. There is one lookout an endpoint, started by whoever found
+//! it dead, and it ends with the endpoint's return or the client's end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Method;
+use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+use tokio::time::{Instant, sleep};
+
+use super::endpoint::{Endpoint, Scheme};
+use super::failure::Failure;
+use super::upstream::Upstream;
+
+/// A restart is over within moments.
+const FIRST: Duration = Duration::from_millis(100);
+
+/// Starts the lookout for an endpoint whose breaker has just opened.
+pub(super) fn start(upstream: &Arc<Upstream>, index: usize) {
+    let cool_down = upstream.settings.cool_down;
+    let upstream = Arc::downgrade(upstream);
+    tokio::spawn(async move {
+        let mut pause = FIRST.min(cool_down);
+        loop {
+            sleep(pause).await;
+            let Some(upstream) = upstream.upgrade() else { return };
+            let endpoint = &upstream.endpoints[index];
+            // A body that was being resumed may have found out first.
+            if !endpoint.breaker.is_open() {
+                return;
+            }
+            if answers(&upstream, endpoint).await {
+                if endpoint.breaker.succeeded(Instant::now()) {
+                    tracing::info!(registry = upstream.name(), host = endpoint.host(), "address answers again");
+                }
+                return;
+            }
+            pause = pause.saturating_mul(2).min(cool_down);
+        }
+    });
+}
+
+async fn answers(upstream: &Upstream, endpoint: &Endpoint) -> bool {
+    let ask = async |url| upstream.request(&endpoint.api, &Method::GET, &url, &HeaderMap::new()).await;
+    let response = match ask(endpoint.join("", None)).await {
+        Ok(response) => response,
+        Err(failure) => return !matches!(failure, Failure::Dead(_)),
+    };
+    let lines = response.headers().get_all(WWW_AUTHENTICATE);
+    match upstream.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok())) {
+        Ok(Scheme::Bearer(realm)) => !matches!(ask(realm.url.clone()).await, Err(Failure::Dead(_))),
+        _ => true,
+    }
+}
