@@ -9,6 +9,7 @@ use pierhead_tests::http::{Answer, Server};
 use pierhead_tests::image::{Blob, Image};
 use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
 use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::pull::Client;
 use pierhead_tests::wire::Wire;
 use serde_json::{Value, json};
 
@@ -103,6 +104,35 @@ async fn wrong_bytes_are_counted_and_had_from_elsewhere() {
     let asked = liar.count("GET", &other.layers[0].digest.to_string());
     edge.client().pull("team/app", "other").await.unwrap();
     assert_eq!(liar.count("GET", &other.layers[0].digest.to_string()), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_looks_whole_over_http_2_either() {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(1, 400_000);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    let setup = Setup::new().registry_with("up.test", upstream.url(), hasty(json!({})));
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (setup.dir.path().join("tls.crt"), setup.dir.path().join("tls.key"));
+    std::fs::write(&cert, pair.cert.pem()).unwrap();
+    std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+    let tls = json!({ "certificates": [{ "cert": cert, "key": key }] });
+    let edge = setup.set("/listeners/0/tls", tls).start().await;
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([reqwest::Certificate::from_pem(pair.cert.pem().as_bytes()).unwrap()])
+        .resolve("localhost", edge.registry)
+        .build()
+        .unwrap();
+    let client = Client::new(format!("https://localhost:{}", edge.registry.port())).over(http);
+    for how in [Misbehaviour::WrongBytes, Misbehaviour::ShortBody, Misbehaviour::Stall] {
+        upstream.misbehave(how.clone());
+        assert!(client.blob("team/app", &blob.digest).await.is_err(), "{how:?}");
+        // The connection serves on.
+        assert_eq!(client.get("/v2/").await.status, 200);
+    }
+    upstream.misbehave(Misbehaviour::None);
+    eventually("a good pull", Duration::from_secs(20), async || client.blob("team/app", &blob.digest).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,23 +55,48 @@ async fn starting_needs_no_upstream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_uplink_costs_no_time() {
-    let registry = DockerRegistry::start().await;
-    let image = Image::new(1, &[100_000]);
-    registry.push("team/app", "latest", &image).await;
-    let mut wire = Wire::to(registry.address).await;
-    let edge =
-        Setup::new().registry_with("up.test", wire.url(), json!({ "default": true, "tag_ttl": "1ms" })).start().await;
-    edge.client().pull("team/app", "latest").await.unwrap();
-    wire.set(Mode::Silent).await;
-    // The first to ask pays the budget, once; then the address is known to be dead.
-    edge.client().pull("team/app", "latest").await.unwrap();
-    for digest in [image.layers[0].digest, image.config.digest] {
-        let received = edge.client().blob("team/app", &digest).await.unwrap();
-        assert!(received.total < Duration::from_millis(100), "{received:?}");
+    for mode in [Mode::Closed, Mode::Silent] {
+        let registry = DockerRegistry::start().await;
+        let image = Image::new(1, &[100_000]);
+        for tag in ["one", "two", "three"] {
+            registry.push("team/app", tag, &image).await;
+        }
+        let mut wire = Wire::to(registry.address).await;
+        let keys = json!({ "default": true, "tag_ttl": "1ms" });
+        let edge = Setup::new().registry_with("up.test", wire.url(), keys).start().await;
+        let client = edge.client();
+        for tag in ["one", "two", "three"] {
+            client.pull("team/app", tag).await.unwrap();
+        }
+        wire.set(mode).await;
+        wire.cut();
+        // The first to ask pays the budget, once; then it is known that asking takes long.
+        client.pull("team/app", "one").await.unwrap();
+        // Twice the fifty milliseconds that are promised, since these machines are busy.
+        let patience = Duration::from_millis(100);
+        for reference in ["one", "two", "three", &image.digest().to_string()] {
+            let begun = Instant::now();
+            client.manifest("team/app", reference).await.unwrap();
+            assert!(begun.elapsed() < patience, "{mode:?}: {reference} took {:?}", begun.elapsed());
+        }
+        for digest in [image.layers[0].digest, image.config.digest] {
+            let received = client.blob("team/app", &digest).await.unwrap();
+            assert!(received.total < patience, "{mode:?}: {received:?}");
+        }
+        // And it is noticed when it is back.
+        wire.set(Mode::Open).await;
+        wire.cut();
+        let moved = Image::new(2, &[1000]);
+        registry.push("team/app", "two", &moved).await;
+        if mode == Mode::Closed {
+            continue; // after the cool-down
+        }
+        eventually("the new image", Duration::from_secs(40), async || {
+            let reply = client.manifest("team/app", "two").await.unwrap();
+            (reply.body == moved.manifest.blob.bytes).then_some(())
+        })
+        .await;
     }
-    let by_digest = Instant::now();
-    edge.client().manifest("team/app", &image.digest().to_string()).await.unwrap();
-    assert!(by_digest.elapsed() < Duration::from_millis(100), "{:?}", by_digest.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +175,53 @@ async fn a_stop_is_not_held_up_for_ever() {
     edge.terminate();
     edge.wait(Duration::from_secs(5)).await;
     assert_eq!(idle.read(&mut [0; 1]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let registry = DockerRegistry::start().await;
+    let image = Image::new(1, &[4 << 20]);
+    registry.push("team/app", "latest", &image).await;
+    let wire = Wire::to(registry.address).await;
+    let mut edge = Setup::new().registry_with("up.test", wire.url(), json!({ "default": true })).start().await;
+    wire.limit(64 * 1024);
+    let _open = edge.client().open_blob("team/app", &image.layers[0].digest).await.unwrap();
+    edge.terminate();
+    eventually("draining", Duration::from_secs(5), async || TcpStream::connect(edge.registry).await.err()).await;
+    assert!(edge.running());
+    edge.terminate();
+    edge.wait(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_is_let_go() {
+    let registry = DockerRegistry::start().await;
+    let image = Image::new(1, &[24 << 20]);
+    registry.push("team/app", "latest", &image).await;
+    let edge = Setup::new()
+        .registry_with("up.test", registry.url(), json!({ "default": true }))
+        .set("/listeners/0/write_timeout", "500ms")
+        .set("/listeners/0/idle_timeout", "500ms")
+        .start()
+        .await;
+    let _stuck = edge.client().open_blob("team/app", &image.layers[0].digest).await.unwrap();
+    let _idle = TcpStream::connect(edge.registry).await.unwrap();
+    let listener = [("listener", "registry")];
+    edge.metric_until("pierhead_connections", &listener, |open| open >= 1.0).await;
+    edge.metric_until("pierhead_connections", &listener, |open| open == 0.0).await;
+    let line = edge.logged("the answer that was not read", |line| line["kind"] == "blob").await;
+    assert_eq!(line["aborted"], true);
+    edge.client().pull("team/app", "latest").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_access_log_can_be_off() {
+    let registry = DockerRegistry::start().await;
+    let mut edge =
+        Setup::new().registry_with("up.test", registry.url(), json!({})).set("/access_log", false).start().await;
+    assert_eq!(edge.client().get("/v2/").await.status, 200);
+    edge.stop().await;
+    assert!(edge.access_log().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
