@@ -94,7 +94,7 @@ async fn refresh(
         None => flight.await,
         Some(budget) => match tokio::time::timeout(budget, flight).await {
             Ok(result) => result,
-            Err(_) => return Ok((known, Outcome::Stale(scope.impatience()))),
+            Err(_) => return Ok((known, Outcome::Stale(scope.out_of_patience()))),
         },
     };
     match result? {

@@ -151,7 +151,7 @@ impl Edge {
             None => flight.await?,
             Some(budget) => match tokio::time::timeout(budget, flight).await {
                 Ok(result) => result?,
-                Err(_) => return Ok((Found::Manifest(known), Outcome::Stale(scope.impatience()))),
+                Err(_) => return Ok((Found::Manifest(known), Outcome::Stale(scope.out_of_patience()))),
             },
         };
         match result {

@@ -30,12 +30,16 @@ pub(crate) struct Upstream {
     client: Client,
     /// Whether the last word from upstream was a failure. Known answers then do not wait for the next attempt.
     failing: AtomicBool,
+    /// Whether a question outlasted its budget and nothing was answered since. Then known answers do not wait either:
+    /// an uplink that swallows everything costs one budget, not one a pull, until it is seen to fail.
+    slow: AtomicBool,
 }
 
 impl Upstream {
     /// A registry and the client that speaks to it.
     pub(crate) fn new(config: Registry, client: Client) -> Upstream {
-        Upstream { name: config.name.as_str().into(), config, client, failing: AtomicBool::new(false) }
+        let (failing, slow) = (AtomicBool::new(false), AtomicBool::new(false));
+        Upstream { name: config.name.as_str().into(), config, client, failing, slow }
     }
 
     /// Whether a caller's own credential decides.
@@ -50,6 +54,9 @@ impl Upstream {
 
     /// Learns from an answer, and logs when a registry starts or stops failing: not each of the failures in between.
     fn note<T>(&self, result: &Result<T, ClientError>) {
+        if self.slow.load(Ordering::Relaxed) {
+            self.slow.store(false, Ordering::Relaxed);
+        }
         match result {
             Err(error @ ClientError::Unavailable { .. }) => {
                 if !self.failing.swap(true, Ordering::Relaxed) {
@@ -120,15 +127,20 @@ impl Scope {
         let config = &self.upstream.config;
         let behind = self.upstream.is_failing() && config.stale_if_error;
         match authorisation {
-            Authorisation::Fresh => Some(if behind { Duration::ZERO } else { config.revalidate_budget }),
+            Authorisation::Fresh if behind || self.upstream.slow.load(Ordering::Relaxed) => Some(Duration::ZERO),
+            Authorisation::Fresh => Some(config.revalidate_budget),
             Authorisation::AskElseKnown => behind.then_some(Duration::ZERO),
             Authorisation::Ask | Authorisation::Refuse => None,
         }
     }
 
-    /// What a known answer is called that goes out before upstream has confirmed it.
-    pub(crate) fn impatience(&self) -> StaleReason {
-        if self.upstream.is_failing() { StaleReason::UpstreamFailed } else { StaleReason::Revalidating }
+    /// Notes that a known answer goes out before upstream has confirmed it, and says what it is called.
+    pub(crate) fn out_of_patience(&self) -> StaleReason {
+        if self.upstream.is_failing() {
+            return StaleReason::UpstreamFailed;
+        }
+        self.upstream.slow.store(true, Ordering::Relaxed);
+        StaleReason::Revalidating
     }
 
     /// What to do about a known answer that upstream did not confirm to this caller. Without upstream's recent yes,
