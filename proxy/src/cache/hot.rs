@@ -133,8 +133,4 @@ impl Hot {
     pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
         self.sizes.get(digest)
     }
-
-    pub(super) fn put_size(&self, digest: &Digest, size: u64) {
-        self.sizes.insert(*digest, size);
-    }
 }

@@ -65,6 +65,40 @@ struct State {
     bytes: u64,
     /// Digests whose recency changed since the index last heard.
     touched: Vec<Digest>,
+    /// Evictions that are being carried out.
+    evictions: usize,
+    /// What manifests that were used meanwhile need: the plans of those evictions did not know.
+    needed: HashSet<Digest>,
+}
+
+impl State {
+    /// A manifest is used, or new: an eviction that is under way must spare what it needs.
+    fn spare(&mut self, digest: &Digest) {
+        let mut work = if self.evictions == 0 { Vec::new() } else { vec![*digest] };
+        while let Some(digest) = work.pop() {
+            if self.needed.insert(digest)
+                && let Some(Entry { kind: Kind::Committed { children }, .. }) = self.entries.get(&digest)
+            {
+                work.extend(children);
+            }
+        }
+    }
+}
+
+/// What to evict, in order. While this lives, what is used is spared.
+pub(super) struct Victims<'a> {
+    ledger: &'a Ledger,
+    pub(super) digests: Vec<Digest>,
+}
+
+impl Drop for Victims<'_> {
+    fn drop(&mut self) {
+        let mut state = self.ledger.state();
+        state.evictions -= 1;
+        if state.evictions == 0 {
+            state.needed = HashSet::new();
+        }
+    }
 }
 
 /// Seconds since 1970, as the ledger keeps them.
@@ -80,7 +114,7 @@ impl Ledger {
     pub(super) fn new(limit: u64, entries: HashMap<Digest, Entry>, metrics: Arc<Metrics>) -> Ledger {
         let bytes = entries.values().map(|entry| blocks(entry.size)).sum();
         metrics.cache_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
-        let ledger = Ledger { limit, state: Mutex::new(State { entries, bytes, touched: Vec::new() }), metrics };
+        let ledger = Ledger { limit, state: Mutex::new(State { entries, bytes, ..State::default() }), metrics };
         ledger.show(&ledger.state());
         ledger
     }
@@ -112,6 +146,7 @@ impl Ledger {
             entry.used = now;
             state.touched.push(*digest);
         }
+        state.spare(digest);
         Some(size)
     }
 
@@ -147,6 +182,7 @@ impl Ledger {
         let after = blocks(entry.size);
         let before = state.entries.insert(*digest, entry).map_or(0, |entry| blocks(entry.size));
         state.bytes = state.bytes - before + after;
+        state.spare(digest);
         self.show(&state);
     }
 
@@ -182,11 +218,13 @@ impl Ledger {
     }
 
     /// Chooses what to evict so that `need` more bytes fit, with some to spare so that not every reservation has to
-    /// choose. The entries stay: whoever deletes a file then calls [`Ledger::remove`].
-    pub(super) fn choose(&self, need: u64) -> Option<Vec<Digest>> {
+    /// choose. The entries stay: whoever deletes a file calls [`Ledger::evicted`].
+    pub(super) fn choose(&self, need: u64) -> Option<Victims<'_>> {
+        let mut state = self.state();
+        state.evictions += 1;
+        let mut victims = Victims { ledger: self, digests: Vec::new() };
         // Planning looks at every entry, so it works on a copy: hits must not wait for it.
-        let candidates: Vec<Candidate> = self
-            .state()
+        let candidates: Vec<Candidate> = state
             .entries
             .iter()
             .map(|(digest, entry)| Candidate {
@@ -201,8 +239,18 @@ impl Ledger {
                 },
             })
             .collect();
+        drop(state);
         let spare = self.limit / 100;
-        evict::plan(&candidates, need.saturating_add(spare)).or_else(|| evict::plan(&candidates, need))
+        let plan = evict::plan(&candidates, need.saturating_add(spare)).or_else(|| evict::plan(&candidates, need));
+        victims.digests = plan.filter(|plan| !plan.is_empty())?;
+        Some(victims)
+    }
+
+    /// Whether a victim is still one: nobody writes to it, and nothing that was used since it was chosen needs it.
+    pub(super) fn is_victim(&self, digest: &Digest) -> bool {
+        let state = self.state();
+        let busy = state.entries.get(digest).is_none_or(|entry| entry.kind == Kind::Partial { busy: true });
+        !busy && !state.needed.contains(digest)
     }
 
     /// An evicted entry: forgotten and counted.
@@ -214,7 +262,8 @@ impl Ledger {
     }
 
     /// Bytes on disk or reserved.
-    pub(super) fn bytes(&self) -> u64 {
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
         self.state().bytes
     }
 
@@ -274,9 +323,32 @@ mod tests {
     fn a_running_fill_is_not_chosen() {
         let ledger = ledger(2 * 4096);
         ledger.try_reserve(&digest(1), 4096, UNIX_EPOCH).unwrap();
-        assert_eq!(ledger.choose(4096), None);
+        assert!(ledger.choose(4096).is_none());
         let kind = Kind::Partial { busy: false };
         ledger.set(&digest(1), Entry { size: 10, used: 0, pinned: false, suspect: false, kind });
-        assert_eq!(ledger.choose(4096), Some(vec![digest(1)]));
+        assert_eq!(ledger.choose(4096).unwrap().digests, [digest(1)]);
+    }
+
+    #[test]
+    fn what_is_used_while_an_eviction_is_under_way_is_spared() {
+        let ledger = ledger(3 * 4096);
+        let committed = |children: &[Digest]| Entry {
+            size: 10,
+            used: 0,
+            pinned: false,
+            suspect: false,
+            kind: Kind::Committed { children: children.into() },
+        };
+        ledger.set(&digest(1), committed(&[digest(2)]));
+        ledger.set(&digest(2), committed(&[digest(3)]));
+        ledger.set(&digest(3), committed(&[]));
+        let victims = ledger.choose(3 * 4096).unwrap();
+        assert_eq!(victims.digests, [digest(1), digest(2), digest(3)]);
+        ledger.evicted(&digest(1));
+        assert!(ledger.is_victim(&digest(3)));
+        ledger.set(&digest(1), committed(&[digest(2)]));
+        assert!(!ledger.is_victim(&digest(3)));
+        drop(victims);
+        assert!(ledger.is_victim(&digest(3)));
     }
 }

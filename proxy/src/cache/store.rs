@@ -130,20 +130,19 @@ impl Store {
 
     /// Evicts at least `need` bytes.
     fn evict(&self, need: u64) -> Result<(), NotStored> {
-        let victims = self.ledger.choose(need).filter(|victims| !victims.is_empty()).ok_or(NotStored::Full)?;
-        tracing::debug!(entries = victims.len(), need, "evicting");
-        for victim in victims {
+        let victims = self.ledger.choose(need).ok_or(NotStored::Full)?;
+        tracing::debug!(entries = victims.digests.len(), need, "evicting");
+        for victim in &victims.digests {
             let _order = self.tree.order();
-            // It may have become busy since it was chosen.
-            if self.ledger.get(&victim).is_none_or(|entry| entry.kind == (Kind::Partial { busy: true })) {
+            if !self.ledger.is_victim(victim) {
                 continue;
             }
-            if let Err(error) = self.tree.remove_content(&victim) {
+            if let Err(error) = self.tree.remove_content(victim) {
                 self.failed("evicting", &error);
                 return Err(NotStored::Failing(error.to_string()));
             }
-            self.ledger.evicted(&victim);
-            self.forget(&victim);
+            self.ledger.evicted(victim);
+            self.forget(victim);
         }
         Ok(())
     }
