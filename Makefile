@@ -43,8 +43,8 @@ examples: test-tools
 
 unit: cargo-tools test-tools
 	cargo build --workspace --locked
+	cargo test --workspace --doc --locked --quiet
 	cargo nextest run --workspace --locked
-	cargo test --workspace --doc --locked
 
 bench: build bench-tools
 	cargo build --release --locked --package pierhead-bench
