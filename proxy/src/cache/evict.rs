@@ -15,8 +15,8 @@ pub(super) struct Candidate {
     pub(super) digest: Digest,
     /// What evicting it gives back.
     pub(super) size: u64,
-    /// When it was last used, in seconds.
-    pub(super) used: u32,
+    /// When it was last used, in milliseconds.
+    pub(super) used: u64,
     /// Never to be evicted.
     pub(super) pinned: bool,
     /// In use in a way that evicting would break: a fill that is running.
@@ -30,10 +30,8 @@ pub(super) struct Candidate {
 pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Digest>> {
     let positions: HashMap<Digest, usize> =
         candidates.iter().enumerate().map(|(position, candidate)| (candidate.digest, position)).collect();
-    let mut rank: Vec<(u64, u32)> = candidates
-        .iter()
-        .map(|candidate| (if candidate.pinned { u64::MAX } else { u64::from(candidate.used) }, 0))
-        .collect();
+    let mut rank: Vec<(u64, u32)> =
+        candidates.iter().map(|candidate| (if candidate.pinned { u64::MAX } else { candidate.used }, 0)).collect();
     // Recency and depth flow down from every manifest. Content addressing rules out cycles; the bound on the depth
     // is for an index that nests deeper than any client would follow.
     let mut work: Vec<usize> = (0..candidates.len()).filter(|i| !candidates[*i].children.is_empty()).collect();
@@ -73,7 +71,7 @@ mod tests {
         Digest::of(Algorithm::Sha256, name.as_bytes())
     }
 
-    fn entry(name: &str, used: u32, children: &[&str]) -> Candidate {
+    fn entry(name: &str, used: u64, children: &[&str]) -> Candidate {
         Candidate {
             digest: digest(name),
             size: 10,

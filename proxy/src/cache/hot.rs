@@ -4,7 +4,7 @@
 //! store is removed here in the same step.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use moka::sync::Cache as Moka;
@@ -16,13 +16,13 @@ use super::{CachedManifest, ListRecord, RepositoryId, TagRecord, ledger};
 #[derive(Clone)]
 pub(super) struct HotManifest {
     pub(super) manifest: Arc<CachedManifest>,
-    told: Arc<AtomicU32>,
+    told: Arc<AtomicU64>,
 }
 
 impl HotManifest {
     /// Whether this use is the first in this second.
     pub(super) fn first_use(&self, now: SystemTime) -> bool {
-        let now = ledger::seconds(now);
+        let now = ledger::milliseconds(now) / 1000;
         self.told.swap(now, Ordering::Relaxed) != now
     }
 }
@@ -79,7 +79,7 @@ impl Hot {
             }
         }
         let key = (id.clone(), manifest.digest);
-        self.manifests.insert(key, HotManifest { manifest, told: Arc::new(AtomicU32::new(0)) });
+        self.manifests.insert(key, HotManifest { manifest, told: Arc::new(AtomicU64::new(0)) });
     }
 
     pub(super) fn tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {

@@ -37,8 +37,8 @@ pub(super) enum Kind {
 pub(super) struct Entry {
     /// Length of committed content, bytes reserved for a partial.
     pub(super) size: u64,
-    /// Last use, in seconds since 1970.
-    pub(super) used: u32,
+    /// Last use, in milliseconds since 1970.
+    pub(super) used: u64,
     /// Never evicted, nor what it refers to.
     pub(super) pinned: bool,
     /// Nobody vouches for it: it was found in the tree and not in the index, and is hashed before it is first served.
@@ -101,9 +101,9 @@ impl Drop for Victims<'_> {
     }
 }
 
-/// Seconds since 1970, as the ledger keeps them.
-pub(super) fn seconds(time: SystemTime) -> u32 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+/// Milliseconds since 1970, as the ledger keeps them.
+pub(super) fn milliseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1))
 }
 
 fn blocks(size: u64) -> u64 {
@@ -141,7 +141,7 @@ impl Ledger {
             return None;
         }
         let size = entry.size;
-        let now = seconds(now);
+        let now = milliseconds(now);
         if entry.used < now {
             entry.used = now;
             state.touched.push(*digest);
@@ -162,13 +162,13 @@ impl Ledger {
         state.bytes = total;
         let entry = state.entries.entry(*digest).or_insert(Entry {
             size: 0,
-            used: seconds(now),
+            used: milliseconds(now),
             pinned: false,
             suspect: false,
             kind: Kind::Partial { busy: true },
         });
         entry.size = entry.size.max(size);
-        entry.used = seconds(now);
+        entry.used = milliseconds(now);
         if let Kind::Partial { busy } = &mut entry.kind {
             *busy = true;
         }

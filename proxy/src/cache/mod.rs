@@ -266,6 +266,10 @@ impl Cache {
             };
             let manifest = Arc::new(CachedManifest { digest, media_type: media_type.into(), bytes });
             store.hot.put_manifest(&id, Arc::clone(&manifest));
+            // An eviction forgets the entry, then what is hot of it: one of the two sees the other.
+            if store.ledger.get(&digest).is_none() {
+                store.hot.forget(&id, &digest);
+            }
             Some(manifest)
         });
         read.await.ok().flatten()
@@ -511,7 +515,7 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
             tree.remove_partial(&digest).map_err(io)?;
             continue;
         }
-        let used = ledger::seconds(SystemTime::now());
+        let used = ledger::milliseconds(SystemTime::now());
         entries
             .insert(digest, Entry { size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } });
     }

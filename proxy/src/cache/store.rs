@@ -213,7 +213,7 @@ impl Store {
 
     fn committed(&self, digest: &Digest, size: u64, children: Box<[Digest]>) {
         let pinned = self.ledger.get(digest).is_some_and(|entry| entry.pinned);
-        let used = ledger::seconds(SystemTime::now());
+        let used = ledger::milliseconds(SystemTime::now());
         let entry = Entry { size, used, pinned, suspect: false, kind: Kind::Committed { children } };
         self.index.put_entry(digest, &entry);
         self.ledger.set(digest, entry);
@@ -231,21 +231,29 @@ impl Store {
     ) -> Result<(), NotStored> {
         let digest = &manifest.digest;
         let size = manifest.bytes.len() as u64;
-        if self.ledger.committed(digest, SystemTime::now()) != Some(size) {
-            self.reserve(digest, size)?;
-            let order = self.tree.order();
-            if let Err(error) = self.tree.write_blob(digest, &manifest.bytes) {
-                drop(order);
-                self.ledger.remove(digest);
-                self.failed("writing a manifest", &error);
-                return Err(NotStored::Failing(error.to_string()));
+        {
+            let _order = self.tree.order();
+            if self.ledger.committed(digest, SystemTime::now()) == Some(size) {
+                return self.link_manifest(id, manifest, pinned);
             }
-            self.committed(digest, size, super::index::children(&manifest.bytes));
         }
+        self.reserve(digest, size)?;
+        let _order = self.tree.order();
+        if let Err(error) = self.tree.write_blob(digest, &manifest.bytes) {
+            self.ledger.remove(digest);
+            self.failed("writing a manifest", &error);
+            return Err(NotStored::Failing(error.to_string()));
+        }
+        self.committed(digest, size, super::index::children(&manifest.bytes));
+        self.link_manifest(id, manifest, pinned)
+    }
+
+    /// In the same order as the manifest itself, so that an eviction finds both or neither.
+    fn link_manifest(&self, id: &RepositoryId, manifest: &CachedManifest, pinned: bool) -> Result<(), NotStored> {
         if pinned {
-            self.ledger.pin(digest);
+            self.ledger.pin(&manifest.digest);
         }
-        self.link(id, digest, &manifest.media_type)
+        self.link(id, &manifest.digest, &manifest.media_type)
     }
 
     /// Keeps that a repository holds content. Blocks.

@@ -340,7 +340,7 @@ impl Fills {
                 let _ = store.tree.remove_partial(&fill.digest);
                 store.ledger.remove(&fill.digest);
             } else {
-                let used = ledger::seconds(SystemTime::now());
+                let used = ledger::milliseconds(SystemTime::now());
                 let entry = Entry { size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } };
                 store.ledger.set(&fill.digest, entry);
             }

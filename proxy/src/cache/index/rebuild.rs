@@ -36,7 +36,7 @@ pub(super) fn rebuild(
                 let entry = known.remove(&digest).filter(|entry| entry.size == metadata.len());
                 let entry = entry.unwrap_or_else(|| Entry {
                     size: metadata.len(),
-                    used: ledger::seconds(tree::modified(&metadata)),
+                    used: ledger::milliseconds(tree::modified(&metadata)),
                     pinned: false,
                     suspect: true,
                     kind: Kind::Committed { children: Box::default() },

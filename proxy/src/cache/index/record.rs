@@ -38,7 +38,7 @@ fn read_digest<'a>(bytes: &mut &'a [u8]) -> Option<Digest> {
 }
 
 pub(super) fn entry(entry: &Entry) -> Vec<u8> {
-    let mut value = Vec::with_capacity(13);
+    let mut value = Vec::with_capacity(17);
     value.extend_from_slice(&entry.size.to_le_bytes());
     value.extend_from_slice(&entry.used.to_le_bytes());
     value.push(if entry.suspect { SUSPECT } else { 0 });
@@ -51,9 +51,9 @@ pub(super) fn entry(entry: &Entry) -> Vec<u8> {
 pub(super) fn read_entry(mut key: &[u8], value: &[u8]) -> Option<(Digest, Entry)> {
     let digest = read_digest(&mut key)?;
     let size = u64::from_le_bytes(value.get(..8)?.try_into().ok()?);
-    let used = u32::from_le_bytes(value.get(8..12)?.try_into().ok()?);
-    let suspect = value.get(12)? & SUSPECT != 0;
-    let mut rest = value.get(13..)?;
+    let used = u64::from_le_bytes(value.get(8..16)?.try_into().ok()?);
+    let suspect = value.get(16)? & SUSPECT != 0;
+    let mut rest = value.get(17..)?;
     let mut children = Vec::new();
     while !rest.is_empty() {
         children.push(read_digest(&mut rest)?);
