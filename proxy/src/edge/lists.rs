@@ -41,7 +41,7 @@ impl Edge {
         };
         let key = scope.key(Wanted::List(name.clone()));
         if let (None, Some(error)) = (&known, self.negatives.get(&key)) {
-            return Err(Refused { outcome: Outcome::Hit, ..refused(scope, &error) });
+            return Err(Refused { outcome: Outcome::Hit, ..refused(scope, &kind, &error) });
         }
         let flight = self.lists.join(key.clone(), || {
             let (edge, scope, kind) = (Arc::clone(self), scope.clone(), kind.clone());
@@ -54,8 +54,8 @@ impl Edge {
         });
         let (list, outcome) = match (plan, known) {
             (Plan::Serve, Some(list)) => (list, Outcome::Hit),
-            (Plan::Refuse, _) => return Err(Refusal::Offline(Thing::List).into()),
-            (Plan::Check, Some(list)) => refresh(scope, flight, list, authorisation).await?,
+            (Plan::Refuse, _) => return Err(Refusal::Offline(thing(&kind)).into()),
+            (Plan::Check, Some(list)) => refresh(scope, &kind, flight, list, authorisation).await?,
             _ => (flight.await?.map_err(|error| unknown(scope, &kind, &error))?, Outcome::Miss),
         };
         let link = list.link.as_deref().and_then(|link| rewrite_link(link, &kind, scope, addressed));
@@ -86,6 +86,7 @@ impl Edge {
 /// Waits for a newer list as long as the budget allows, and falls back on the known one.
 async fn refresh(
     scope: &Scope,
+    kind: &ListKind,
     flight: impl Future<Output = Result<Result<Arc<ListRecord>, ClientError>, FlightError>>,
     known: Arc<ListRecord>,
     authorisation: Authorisation,
@@ -101,7 +102,7 @@ async fn refresh(
         Ok(list) => Ok((list, Outcome::Miss)),
         Err(error) => match scope.unconfirmed(&error, authorisation) {
             Unconfirmed::ServeStale(reason) => Ok((known, Outcome::Stale(reason))),
-            Unconfirmed::Forget | Unconfirmed::Refuse => Err(refused(scope, &error)),
+            Unconfirmed::Forget | Unconfirmed::Refuse => Err(refused(scope, kind, &error)),
         },
     }
 }
@@ -111,15 +112,22 @@ async fn refresh(
 fn unknown(scope: &Scope, kind: &ListKind, error: &ClientError) -> Refused {
     match kind {
         ListKind::Referrers(_) if !error.is_answer() && scope.upstream.config.stale_if_error => {
-            Refused::new(Refusal::Offline(Thing::List), Outcome::Miss)
+            Refused::new(Refusal::Offline(thing(kind)), Outcome::Miss)
         }
-        _ => refused(scope, error),
+        _ => refused(scope, kind, error),
     }
 }
 
 /// Upstream's error about a list, as a refusal.
-fn refused(scope: &Scope, error: &ClientError) -> Refused {
-    Refused::new(Refusal::upstream(error, Thing::List, scope.caller.is_some()), Outcome::Miss)
+fn refused(scope: &Scope, kind: &ListKind, error: &ClientError) -> Refused {
+    Refused::new(Refusal::upstream(error, thing(kind), scope.caller.is_some()), Outcome::Miss)
+}
+
+fn thing(kind: &ListKind) -> Thing {
+    match kind {
+        ListKind::Tags => Thing::Tags,
+        ListKind::Referrers(_) => Thing::Referrers,
+    }
 }
 
 /// What a list is kept under, within its repository.

@@ -14,8 +14,10 @@ pub(crate) enum Thing {
     Manifest,
     /// A blob.
     Blob,
-    /// A list of tags or referrers.
-    List,
+    /// A list of tags.
+    Tags,
+    /// A list of referrers.
+    Referrers,
 }
 
 /// Why a request gets no content. The texts are read by clients: they name no upstream address and no credential.

@@ -248,8 +248,9 @@ fn refuse(head: bool, refusal: &Refusal, id: &str) -> Answer {
     lines.with(if head { Body::Empty } else { Body::Bytes(body.into()) })
 }
 
+/// Rounded up: who comes back too early is refused again.
 fn seconds(duration: Duration) -> u64 {
-    duration.as_secs().max(1)
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
@@ -283,9 +284,11 @@ fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
 
 fn unknown(thing: Thing) -> ErrorCode {
     match thing {
-        Thing::Manifest => ErrorCode::ManifestUnknown,
+        // Not NAME_UNKNOWN for referrers: oras and notation then believe that the repository does not exist, and do
+        // not look for the tag `sha256-<hex>`, which is where registries without a referrers API have signatures.
+        Thing::Manifest | Thing::Referrers => ErrorCode::ManifestUnknown,
         Thing::Blob => ErrorCode::BlobUnknown,
-        Thing::List => ErrorCode::NameUnknown,
+        Thing::Tags => ErrorCode::NameUnknown,
     }
 }
 
