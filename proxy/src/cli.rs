@@ -55,9 +55,9 @@ impl Cli {
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Serve { config } => {
-                load(&config).and_then(|config| app::serve(config).map_err(|error| error.to_string()))
+                check(&config).and_then(|config| app::serve(config).map_err(|error| error.to_string()))
             }
-            Command::Check { config } => check(&config).map(|()| println(&format!("{}: ok", config.display()))),
+            Command::Check { config } => check(&config).map(|_| println(&format!("{}: ok", config.display()))),
             Command::ClientConfig { client, config, address } => {
                 load(&config).map(|config| println(client_config::render(client, &config, address.as_ref()).trim_end()))
             }
@@ -78,9 +78,10 @@ fn load(path: &Path) -> Result<Config, String> {
 }
 
 /// The same, and for the files that it names.
-fn check(path: &Path) -> Result<(), String> {
-    let problems = app::check(&load(path)?).map_err(|error| error.to_string())?;
-    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+fn check(path: &Path) -> Result<Config, String> {
+    let config = load(path)?;
+    let problems = app::check(&config).map_err(|error| error.to_string())?;
+    if problems.is_empty() { Ok(config) } else { Err(problems.join("\n")) }
 }
 
 /// What was asked for, on standard output. A reader that went away is not our problem.
