@@ -56,8 +56,8 @@ use crate::logging::AccessLog;
 
 /// Most questions of one kind that may wait for upstreams at once.
 const FLIGHTS: usize = 4096;
-/// A user agent is cut to this in the log.
-const USER_AGENT_LIMIT: usize = 200;
+/// What a client wrote is cut to this in the log.
+const TEXT_LIMIT: usize = 200;
 
 /// What an edge is made of.
 pub(crate) struct EdgeParts {
@@ -107,8 +107,12 @@ pub(crate) struct Edge {
 }
 
 /// What the log and the metrics tell of a request, gathered while it is answered.
+#[derive(Default)]
 struct Trace {
+    /// One that is configured: metrics are labelled with it.
     registry: Option<Arc<str>>,
+    /// What the client called it, for the log when there is no such registry.
+    namespace: Option<String>,
     repository: Option<RepositoryId>,
     /// Kept as it was parsed: a log that is off formats nothing.
     action: Option<Action>,
@@ -167,6 +171,7 @@ impl Edge {
             return Err(Refusal::Method.into());
         }
         let query = Query::parse(request.uri.query())?;
+        trace.namespace.clone_from(&query.ns);
         let host = match request.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => request.headers.get(HOST).and_then(|host| host.to_str().ok()),
@@ -179,12 +184,12 @@ impl Edge {
         let library = |registry: usize| self.registries.get(registry).is_some_and(|registry| registry.config.library);
         let route = self.routes.route(&library, query.ns.as_deref(), host, &name)?;
         let upstream = self.registries.get(route.registry).ok_or(Refusal::NotServed)?;
-        if !upstream.config.allows(&route.repository) {
-            return Err(Refusal::NotServed.into());
-        }
         let repository = RepositoryId { registry: Arc::clone(&upstream.name), name: route.repository };
         trace.registry = Some(Arc::clone(&upstream.name));
         trace.repository = Some(repository.clone());
+        if !upstream.config.allows(&repository.name) {
+            return Err(Refusal::NotServed.into());
+        }
         let caller = upstream.is_passthrough().then(|| Arc::new(Caller::read(&self.caller_key, authorization)));
         let scope = Scope { upstream: Arc::clone(upstream), repository, caller, offline: self.offline };
         let head = request.method == http::Method::HEAD;
@@ -222,7 +227,7 @@ impl Application for Edge {
     async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {
         let (started, now) = (Instant::now(), SystemTime::now());
         let id = self.ids.next();
-        let mut trace = Trace { registry: None, repository: None, action: None, kind: Kind::Other, user: None };
+        let mut trace = Trace::default();
         let request = session.req_header();
         let result = self.resolve(request, connection, &mut trace, now).await;
         let mut outcome = match &result {
@@ -251,9 +256,10 @@ impl Application for Edge {
                 listener: &connection.listener,
                 protocol: if session.is_http2() { "HTTP/2" } else { "HTTP/1.1" },
                 method: request.method.as_str(),
-                registry: trace.registry.as_deref(),
+                registry: trace.registry.as_deref().or(trace.namespace.as_deref().map(cut)),
                 repository: trace.repository.as_ref().map(|repository| repository.name.as_str()),
                 reference: trace.action.as_ref().and_then(reference).as_deref(),
+                path: trace.repository.is_none().then(|| cut(request.uri.path())),
                 kind: trace.kind.as_str(),
                 outcome: outcome.as_str(),
                 reason: outcome.reason().or(reason.as_deref()),
@@ -290,9 +296,10 @@ fn reference(action: &Action) -> Option<String> {
     }
 }
 
-/// Only ASCII gets here, so any place is the boundary of a character.
-fn cut(agent: &str) -> &str {
-    agent.get(..USER_AGENT_LIMIT).unwrap_or(agent)
+/// What a client wrote, cut for the log.
+fn cut(text: &str) -> &str {
+    let end = (0..=TEXT_LIMIT.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 /// Names for requests: a counter that starts somewhere at random, scrambled, so that ids of two edges do not meet.

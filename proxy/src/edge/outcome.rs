@@ -76,7 +76,7 @@ impl Outcome {
 }
 
 /// What was asked for, as a metric's label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `manifests/…`
     Manifest,
@@ -85,6 +85,7 @@ pub(crate) enum Kind {
     /// `tags/list`, `referrers/…`
     List,
     /// Everything else.
+    #[default]
     Other,
 }
 
@@ -115,7 +116,7 @@ pub(crate) struct AccessLine<'a> {
     pub(crate) protocol: &'static str,
     /// As sent.
     pub(crate) method: &'a str,
-    /// The registry that it named.
+    /// The registry that it named, configured or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) registry: Option<&'a str>,
     /// The repository in it.
@@ -124,6 +125,9 @@ pub(crate) struct AccessLine<'a> {
     /// Tag or digest; `tags` or `referrers/<digest>` for lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<&'a str>,
+    /// Of a request that names no repository that could be read: what it asked for instead, cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<&'a str>,
     /// What of it.
     pub(crate) kind: &'static str,
     /// [`Outcome`]

@@ -63,7 +63,7 @@ impl Upstream {
                     tracing::warn!(%error, "upstream fails; what is known is served stale");
                 }
             }
-            Err(error @ ClientError::Invalid { .. }) => tracing::warn!(%error, "upstream"),
+            Err(error @ ClientError::Invalid { .. }) => tracing::warn!(%error, "upstream sent what cannot be used"),
             Err(ClientError::RateLimited { .. }) => {}
             _ => {
                 if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {

@@ -9,5 +9,6 @@ mod manifests;
 mod naming;
 mod pulls;
 mod ranges;
+mod seen;
 mod store;
 mod tags;
