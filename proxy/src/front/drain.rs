@@ -64,7 +64,7 @@ impl Drain {
         self.running.spawn(task);
     }
 
-    /// How many tasks are running: connections, and the requests of HTTP/2.
+    /// How many tasks are running: one a connection.
     pub(crate) fn running(&self) -> usize {
         self.running.len()
     }

@@ -3,18 +3,23 @@
 //! Invariants: what a client may make us keep is bounded on each connection (streams, headers, unread bodies, unsent
 //! answers, refused streams); a connection without requests ends after the idle time; on a drain the client is told to
 //! open no more streams, and those that run may finish.
+//!
+//! The requests run within their connection's task. It encrypts all that they send anyway, and a task of their own would
+//! wake another thread for every frame.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
 use pingora_core::protocols::{Digest, Stream};
-use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::deadline::Deadline;
 use super::service::{Limits, Service};
 use super::{Application, Connection, Reuse};
 
@@ -54,9 +59,10 @@ pub(crate) async fn serve<A: Application>(stream: Stream, service: &Service<A>, 
         Ok(Err(error)) => return service.refused(connection, "malformed", Some(&error)),
         Err(_) => return service.refused(connection, "timeout", None),
     };
-    let requests = Arc::new(Requests::default());
+    let mut requests = FuturesUnordered::new();
     let mut stop = pin!(drain.draining());
     let mut idle_timeout = limits.idle_timeout;
+    let mut idle = Deadline::new(Instant::now() + idle_timeout);
     let mut draining = false;
     let mut malformed = 0;
     loop {
@@ -65,32 +71,38 @@ pub(crate) async fn serve<A: Application>(stream: Stream, service: &Service<A>, 
             () = stop.as_mut(), if !draining => {
                 draining = true;
                 idle_timeout = idle_timeout.min(FAREWELL);
+                idle.set(Instant::now() + idle_timeout);
                 http2.graceful_shutdown();
                 continue;
             }
             accepted = HttpSession::from_h2_conn(&mut http2, Arc::clone(&digest)) => accepted,
-            () = requests.idle_for(idle_timeout) => return,
+            Some(()) = requests.next() => {
+                if requests.is_empty() {
+                    idle.set(Instant::now() + idle_timeout);
+                }
+                continue;
+            }
+            () = idle.passed(), if requests.is_empty() => return,
         };
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {
-                let (application, connection) = (Arc::clone(application), connection.clone());
-                let write_timeout = limits.write_timeout;
-                let running = requests.start();
-                drain.spawn(async move {
-                    handle(session, &application, &connection, write_timeout).await;
-                    drop(running);
-                });
+                let request = handle(session, application, connection, limits.write_timeout);
+                // One request's fault is not the others'. The panic itself is logged where all are.
+                requests.push(AssertUnwindSafe(request).catch_unwind().map(drop));
             }
             Ok(Some(H2Accept::Rejected)) => {
                 malformed += 1;
                 if malformed >= MALFORMED {
                     service.refused(connection, "malformed", None);
-                    return;
+                    break;
                 }
             }
-            Ok(None) | Err(_) => return,
+            Ok(None) | Err(_) => break,
         }
     }
+    // The requests see that the connection has ended, and end in good order: each is logged and counted.
+    drop(http2);
+    while requests.next().await.is_some() {}
 }
 
 /// Answers one request.
@@ -106,63 +118,5 @@ async fn handle<A: Application>(
         // A client that went away before the end is no news.
         Reuse::Keep => drop(session.finish().await),
         Reuse::Close => session.shutdown().await,
-    }
-}
-
-/// Counts the requests of one connection.
-#[derive(Debug, Default)]
-struct Requests {
-    running: AtomicUsize,
-    ended: Notify,
-}
-
-/// One of them; ends with it.
-struct Running(Arc<Requests>);
-
-impl Requests {
-    fn start(self: &Arc<Self>) -> Running {
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Running(Arc::clone(self))
-    }
-
-    /// Returns when none has been running for `time`, counted from the call or from the end of the last one.
-    async fn idle_for(&self, time: Duration) {
-        loop {
-            while self.running.load(Ordering::Relaxed) > 0 {
-                self.ended.notified().await;
-            }
-            tokio::time::sleep(time).await;
-            if self.running.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.ended.notify_one();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_time_counts_from_the_end_of_the_last_request() {
-        let requests = Arc::new(Requests::default());
-        let begin = tokio::time::Instant::now();
-        let (first, second) = (requests.start(), requests.start());
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            drop(first);
-            tokio::time::sleep(Duration::from_secs(4)).await;
-            drop(second);
-        });
-        requests.idle_for(Duration::from_secs(10)).await;
-        assert_eq!(begin.elapsed().as_secs(), 17);
     }
 }
