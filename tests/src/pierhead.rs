@@ -180,10 +180,15 @@ impl Pierhead {
         self.setup.cache()
     }
 
+    /// Where content lies once it is committed.
+    pub fn path_of(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.cache().join("blobs").join(digest.algorithm().as_str()).join(&hex[..2]).join(&hex)
+    }
+
     /// The file of committed content. The last byte goes out before the commit, so this waits for it.
     pub async fn committed(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.hex();
-        let path = self.cache().join("blobs").join(digest.algorithm().as_str()).join(&hex[..2]).join(&hex);
+        let path = self.path_of(digest);
         eventually("a committed blob", Duration::from_secs(20), async || path.exists().then_some(())).await;
         path
     }
