@@ -29,7 +29,7 @@ pub enum Misbehaviour {
     EndlessHeader,
     /// Blobs come in pieces of this size, one every so often.
     SlowDrip(usize, Duration),
-    /// Blobs stop at half, with the connection open.
+    /// Blobs stop at their middle, wherever they were asked for from, with the connection open.
     Stall,
     /// Every answer is a 429 with this `Retry-After`, in seconds.
     RateLimited(u64),
@@ -267,7 +267,7 @@ fn blob(request: &Request, bytes: &Bytes, how: &Misbehaviour) -> Answer {
         Misbehaviour::ShortBody => head.then(Step::Send(bytes.slice(shift..(total / 2).max(shift)))),
         Misbehaviour::LongBody => head.then(Step::Send(body)).then(Step::Send(vec![7; 4096].into())),
         Misbehaviour::SlowDrip(size, every) => head.then(Step::Drip { bytes: body, size: *size, every: *every }),
-        Misbehaviour::Stall => head.then(Step::Send(body.slice(..body.len() / 2))).then(Step::Silence),
+        Misbehaviour::Stall => head.then(Step::Send(bytes.slice(shift..(total / 2).max(shift)))).then(Step::Silence),
         _ => head.then(Step::Send(body)),
     }
 }

@@ -127,7 +127,6 @@ async fn heavy_eviction_under_load_never_breaks_a_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a manifest that is read while it is evicted stays in memory"]
 async fn heavy_eviction_leaves_whole_images() {
     let mut registry = DockerRegistry::start().await;
     let images = crowd(&registry).await;
