@@ -135,19 +135,14 @@ async fn heavy_eviction_leaves_whole_images() {
     pull_in_turns(&edge, images.len()).await;
     registry.stop().await;
     let mut whole = 0;
-    for number in 0..images.len() {
+    for (number, image) in images.iter().enumerate() {
         match edge.client().pull("team/app", &format!("v{number}")).await {
             Ok(_) => whole += 1,
             Err(error) => {
                 assert!(matches!(error, PullError::Status(_)), "{error:?}");
                 let path = format!("/v2/team/app/manifests/v{number}");
                 let manifest = edge.client().get_with(&path, &[("Accept", "*/*")]).await;
-                assert_ne!(
-                    manifest.status,
-                    200,
-                    "v{number} outlived its blobs: {}",
-                    what_is_here(&edge, &images[number])
-                );
+                assert_ne!(manifest.status, 200, "v{number} outlived its blobs: {}", what_is_here(&edge, image));
             }
         }
     }
