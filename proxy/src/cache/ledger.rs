@@ -128,6 +128,11 @@ impl Ledger {
         self.metrics.cache_entries.set(i64::try_from(state.entries.len()).unwrap_or(i64::MAX));
     }
 
+    /// Most bytes.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// The entry of a digest.
     pub(super) fn get(&self, digest: &Digest) -> Option<Entry> {
         self.state().entries.get(digest).cloned()

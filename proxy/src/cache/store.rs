@@ -104,8 +104,11 @@ impl Store {
 
     // --- space
 
-    /// Makes sure that a digest may take up to `size` bytes, evicting what must go. Blocks.
-    pub(super) fn reserve(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
+    /// Whether a digest might take up to `size` bytes. Evicts nothing. Blocks.
+    pub(super) fn admit(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
+        if size > self.ledger.limit() {
+            return Err(NotStored::Full);
+        }
         let failing = self.failing.lock().clone();
         if let Some((until, why)) = failing {
             if Instant::now() < until {
@@ -120,6 +123,12 @@ impl Store {
             self.says(false, &format!("the disk is full: {free} bytes are free"));
             return Err(NotStored::DiskFull { free });
         }
+        Ok(())
+    }
+
+    /// Makes sure that a digest may take up to `size` bytes, evicting what must go. Blocks.
+    pub(super) fn reserve(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
+        self.admit(digest, size)?;
         loop {
             match self.ledger.try_reserve(digest, size, SystemTime::now()) {
                 Ok(()) => return Ok(()),

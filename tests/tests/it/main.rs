@@ -7,6 +7,7 @@ mod lies;
 mod lifecycle;
 mod manifests;
 mod naming;
+mod neighbours;
 mod pulls;
 mod ranges;
 mod seen;

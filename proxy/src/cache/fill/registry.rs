@@ -204,16 +204,16 @@ impl Fills {
             (None, Want::Part) => origin.as_ref().ok_or_else(offline)?.source.head_blob(&digest).await?,
             (None, Want::Whole) => {
                 let origin = origin.as_ref().ok_or_else(offline)?;
+                // Anybody can write anything into a manifest, so on its word alone nothing is evicted, nor passed by.
                 if let Some(hint) = origin.hint
-                    && self.reserve(store, digest, hint).await.is_err()
+                    && !self.admits(store, digest, hint).await
                 {
-                    return Ok(Opened::Uncached { size: origin.source.head_blob(&digest).await? });
+                    let size = origin.source.head_blob(&digest).await?;
+                    if !self.admits(store, digest, size).await {
+                        return Ok(Opened::Uncached { size });
+                    }
                 }
-                let first = download::first(origin, &digest, &self.refused(&digest)).await;
-                if first.is_err() && origin.hint.is_some() {
-                    store.ledger.remove(&digest);
-                }
-                let first = first?;
+                let first = download::first(origin, &digest, &self.refused(&digest)).await?;
                 let size = first.total();
                 body = Some(first);
                 size
@@ -280,6 +280,12 @@ impl Fills {
                 avoid,
             ));
         }
+    }
+
+    /// Whether there might be space.
+    async fn admits(&self, store: &Arc<Store>, digest: Digest, size: u64) -> bool {
+        let job = Arc::clone(store);
+        blocking(move || job.admit(&digest, size).is_ok()).await.unwrap_or(false)
     }
 
     /// Reserves space on a blocking thread, since that may evict.

@@ -1,0 +1,42 @@
+//! What one client, one repository or one upstream does wrong is not felt by the others, nor for ever.
+
+use pierhead_registry::oci::media_type::OCI_MANIFEST;
+use pierhead_tests::image::{Blob, Image, Manifest};
+use pierhead_tests::misbehaving::Upstream;
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use serde_json::{Value, json};
+
+fn hasty() -> Value {
+    json!({
+        "default": true, "retries": 0, "cool_down": "50ms", "first_byte_timeout": "5s", "idle_timeout": "500ms",
+        "connect_timeout": "1s", "resume_for": "100ms", "negative_ttl": "1m",
+    })
+}
+
+async fn scene() -> (Upstream, Pierhead) {
+    let upstream = Upstream::start().await;
+    let setup = Setup::new().registry_with("up.test", upstream.url(), hasty()).set("/cache/max_size", "64MiB");
+    (upstream, setup.start().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_lies_about_sizes_evicts_nothing() {
+    let (upstream, edge) = scene().await;
+    let client = edge.client();
+    let kept = Image::new(1, &[8 << 20, 8 << 20]);
+    upstream.hold("team/app", "latest", &kept);
+    client.pull("team/app", "latest").await.unwrap();
+
+    let blob = Blob::random(2, 1000);
+    upstream.hold_blob("evil/app", &blob.digest.to_string(), blob.bytes.clone());
+    for size in [60_u64 << 20, i64::MAX as u64] {
+        let lie = json!({ "layers": [{ "digest": blob.digest.to_string(), "size": size, "mediaType": "x" }] });
+        upstream.hold_manifest("evil/app", "lie", &Manifest::new(OCI_MANIFEST, &lie));
+        client.manifest("evil/app", "lie").await.unwrap();
+        upstream.forget("evil/app", "lie");
+    }
+    client.blob("evil/app", &blob.digest).await.unwrap();
+    assert_eq!(edge.metric("pierhead_cache_evictions_total", &[]).await, 0.0);
+    // Nor does the lie keep the blob out of the cache.
+    edge.committed(&blob.digest).await;
+}
