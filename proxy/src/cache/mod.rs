@@ -40,8 +40,8 @@ use self::tree::Tree;
 pub(crate) use self::blob::Blob;
 pub(crate) use self::pins::Pins;
 
-/// How often a blob that was committed between two looks is looked for.
-const LOOKS: usize = 3;
+/// How often a blob is looked for that was committed between two looks, or that upstream refused to others meanwhile.
+const LOOKS: usize = 5;
 /// How often the index hears of what was used.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -455,11 +455,10 @@ impl Cache {
                     }
                     if want == Want::Whole {
                         match &origin {
-                            Some(origin) => self.fills.ensure_whole(&self.store, &lease, origin, None),
+                            Some(origin) => self.fills.answered(&self.store, &lease, origin).await?,
                             None if !lease.will_be_whole() => return Err(BlobError::Offline { digest: *digest }),
-                            None => {}
+                            None => lease.answered().await?,
                         }
-                        lease.answered().await?;
                     }
                     return Ok(Blob::filling(&self.store, &self.fills, lease, origin));
                 }
@@ -470,10 +469,10 @@ impl Cache {
                     let origin = origin.ok_or(BlobError::Offline { digest: *digest })?;
                     return Ok(Blob::uncached(&self.store, &self.fills, *digest, size, origin));
                 }
-                Joined::Committed => {}
+                Joined::Again => {}
             }
         }
-        Err(BlobError::Storage { digest: *digest, reason: "committed, and cannot be opened".into() })
+        Err(BlobError::Storage { digest: *digest, reason: "others were refused it, or it comes and goes".into() })
     }
 
     /// Asks upstream whether the repository holds the blob, and remembers a yes.

@@ -50,6 +50,18 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Which registry it was.
+    pub fn registry(&self) -> &str {
+        match self {
+            ClientError::NotFound { registry }
+            | ClientError::Unauthorized { registry }
+            | ClientError::Forbidden { registry }
+            | ClientError::RateLimited { registry, .. }
+            | ClientError::Unavailable { registry, .. }
+            | ClientError::Invalid { registry, .. } => registry,
+        }
+    }
+
     /// Whether upstream said something about the thing asked for, as opposed to failing to.
     pub fn is_answer(&self) -> bool {
         matches!(self, ClientError::NotFound { .. } | ClientError::Unauthorized { .. } | ClientError::Forbidden { .. })

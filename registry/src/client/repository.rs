@@ -35,6 +35,12 @@ impl Repository {
         Repository { upstream, name, caller: Caller { scope, credential: credential.map(Arc::new) } }
     }
 
+    /// Whether an error that somebody else was given may be taken for this repository's and this credential's as well:
+    /// the same registry failed. What it answered was said to somebody else.
+    pub fn shares(&self, error: &ClientError) -> bool {
+        !error.is_answer() && error.registry() == self.upstream.name()
+    }
+
     /// How many endpoints the registry has.
     pub fn endpoints(&self) -> usize {
         self.upstream.endpoints.len()

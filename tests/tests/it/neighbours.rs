@@ -1,8 +1,11 @@
 //! What one client, one repository or one upstream does wrong is not felt by the others, nor for ever.
 
+use std::time::Duration;
+
 use pierhead_registry::oci::media_type::OCI_MANIFEST;
+use pierhead_tests::eventually;
 use pierhead_tests::image::{Blob, Image, Manifest};
-use pierhead_tests::misbehaving::Upstream;
+use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use serde_json::{Value, json};
 
@@ -39,4 +42,21 @@ async fn a_manifest_that_lies_about_sizes_evicts_nothing() {
     assert_eq!(edge.metric("pierhead_cache_evictions_total", &[]).await, 0.0);
     // Nor does the lie keep the blob out of the cache.
     edge.committed(&blob.digest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_to_one_repository_is_none_to_another() {
+    let (upstream, edge) = scene().await;
+    let blob = Blob::random(1, 100_000);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    upstream.misbehave(Misbehaviour::Late(Duration::from_secs(1)));
+    let path = format!("/v2/team/other/blobs/{}", blob.digest);
+    let (client, other) = (edge.client(), edge.client());
+    let stranger = tokio::spawn(async move { other.get(&path).await.status });
+    eventually("the first question", Duration::from_secs(10), async || {
+        (upstream.count("GET", "team/other") > 0).then_some(())
+    })
+    .await;
+    client.blob("team/app", &blob.digest).await.unwrap();
+    assert_eq!(stranger.await.unwrap(), 404);
 }

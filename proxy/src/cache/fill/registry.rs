@@ -123,8 +123,8 @@ pub(in crate::cache) enum Joined {
         /// As above.
         answered: bool,
     },
-    /// Committed since the caller looked: it should look again.
-    Committed,
+    /// Committed since the caller looked, or refused to somebody else: it should look again.
+    Again,
 }
 
 impl Fills {
@@ -177,7 +177,13 @@ impl Fills {
         match opened {
             Some(Ok(Opened::Fill { lease, asked })) => Ok(Joined::Fill { lease, answered: first && asked }),
             Some(Ok(Opened::Uncached { size })) => Ok(Joined::Uncached { size, answered: first }),
-            Some(Ok(Opened::Committed)) => Ok(Joined::Committed),
+            Some(Ok(Opened::Committed)) => Ok(Joined::Again),
+            // What upstream says to one repository, or one caller, is no answer to another.
+            Some(Err(BlobError::Upstream(error)))
+                if !first && origin.as_ref().is_some_and(|origin| !origin.source.shares(&error)) =>
+            {
+                Ok(Joined::Again)
+            }
             Some(Err(error)) => Err(error),
             None => Err(BlobError::Storage { digest: *digest, reason: "opening the fill was given up".into() }),
         }
@@ -261,8 +267,26 @@ impl Fills {
         Ok(Opened::Fill { lease, asked })
     }
 
+    /// Makes sure that the whole blob is being fetched, and waits until upstream has answered whoever fetches it. When that
+    /// is somebody else, and is refused, the caller's own right to it is what counts.
+    pub(in crate::cache) async fn answered(
+        self: &Arc<Self>,
+        store: &Arc<Store>,
+        lease: &Lease,
+        origin: &Origin,
+    ) -> Result<(), BlobError> {
+        self.ensure_whole(store, lease, origin, None);
+        match lease.answered().await {
+            Err(BlobError::Upstream(error)) if !origin.source.shares(&error) => {
+                self.ensure_whole(store, lease, origin, None);
+                lease.answered().await
+            }
+            answered => answered,
+        }
+    }
+
     /// Makes sure that the whole blob is being fetched.
-    pub(in crate::cache) fn ensure_whole(
+    fn ensure_whole(
         self: &Arc<Self>,
         store: &Arc<Store>,
         lease: &Lease,
