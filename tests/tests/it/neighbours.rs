@@ -60,3 +60,17 @@ async fn a_no_to_one_repository_is_none_to_another() {
     client.blob("team/app", &blob.digest).await.unwrap();
     assert_eq!(stranger.await.unwrap(), 404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_that_was_wrong_once_is_forgotten() {
+    let (upstream, edge) = scene().await;
+    let client = edge.client();
+    let blob = Blob::random(1, 3 << 20);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    upstream.misbehave(Misbehaviour::WrongLength);
+    assert_eq!(client.range("team/app", &blob.digest, "bytes=0-99").await.status, 206);
+    upstream.misbehave(Misbehaviour::None);
+    eventually("the right blob", Duration::from_secs(10), async || client.blob("team/app", &blob.digest).await.ok())
+        .await;
+    edge.committed(&blob.digest).await;
+}

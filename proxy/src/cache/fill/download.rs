@@ -120,6 +120,10 @@ async fn get(fill: &Fill, origin: &Origin, range: &Range<u64>, avoid: &[usize]) 
 /// Hands a body to the writer, as far as it lies in `range`, and waits until that is in the file.
 async fn copy(fill: &Fill, mut body: BlobBody, range: &Range<u64>) -> Result<(), BlobError> {
     if body.total() != fill.total {
+        if fill.condemn() {
+            tracing::warn!(digest = %fill.digest, was = fill.total, is = body.total(), "upstream changed a length");
+            return Err(BlobError::Mismatch { digest: fill.digest });
+        }
         let registry = "upstream".to_owned();
         let reason = format!("{} is {} bytes long, and was {}", fill.digest, body.total(), fill.total);
         return Err(ClientError::Invalid { registry, reason }.into());

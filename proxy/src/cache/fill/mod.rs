@@ -66,6 +66,8 @@ struct State {
     in_flight: Vec<Range<u64>>,
     /// Which of upstream's addresses bytes came from.
     endpoints: Vec<usize>,
+    /// Upstream contradicts the length that an earlier process, or HEAD, was told: nothing of it is worth keeping.
+    condemned: bool,
 }
 
 impl State {
@@ -139,6 +141,21 @@ impl Fill {
     /// Bytes that are here.
     pub(super) fn bytes(&self) -> u64 {
         self.state.lock().segments.bytes()
+    }
+
+    /// Upstream tells another length than this fill began with. Unless bytes have come that agreed with it, it was
+    /// wrong then and would be wrong for ever: the writer throws the fill away. True when it does.
+    fn condemn(&self) -> bool {
+        let condemned = self.update(|state| {
+            state.condemned = state.endpoints.is_empty();
+            state.condemned
+        });
+        self.idle.notify_one();
+        condemned
+    }
+
+    fn is_condemned(&self) -> bool {
+        self.state.lock().condemned
     }
 
     /// Why the fill failed, if it did.

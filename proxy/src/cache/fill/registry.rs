@@ -355,7 +355,7 @@ impl Fills {
     pub(super) async fn retire(self: &Arc<Self>, fill: &Arc<Fill>, store: &Arc<Store>) -> bool {
         let (fills, fill, store) = (Arc::clone(self), Arc::clone(fill), Arc::clone(store));
         let retired = blocking(move || {
-            let size = fill.bytes();
+            let size = if fill.is_condemned() { 0 } else { fill.bytes() };
             if size > 0
                 && let Err(error) = writer::save_map(&fill, &store)
             {

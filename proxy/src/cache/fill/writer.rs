@@ -55,6 +55,11 @@ pub(super) async fn run(
 
     let mut batch = Vec::with_capacity(QUEUE);
     loop {
+        if fill.is_condemned() {
+            fills.discard(&fill, &store).await;
+            fill.fail(BlobError::Mismatch { digest: fill.digest });
+            break;
+        }
         if fill.gaps(0..fill.total).is_empty() {
             finish(&fill, &store, &fills, hashed).await;
             break;
