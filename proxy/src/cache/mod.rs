@@ -453,12 +453,13 @@ impl Cache {
                     } else {
                         self.ask(repository, digest, source).await?;
                     }
-                    if want == Want::Whole {
-                        match &origin {
-                            Some(origin) => self.fills.answered(&self.store, &lease, origin).await?,
-                            None if !lease.will_be_whole() => return Err(BlobError::Offline { digest: *digest }),
-                            None => lease.answered().await?,
+                    match (want, &origin) {
+                        (Want::Part, _) => lease.forgive(),
+                        (Want::Whole, Some(origin)) => self.fills.answered(&self.store, &lease, origin).await?,
+                        (Want::Whole, None) if !lease.will_be_whole() => {
+                            return Err(BlobError::Offline { digest: *digest });
                         }
+                        (Want::Whole, None) => lease.answered().await?,
                     }
                     return Ok(Blob::filling(&self.store, &self.fills, lease, origin));
                 }

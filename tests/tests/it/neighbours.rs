@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use pierhead_registry::oci::media_type::OCI_MANIFEST;
 use pierhead_tests::eventually;
 use pierhead_tests::image::{Blob, Image, Manifest};
@@ -73,4 +74,25 @@ async fn a_length_that_was_wrong_once_is_forgotten() {
     eventually("the right blob", Duration::from_secs(10), async || client.blob("team/app", &blob.digest).await.ok())
         .await;
     edge.committed(&blob.digest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_had_although_a_download_failed_that_somebody_still_reads() {
+    let (upstream, edge) = scene().await;
+    let client = edge.client();
+    let blob = Blob::random(1, 40 << 20);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    upstream.misbehave(Misbehaviour::Stall);
+    // One who takes the beginning, and then his time.
+    let slow = client.open_blob("team/app", &blob.digest).await.unwrap();
+    let mut slow = slow.bytes_stream();
+    slow.next().await.unwrap().unwrap();
+    eventually("the failure", Duration::from_secs(20), async || {
+        edge.log().find(0, |line| line.contains("fill stopped").then_some(()))
+    })
+    .await;
+    upstream.misbehave(Misbehaviour::None);
+    let part = client.range("team/app", &blob.digest, "bytes=37000000-37000099").await;
+    assert_eq!((part.status, part.body.as_ref()), (206, &blob.bytes[37_000_000..37_000_100]));
+    drop(slow);
 }

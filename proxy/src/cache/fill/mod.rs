@@ -190,6 +190,15 @@ impl Fill {
         })
     }
 
+    /// Somebody who wants a part asks for himself: that upstream failed a download which is over need not mean him.
+    pub(super) fn forgive(&self) {
+        self.update(|state| {
+            if !state.whole && matches!(state.failed, Some(BlobError::Upstream(_))) {
+                state.failed = None;
+            }
+        });
+    }
+
     fn end_whole(&self) {
         self.update(|state| state.whole = false);
     }
