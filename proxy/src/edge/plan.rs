@@ -29,11 +29,17 @@ pub(crate) enum Plan {
     Refuse,
 }
 
-/// Decides about a mutable fact. A clock that went backwards makes it fresh, not eternal: the next check corrects it.
+/// How far a moment is from now. One that lies ahead, because the clock went backwards, is no fresher than one that is
+/// as long ago: otherwise it would count as fresh until the clock has caught up, for years perhaps.
+fn age(now: SystemTime, moment: SystemTime) -> Duration {
+    now.duration_since(moment).unwrap_or_else(|ahead| ahead.duration())
+}
+
+/// Decides about a mutable fact.
 pub(crate) fn decide(known: Option<Known>, now: SystemTime, ttl: Duration, immutable: bool, offline: bool) -> Plan {
     match known {
         Some(_) if offline || immutable => Plan::Serve,
-        Some(known) if now.duration_since(known.checked).unwrap_or_default() < ttl => Plan::Serve,
+        Some(known) if age(now, known.checked) < ttl => Plan::Serve,
         Some(_) => Plan::Check,
         None if offline => Plan::Refuse,
         None => Plan::Fetch,
@@ -84,7 +90,7 @@ pub(crate) fn authorise(
     offline: bool,
 ) -> Authorisation {
     match (yes, policy) {
-        (Some(yes), _) if now.duration_since(yes).unwrap_or_default() < ttl => Authorisation::Fresh,
+        (Some(yes), _) if age(now, yes) < ttl => Authorisation::Fresh,
         (Some(_), OfflinePolicy::AllowKnown) if offline => Authorisation::Fresh,
         (Some(_), OfflinePolicy::AllowKnown) => Authorisation::AskElseKnown,
         _ if offline => Authorisation::Refuse,
@@ -153,6 +159,8 @@ pub(super) mod tests {
             (at(95), false, false, Plan::Check),
             (at(0), false, false, Plan::Check),
             (at(101), false, false, Plan::Serve),
+            (at(105), false, false, Plan::Check),
+            (at(900), false, false, Plan::Check),
             (at(0), true, false, Plan::Serve),
             (at(0), false, true, Plan::Serve),
             (None, false, false, Plan::Fetch),
@@ -190,13 +198,15 @@ pub(super) mod tests {
     #[test]
     fn authorisations() {
         let now = SystemTime::UNIX_EPOCH + 100 * MINUTE;
-        let (recent, old) = (Some(now - MINUTE), Some(now - 50 * MINUTE));
+        let (recent, old, ahead) = (Some(now - MINUTE), Some(now - 50 * MINUTE), Some(now + 50 * MINUTE));
         use OfflinePolicy::{AllowKnown, Deny};
         for (yes, policy, offline, expected) in [
             (recent, Deny, false, Authorisation::Fresh),
             (recent, Deny, true, Authorisation::Fresh),
             (old, Deny, false, Authorisation::Ask),
             (old, Deny, true, Authorisation::Refuse),
+            (ahead, Deny, false, Authorisation::Ask),
+            (ahead, Deny, true, Authorisation::Refuse),
             (old, AllowKnown, false, Authorisation::AskElseKnown),
             (old, AllowKnown, true, Authorisation::Fresh),
             (None, AllowKnown, false, Authorisation::Ask),
