@@ -15,6 +15,8 @@ mod pins;
 mod scrub;
 mod segments;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::HashMap;
@@ -253,17 +255,7 @@ impl Cache {
         let read = blocking(move || {
             let media_type = store.read_link(&id, &digest).filter(|media_type| !media_type.is_empty())?;
             store.ledger.committed(&digest, now)?;
-            let bytes = match store.tree.read_blob(&digest) {
-                Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == digest => Bytes::from(bytes),
-                Ok(_) => {
-                    store.damaged(&digest, "does not hash to its digest");
-                    return None;
-                }
-                Err(error) => {
-                    store.damaged(&digest, &format!("cannot be read: {error}"));
-                    return None;
-                }
-            };
+            let bytes = Bytes::from(store.read(&digest)?);
             let manifest = Arc::new(CachedManifest { digest, media_type: media_type.into(), bytes });
             store.hot.put_manifest(&id, Arc::clone(&manifest));
             // An eviction forgets the entry, then what is hot of it: one of the two sees the other.

@@ -49,7 +49,7 @@ fn sound(store: &Arc<Store>, digest: &pierhead_registry::oci::Digest) -> bool {
         Ok((file, length)) => match Tree::hashes_to(&file, digest) {
             Ok(true) if length == entry.size => true,
             Ok(_) => {
-                store.damaged(digest, "does not hash to its digest");
+                store.damaged(digest, Some(&file), "does not hash to its digest");
                 false
             }
             Err(error) => {
@@ -59,8 +59,12 @@ fn sound(store: &Arc<Store>, digest: &pierhead_registry::oci::Digest) -> bool {
         },
         // It may have been evicted since the pass began.
         Err(_) if store.ledger.get(digest).is_none() => true,
-        Err(_) => {
-            store.damaged(digest, "is missing");
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            store.damaged(digest, None, "is missing");
+            false
+        }
+        Err(error) => {
+            store.failed("scrubbing", &error);
             false
         }
     }

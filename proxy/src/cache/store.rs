@@ -17,7 +17,7 @@ use super::hot::Hot;
 use super::index::Index;
 use super::ledger::{self, Entry, Kind, Ledger};
 use super::pins::Pins;
-use super::tree::Tree;
+use super::tree::{self, Tree};
 use super::{CachedManifest, RepositoryId, TagRecord};
 use crate::admin::metrics::{Metrics, VerificationPlace};
 
@@ -174,7 +174,7 @@ impl Store {
     /// Opens committed content. What is missing or of the wrong length is forgotten, to be fetched again. Blocks.
     pub(super) fn open(&self, digest: &Digest, verify: bool) -> Option<(File, u64)> {
         let expected = self.ledger.committed(digest, SystemTime::now())?;
-        let problem = match self.tree.open_blob(digest) {
+        let (file, problem) = match self.tree.open_blob(digest) {
             Ok((file, length)) if length == expected => {
                 let suspect = self.ledger.get(digest).is_some_and(|entry| entry.suspect);
                 if !verify && !suspect {
@@ -186,25 +186,55 @@ impl Store {
                     }
                     return Some((file, length));
                 }
-                "does not hash to its digest"
+                (Some(file), "does not hash to its digest")
             }
-            Ok(_) => "has the wrong length",
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
+            Ok((file, _)) => (Some(file), "has the wrong length"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, "is missing"),
             Err(error) => {
                 self.failed("reading a blob", &error);
                 return None;
             }
         };
-        self.damaged(digest, problem);
+        self.damaged(digest, file.as_ref(), problem);
         None
     }
 
-    /// Committed content turned out to be wrong: it goes, and is fetched again when it is next wanted. Its links stay,
-    /// for the repositories still hold it.
-    pub(super) fn damaged(&self, digest: &Digest, problem: &str) {
+    /// Reads a committed manifest, and checks it. What cannot be read at the moment (for want of descriptors, say) is not
+    /// damaged. Blocks.
+    pub(super) fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let (file, problem) = match self.tree.open_blob(digest) {
+            Ok((file, _)) => match tree::read_limited(&file) {
+                Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == *digest => return Some(bytes),
+                Ok(_) => (Some(file), "does not hash to its digest"),
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    (Some(file), "cannot be read")
+                }
+                Err(error) => {
+                    self.failed("reading a manifest", &error);
+                    return None;
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, "is missing"),
+            Err(error) => {
+                self.failed("opening a manifest", &error);
+                return None;
+            }
+        };
+        self.damaged(digest, file.as_ref(), problem);
+        None
+    }
+
+    /// Committed content turned out to be wrong, as `file` has it, or missing: it goes, and is fetched again when it is next
+    /// wanted. Its links stay, for the repositories still hold it. Finding out takes a while, in which it may have been
+    /// evicted, or found out by somebody else and fetched again: then all is well.
+    pub(super) fn damaged(&self, digest: &Digest, file: Option<&File>, problem: &str) {
+        let _order = self.tree.order();
+        let committed = self.ledger.get(digest).is_some_and(|entry| matches!(entry.kind, Kind::Committed { .. }));
+        if !committed || !self.tree.is_blob(digest, file) {
+            return;
+        }
         tracing::error!(%digest, problem, "damaged content in the cache: it will be fetched again");
         self.metrics.verification_failure(VerificationPlace::Disk);
-        let _order = self.tree.order();
         if let Err(error) = self.tree.remove_content(digest) {
             self.failed("removing a damaged blob", &error);
         }

@@ -139,9 +139,20 @@ impl Tree {
         Ok((file, length))
     }
 
+    /// Whether `file` is what committed content is at the moment; `None`: that there is none.
+    pub(super) fn is_blob(&self, digest: &Digest, file: Option<&File>) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        match (fs::metadata(self.layout.blob(digest)).map(identity), file) {
+            (Ok(now), Some(file)) => file.metadata().map(identity).is_ok_and(|then| then == now),
+            (Err(error), None) => error.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// Reads small committed content (a manifest) whole.
     pub(super) fn read_blob(&self, digest: &Digest) -> io::Result<Vec<u8>> {
-        read_limited(&self.layout.blob(digest))
+        read_small(&self.layout.blob(digest))
     }
 
     /// Writes small committed content.
@@ -192,7 +203,7 @@ impl Tree {
 
     /// What the map of a partial claims; `None` when there is none or it cannot be read.
     pub(super) fn partial_map(&self, digest: &Digest) -> Option<PartialMap> {
-        serde_json::from_slice(&read_limited(&self.layout.partial_map(digest)).ok()?).ok()
+        serde_json::from_slice(&read_small(&self.layout.partial_map(digest)).ok()?).ok()
     }
 
     /// Writes the map of a partial.
@@ -237,7 +248,7 @@ impl Tree {
 
     /// The media type in a link; empty for a blob.
     pub(super) fn read_link(&self, id: &RepositoryId, digest: &Digest) -> Option<String> {
-        String::from_utf8(read_limited(&self.layout.link(id, digest)).ok()?).ok()
+        String::from_utf8(read_small(&self.layout.link(id, digest)).ok()?).ok()
     }
 
     /// Forgets that a repository holds content.
@@ -253,7 +264,7 @@ impl Tree {
 
     /// What a tag means.
     pub(super) fn read_tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
-        let text = String::from_utf8(read_limited(&self.layout.tag(id, tag)).ok()?).ok()?;
+        let text = String::from_utf8(read_small(&self.layout.tag(id, tag)).ok()?).ok()?;
         let (digest, checked) = text.trim_end().split_once(' ')?;
         let checked = UNIX_EPOCH.checked_add(Duration::from_secs(checked.parse().ok()?))?;
         Some(TagRecord { digest: digest.parse().ok()?, checked })
@@ -279,7 +290,7 @@ impl Tree {
 
     /// A kept list.
     pub(super) fn read_list(&self, id: &RepositoryId, key: &str) -> Option<ListRecord> {
-        let bytes = bytes::Bytes::from(read_limited(&self.layout.list(id, key)).ok()?);
+        let bytes = bytes::Bytes::from(read_small(&self.layout.list(id, key)).ok()?);
         let line = bytes.iter().position(|byte| *byte == b'\n')?;
         let head: ListHead = serde_json::from_slice(&bytes[..line]).ok()?;
         Some(ListRecord {
@@ -305,8 +316,12 @@ pub(super) fn modified(metadata: &fs::Metadata) -> SystemTime {
     metadata.modified().unwrap_or(UNIX_EPOCH)
 }
 
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    read_limited(&File::open(path)?)
+}
+
+/// Reads a small file whole.
+pub(super) fn read_limited(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len().min(RECORD_LIMIT)).unwrap_or(0));
     file.take(RECORD_LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)

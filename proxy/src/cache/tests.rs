@@ -1,0 +1,66 @@
+//! What the store does about content that goes wrong on disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pierhead_registry::oci::{Algorithm, Digest};
+
+use super::store::Store;
+use super::{CachedManifest, Pins, RepositoryId, Settings};
+use crate::admin::metrics::Metrics;
+
+/// A store that holds one manifest.
+fn store(folder: &tempfile::TempDir) -> (Store, Digest, &'static [u8]) {
+    let settings = Settings {
+        path: folder.path().to_owned(),
+        max_size: 1 << 30,
+        fsync: false,
+        verify_on_read: false,
+        scrub_interval: None,
+        memory: 1 << 20,
+        pins: Pins::default(),
+        parallel: HashMap::new(),
+    };
+    let (store, _) = super::open(settings, Arc::new(Metrics::new().unwrap())).unwrap();
+    let id = RepositoryId { registry: "r.example.com".into(), name: "team/app".parse().unwrap() };
+    let bytes: &[u8] = b"{\"layers\":[]}";
+    let digest = Digest::of(Algorithm::Sha256, bytes);
+    let manifest = CachedManifest { digest, media_type: "a/b".into(), bytes: Bytes::from_static(bytes) };
+    store.put_manifest(&id, &manifest, false).unwrap();
+    (store, digest, bytes)
+}
+
+#[test]
+fn what_was_damaged_and_is_fetched_again_is_not_removed_by_those_who_find_out_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, digest, bytes) = store(&folder);
+    store.tree.write_blob(&digest, b"something wrong").unwrap();
+    let (wrong, _) = store.tree.open_blob(&digest).unwrap();
+    store.tree.write_blob(&digest, bytes).unwrap();
+    store.damaged(&digest, Some(&wrong), "does not hash to its digest");
+    store.damaged(&digest, None, "is missing");
+    assert!(store.open(&digest, true).is_some());
+    // Once it has been evicted, what there is of it is a partial.
+    store.ledger.remove(&digest);
+    store.tree.open_partial(&digest).unwrap();
+    store.damaged(&digest, Some(&wrong), "does not hash to its digest");
+    assert!(store.tree.layout.partial(&digest).exists());
+}
+
+#[test]
+fn what_cannot_be_opened_just_now_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, digest, _) = store(&folder);
+    let path = store.tree.layout.blob(&digest);
+    let aside = folder.path().join("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    // Like a lack of descriptors, a loop says nothing about the content.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    assert_eq!(store.read(&digest), None);
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(store.read(&digest).is_some());
+    std::fs::write(&path, "something wrong").unwrap();
+    assert_eq!(store.read(&digest), None);
+    assert!(!path.exists());
+}
