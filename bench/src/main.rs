@@ -25,6 +25,8 @@ mod wrk;
 
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 fn main() -> ExitCode {
     let options = match options::parse() {
         Ok(options) => options,
@@ -35,5 +37,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
-    runtime.block_on(measurements::run(&options))
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).expect("signals");
+        tokio::select! {
+            code = measurements::run(&options) => code,
+            // What was started ends when it is dropped, which a signal by itself would not do.
+            _ = terminate.recv() => ExitCode::FAILURE,
+            _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
+        }
+    })
 }
