@@ -16,10 +16,12 @@ use super::range::Multipart;
 use crate::cache::{Blob, BlobError, BlobState};
 use crate::front::FRAME;
 
-/// Bytes read and written at a time.
+/// Bytes read and written at a time over HTTP/1.
 const CHUNK: usize = 64 * 1024;
+/// The same over HTTP/2, in whole frames: there several are under way for each slow client.
+const FRAMES: usize = 2 * FRAME;
 /// Buffers that HTTP/2 may hold of one body.
-const TURNS: usize = 4;
+const TURNS: usize = 3;
 
 /// A body, before it is read.
 pub(crate) enum Body {
@@ -156,7 +158,7 @@ fn take_turn(lent: &mut VecDeque<Bytes>) -> BytesMut {
             Err(_) => {}
         }
     }
-    BytesMut::zeroed(CHUNK)
+    BytesMut::zeroed(FRAMES)
 }
 
 async fn copy(
@@ -178,7 +180,7 @@ async fn copy(
             }
             (Buffer::Shared(lent), session) => {
                 let mut buffer = take_turn(lent);
-                let count = reader.read(&mut buffer[..room.min(CHUNK / FRAME * FRAME)]).await?;
+                let count = reader.read(&mut buffer[..room.min(FRAMES)]).await?;
                 let whole = buffer.freeze();
                 let mut chunk = whole.slice(..count);
                 lent.push_back(whole);

@@ -35,7 +35,7 @@ pub(crate) const FRAME: usize = 16 * 1024 - 9;
 
 /// What one stream may hold of an answer that the client has not taken yet: whole frames, or every few of them one
 /// would be cut to fit.
-const SEND_BUFFER: usize = 8 * FRAME;
+const SEND_BUFFER: usize = 4 * FRAME;
 
 /// How long a client that has nothing to wait for may take to acknowledge the end of the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
