@@ -208,6 +208,25 @@ fn manifests_follow_the_same_rules() {
 }
 
 #[test]
+fn what_a_manifest_names_is_used() {
+    let sources = sources();
+    for member in ["config", "registry", "proxy", "tests", "bench"] {
+        let manifest = std::fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
+        let named = manifest.lines().filter_map(|line| line.strip_suffix(" = { workspace = true }"));
+        for name in named {
+            // The one crate whose library is called otherwise.
+            let library = name.replace('-', "_").replace("rustls_webpki", "webpki");
+            let own = sources.iter().filter(|(file, _)| file.starts_with(&format!("{member}/")));
+            let used = own.flat_map(|(_, text)| text.lines()).any(|line| {
+                !line.trim_start().starts_with("//")
+                    && (line.contains(&format!("{library}::")) || line.contains(&format!("use {library} as")))
+            });
+            assert!(used, "{member} names {name} and does not use it");
+        }
+    }
+}
+
+#[test]
 fn every_file_says_what_it_is_and_is_named_after_it() {
     for (file, text) in sources() {
         assert!(text.starts_with("//!"), "{file} does not open with //!");
