@@ -144,7 +144,7 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     tracing::info!(listener = "admin", address = %admin.address(), "listening");
     tokio::spawn(admin.serve(health, metrics));
     drain.advance(Phase::Serving);
-    tracing::info!("ready");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     stop.received().await;
     let left = tokio::select! {
         () = leave(&drain, config.drain_wait, config.drain_timeout) => Ok(()),

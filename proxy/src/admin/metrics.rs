@@ -141,7 +141,11 @@ impl Metrics {
             ),
             authentications: register!(
                 r,
-                counters("pierhead_authentications_total", "Attempts to log in to this edge.", &["result"])
+                counters(
+                    "pierhead_authentications_total",
+                    "Logins to this edge that were checked (ok, failed, limited); one that was checked within the hour is not checked again.",
+                    &["result"]
+                )
             ),
             connections: register!(
                 r,
@@ -293,5 +297,22 @@ impl pierhead_registry::client::Observer for UpstreamObserver {
 
     fn rate_limit_remaining(&self, left: u64) {
         self.metrics.rate_limit.with_label_values(&[&self.registry]).set(i64::try_from(left).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let named = |text: &'static str, quote: char| -> BTreeSet<&str> {
+            let is_name =
+                |word: &&str| word.starts_with("pierhead_") && word.ends_with(|c: char| c.is_ascii_lowercase());
+            text.split(quote).filter(is_name).collect()
+        };
+        let table = include_str!("../../../docs/operating.md").split("## Metrics").nth(1).unwrap();
+        let table = table.split("Worth an alert").next().unwrap();
+        assert_eq!(named(table, '`'), named(include_str!("metrics.rs"), '"'));
     }
 }

@@ -171,9 +171,42 @@ pub(crate) fn milliseconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::{Duration, SystemTime};
 
-    use super::{Outcome, StaleReason, Time, milliseconds};
+    use super::{AccessLine, Outcome, StaleReason, Time, milliseconds};
+
+    #[test]
+    fn every_field_is_documented() {
+        let line = AccessLine {
+            time: Time(SystemTime::UNIX_EPOCH),
+            id: "",
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            listener: "",
+            protocol: "",
+            method: "",
+            registry: Some(""),
+            repository: Some(""),
+            reference: Some(""),
+            path: Some(""),
+            kind: "",
+            outcome: "",
+            reason: Some(""),
+            status: 0,
+            bytes: 0,
+            aborted: true,
+            ttfb_ms: 0.0,
+            total_ms: 0.0,
+            user: Some(""),
+            user_agent: Some(""),
+        };
+        let line = serde_json::to_value(&line).unwrap();
+        let fields: BTreeSet<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        let table = include_str!("../../../docs/operating.md").split("## The log").nth(1).unwrap();
+        let table = table.split("## ").next().unwrap();
+        let documented = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        assert_eq!(documented.collect::<BTreeSet<_>>(), fields);
+    }
 
     #[test]
     fn time_is_rfc_3339_and_durations_are_short() {
