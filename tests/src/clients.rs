@@ -139,9 +139,9 @@ impl Skopeo {
 
 /// A containerd of its own, whose `ctr` finds every registry at the edge.
 pub struct Containerd {
-    dir: TempDir,
-    // Before the directory goes.
+    // Before its directory goes.
     _process: Process,
+    dir: TempDir,
 }
 
 impl Containerd {

@@ -145,9 +145,10 @@ fn message(line: &str) -> Option<String> {
 
 /// A running edge. A panic in its log fails the test.
 pub struct Pierhead {
+    // Before its directory goes.
+    process: Process,
     setup: Setup,
     lines: Lines,
-    process: Process,
     /// Where clients connect.
     pub registry: SocketAddr,
     /// Where operators connect.

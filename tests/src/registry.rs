@@ -18,8 +18,9 @@ use crate::token::TokenService;
 pub struct DockerRegistry {
     /// Where it listens; the same after a restart.
     pub address: SocketAddr,
-    dir: TempDir,
+    // Before its directory goes.
     process: Option<Process>,
+    dir: TempDir,
     lines: Lines,
     account: Option<(String, String)>,
 }
