@@ -2,7 +2,7 @@
 //!
 //! bcrypt is slow on purpose, so it runs on blocking threads, few at a time, and a verified login is remembered for an
 //! hour by a keyed hash. Failures are counted by client address and by user before the slow work is done: guessing
-//! is slow, and cannot keep the processor busy. A user who is under attack from elsewhere still gets in with a login
+//! is slow, and cannot keep the processor busy. The same login, brought many times at once, is one attempt. A user who is under attack from elsewhere still gets in with a login
 //! that was verified before. All of this memory is bounded.
 
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use pierhead_registry::client::Credential;
 use tokio::sync::Semaphore;
 
 use super::credential::{basic, fingerprint};
+use super::flights::Flights;
 use super::refusal::Refusal;
 use crate::admin::metrics::Metrics;
 
@@ -35,6 +36,8 @@ const PER_USER: u32 = 50;
 const COUNTED: u64 = 20_000;
 /// Logins that are remembered.
 const REMEMBERED: u64 = 10_000;
+/// Logins that wait to be verified.
+const ATTEMPTS: usize = 1024;
 /// Hashes computed at a time.
 const PARALLEL: usize = 2;
 
@@ -47,6 +50,7 @@ pub(crate) struct Users {
     verified: Cache<[u8; 32], Arc<str>>,
     failures: Cache<Suspect, Arc<AtomicU32>>,
     hashing: Arc<Semaphore>,
+    attempts: Flights<[u8; 32], Result<Arc<str>, Refusal>>,
     metrics: Arc<Metrics>,
 }
 
@@ -68,17 +72,31 @@ impl Users {
             verified: Cache::builder().max_capacity(REMEMBERED).time_to_idle(REMEMBER).build(),
             failures: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
             hashing: Arc::new(Semaphore::new(PARALLEL)),
+            attempts: Flights::new(ATTEMPTS),
             metrics,
         }
     }
 
     /// The user behind an `Authorization` header.
-    pub(crate) async fn login(&self, header: Option<&HeaderValue>, peer: IpAddr) -> Result<Arc<str>, Refusal> {
+    pub(crate) async fn login(
+        self: &Arc<Self>,
+        header: Option<&HeaderValue>,
+        peer: IpAddr,
+    ) -> Result<Arc<str>, Refusal> {
         let credential = basic(header).ok_or(Refusal::Login)?;
         let print = fingerprint(&self.key, Some(&credential));
         if let Some(user) = self.verified.get(&print) {
             return Ok(user);
         }
+        let attempt = || {
+            let users = Arc::clone(self);
+            async move { users.attempt(credential, print, peer).await }
+        };
+        self.attempts.join(print, attempt).await.unwrap_or(Err(Refusal::Busy))
+    }
+
+    /// Verifies a login, if there were not too many wrong ones lately.
+    async fn attempt(&self, credential: Credential, print: [u8; 32], peer: IpAddr) -> Result<Arc<str>, Refusal> {
         // Counted as failures until proven otherwise: a burst of guesses must not pass while the first is computed.
         let suspects = [Suspect::Address(network(peer)), Suspect::User(self.name_print(&credential.username))];
         let counters = suspects.map(|suspect| self.failures.get_with(suspect, Arc::default));
@@ -143,10 +161,10 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn users() -> Users {
+    fn users() -> Arc<Users> {
         let hash = bcrypt::hash("secret", 4).unwrap();
         let access = Access { users: vec![("ann".to_owned(), Secret::new(hash))] };
-        Users::new(access, Arc::new(Metrics::new().unwrap()))
+        Arc::new(Users::new(access, Arc::new(Metrics::new().unwrap())))
     }
 
     fn header(user: &str, password: &str) -> HeaderValue {
@@ -176,6 +194,18 @@ mod tests {
         assert!(users.login(Some(&header("ann", "secret")), HERE).await.is_ok());
         let elsewhere = IpAddr::from([192, 0, 2, 1]);
         assert!(matches!(users.login(Some(&header("ann", "x")), elsewhere).await, Err(Refusal::Login)));
+    }
+
+    #[tokio::test]
+    async fn the_same_login_many_times_at_once_is_one_attempt() {
+        let users = users();
+        let logins = (0..5 * PER_ADDRESS).map(|_| {
+            let users = Arc::clone(&users);
+            tokio::spawn(async move { users.login(Some(&header("ann", "secret")), HERE).await })
+        });
+        for login in logins.collect::<Vec<_>>() {
+            assert_eq!(login.await.unwrap().unwrap().as_ref(), "ann");
+        }
     }
 
     #[test]
