@@ -11,7 +11,7 @@
 //! ├── repositories/<registry>/<name>/
 //! │   ├── _links/sha256-<hex>             this repository holds this content; a manifest's media type, or empty
 //! │   ├── _tags/<tag>                     the digest it meant, and when
-//! │   └── _lists/<hex>                    a tag or referrers list, named by the hash of its query
+//! │   └── _lists/<hex>                    a tag or referrers list, named by the hash of its query; the newest of them
 //! ├── tmp/                                files being written; emptied at start
 //! └── index/                              sled; disposable, made anew from the rest
 //! ```

@@ -1,14 +1,19 @@
-//! What the store does about content that goes wrong on disk.
+//! What the store does about content that goes wrong on disk, and about what would fill the disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use pierhead_registry::oci::{Algorithm, Digest};
 
 use super::store::Store;
-use super::{CachedManifest, Pins, RepositoryId, Settings};
+use super::{CachedManifest, ListRecord, Pins, RepositoryId, Settings};
 use crate::admin::metrics::Metrics;
+
+fn repository() -> RepositoryId {
+    RepositoryId { registry: "r.example.com".into(), name: "team/app".parse().unwrap() }
+}
 
 /// A store that holds one manifest.
 fn store(folder: &tempfile::TempDir) -> (Store, Digest, &'static [u8]) {
@@ -23,7 +28,7 @@ fn store(folder: &tempfile::TempDir) -> (Store, Digest, &'static [u8]) {
         parallel: HashMap::new(),
     };
     let (store, _) = super::open(settings, Arc::new(Metrics::new().unwrap())).unwrap();
-    let id = RepositoryId { registry: "r.example.com".into(), name: "team/app".parse().unwrap() };
+    let id = repository();
     let bytes: &[u8] = b"{\"layers\":[]}";
     let digest = Digest::of(Algorithm::Sha256, bytes);
     let manifest = CachedManifest { digest, media_type: "a/b".into(), bytes: Bytes::from_static(bytes) };
@@ -63,4 +68,29 @@ fn what_cannot_be_opened_just_now_is_kept() {
     std::fs::write(&path, "something wrong").unwrap();
     assert_eq!(store.read(&digest), None);
     assert!(!path.exists());
+}
+
+#[test]
+fn lists_do_not_fill_the_disk_whatever_is_asked_for() {
+    for (size, count, most) in [(10, 1100, 1000), (4 << 20, 10, 8)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, ..) = store(&folder);
+        let record = ListRecord {
+            media_type: "application/json".into(),
+            link: None,
+            filters_applied: None,
+            bytes: Bytes::from(vec![b' '; size]),
+            checked: UNIX_EPOCH,
+        };
+        let write = |key: &str| store.tree.write_list(&repository(), key, &record).unwrap();
+        write("first");
+        let lists = store.tree.layout.list(&repository(), "first").parent().unwrap().to_owned();
+        for number in 0..count {
+            std::fs::write(lists.join(number.to_string()), &record.bytes).unwrap();
+        }
+        write("last");
+        let kept = std::fs::read_dir(&lists).unwrap().count();
+        assert!(kept <= most, "{kept} of {count}");
+        assert!(store.tree.read_list(&repository(), "last").is_some());
+    }
 }

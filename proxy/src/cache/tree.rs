@@ -18,6 +18,11 @@ use super::{ListRecord, OpenError, RepositoryId, TagRecord};
 
 /// Largest record file that is read back: lists are limited upstream, everything else is small.
 const RECORD_LIMIT: u64 = 64 << 20;
+/// Most lists of one repository, and most bytes of them: a list is named by its query, and a query can be anything.
+const LISTS: usize = 1000;
+const LIST_BYTES: u64 = 32 << 20;
+/// What a small file takes.
+const BLOCK: u64 = 4096;
 
 /// The files below one root.
 pub(super) struct Tree {
@@ -285,7 +290,9 @@ impl Tree {
         };
         let mut head = serde_json::to_vec(&head)?;
         head.push(b'\n');
-        self.write(&self.layout.list(id, key), &[&head, &record.bytes], false)
+        let path = self.layout.list(id, key);
+        self.write(&path, &[&head, &record.bytes], false)?;
+        path.parent().map_or(Ok(()), prune_lists)
     }
 
     /// A kept list.
@@ -309,6 +316,27 @@ struct ListHead {
     link: Option<String>,
     filters_applied: Option<String>,
     checked: u64,
+}
+
+/// Deletes the oldest lists in a directory, until what is left is within bounds.
+fn prune_lists(directory: &Path) -> io::Result<()> {
+    let mut lists = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // Another thread may have deleted it.
+        if let Ok(metadata) = entry.metadata() {
+            lists.push((modified(&metadata), metadata.len().next_multiple_of(BLOCK), entry.path()));
+        }
+    }
+    lists.sort_unstable_by(|one, other| other.cmp(one));
+    let mut bytes = 0;
+    for (newer, (_, size, path)) in lists.into_iter().enumerate() {
+        bytes += size;
+        if newer >= LISTS || (newer > 0 && bytes > LIST_BYTES) {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// When a file was last written: the recency of content whose index was lost.
