@@ -26,6 +26,10 @@ use super::{Application, Connection, Reuse};
 /// Requests at a time.
 const STREAMS: u32 = 128;
 
+/// Requests that are being answered, with those that the client gave up: they free their stream at once, and their work
+/// only when it next has something to send.
+const RUNNING: usize = 4 * STREAMS as usize;
+
 /// Malformed requests on one connection before it is closed.
 const MALFORMED: usize = 32;
 
@@ -85,6 +89,10 @@ pub(crate) async fn serve<A: Application>(stream: Stream, service: &Service<A>, 
             () = idle.passed(), if requests.is_empty() => return,
         };
         match accepted {
+            Ok(Some(H2Accept::Session(_))) if requests.len() >= RUNNING => {
+                service.refused(connection, "abandoned", None);
+                break;
+            }
             Ok(Some(H2Accept::Session(session))) => {
                 let request = handle(session, application, connection, limits.write_timeout);
                 // One request's fault is not the others'. The panic itself is logged where all are.

@@ -312,6 +312,24 @@ async fn http2_drains_and_shows_what_broke_off() {
 }
 
 #[tokio::test]
+async fn http2_requests_that_are_given_up_have_a_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, client) = https(folder.path());
+    let running = start(settings).await;
+    let client = client.build().unwrap();
+    let url = format!("https://localhost:{}/slow", running.address.port());
+    let refused = || String::from_utf8(running.metrics.render().unwrap()).unwrap().contains("reason=\"abandoned\"");
+    for number in 0..2000 {
+        // Dropping an answer that has begun resets its stream.
+        drop(timeout(LONG, client.get(&url).send()).await.unwrap());
+        if number % 100 == 0 && refused() {
+            return;
+        }
+    }
+    panic!("2000 requests that nobody waits for are being answered on one connection");
+}
+
+#[tokio::test]
 async fn http2_connections_without_requests_end() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, client) = https(folder.path());
