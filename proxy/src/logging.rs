@@ -8,6 +8,7 @@ use std::io::{IsTerminal, Write};
 use serde::Serialize;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 /// Lines that may wait for standard error.
 const QUEUE: usize = 16 * 1024;
@@ -29,12 +30,15 @@ impl Logging {
             .buffered_lines_limit(QUEUE)
             .thread_name("log")
             .finish(std::io::stderr());
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        let (filter, mistake) = filter(std::env::var("RUST_LOG").ok().as_deref());
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
         if std::io::stderr().is_terminal() {
             subscriber.with_target(false).init();
         } else {
             subscriber.json().init();
+        }
+        if let Some(error) = mistake {
+            tracing::warn!(%error, "RUST_LOG is not understood, and left alone");
         }
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -78,6 +82,15 @@ impl AccessLog {
     }
 }
 
+/// What to log, and what is wrong with the wish.
+fn filter(wish: Option<&str>) -> (EnvFilter, Option<ParseError>) {
+    match wish.filter(|wish| !wish.is_empty()).map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
+        None => (EnvFilter::new(DEFAULT_FILTER), None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -95,6 +108,20 @@ mod tests {
 
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_wish_that_is_not_understood_is_told() {
+        for (wish, mistaken, level) in [
+            (None, false, "info"),
+            (Some(""), false, "info"),
+            (Some("debug"), false, "debug"),
+            (Some("pierhead=loud"), true, "info"),
+        ] {
+            let (filter, mistake) = filter(wish);
+            assert_eq!(mistake.is_some(), mistaken, "{wish:?}");
+            assert!(filter.to_string().contains(level), "{wish:?}: {filter}");
         }
     }
 
