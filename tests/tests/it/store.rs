@@ -251,7 +251,7 @@ async fn a_full_disk_is_served_past_and_used_again() {
         eprintln!("skipped: mounting a tmpfs is not permitted here");
         return;
     };
-    let edge = setup.start().await;
+    let mut edge = setup.start().await;
     for round in 0..2 {
         for number in 0..images.len() {
             let pulled = edge.client().pull("team/app", &format!("v{number}")).await;
@@ -281,7 +281,7 @@ async fn a_full_disk_is_served_past_and_used_again() {
     for number in 0..images.len() {
         edge.client().pull("team/app", &format!("v{number}")).await.unwrap();
     }
-    drop(edge);
+    edge.kill().await;
     drop(disk);
 }
 
@@ -297,7 +297,7 @@ async fn a_read_only_disk_is_served_past() {
         eprintln!("skipped: mounting a tmpfs is not permitted here");
         return;
     };
-    let edge = setup.start().await;
+    let mut edge = setup.start().await;
     edge.client().pull("team/app", "v0").await.unwrap();
     // The store keeps files open for writing, so the file system may refuse; then there is nothing to test.
     let mut command = Command::new("mount");
@@ -309,7 +309,8 @@ async fn a_read_only_disk_is_served_past() {
     edge.client().pull("team/app", "v0").await.unwrap();
     edge.client().pull("team/app", "v1").await.unwrap();
     disk.remount("rw").await;
-    drop(edge);
+    edge.kill().await;
+    drop(disk);
 }
 
 #[tokio::test(flavor = "multi_thread")]
