@@ -163,7 +163,12 @@ async fn a_part_of_a_cold_blob_is_fetched_and_kept_as_such() {
         assert_part(&reply, &blob, first, last);
     }
     assert!(wire.carried() < 8 * MIB, "{} bytes for three small parts", wire.carried());
-    // Kept: through a kill, with upstream gone.
+    // Kept: through a kill, with upstream gone, once it is written down, which is a moment after it is served.
+    let map = edge.cache().join("partial").join(format!("sha256-{}.map", blob.digest.hex()));
+    eventually("a map of all parts", Duration::from_secs(10), async || {
+        std::fs::read_to_string(&map).ok()?.contains("12000010").then_some(())
+    })
+    .await;
     edge.kill().await;
     edge.start_again().await;
     wire.set(Mode::Closed).await;
