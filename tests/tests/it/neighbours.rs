@@ -96,3 +96,16 @@ async fn a_part_is_had_although_a_download_failed_that_somebody_still_reads() {
     assert_eq!((part.status, part.body.as_ref()), (206, &blob.bytes[37_000_000..37_000_100]));
     drop(slow);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_costs_no_more_than_the_whole_where_ranges_are_ignored() {
+    let (upstream, edge) = scene().await;
+    let blob = Blob::random(1, 32 << 20);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    upstream.misbehave(Misbehaviour::NoRanges);
+    let part = edge.client().range("team/app", &blob.digest, "bytes=1-").await;
+    assert!(part.status == 206 && part.body == blob.bytes.slice(1..));
+    let asked = upstream.count("GET", "/blobs/");
+    assert!(asked <= 2, "{asked} downloads for one part");
+    edge.committed(&blob.digest).await;
+}

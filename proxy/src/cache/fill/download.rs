@@ -45,7 +45,7 @@ pub(super) async fn whole(
         return;
     }
     fill.checked().await;
-    let ranges = body.as_ref().is_none_or(BlobBody::ranges);
+    let ranges = !fill.is_unranged() && body.as_ref().is_none_or(BlobBody::ranges);
     let several = fill.total > origin.parallel_above && ranges;
     let workers = if several { CONNECTIONS.min(origin.connections).max(1) } else { 1 };
     let stretch = if workers > 1 { STRETCH } else { u64::MAX };
@@ -107,6 +107,13 @@ pub(in crate::cache) async fn range(
         }
         let claimed = fill.claim(gap);
         let body = get(fill, &origin, &claimed.range, &avoid).await?;
+        if body.start() < claimed.range.start {
+            // Each part would cost all that lies before it. So the whole is fetched, once, and the part waited for.
+            drop((body, claimed));
+            fill.unrange();
+            fills.ensure_whole(&store, &lease, &origin, None);
+            return Ok(());
+        }
         copy(fill, body, &claimed.range).await?;
     }
     Ok(())

@@ -66,6 +66,8 @@ struct State {
     in_flight: Vec<Range<u64>>,
     /// Which of upstream's addresses bytes came from.
     endpoints: Vec<usize>,
+    /// Upstream ignores ranges: whatever is wanted, all that lies before it comes first.
+    unranged: bool,
     /// Upstream contradicts the length that an earlier process, or HEAD, was told: nothing of it is worth keeping.
     condemned: bool,
 }
@@ -135,7 +137,7 @@ impl Fill {
             let claimed = state.in_flight.iter().map(|flight| flight.end).max().unwrap_or(0);
             position >= claimed && position - claimed <= REACH
         };
-        if arriving || next || (whole && state.whole) { Found::Wait } else { Found::Nobody }
+        if arriving || next || (state.whole && (whole || state.unranged)) { Found::Wait } else { Found::Nobody }
     }
 
     /// Bytes that are here.
@@ -152,6 +154,15 @@ impl Fill {
         });
         self.idle.notify_one();
         condemned
+    }
+
+    /// Upstream ignores ranges.
+    fn unrange(&self) {
+        self.update(|state| state.unranged = true);
+    }
+
+    fn is_unranged(&self) -> bool {
+        self.state.lock().unranged
     }
 
     fn is_condemned(&self) -> bool {

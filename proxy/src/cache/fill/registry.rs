@@ -286,7 +286,7 @@ impl Fills {
     }
 
     /// Makes sure that the whole blob is being fetched.
-    fn ensure_whole(
+    pub(super) fn ensure_whole(
         self: &Arc<Self>,
         store: &Arc<Store>,
         lease: &Lease,
