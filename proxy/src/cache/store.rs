@@ -273,6 +273,7 @@ impl Store {
         {
             let _order = self.tree.order();
             if self.ledger.committed(digest, SystemTime::now()) == Some(size) {
+                self.recognise(manifest);
                 return self.link_manifest(id, manifest, pinned);
             }
         }
@@ -285,6 +286,16 @@ impl Store {
         }
         self.committed(digest, size, super::index::children(&manifest.bytes));
         self.link_manifest(id, manifest, pinned)
+    }
+
+    /// A manifest may have come as a blob, of which nobody knew that it refers to anything.
+    fn recognise(&self, manifest: &CachedManifest) {
+        let Some(mut entry) = self.ledger.get(&manifest.digest) else { return };
+        if entry.kind == (Kind::Committed { children: Box::default() }) {
+            entry.kind = Kind::Committed { children: super::index::children(&manifest.bytes) };
+            self.index.put_entry(&manifest.digest, &entry);
+            self.ledger.set(&manifest.digest, entry);
+        }
     }
 
     /// In the same order as the manifest itself, so that an eviction finds both or neither.

@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use pierhead_registry::oci::{Algorithm, Digest};
 
+use super::ledger::Kind;
 use super::store::Store;
 use super::{CachedManifest, ListRecord, Pins, RepositoryId, Settings};
 use crate::admin::metrics::Metrics;
@@ -93,4 +94,19 @@ fn lists_do_not_fill_the_disk_whatever_is_asked_for() {
         assert!(kept <= most, "{kept} of {count}");
         assert!(store.tree.read_list(&repository(), "last").is_some());
     }
+}
+
+#[test]
+fn a_manifest_that_came_as_a_blob_is_known_for_what_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, child, _) = store(&folder);
+    let bytes = format!("{{\"manifests\":[{{\"digest\":\"{child}\"}}]}}");
+    let digest = Digest::of(Algorithm::Sha256, bytes.as_bytes());
+    let file = store.tree.open_partial(&digest).unwrap();
+    std::fs::write(store.tree.layout.partial(&digest), &bytes).unwrap();
+    store.reserve(&digest, bytes.len() as u64).unwrap();
+    store.commit(&digest, bytes.len() as u64, &file).unwrap();
+    let manifest = CachedManifest { digest, media_type: "a/b".into(), bytes: bytes.into() };
+    store.put_manifest(&repository(), &manifest, false).unwrap();
+    assert_eq!(store.ledger.get(&digest).unwrap().kind, Kind::Committed { children: [child].into() });
 }
