@@ -308,7 +308,7 @@ impl Upstream {
                 let origin = context.origin.as_ref().ok_or(BlobError::Offline { digest: context.digest })?;
                 let end = (self.end < context.size).then_some(self.end);
                 let avoid = context.fills.refused(&context.digest);
-                let body = origin.source.get_blob(&context.digest, self.position, end, &avoid).await?;
+                let body = origin.source.get_blob_slowly(&context.digest, self.position, end, &avoid).await?;
                 self.skip = self.position.saturating_sub(body.start());
                 none.insert(body)
             }

@@ -280,12 +280,12 @@ impl Ledger {
     }
 
     /// Entries whose recency changed since the last call.
-    pub(super) fn take_touched(&self) -> Vec<(Digest, Entry)> {
+    pub(super) fn take_touched(&self) -> Vec<Digest> {
         let mut state = self.state();
         let mut touched = std::mem::take(&mut state.touched);
         touched.sort_unstable();
         touched.dedup();
-        touched.into_iter().filter_map(|digest| Some((digest, state.entries.get(&digest)?.clone()))).collect()
+        touched
     }
 }
 

@@ -217,8 +217,8 @@ impl Cache {
             loop {
                 tokio::time::sleep(SAVE_INTERVAL).await;
                 let Some(store) = weak.upgrade() else { return };
-                if let Err(error) = blocking(move || store.save_recency()).await {
-                    tracing::warn!(%error, "saving the recency of the cache");
+                if let Err(error) = blocking(move || store.tidy(SystemTime::now())).await {
+                    tracing::warn!(%error, "tidying the cache");
                 }
             }
         });
@@ -500,7 +500,6 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
     let tree = Tree::open(Layout::new(settings.path), settings.fsync)?;
     let caller_key = tree.caller_key().map_err(io)?;
     let (index, mut entries) = Index::open(&tree).map_err(|error| OpenError::Index(error.to_string()))?;
-    index.prune(SystemTime::now());
     for (digest, size) in tree.partials().map_err(io)? {
         // What is committed needs no partial.
         if entries.contains_key(&digest) {

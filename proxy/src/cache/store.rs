@@ -23,6 +23,8 @@ use crate::admin::metrics::{Metrics, VerificationPlace};
 
 /// How long nothing is stored after the disk failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How often the index is pruned.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// What is left free on the disk for records, maps and the index.
 const DISK_MARGIN: u64 = 1 << 20;
 
@@ -55,6 +57,8 @@ pub(super) struct Store {
     failing: Mutex<Option<(Instant, String)>>,
     /// What the log last said about the disk.
     works: AtomicBool,
+    /// When the index was last pruned.
+    pruned: Mutex<Option<SystemTime>>,
 }
 
 /// Runs blocking work on a blocking thread.
@@ -65,8 +69,17 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 impl Store {
     pub(super) fn new(tree: Tree, ledger: Ledger, index: Index, hot: Hot, pins: Pins, metrics: Arc<Metrics>) -> Store {
         metrics.writable.set(1);
-        let store =
-            Store { tree, ledger, index, hot, pins, metrics, failing: Mutex::new(None), works: AtomicBool::new(true) };
+        let store = Store {
+            tree,
+            ledger,
+            index,
+            hot,
+            pins,
+            metrics,
+            failing: Mutex::new(None),
+            works: AtomicBool::new(true),
+            pruned: Mutex::new(None),
+        };
         store.refresh_pins();
         store
     }
@@ -239,6 +252,7 @@ impl Store {
             self.failed("removing a damaged blob", &error);
         }
         self.ledger.remove(digest);
+        self.index.remove_entry(digest);
     }
 
     /// Commits a complete, verified partial. Blocks.
@@ -376,10 +390,22 @@ impl Store {
         self.ledger.set_pins(&pinned);
     }
 
+    /// What is done now and then: the index hears of what was used, and forgets what upstream said long ago. Blocks.
+    pub(super) fn tidy(&self, now: SystemTime) {
+        self.save_recency();
+        let mut pruned = self.pruned.lock();
+        if pruned.is_none_or(|pruned| now.duration_since(pruned).is_ok_and(|since| since > PRUNE_INTERVAL)) {
+            self.index.prune(now);
+            *pruned = Some(now);
+        }
+    }
+
     /// Tells the index what was used since it last heard. Blocks.
     pub(super) fn save_recency(&self) {
-        for (digest, entry) in self.ledger.take_touched() {
-            if matches!(entry.kind, Kind::Committed { .. }) {
+        for digest in self.ledger.take_touched() {
+            // In order with evictions, or what one has just removed would come back.
+            let _order = self.tree.order();
+            if let Some(entry) = self.ledger.get(&digest).filter(|entry| matches!(entry.kind, Kind::Committed { .. })) {
                 self.index.put_entry(&digest, &entry);
             }
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ClientError;
@@ -124,6 +124,7 @@ impl BlobBody {
     /// Waits for a connection to be free, and opens the body at the first endpoint that answers.
     pub(super) async fn open(
         source: BlobSource,
+        connections: &Arc<Semaphore>,
         start: u64,
         end: Option<u64>,
         avoid: &[usize],
@@ -135,7 +136,7 @@ impl BlobBody {
         let mut attempts = Attempts::new(&upstream, avoid);
         // A connection may be long in coming; that there is nothing to use it for can be told now.
         attempts.check()?;
-        let permit = Arc::clone(&upstream.connections).acquire_owned().await;
+        let permit = Arc::clone(connections).acquire_owned().await;
         let permit = permit.map_err(|_| Failure::Dead("shutting down".to_owned()).into_error(upstream.name()))?;
         loop {
             let turn = attempts.next().await?;

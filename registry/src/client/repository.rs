@@ -140,7 +140,20 @@ impl Repository {
         avoid: &[usize],
     ) -> Result<BlobBody, ClientError> {
         let source = BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest));
-        BlobBody::open(source, start, end, avoid).await
+        BlobBody::open(source, &self.upstream.connections, start, end, avoid).await
+    }
+
+    /// The same for a body that is read only as fast as a client takes it. These have as many connections again, for
+    /// among themselves: a few clients that hardly read must not keep others from being served.
+    pub async fn get_blob_slowly(
+        &self,
+        digest: &Digest,
+        start: u64,
+        end: Option<u64>,
+        avoid: &[usize],
+    ) -> Result<BlobBody, ClientError> {
+        let source = BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest));
+        BlobBody::open(source, &self.upstream.slow_connections, start, end, avoid).await
     }
 
     /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the

@@ -29,6 +29,8 @@ pub(super) struct Upstream {
     pub(super) limit: RateLimit,
     /// One permit a body.
     pub(super) connections: Arc<Semaphore>,
+    /// The same for bodies that are read as slowly as somebody else likes.
+    pub(super) slow_connections: Arc<Semaphore>,
     /// Whoever watches.
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -37,12 +39,14 @@ impl Upstream {
     /// Reads the files that the settings name. Contacts nobody.
     pub(super) fn new(settings: Settings, observer: Arc<dyn Observer>) -> Result<Upstream, BuildError> {
         let settings = bounded(settings);
+        let permits = settings.connections.clamp(1, Semaphore::MAX_PERMITS);
         let endpoints = settings.endpoints.iter().map(|endpoint| Endpoint::new(endpoint.clone(), &settings));
         Ok(Upstream {
             endpoints: endpoints.collect::<Result<_, _>>()?,
             tokens: Tokens::new(),
             limit: RateLimit::default(),
-            connections: Arc::new(Semaphore::new(settings.connections.clamp(1, Semaphore::MAX_PERMITS))),
+            connections: Arc::new(Semaphore::new(permits)),
+            slow_connections: Arc::new(Semaphore::new(permits)),
             observer,
             settings,
         })

@@ -172,7 +172,14 @@ impl Fills {
         };
         let opened = match opening.wait_for(Option::is_some).await {
             Ok(opened) => opened.clone(),
-            Err(_) => None,
+            Err(_) => {
+                // Only a panic ends an opening without an answer; the next who asks must be able to try.
+                let mut slots = self.slots.lock();
+                if matches!(slots.get(digest), Some(Slot::Opening(opening)) if opening.has_changed().is_err()) {
+                    slots.remove(digest);
+                }
+                None
+            }
         };
         match opened {
             Some(Ok(Opened::Fill { lease, asked })) => Ok(Joined::Fill { lease, answered: first && asked }),

@@ -116,9 +116,14 @@ impl Index {
         note(self.entries.insert(record::digest(digest), record::entry(entry)));
     }
 
+    /// Forgets an entry; its links stay.
+    pub(super) fn remove_entry(&self, digest: &Digest) {
+        note(self.entries.remove(record::digest(digest)));
+    }
+
     /// Forgets an entry and its links, and returns the repositories that they were of.
     pub(super) fn remove_content(&self, digest: &Digest) -> Vec<RepositoryId> {
-        note(self.entries.remove(record::digest(digest)));
+        self.remove_entry(digest);
         let mut repositories = Vec::new();
         for pair in self.links.scan_prefix(record::digest(digest)) {
             let Some((key, _)) = note(pair) else { break };
