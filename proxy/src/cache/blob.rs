@@ -18,16 +18,36 @@ use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::BlobError;
 use super::fill::Found;
 use super::fill::download;
 use super::fill::registry::{Fills, Lease, Origin};
 use super::store::{Store, blocking};
-use super::{BlobError, BlobState};
 
 /// How much of a cold file the kernel is told to read ahead.
 const READ_AHEAD: u64 = 4 << 20;
 /// How much of a range that nobody fetches is asked for at a time, as its reader goes on.
 const STRETCH: u64 = 8 << 20;
+
+/// Whether a caller wants a whole blob or a part of it: only the former starts a fill of all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// All of it, or most.
+    Whole,
+    /// A range; fetched as such when it is out of reach.
+    Part,
+}
+
+/// Where the bytes of an opened blob come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlobState {
+    /// All here: a hit.
+    Committed,
+    /// Partly here, or on the way: a miss.
+    Filling,
+    /// Past the store, because it is full, failing or too small: a bypass.
+    Uncached,
+}
 
 /// What every reader of a blob shares.
 #[derive(Clone)]

@@ -5,6 +5,7 @@
 //! a reader that has begun is never cut short by an eviction, another reader, or the end of another client.
 
 mod blob;
+mod error;
 mod evict;
 mod fill;
 mod hot;
@@ -12,6 +13,7 @@ mod index;
 mod layout;
 mod ledger;
 mod pins;
+mod records;
 mod scrub;
 mod segments;
 mod store;
@@ -20,14 +22,13 @@ mod tests;
 mod tree;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use pierhead_registry::client::{ClientError, Repository};
-use pierhead_registry::oci::{Digest, RepositoryName, Tag};
+use pierhead_registry::client::Repository;
+use pierhead_registry::oci::{Digest, Tag};
 
 use crate::admin::metrics::Metrics;
 
@@ -39,8 +40,10 @@ use self::ledger::{Entry, Kind, Ledger};
 use self::store::{Store, blocking};
 use self::tree::Tree;
 
-pub(crate) use self::blob::Blob;
+pub(crate) use self::blob::{Blob, BlobState, Want};
+pub(crate) use self::error::{BlobError, OpenError};
 pub(crate) use self::pins::Pins;
+pub(crate) use self::records::{CachedManifest, ListRecord, RepositoryId, TagRecord};
 
 /// How often a blob is looked for that was committed between two looks, or that upstream refused to others meanwhile.
 const LOOKS: usize = 5;
@@ -75,123 +78,6 @@ pub(crate) struct Parallel {
     pub(crate) above: u64,
     /// over no more connections than these.
     pub(crate) connections: usize,
-}
-
-/// Why the store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    /// The tree cannot be made, read or locked.
-    #[error("cache: {path}: {source}")]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Another process has it.
-    #[error("cache: {0}: in use by another process")]
-    InUse(PathBuf),
-    /// The index cannot be opened, nor made anew.
-    #[error("cache: {0}")]
-    Index(String),
-}
-
-/// A repository of a registry: the scope in which content is known and authorised.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct RepositoryId {
-    /// The registry's configured name.
-    pub(crate) registry: Arc<str>,
-    /// The repository in it.
-    pub(crate) name: RepositoryName,
-}
-
-impl fmt::Display for RepositoryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry, self.name)
-    }
-}
-
-/// A manifest as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CachedManifest {
-    /// Of the bytes.
-    pub(crate) digest: Digest,
-    /// As upstream named it.
-    pub(crate) media_type: Arc<str>,
-    /// Byte for byte.
-    pub(crate) bytes: Bytes,
-}
-
-/// What a tag meant when upstream was last asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TagRecord {
-    /// The manifest.
-    pub(crate) digest: Digest,
-    /// When upstream last said so.
-    pub(crate) checked: SystemTime,
-}
-
-/// A list that upstream made: tags, or referrers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ListRecord {
-    /// `Content-Type`.
-    pub(crate) media_type: String,
-    /// `Link`.
-    pub(crate) link: Option<String>,
-    /// `OCI-Filters-Applied`.
-    pub(crate) filters_applied: Option<String>,
-    /// The body.
-    pub(crate) bytes: Bytes,
-    /// When upstream sent it.
-    pub(crate) checked: SystemTime,
-}
-
-/// Why a blob cannot be had or read on.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum BlobError {
-    /// Upstream.
-    #[error(transparent)]
-    Upstream(#[from] ClientError),
-    /// Every upstream address sent bytes that do not hash to the digest.
-    #[error("{digest}: upstream sent wrong content")]
-    Mismatch {
-        /// Of what.
-        digest: Digest,
-    },
-    /// The disk, after serving past it was tried as well.
-    #[error("{digest}: storage: {reason}")]
-    Storage {
-        /// Of what.
-        digest: Digest,
-        /// What happened.
-        reason: String,
-    },
-    /// Not here, and no upstream may be asked.
-    #[error("{digest}: not in the cache, and offline")]
-    Offline {
-        /// Of what.
-        digest: Digest,
-    },
-}
-
-/// Whether a caller wants a whole blob or a part of it: only the former starts a fill of all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// All of it, or most.
-    Whole,
-    /// A range; fetched as such when it is out of reach.
-    Part,
-}
-
-/// Where the bytes of an opened blob come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BlobState {
-    /// All here: a hit.
-    Committed,
-    /// Partly here, or on the way: a miss.
-    Filling,
-    /// Past the store, because it is full, failing or too small: a bypass.
-    Uncached,
 }
 
 /// The store, and the fills that run into it.
