@@ -246,6 +246,20 @@ async fn an_upstream_that_comes_back_is_found_again() {
 }
 
 #[tokio::test]
+async fn readers_that_take_their_time_hold_up_nobody_else() {
+    let fake = Fake::start(|_, _| vec![head(200, &["Content-Length: 10"]), Step::Hang]).await;
+    let mut narrow = settings(&[fake.url()]);
+    narrow.connections = 1;
+    let repository = team(&client(narrow));
+    let digest = digest(b"x");
+    let _slow = repository.get_blob_slowly(&digest, 0, None, &[]).await.unwrap();
+    let fill = tokio::time::timeout(Duration::from_secs(10), repository.get_blob(&digest, 0, None, &[])).await;
+    assert!(fill.expect("a slow reader holds the connection of a fill").is_ok());
+    let second = repository.get_blob_slowly(&digest, 0, None, &[]);
+    assert!(tokio::time::timeout(Duration::from_millis(100), second).await.is_err(), "these have a limit as well");
+}
+
+#[tokio::test]
 async fn no_more_bodies_than_connections() {
     let fake = Fake::start(|_, _| vec![head(200, &["Content-Length: 10"]), Step::Hang]).await;
     let mut narrow = settings(&[fake.url()]);
