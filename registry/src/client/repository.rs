@@ -139,8 +139,7 @@ impl Repository {
         end: Option<u64>,
         avoid: &[usize],
     ) -> Result<BlobBody, ClientError> {
-        let source = BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest));
-        BlobBody::open(source, &self.upstream.connections, start, end, avoid).await
+        BlobBody::open(self.source(digest), &self.upstream.connections, start, end, avoid).await
     }
 
     /// The same for a body that is read only as fast as a client takes it. These have as many connections again, for
@@ -152,8 +151,11 @@ impl Repository {
         end: Option<u64>,
         avoid: &[usize],
     ) -> Result<BlobBody, ClientError> {
-        let source = BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest));
-        BlobBody::open(source, &self.upstream.slow_connections, start, end, avoid).await
+        BlobBody::open(self.source(digest), &self.upstream.slow_connections, start, end, avoid).await
+    }
+
+    fn source(&self, digest: &Digest) -> BlobSource {
+        BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest))
     }
 
     /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
