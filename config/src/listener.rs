@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::claims::Claims;
 use crate::field::{Field, LONGEST, SHORTEST};
 use crate::load::some_of;
-use crate::model::{CertificateFiles, Listener, Tls, TlsVersion};
+use crate::model::{CertificateFiles, Ciphers, HttpListener, HttpTarget, Listener, Mode, Tls, TlsVersion};
 
 const KIB: u64 = 1024;
 /// Larger headers are an attack, whatever the operator believes.
@@ -37,12 +37,19 @@ pub(crate) fn listener(field: Field<'_>, claims: &mut Claims) -> Option<Listener
     Some(Listener {
         name: name?,
         bind: bind?,
-        tls: tls?,
-        header_timeout,
-        max_header_size,
-        idle_timeout,
-        write_timeout,
+        accept_proxy: false,
+        sni: Vec::new(),
         max_connections: usize::try_from(max_connections).ok()?,
+        mode: Mode::Http(HttpListener {
+            tls: tls?,
+            target: HttpTarget::Registries,
+            hsts: None,
+            header_timeout,
+            max_header_size,
+            body_timeout: Duration::from_secs(60),
+            idle_timeout,
+            write_timeout,
+        }),
     })
 }
 
@@ -85,7 +92,15 @@ fn tls(field: Field<'_>) -> Option<Tls> {
     let min_version = section.choice("min_version", TlsVersion::Tls12, &versions);
     section.unsupported(&["client_ca"]);
     section.finish();
-    Some(Tls { certificates: certificates?, min_version })
+    Some(Tls {
+        certificates: certificates?,
+        directory: None,
+        strict_sni: false,
+        min_version,
+        ciphers: Ciphers::Intermediate,
+        client_ca: None,
+        watch: Duration::from_secs(10),
+    })
 }
 
 /// `{ cert, key }`

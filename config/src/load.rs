@@ -12,7 +12,7 @@ use serde_yaml::{Mapping, Value};
 
 use crate::claims::Claims;
 use crate::field::{Context, Field, LONGEST};
-use crate::model::{Admin, Config};
+use crate::model::{Admin, Config, Limits};
 use crate::problem::Problems;
 use crate::section::Section;
 use crate::{access, cache, listener, registry};
@@ -85,7 +85,7 @@ fn config(mut file: Section<'_>) -> Option<Config> {
     let cache = file.required("cache").and_then(cache::cache);
     let admin = match file.take("admin") {
         Some(field) => admin(field, &mut claims),
-        None => ADMIN.parse().ok().map(|bind| Admin { bind }),
+        None => ADMIN.parse().ok().map(|bind| Admin { bind, token: None }),
     };
     let access = match file.take("access") {
         Some(field) => access::access(field, &claims).map(Some),
@@ -98,11 +98,14 @@ fn config(mut file: Section<'_>) -> Option<Config> {
     file.finish();
     Some(Config {
         listeners: listeners?,
+        pools: Vec::new(),
         registries: registries?,
-        cache: cache?,
+        cache: Some(cache?),
         admin: admin?,
         access: access?,
         access_log,
+        trusted_proxies: Vec::new(),
+        limits: Limits::default(),
         drain_timeout,
         drain_wait,
     })
@@ -128,5 +131,5 @@ fn admin(field: Field<'_>, claims: &mut Claims) -> Option<Admin> {
         None => None,
     };
     section.finish();
-    Some(Admin { bind: bind? })
+    Some(Admin { bind: bind?, token: None })
 }

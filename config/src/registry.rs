@@ -50,6 +50,7 @@ pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry
         allow,
         deny,
         pin,
+        rate: None,
     })
 }
 

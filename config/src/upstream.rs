@@ -12,7 +12,7 @@ use crate::field::{Field, LONGEST, SHORTEST};
 use crate::host;
 use crate::listener::certificate_files;
 use crate::load::{read_limited, some_of};
-use crate::model::{AuthMode, CertificateFiles, Credentials, UpstreamEndpoint, UpstreamSettings};
+use crate::model::{AuthMode, CertificateFiles, Credentials, Source, UpstreamEndpoint, UpstreamSettings};
 use crate::secret::Secret;
 use crate::section::Section;
 
@@ -50,7 +50,7 @@ pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode) -> Option<Upst
     let parallel_above = section.size("parallel_above", 64 * MIB, 64 * 1024..=i64::MAX as u64);
     let max_manifest_size = section.size("max_manifest_size", 4 * MIB, 1024..=256 * MIB);
     Some(UpstreamSettings {
-        endpoints: endpoints?,
+        source: Source::Upstream(endpoints?),
         credentials: match credentials {
             Some(credentials) => Some(credentials?),
             None => None,

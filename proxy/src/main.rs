@@ -8,6 +8,7 @@ mod client_config;
 mod edge;
 mod front;
 mod logging;
+mod pool;
 
 use std::process::ExitCode;
 

@@ -41,7 +41,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "pingora*",
         about: EVERYWHERE,
-        except: &["proxy/src/app.rs", "proxy/src/front/", "proxy/src/edge/", "proxy/src/pool/", "proxy/src/admin/"],
+        except: &["proxy/src/app/", "proxy/src/front/", "proxy/src/edge/", "proxy/src/pool/", "proxy/src/admin/"],
     },
     Rule { name: "aws_sdk_s3", about: EVERYWHERE, except: &["registry/src/store/"] },
     Rule { name: "sled", about: EVERYWHERE, except: &["proxy/src/cache/index/"] },

@@ -42,9 +42,9 @@ fn all_are_good() {
 fn quickstart_needs_nothing() {
     let config = load("quickstart.yaml");
     assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:5000");
-    assert!(config.listeners[0].tls.is_none());
+    assert!(config.listeners[0].http().unwrap().tls.is_none());
     assert_eq!(config.admin.bind.to_string(), "127.0.0.1:5001");
-    assert_eq!(config.cache.path, Path::new("/home/me/.local/share/pierhead"));
+    assert_eq!(config.cache.as_ref().unwrap().path, Path::new("/home/me/.local/share/pierhead"));
     let names: Vec<&str> = config.registries.iter().map(|registry| registry.name.as_str()).collect();
     let expected = [
         "docker.io",
@@ -64,17 +64,17 @@ fn quickstart_needs_nothing() {
 fn the_others_mean_what_they_say() {
     let edge = load("edge.yaml");
     let hub = &edge.registries[0];
-    assert_eq!(hub.upstream.endpoints.len(), 2);
-    assert!(hub.upstream.endpoints[0].ca.is_some() && hub.upstream.endpoints[1].ca.is_none());
+    assert_eq!(hub.upstream.source.endpoints().len(), 2);
+    assert!(hub.upstream.source.endpoints()[0].ca.is_some() && hub.upstream.source.endpoints()[1].ca.is_none());
     assert!(hub.allows(&"library/alpine".parse().unwrap()) && !hub.allows(&"someone/alpine".parse().unwrap()));
     assert!(hub.immutable_tags.matches("2.7-1.4.12") && !hub.immutable_tags.matches("3-alpine"));
     assert!(edge.access.is_some());
 
     let private = load("private.yaml");
     assert_eq!(private.registries[0].auth, AuthMode::Passthrough);
-    assert!(private.registries[0].upstream.endpoints[0].client_certificate.is_some());
+    assert!(private.registries[0].upstream.source.endpoints()[0].client_certificate.is_some());
 
-    assert!(load("offline.yaml").cache.offline);
+    assert!(load("offline.yaml").cache.unwrap().offline);
 }
 
 #[test]

@@ -74,12 +74,15 @@ fn reads_every_key() {
     let config = load_in(directory.path(), EVERYTHING).unwrap();
     let listener = &config.listeners[0];
     assert_eq!((listener.name.as_str(), listener.bind.to_string()), ("registry", "[::1]:443".to_owned()));
-    let tls = listener.tls.as_ref().unwrap();
+    let tls = listener.http().unwrap().tls.as_ref().unwrap();
     assert_eq!(tls.min_version, TlsVersion::Tls13);
     assert_eq!(tls.certificates[0].key, directory.path().join("a.key"));
-    assert_eq!(listener.header_timeout, Duration::from_secs(5));
-    assert_eq!(listener.max_header_size, 32 * 1024);
-    assert_eq!((listener.idle_timeout, listener.write_timeout), (2 * MINUTE, MINUTE / 2));
+    assert_eq!(listener.http().unwrap().header_timeout, Duration::from_secs(5));
+    assert_eq!(listener.http().unwrap().max_header_size, 32 * 1024);
+    assert_eq!(
+        (listener.http().unwrap().idle_timeout, listener.http().unwrap().write_timeout),
+        (2 * MINUTE, MINUTE / 2)
+    );
     assert_eq!(listener.max_connections, 500);
     assert_eq!(config.listeners[1].bind.to_string(), "127.0.0.1:5000");
 
@@ -95,12 +98,12 @@ fn reads_every_key() {
     assert!(!registry.allows(&"me/alpine".parse().unwrap()));
 
     let upstream = &registry.upstream;
-    let urls: Vec<&str> = upstream.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
+    let urls: Vec<&str> = upstream.source.endpoints().iter().map(|endpoint| endpoint.url.as_str()).collect();
     let expected =
         ["https://registry-1.docker.io/", "http://mirror.example.com:5000/base", "https://other.example.com/"];
     assert_eq!(urls, expected);
-    assert_eq!(upstream.endpoints[2].ca, Some(directory.path().join("a.crt")));
-    assert!(upstream.endpoints[2].client_certificate.is_some() && upstream.endpoints[0].ca.is_none());
+    assert_eq!(upstream.source.endpoints()[2].ca, Some(directory.path().join("a.crt")));
+    assert!(upstream.source.endpoints()[2].client_certificate.is_some() && upstream.source.endpoints()[0].ca.is_none());
     assert_eq!(upstream.credentials.as_ref().unwrap().password.reveal(), "from a file");
     assert_eq!(upstream.realms, ["login.example.com"]);
     let seconds =
@@ -110,7 +113,7 @@ fn reads_every_key() {
     assert_eq!((upstream.resume_for.as_secs(), upstream.cool_down.as_secs()), (4, 5));
     assert_eq!((upstream.parallel_above, upstream.max_manifest_size), (1024 * MIB, 8 * MIB));
 
-    let cache = &config.cache;
+    let cache = config.cache.as_ref().unwrap();
     assert_eq!((cache.path.as_path(), cache.max_size), (&*directory.path().join("store"), 200 * 1024 * MIB));
     assert!(cache.offline && !cache.fsync && cache.verify_on_read && cache.scrub_interval.is_none());
     assert_eq!(cache.memory, 16 * MIB);
@@ -130,9 +133,12 @@ fn fills_in_defaults() {
     )
     .unwrap();
     let listener = &config.listeners[0];
-    assert!(listener.tls.is_none());
-    assert_eq!((listener.header_timeout, listener.max_header_size), (MINUTE / 6, 64 * 1024));
-    assert_eq!((listener.idle_timeout, listener.write_timeout), (MINUTE, MINUTE));
+    assert!(listener.http().unwrap().tls.is_none());
+    assert_eq!(
+        (listener.http().unwrap().header_timeout, listener.http().unwrap().max_header_size),
+        (MINUTE / 6, 64 * 1024)
+    );
+    assert_eq!((listener.http().unwrap().idle_timeout, listener.http().unwrap().write_timeout), (MINUTE, MINUTE));
     assert_eq!(listener.max_connections, 10_000);
     let [hub, quay] = config.registries.as_slice() else { panic!("two registries") };
     assert!(hub.library && !quay.library && !hub.default);
@@ -147,10 +153,14 @@ fn fills_in_defaults() {
     assert_eq!((upstream.idle_timeout, upstream.resume_for), (MINUTE, 2 * MINUTE));
     assert_eq!((upstream.cool_down, upstream.retries, upstream.connections), (MINUTE / 2, 3, 8));
     assert_eq!((upstream.parallel_above, upstream.max_manifest_size), (64 * MIB, 4 * MIB));
-    assert_eq!(config.cache.path, Path::new("/home/me/.local/share/pierhead"));
-    assert_eq!((config.cache.max_size, config.cache.memory), (1024 * MIB, 64 * MIB));
-    assert!(config.cache.fsync && !config.cache.offline && !config.cache.verify_on_read);
-    assert_eq!(config.cache.scrub_interval, Some(7 * 24 * 60 * MINUTE));
+    assert_eq!(config.cache.as_ref().unwrap().path, Path::new("/home/me/.local/share/pierhead"));
+    assert_eq!(
+        (config.cache.as_ref().unwrap().max_size, config.cache.as_ref().unwrap().memory),
+        (1024 * MIB, 64 * MIB)
+    );
+    let cache = config.cache.unwrap();
+    assert!(cache.fsync && !cache.offline && !cache.verify_on_read);
+    assert_eq!(cache.scrub_interval, Some(7 * 24 * 60 * MINUTE));
     assert_eq!(config.admin.bind.to_string(), "127.0.0.1:9090");
     assert!(config.access.is_none() && config.access_log);
     assert_eq!((config.drain_timeout, config.drain_wait), (5 * MINUTE, Duration::ZERO));

@@ -226,7 +226,7 @@ fn limits_files_and_lists() {
     std::fs::write(&path, [0xff]).unwrap();
     assert_eq!(Config::load(&path).unwrap_err().to_string(), format!("{}: is not UTF-8 text", path.display()));
     std::fs::write(&path, completed("cache: { path: here, max_size: 1GiB }")).unwrap();
-    assert_eq!(Config::load(&path).unwrap().cache.path, directory.path().join("here"));
+    assert_eq!(Config::load(&path).unwrap().cache.unwrap().path, directory.path().join("here"));
     let missing = directory.path().join("missing.yaml");
     let problems = Config::load(&missing).unwrap_err().to_string();
     assert!(problems.starts_with(&format!("{}: cannot be read: ", missing.display())), "{problems}");

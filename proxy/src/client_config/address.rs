@@ -58,12 +58,13 @@ impl Edge {
     /// `machine` names this machine; it is asked only when nothing else tells where the edge is.
     pub(super) fn new(config: &Config, address: Option<&Address>, machine: impl Fn() -> String) -> Option<Edge> {
         let listeners = &config.listeners;
-        let listener = listeners.iter().find(|listener| listener.tls.is_some()).or(listeners.first())?;
+        let has_tls = |listener: &Listener| listener.http().is_some_and(|http| http.tls.is_some());
+        let listener = listeners.iter().find(|listener| has_tls(listener)).or(listeners.first())?;
         let (host, port) = match address {
             Some(Address { host, port }) => (host.clone(), port.unwrap_or(listener.bind.port())),
             None => (listening_host(listener, machine), listener.bind.port()),
         };
-        Some(Edge { tls: listener.tls.is_some(), host, port })
+        Some(Edge { tls: has_tls(listener), host, port })
     }
 
     /// Host, and port where it is not the scheme's own.

@@ -40,6 +40,6 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
 
 /// The registry itself, as the edge reaches it. A base path would need `override_path`, and is left to containerd.
 fn server(registry: &Registry) -> Option<String> {
-    let url = &registry.upstream.endpoints.first()?.url;
+    let url = &registry.upstream.source.endpoints().first()?.url;
     (url.path() == "/").then(|| url.as_str().trim_end_matches('/').to_owned())
 }

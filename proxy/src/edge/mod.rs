@@ -12,6 +12,7 @@ mod body;
 mod conditional;
 mod credential;
 mod flights;
+mod gate;
 mod lists;
 mod manifests;
 mod negotiate;
@@ -41,6 +42,7 @@ use pingora_http::RequestHeader;
 use self::authorise::Users;
 use self::credential::Caller;
 use self::flights::Flights;
+pub(crate) use self::gate::{Gate, Generation};
 use self::manifests::{Arrival, Wish};
 use self::outcome::{AccessLine, Kind, Outcome, Time, milliseconds};
 use self::refusal::Refusal;
@@ -51,7 +53,7 @@ use self::served::{Content, Refused, Served};
 use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::cache::{Blob, BlobError, Cache, ListRecord, RepositoryId};
-use crate::front::{Application, Connection, Reuse};
+use crate::front::{Connection, Reuse};
 use crate::logging::AccessLog;
 
 /// Most questions of one kind that may wait for upstreams at once.
@@ -165,7 +167,7 @@ impl Edge {
         let endpoint = Endpoint::parse(path).map_err(Refusal::from)?;
         let authorization = request.headers.get(AUTHORIZATION);
         if let Some(users) = &self.users {
-            trace.user = Some(users.login(authorization, connection.peer.ip()).await?);
+            trace.user = Some(users.login(authorization, connection.client.ip()).await?);
         }
         if !is_read(&request.method) {
             return Err(Refusal::Method.into());
@@ -223,8 +225,9 @@ impl Edge {
     }
 }
 
-impl Application for Edge {
-    async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {
+impl Edge {
+    /// Answers one request.
+    pub(crate) async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {
         let (started, now) = (Instant::now(), SystemTime::now());
         let id = self.ids.next();
         let mut trace = Trace::default();
@@ -252,7 +255,7 @@ impl Application for Edge {
             self.access_log.write(&AccessLine {
                 time: Time(now),
                 id: id.as_str(),
-                client: connection.peer.ip(),
+                client: connection.client.ip(),
                 listener: &connection.listener,
                 protocol: if session.is_http2() { "HTTP/2" } else { "HTTP/1.1" },
                 method: request.method.as_str(),

@@ -102,7 +102,7 @@ pub(crate) fn authorise(
 pub(super) mod tests {
     use std::time::{Duration, SystemTime};
 
-    use pierhead_config::{AuthMode, Globs, OfflinePolicy, Registry, UpstreamEndpoint, UpstreamSettings};
+    use pierhead_config::{AuthMode, Globs, OfflinePolicy, Registry, Source, UpstreamEndpoint, UpstreamSettings};
     use pierhead_registry::client::ClientError;
 
     use super::{Authorisation, Known, Plan, StaleReason, Unconfirmed, authorise, decide, unconfirmed};
@@ -117,11 +117,11 @@ pub(super) mod tests {
             default: true,
             library: name == "docker.io",
             upstream: UpstreamSettings {
-                endpoints: vec![UpstreamEndpoint {
+                source: Source::Upstream(vec![UpstreamEndpoint {
                     url: "http://127.0.0.1:1".parse().unwrap(),
                     ca: None,
                     client_certificate: None,
-                }],
+                }]),
                 credentials: None,
                 realms: Vec::new(),
                 connect_timeout: MINUTE,
@@ -146,6 +146,7 @@ pub(super) mod tests {
             allow: Globs::default(),
             deny: Globs::default(),
             pin: Globs::default(),
+            rate: None,
         }
     }
 

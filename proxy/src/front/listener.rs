@@ -7,18 +7,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::protocols::{ALPN, Stream};
+use pierhead_config::Mode;
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use super::drain::Drain;
-use super::encrypted::Encrypted;
 use super::service::{Limits, Service};
-use super::socket::Socket;
 use super::tls::{self, TlsError};
-use super::{Application, Connection, http1, http2};
+use super::{Application, Connection, accepted};
 use crate::admin::metrics::Metrics;
 
 /// Connections that the kernel keeps for us until they are accepted. It takes less when `net.core.somaxconn` says so.
@@ -60,15 +57,15 @@ pub(crate) struct Listener {
     name: Arc<str>,
     socket: TcpListener,
     address: SocketAddr,
+    mode: Mode,
     tls: Option<Arc<ServerConfig>>,
-    limits: Limits,
     free: Arc<Semaphore>,
 }
 
 impl Listener {
     /// Opens it: from here on the kernel queues connections.
     pub(crate) fn bind(settings: &pierhead_config::Listener) -> Result<Listener, BindError> {
-        let tls = settings.tls.as_ref().map(tls::server_config).transpose();
+        let tls = settings.http().and_then(|http| http.tls.as_ref()).map(tls::server_config).transpose();
         let tls = tls.map_err(|source| BindError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
         let (socket, address) = listen(settings.bind).map_err(|source| BindError::Address {
             name: settings.name.clone(),
@@ -79,13 +76,8 @@ impl Listener {
             name: settings.name.as_str().into(),
             socket,
             address,
+            mode: settings.mode.clone(),
             tls,
-            limits: Limits {
-                header_timeout: settings.header_timeout,
-                max_header_size: usize::try_from(settings.max_header_size).unwrap_or(usize::MAX),
-                idle_timeout: settings.idle_timeout,
-                write_timeout: settings.write_timeout,
-            },
             free: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
         })
     }
@@ -102,7 +94,9 @@ impl Listener {
 
     /// Accepts until the edge drains, then closes. Connections go on by themselves.
     pub(crate) async fn serve<A: Application>(self, application: Arc<A>, drain: Drain, metrics: Arc<Metrics>) {
-        let service = Arc::new(Service { application, limits: self.limits, drain, metrics });
+        let limits = Limits::of(&self.mode);
+        let (mode, tls) = (self.mode.clone(), self.tls.clone());
+        let service = Arc::new(Service { mode, tls, application, limits, drain, metrics });
         tokio::select! {
             () = service.drain.draining() => {}
             () = self.accept(&service) => {}
@@ -122,37 +116,16 @@ impl Listener {
                     continue;
                 }
             };
-            let connection = Connection { listener: Arc::clone(&self.name), peer };
+            let destination = tcp.local_addr().unwrap_or(self.address);
+            let listener = Arc::clone(&self.name);
+            let connection = Connection { listener, client: peer, peer, destination, secure: false };
             let open = service.metrics.connection(&self.name);
-            let (own, tls) = (Arc::clone(service), self.tls.clone());
+            let own = Arc::clone(service);
             service.drain.spawn(async move {
-                serve(tcp, tls, &own, &connection).await;
+                accepted::serve(tcp, &own, connection).await;
                 drop((place, open));
             });
         }
-    }
-}
-
-/// One connection from its first byte to its last.
-async fn serve<A: Application>(
-    tcp: TcpStream,
-    tls: Option<Arc<ServerConfig>>,
-    service: &Service<A>,
-    connection: &Connection,
-) {
-    let socket = Socket::new(tcp, service.limits.write_timeout);
-    let stream: Stream = match tls {
-        None => Box::new(socket),
-        Some(config) => match timeout(service.limits.header_timeout, Encrypted::accept(config, socket)).await {
-            Ok(Ok(stream)) => Box::new(stream),
-            Ok(Err(error)) => return service.refused(connection, "tls", Some(&error)),
-            Err(_) => return service.refused(connection, "tls", Some(&"timed out")),
-        },
-    };
-    if stream.selected_alpn_proto() == Some(ALPN::H2) {
-        http2::serve(stream, service, connection).await;
-    } else {
-        http1::serve(stream, service, connection).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Listeners: from an accepted connection to a request whose header has been read.
 //!
-//! The way of a connection is a row of separate steps, so that others can be put between them:
-//! accept ([`listener`]) → TLS ([`tls`]) → HTTP/1 ([`http1`]) or HTTP/2 ([`http2`]) → [`Application`].
+//! The way of a connection is a row of separate steps ([`accepted`]): accept ([`listener`]) → TLS ([`tls`]) →
+//! HTTP/1 ([`http1`]) or HTTP/2 ([`http2`]) → [`Application`].
 //!
 //! Invariants: nothing that a client sends or leaves unsent holds memory or a connection beyond the listener's
 //! limits; a connection that the application did not finish never looks finished to the client; while draining, no
@@ -10,6 +10,7 @@
 //! The accept loop is our own and not Pingora's server: that one closes its listeners at once on SIGTERM, then sleeps
 //! a fixed time, has no deadline for a header and no place for limits.
 
+mod accepted;
 mod deadline;
 mod drain;
 mod encrypted;
@@ -28,18 +29,27 @@ use std::sync::Arc;
 
 use pingora_core::protocols::http::ServerSession;
 
+use crate::pool::Pool;
+
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 pub(crate) use listener::{BindError, Listener};
 pub(crate) use tls::check as check_tls;
 
 /// Where a request came from.
+#[allow(dead_code, reason = "those who use it come next")]
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// The listener's name.
     pub(crate) listener: Arc<str>,
-    /// The client.
+    /// The client: who connected, or whom the PROXY header names.
+    pub(crate) client: SocketAddr,
+    /// Who connected: the client, or a load balancer in front.
     pub(crate) peer: SocketAddr,
+    /// Where the client connected: our own address, or the one that the PROXY header names.
+    pub(crate) destination: SocketAddr,
+    /// Whether over TLS that ended here.
+    pub(crate) secure: bool,
 }
 
 /// What may become of a connection after a request.
@@ -52,7 +62,11 @@ pub(crate) enum Reuse {
 }
 
 /// What answers requests.
+#[allow(dead_code, reason = "those who use it come next")]
 pub(crate) trait Application: Send + Sync + 'static {
+    /// A pool that connections are passed on to, by its name, as it is just now.
+    fn pool(&self, name: &str) -> Option<Arc<Pool>>;
+
     /// Answers one request, whose header has been read.
     fn handle(
         self: &Arc<Self>,

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pierhead_config::Mode;
+use rustls::ServerConfig;
+
 use super::drain::Drain;
 use super::{Application, Connection};
 use crate::admin::metrics::Metrics;
@@ -20,8 +23,32 @@ pub(crate) struct Limits {
     pub(crate) write_timeout: Duration,
 }
 
-/// Shared by all connections of a listener.
+impl Limits {
+    /// Those of a listener.
+    pub(crate) fn of(mode: &Mode) -> Limits {
+        match mode {
+            Mode::Http(http) => Limits {
+                header_timeout: http.header_timeout,
+                max_header_size: usize::try_from(http.max_header_size).unwrap_or(usize::MAX),
+                idle_timeout: http.idle_timeout,
+                write_timeout: http.write_timeout,
+            },
+            Mode::Tcp(tcp) => Limits {
+                header_timeout: tcp.header_timeout,
+                max_header_size: 0,
+                idle_timeout: tcp.idle_timeout,
+                write_timeout: tcp.idle_timeout,
+            },
+        }
+    }
+}
+
+/// Shared by all connections that a listener accepts under one configuration.
 pub(crate) struct Service<A: Application> {
+    /// What is spoken.
+    pub(crate) mode: Mode,
+    /// TLS where the listener has it.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
     /// Answers requests.
     pub(crate) application: Arc<A>,
     /// What each client may take.
@@ -38,6 +65,6 @@ impl<A: Application> Service<A> {
     pub(crate) fn refused(&self, connection: &Connection, reason: &str, error: Option<&dyn std::fmt::Display>) {
         self.metrics.refused(&connection.listener, reason);
         let error = error.map(tracing::field::display);
-        tracing::debug!(listener = %connection.listener, client = %connection.peer, reason, error, "refused");
+        tracing::debug!(listener = %connection.listener, client = %connection.client, reason, error, "refused");
     }
 }

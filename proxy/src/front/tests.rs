@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pierhead_config::{CertificateFiles, Tls, TlsVersion};
+use pierhead_config::{CertificateFiles, Ciphers, HttpListener, HttpTarget, Mode, Tls, TlsVersion};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{Application, Connection, Drain, Listener, Phase, Reuse};
 use crate::admin::metrics::Metrics;
+use crate::pool::Pool;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -50,6 +51,10 @@ impl Echo {
 }
 
 impl Application for Echo {
+    fn pool(&self, _name: &str) -> Option<Arc<Pool>> {
+        None
+    }
+
     async fn handle(self: &Arc<Self>, session: &mut ServerSession, _connection: &Connection) -> Reuse {
         self.answer(session).await.unwrap_or(Reuse::Close)
     }
@@ -62,17 +67,32 @@ struct Running {
     metrics: Arc<Metrics>,
 }
 
+fn http() -> HttpListener {
+    HttpListener {
+        tls: None,
+        target: HttpTarget::Registries,
+        hsts: None,
+        header_timeout: LONG,
+        max_header_size: 4096,
+        body_timeout: LONG,
+        idle_timeout: LONG,
+        write_timeout: LONG,
+    }
+}
+
 fn settings() -> pierhead_config::Listener {
     pierhead_config::Listener {
         name: "registry".to_owned(),
         bind: "127.0.0.1:0".parse().unwrap(),
-        tls: None,
-        header_timeout: LONG,
-        max_header_size: 4096,
-        idle_timeout: LONG,
-        write_timeout: LONG,
+        accept_proxy: false,
+        sni: Vec::new(),
         max_connections: 100,
+        mode: Mode::Http(http()),
     }
+}
+
+fn speaking(http: HttpListener) -> pierhead_config::Listener {
+    pierhead_config::Listener { mode: Mode::Http(http), ..settings() }
 }
 
 async fn start(settings: pierhead_config::Listener) -> Running {
@@ -179,7 +199,7 @@ async fn a_header_has_a_size() {
 
 #[tokio::test]
 async fn a_header_has_a_time_however_it_drips() {
-    let running = start(pierhead_config::Listener { header_timeout: Duration::from_millis(300), ..settings() }).await;
+    let running = start(speaking(HttpListener { header_timeout: Duration::from_millis(300), ..http() })).await;
     let mut client = running.connect().await;
     let (mut reader, mut writer) = client.split();
     let drip = async {
@@ -200,7 +220,7 @@ async fn a_header_has_a_time_however_it_drips() {
 
 #[tokio::test]
 async fn a_silent_connection_is_closed_without_a_word() {
-    let running = start(pierhead_config::Listener { idle_timeout: Duration::from_millis(100), ..settings() }).await;
+    let running = start(speaking(HttpListener { idle_timeout: Duration::from_millis(100), ..http() })).await;
     assert_eq!(running.exchange(b"").await, "");
     let answer = running.exchange(&get("/one")).await;
     assert!(answer.ends_with("/one"), "{answer}");
@@ -258,15 +278,23 @@ async fn a_drain_lets_requests_finish_and_closes_the_rest() {
     assert!(TcpStream::connect(running.address).await.is_err());
 }
 
-fn https(folder: &Path) -> (pierhead_config::Listener, reqwest::ClientBuilder) {
+fn https(folder: &Path) -> (HttpListener, reqwest::ClientBuilder) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (cert, key) = (folder.join("tls.crt"), folder.join("tls.key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let tls = Tls { certificates: vec![CertificateFiles { cert, key }], min_version: TlsVersion::Tls12 };
+    let tls = Tls {
+        certificates: vec![CertificateFiles { cert, key }],
+        directory: None,
+        strict_sni: false,
+        min_version: TlsVersion::Tls12,
+        ciphers: Ciphers::Intermediate,
+        client_ca: None,
+        watch: LONG,
+    };
     let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([root]).no_proxy().https_only(true);
-    (pierhead_config::Listener { tls: Some(tls), ..settings() }, client)
+    (HttpListener { tls: Some(tls), ..http() }, client)
 }
 
 #[tokio::test]
@@ -276,7 +304,7 @@ async fn https_speaks_both_versions() {
     drop(settings);
     for (version, http1) in [(http::Version::HTTP_2, false), (http::Version::HTTP_11, true)] {
         let (settings, client) = https(folder.path());
-        let running = start(settings).await;
+        let running = start(speaking(settings)).await;
         let client = if http1 { client.http1_only() } else { client }.build().unwrap();
         for path in ["/one", "/two"] {
             let url = format!("https://localhost:{}{path}", running.address.port());
@@ -291,7 +319,7 @@ async fn https_speaks_both_versions() {
 async fn http2_drains_and_shows_what_broke_off() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, client) = https(folder.path());
-    let running = start(settings).await;
+    let running = start(speaking(settings)).await;
     let client = client.build().unwrap();
     let url = |path: &str| format!("https://localhost:{}{path}", running.address.port());
     for path in ["/broken", "/panic"] {
@@ -315,7 +343,7 @@ async fn http2_drains_and_shows_what_broke_off() {
 async fn http2_requests_that_are_given_up_have_a_number() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, client) = https(folder.path());
-    let running = start(settings).await;
+    let running = start(speaking(settings)).await;
     let client = client.build().unwrap();
     let url = format!("https://localhost:{}/slow", running.address.port());
     let refused = || String::from_utf8(running.metrics.render().unwrap()).unwrap().contains("reason=\"abandoned\"");
@@ -333,7 +361,7 @@ async fn http2_requests_that_are_given_up_have_a_number() {
 async fn http2_connections_without_requests_end() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, client) = https(folder.path());
-    let running = start(pierhead_config::Listener { idle_timeout: Duration::from_millis(100), ..settings }).await;
+    let running = start(speaking(HttpListener { idle_timeout: Duration::from_millis(100), ..settings })).await;
     let client = client.pool_max_idle_per_host(1).build().unwrap();
     let url = format!("https://localhost:{}/one", running.address.port());
     client.get(&url).send().await.unwrap().text().await.unwrap();
@@ -352,6 +380,6 @@ async fn http2_connections_without_requests_end() {
 async fn tls_handshakes_have_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, _) = https(folder.path());
-    let running = start(pierhead_config::Listener { header_timeout: Duration::from_millis(100), ..settings }).await;
+    let running = start(speaking(HttpListener { header_timeout: Duration::from_millis(100), ..settings })).await;
     assert_eq!(running.exchange(b"\x16\x03\x01").await, "");
 }

@@ -2,10 +2,11 @@
 //!
 //! Invariant: the edge is ready only when everything is, and stops being ready before anything stops.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pierhead_config::{Config, Registry};
+use pierhead_config::{Config, HttpTarget, Registry};
 use pierhead_registry::client::{BuildError, Client, Credential, EndpointSettings, Settings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
@@ -15,9 +16,10 @@ use crate::admin::Admin;
 use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::cache::{self, Cache, OpenError, Parallel, Pins};
-use crate::edge::{Edge, EdgeParts, RegistryParts};
+use crate::edge::{Edge, EdgeParts, Gate, Generation, RegistryParts};
 use crate::front::{self, BindError, Drain, Listener, Phase};
 use crate::logging::Logging;
+use crate::pool::{PoolError, Pools};
 
 /// Threads for reads of cold files, writes and password hashes.
 const BLOCKING_THREADS: usize = 64;
@@ -56,6 +58,9 @@ pub(crate) enum AppError {
         /// Why not.
         source: BuildError,
     },
+    /// A pool.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// A second signal.
     #[error("stopped at once by a second signal")]
     Interrupted,
@@ -66,7 +71,7 @@ pub(crate) enum AppError {
 pub(crate) fn check(config: &Config) -> Result<Vec<String>, AppError> {
     let metrics = Arc::new(Metrics::new()?);
     let listeners = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
-        let error = listener.tls.as_ref().and_then(|tls| front::check_tls(tls).err())?;
+        let error = listener.http()?.tls.as_ref().and_then(|tls| front::check_tls(tls).err())?;
         Some(format!("listeners[{index}].tls: {error}"))
     });
     let registries = config.registries.iter().enumerate().filter_map(|(index, registry)| {
@@ -124,22 +129,30 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     let address = config.admin.bind;
     let admin = Admin::bind(address).await.map_err(|source| AppError::Admin { address, source })?;
 
-    let cache = Cache::open(store(&config), Arc::clone(&metrics)).await?;
+    let cache = match store(&config) {
+        Some(settings) => Some(Cache::open(settings, Arc::clone(&metrics)).await?),
+        None => None,
+    };
+    let pools = Arc::new(Pools::new(&config.pools, None, &metrics)?);
     let registries = registries(&config, &metrics)?;
-    let health = Arc::new(health(&config.cache, &drain, &cache, &registries));
-    let edge = Arc::new(Edge::new(EdgeParts {
-        registries,
-        cache: Arc::clone(&cache),
-        metrics: Arc::clone(&metrics),
-        health: Arc::clone(&health),
-        access: config.access,
-        access_log: logging.access_log(config.access_log),
-        offline: config.cache.offline,
-    }));
+    let offline = config.cache.as_ref().is_some_and(|cache| cache.offline);
+    let health = Arc::new(health(offline, &drain, cache.as_ref(), &registries, &pools));
+    let edge = cache.as_ref().map(|cache| {
+        Arc::new(Edge::new(EdgeParts {
+            registries,
+            cache: Arc::clone(cache),
+            metrics: Arc::clone(&metrics),
+            health: Arc::clone(&health),
+            access: config.access.clone(),
+            access_log: logging.access_log(config.access_log),
+            offline,
+        }))
+    });
+    let gate = Arc::new(Gate::new(Generation { edge, pools, targets: targets(&config) }));
 
     for listener in listeners {
         tracing::info!(listener = listener.name(), address = %listener.address(), "listening");
-        tokio::spawn(listener.serve(Arc::clone(&edge), drain.clone(), Arc::clone(&metrics)));
+        tokio::spawn(listener.serve(Arc::clone(&gate), drain.clone(), Arc::clone(&metrics)));
     }
     tracing::info!(listener = "admin", address = %admin.address(), "listening");
     tokio::spawn(admin.serve(health, metrics));
@@ -150,15 +163,17 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
         () = leave(&drain, config.drain_wait, config.drain_timeout) => Ok(()),
         () = stop.received() => Err(AppError::Interrupted),
     };
-    cache.close().await;
+    if let Some(cache) = cache {
+        cache.close().await;
+    }
     left
 }
 
 /// The store, as the cache wants to know it.
-fn store(config: &Config) -> cache::Settings {
-    let cache = &config.cache;
+fn store(config: &Config) -> Option<cache::Settings> {
+    let cache = config.cache.as_ref()?;
     let names = || config.registries.iter().map(|registry| (Arc::<str>::from(registry.name.as_str()), registry));
-    cache::Settings {
+    Some(cache::Settings {
         path: cache.path.clone(),
         max_size: cache.max_size,
         fsync: cache.fsync,
@@ -172,7 +187,15 @@ fn store(config: &Config) -> cache::Settings {
                 (name, Parallel { above: upstream.parallel_above, connections: upstream.connections })
             })
             .collect(),
-    }
+    })
+}
+
+/// Who answers the requests of each listener.
+fn targets(config: &Config) -> HashMap<Arc<str>, HttpTarget> {
+    let target = |listener: &pierhead_config::Listener| {
+        Some((Arc::from(listener.name.as_str()), listener.http()?.target.clone()))
+    };
+    config.listeners.iter().filter_map(target).collect()
 }
 
 /// Every registry with its client. Contacts nobody: an edge starts while all upstreams are down.
@@ -192,7 +215,8 @@ fn upstream(registry: &Registry) -> Settings {
     Settings {
         name: registry.name.clone(),
         endpoints: upstream
-            .endpoints
+            .source
+            .endpoints()
             .iter()
             .map(|endpoint| EndpointSettings {
                 url: endpoint.url.clone(),
@@ -222,17 +246,25 @@ fn upstream(registry: &Registry) -> Settings {
 /// What is checked: this instance by its listeners and its store, the rest by each upstream's circuit breaker. An
 /// edge that is meant to be offline misses no upstream.
 fn health(
-    settings: &pierhead_config::Cache,
+    offline: bool,
     drain: &Drain,
-    cache: &Arc<Cache>,
+    cache: Option<&Arc<Cache>>,
     registries: &[RegistryParts],
+    pools: &Arc<Pools>,
 ) -> Health {
-    let (drain, writable, offline) = (drain.clone(), Arc::clone(cache), settings.offline);
-    let mut health = Health::default()
-        .with(Check::Instance, "listeners", move || drain.phase() == Phase::Serving)
-        // Open since before there was anybody to ask.
-        .with(Check::Instance, "cache", || true)
-        .with(Check::EndToEnd, "cache_writable", move || writable.writable());
+    let drain = drain.clone();
+    let mut health = Health::default().with(Check::Instance, "listeners", move || drain.phase() == Phase::Serving);
+    if let Some(cache) = cache {
+        let writable = Arc::clone(cache);
+        health = health
+            // Open since before there was anybody to ask.
+            .with(Check::Instance, "cache", || true)
+            .with(Check::EndToEnd, "cache_writable", move || writable.writable());
+    }
+    for pool in pools.iter() {
+        let (name, pool) = (pool.settings().name.clone(), Arc::clone(pool));
+        health = health.with(Check::EndToEnd, name, move || pool.available());
+    }
     for registry in registries {
         let client = registry.client.clone();
         health = health.with(Check::EndToEnd, &registry.config.name, move || offline || client.available());
