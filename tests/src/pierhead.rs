@@ -50,6 +50,29 @@ impl Setup {
         Setup { dir, config }
     }
 
+    /// A front door only: no registry, no cache; a pool is to be added, and the first listener's target to be set.
+    pub fn front() -> Setup {
+        let mut setup = Setup::new();
+        let config = setup.config.as_object_mut().unwrap();
+        config.remove("registries");
+        config.remove("cache");
+        setup
+    }
+
+    /// Adds a pool, or a listener, or whatever else is a list at the top of the file.
+    pub fn with(mut self, list: &str, entry: Value) -> Setup {
+        match &mut self.config[list] {
+            Value::Array(entries) => entries.push(entry),
+            none => *none = json!([entry]),
+        }
+        self
+    }
+
+    /// Adds a pool.
+    pub fn pool(self, pool: Value) -> Setup {
+        self.with("pools", pool)
+    }
+
     /// Adds a registry called `name`, fetched from `upstream`.
     pub fn registry(self, name: &str, upstream: impl Into<String>) -> Setup {
         self.registry_with(name, upstream, json!({}))
@@ -127,14 +150,15 @@ async fn launch(setup: &Setup, lines: &Lines) -> (Process, SocketAddr, SocketAdd
 }
 
 async fn listening(process: &mut Process, mark: usize, listener: &str) -> SocketAddr {
-    process
-        .expect_line("listening", mark, |line| {
-            let event: Value = serde_json::from_str(line).ok()?;
-            let fields = &event["fields"];
-            (fields["message"] == "listening" && fields["listener"] == listener)
-                .then(|| fields["address"].as_str().unwrap().parse().unwrap())
-        })
-        .await
+    process.expect_line("listening", mark, |line| listening_at(line, listener)).await
+}
+
+/// The address in the log line that says where a listener listens.
+fn listening_at(line: &str, listener: &str) -> Option<SocketAddr> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let fields = &event["fields"];
+    (fields["message"] == "listening" && fields["listener"] == listener)
+        .then(|| fields["address"].as_str().unwrap().parse().unwrap())
 }
 
 /// The message of a log line.
@@ -156,6 +180,23 @@ pub struct Pierhead {
 }
 
 impl Pierhead {
+    /// Where a listener of this name listens.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        let found = self.lines.find(0, |line| listening_at(line, listener));
+        found.unwrap_or_else(|| panic!("no listener {listener}:\n{}", self.lines.all().join("\n")))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Writes its configuration anew, changed, for a reload.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut Value)) {
+        change(&mut self.setup.config);
+        self.setup.write();
+    }
+
     /// The base URL for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.registry)
