@@ -37,6 +37,16 @@ impl Plan {
         Plan { setup }
     }
 
+    /// Plain HTTP in front of servers that it only forwards to, and checks every second.
+    pub(crate) fn front(servers: &[SocketAddr]) -> Plan {
+        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        let health = json!({ "kind": "tcp", "interval": "1s" });
+        let setup = Setup::front()
+            .pool(json!({ "name": "servers", "servers": servers, "health": health }))
+            .set("/listeners/0/pool", "servers");
+        Plan { setup }.set("/access_log", false)
+    }
+
     /// Sets a key, named as a JSON pointer.
     pub(crate) fn set(self, pointer: &str, value: impl Into<Value>) -> Plan {
         Plan { setup: self.setup.set(pointer, value) }

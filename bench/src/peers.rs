@@ -23,6 +23,8 @@ struct Template {
 const NGINX: Template = Template { text: include_str!("../peers/nginx.conf"), file: "nginx.conf", command: nginx };
 const HAPROXY: Template =
     Template { text: include_str!("../peers/haproxy.cfg"), file: "haproxy.cfg", command: haproxy };
+const HAPROXY_FRONT: Template =
+    Template { text: include_str!("../peers/haproxy-front.cfg"), file: "haproxy-front.cfg", command: haproxy };
 const DOCKER_REGISTRY: Template = Template {
     text: include_str!("../peers/docker-registry.yml"),
     file: "docker-registry.yml",
@@ -59,17 +61,22 @@ impl Peer {
     /// nginx: `FILE_PORT` and `FILE_TLS_PORT` serve `dir`/www, `CACHE_TLS_PORT` caches what `upstream` serves.
     pub(crate) async fn nginx(dir: &Path, upstream: SocketAddr) -> Peer {
         std::fs::create_dir_all(dir.join("www")).expect("scratch directory");
-        start(&NGINX, dir, upstream, &["FILE_PORT", "FILE_TLS_PORT", "CACHE_TLS_PORT"]).await
+        start(&NGINX, dir, &[upstream], &["FILE_PORT", "FILE_TLS_PORT", "CACHE_TLS_PORT"]).await
     }
 
     /// haproxy: `CACHE_TLS_PORT` caches what `upstream` serves.
     pub(crate) async fn haproxy(dir: &Path, upstream: SocketAddr) -> Peer {
-        start(&HAPROXY, dir, upstream, &["CACHE_TLS_PORT"]).await
+        start(&HAPROXY, dir, &[upstream], &["CACHE_TLS_PORT"]).await
+    }
+
+    /// haproxy before servers that it checks every second: `PROXY_TLS_PORT`, and `PROXY_PORT` without TLS.
+    pub(crate) async fn haproxy_front(dir: &Path, servers: &[SocketAddr]) -> Peer {
+        start(&HAPROXY_FRONT, dir, servers, &["PROXY_TLS_PORT", "PROXY_PORT"]).await
     }
 
     /// docker-registry as a pull-through cache, on `PORT`.
     pub(crate) async fn docker_registry(dir: &Path, upstream: SocketAddr) -> Peer {
-        start(&DOCKER_REGISTRY, dir, upstream, &["PORT"]).await
+        start(&DOCKER_REGISTRY, dir, &[upstream], &["PORT"]).await
     }
 
     /// Where it listens.
@@ -98,11 +105,11 @@ impl Drop for Peer {
 }
 
 /// They cannot say which port they took, so free ones are looked for, and somebody may be faster.
-async fn start(template: &Template, dir: &Path, upstream: SocketAddr, names: &[&'static str]) -> Peer {
+async fn start(template: &Template, dir: &Path, servers: &[SocketAddr], names: &[&'static str]) -> Peer {
     let lines = Lines::default();
     for _ in 0..10 {
         let ports: Vec<(&'static str, u16)> = names.iter().copied().zip(free_ports(names.len())).collect();
-        let text = render(template.text, dir, upstream, &ports);
+        let text = render(template.text, dir, servers, &ports);
         let file = dir.join(template.file);
         std::fs::write(&file, &text).expect("scratch file");
         let process = Process::start((template.command)(&file), lines.clone());
@@ -138,10 +145,16 @@ fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(|listener| listener.local_addr().expect("port").port()).collect()
 }
 
-fn render(template: &str, dir: &Path, upstream: SocketAddr, ports: &[(&str, u16)]) -> String {
+fn render(template: &str, dir: &Path, servers: &[SocketAddr], ports: &[(&str, u16)]) -> String {
+    let lines: Vec<String> = servers
+        .iter()
+        .enumerate()
+        .map(|(number, server)| format!("  server s{number} {server} check inter 1s"))
+        .collect();
     let mut text = template
         .replace("@DIR@", &dir.display().to_string())
-        .replace("@UPSTREAM@", &upstream.to_string())
+        .replace("@UPSTREAM@", &servers.first().map(ToString::to_string).unwrap_or_default())
+        .replace("@SERVERS@", &lines.join("\n"))
         .replace("@THREADS@", &machine::threads().to_string());
     for (name, port) in ports {
         text = text.replace(&format!("@{name}@"), &port.to_string());
@@ -158,15 +171,16 @@ mod tests {
 
     #[test]
     fn every_gap_is_filled() {
-        let upstream = ([127, 0, 0, 1], 5000).into();
-        let text = render("d @DIR@ u @UPSTREAM@ p @PORT@", Path::new("/s"), upstream, &[("PORT", 7)]);
-        assert_eq!(text, "d /s u 127.0.0.1:5000 p 7");
+        let servers = [([127, 0, 0, 1], 5000).into(), ([127, 0, 0, 1], 5001).into()];
+        let text = render("d @DIR@ u @UPSTREAM@ p @PORT@\n@SERVERS@", Path::new("/s"), &servers, &[("PORT", 7)]);
+        let lines = "  server s0 127.0.0.1:5000 check inter 1s\n  server s1 127.0.0.1:5001 check inter 1s";
+        assert_eq!(text, format!("d /s u 127.0.0.1:5000 p 7\n{lines}"));
     }
 
     #[test]
     #[should_panic(expected = "@OTHER@")]
     fn a_gap_that_stays_is_an_error() {
-        render("@OTHER@", Path::new("/s"), ([127, 0, 0, 1], 5000).into(), &[("PORT", 7)]);
+        render("@OTHER@", Path::new("/s"), &[([127, 0, 0, 1], 5000).into()], &[("PORT", 7)]);
     }
 
     #[test]

@@ -48,10 +48,15 @@ struct Turn {
 }
 
 /// One side: who serves which path, and where.
-struct Side {
-    server: Server,
-    address: SocketAddr,
-    path: String,
+pub(crate) struct Side {
+    /// In the report.
+    pub(crate) name: &'static str,
+    /// For its CPU time.
+    pub(crate) server: Server,
+    /// Where, with TLS.
+    pub(crate) address: SocketAddr,
+    /// What.
+    pub(crate) path: String,
 }
 
 /// How all turns are made.
@@ -73,24 +78,54 @@ pub(crate) async fn compare(scale: Scale, protocol: Protocol, speed: Target, cpu
     edge.warm(&certificate, REPOSITORY, &blob.digest).await;
 
     let size = blob.bytes.len() as u64;
-    let times = scale.pick(8, 4);
-    let ours = Side { server: edge.server(), address: edge.registry, path: path(&blob) };
-    let theirs = Side { server: nginx.server(), address: nginx.address("FILE_TLS_PORT"), path: "/blob".to_owned() };
-    let work = Work { protocol, certificate: &certificate, times, size };
+    let ours = Side { name: "pierhead", server: edge.server(), address: edge.registry, path: path(&blob) };
+    let address = nginx.address("FILE_TLS_PORT");
+    let theirs = Side { name: "nginx", server: nginx.server(), address, path: "/blob".to_owned() };
+    let figures = downloads(scale, protocol, &certificate, size, [&ours, &theirs], speed, cpu).await;
+    Findings {
+        figures,
+        notes: notes(scale, size),
+        settings: vec![("pierhead".into(), edge.settings()), ("nginx".into(), nginx.settings.clone())],
+    }
+}
+
+/// What must be known to read the figures of [`downloads`].
+pub(crate) fn notes(scale: Scale, size: u64) -> Vec<String> {
+    vec![
+        format!("{} transfers of {} MiB on one connection a turn, TLS 1.3, {CIPHER}, certificate ECDSA P-256", times(scale), size >> 20),
+        "where the client's CPU per GB is above the server's, the client limits the throughput, not the server; the lean client is there for that".into(),
+    ]
+}
+
+fn times(scale: Scale) -> usize {
+    scale.pick(8, 4)
+}
+
+/// Downloads the same from both sides in turn, the first of which is ours.
+pub(crate) async fn downloads(
+    scale: Scale,
+    protocol: Protocol,
+    certificate: &Arc<Certificate>,
+    size: u64,
+    [ours, theirs]: [&Side; 2],
+    speed: Target,
+    cpu: Target,
+) -> Vec<Figure> {
+    let work = Work { protocol, certificate, times: times(scale), size };
     let mut figures = Vec::new();
     let usual = if protocol == Protocol::Http1 { "curl" } else { "h2load" };
     for (kind, client) in [(Kind::Usual, usual), (Kind::Lean, "lean client")] {
-        for side in [&ours, &theirs] {
+        for side in [ours, theirs] {
             Work { times: 1, ..work }.turn(kind, side).await;
         }
         let (mut pierhead, mut peer) = (Vec::new(), Vec::new());
         for _ in 0..scale.runs {
-            pierhead.push(work.turn(kind, &ours).await);
-            peer.push(work.turn(kind, &theirs).await);
+            pierhead.push(work.turn(kind, ours).await);
+            peer.push(work.turn(kind, theirs).await);
         }
         let figure = |name: &str, unit: &'static str, of: fn(&Turn) -> f64, target: Option<Target>| {
             let series = |label: &str, turns: &[Turn]| Series::new(label, unit, turns.iter().map(of).collect());
-            Figure::ratio(format!("{client}: {name}"), series("pierhead", &pierhead), series("nginx", &peer), target)
+            Figure::ratio(format!("{client}: {name}"), series(ours.name, &pierhead), series(theirs.name, &peer), target)
         };
         figures.extend([
             figure("throughput", "GB/s", |turn| turn.speed, Some(speed)),
@@ -98,14 +133,7 @@ pub(crate) async fn compare(scale: Scale, protocol: Protocol, speed: Target, cpu
             figure("client CPU, for comparison", "s/GB", |turn| turn.client, None),
         ]);
     }
-    Findings {
-        figures,
-        notes: vec![
-            format!("{times} transfers of {} MiB on one connection a turn, TLS 1.3, {CIPHER}, certificate ECDSA P-256", size >> 20),
-            "where the client's CPU per GB is above the server's, the client limits the throughput, not the server; the lean client is there for that".into(),
-        ],
-        settings: vec![("pierhead".into(), edge.settings()), ("nginx".into(), nginx.settings.clone())],
-    }
+    figures
 }
 
 impl Work<'_> {

@@ -4,6 +4,7 @@
 mod blob_http1;
 mod blob_http2;
 mod cold;
+mod front;
 mod herd;
 mod manifest;
 mod memory;
@@ -46,12 +47,21 @@ const ALL: &[Measurement] = &[
     Measurement { name: "herd", about: herd::ABOUT, measure: |scale| herd::measure(scale).boxed_local() },
     Measurement { name: "cold", about: cold::ABOUT, measure: |scale| cold::measure(scale).boxed_local() },
     Measurement { name: "memory", about: memory::ABOUT, measure: |scale| memory::measure(scale).boxed_local() },
+    Measurement { name: "front-small", about: front::SMALL, measure: |scale| front::small(scale).boxed_local() },
+    Measurement { name: "front-large", about: front::LARGE, measure: |scale| front::large(scale).boxed_local() },
+    Measurement {
+        name: "front-handshakes",
+        about: front::HANDSHAKES,
+        measure: |scale| front::handshakes(scale).boxed_local(),
+    },
+    Measurement { name: "front-death", about: front::DEATH, measure: |scale| front::death(scale).boxed_local() },
+    Measurement { name: "front-push", about: front::PUSH, measure: |scale| front::push(scale).boxed_local() },
     Measurement { name: "start", about: start::ABOUT, measure: |scale| start::measure(scale).boxed_local() },
 ];
 
 /// Every measurement with what it measures, a line each.
 pub(crate) fn list() -> String {
-    ALL.iter().map(|measurement| format!("{:<12}{}\n", measurement.name, measurement.about)).collect()
+    ALL.iter().map(|measurement| format!("{:<18}{}\n", measurement.name, measurement.about)).collect()
 }
 
 /// Whether there is a measurement of this name.
