@@ -135,6 +135,7 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     };
     let pools = Arc::new(Pools::new(&config.pools, None, &metrics)?);
     let registries = registries(&config, &metrics)?;
+    pools.start().await;
     let offline = config.cache.as_ref().is_some_and(|cache| cache.offline);
     let health = Arc::new(health(offline, &drain, cache.as_ref(), &registries, &pools));
     let edge = cache.as_ref().map(|cache| {

