@@ -17,7 +17,7 @@ use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::cache::{self, Cache, OpenError, Parallel, Pins};
 use crate::edge::{Edge, EdgeParts, Gate, Generation, RegistryParts};
-use crate::front::{self, BindError, Drain, Listener, Phase};
+use crate::front::{self, Admission, BindError, Drain, Listener, Phase};
 use crate::logging::Logging;
 use crate::pool::{PoolError, Pools};
 
@@ -151,9 +151,10 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     });
     let gate = Arc::new(Gate::new(Generation { edge, pools, targets: targets(&config) }));
 
+    let admission = Arc::new(Admission::new(&config.trusted_proxies, &config.limits, None));
     for listener in listeners {
         tracing::info!(listener = listener.name(), address = %listener.address(), "listening");
-        tokio::spawn(listener.serve(Arc::clone(&gate), drain.clone(), Arc::clone(&metrics)));
+        tokio::spawn(listener.serve(Arc::clone(&gate), Arc::clone(&admission), drain.clone(), Arc::clone(&metrics)));
     }
     tracing::info!(listener = "admin", address = %admin.address(), "listening");
     tokio::spawn(admin.serve(health, metrics));

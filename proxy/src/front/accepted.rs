@@ -1,33 +1,77 @@
 //! One connection from its first byte to its last: the row of steps between the accept loop and the protocols.
 
+use std::io;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use pierhead_config::Mode;
 use pingora_core::protocols::{ALPN, Stream};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::encrypted::Encrypted;
 use super::service::Service;
 use super::socket::Socket;
-use super::{Application, Connection, http1, http2};
+use super::{Application, Connection, http1, http2, proxy_protocol};
 
-/// Serves a connection to its end.
+/// How much is read at a time of what precedes the protocol.
+const READ_SIZE: usize = 2 * 1024;
+
+/// A connection of which the first bytes may have been read already.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// The connection.
+    pub(crate) tcp: TcpStream,
+    /// What was read of it and belongs to whoever takes it over.
+    pub(crate) received: BytesMut,
+}
+
+impl Accepted {
+    /// Fresh.
+    pub(crate) fn new(tcp: TcpStream) -> Accepted {
+        Accepted { tcp, received: BytesMut::new() }
+    }
+
+    /// Reads more into `received`; 0 at the end. May be given up at any time without losing a byte.
+    pub(crate) async fn read_more(&mut self) -> io::Result<usize> {
+        self.received.reserve(READ_SIZE);
+        self.tcp.read_buf(&mut self.received).await
+    }
+}
+
+/// Serves a connection to its end. What precedes the protocol has one deadline for all of it.
 pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, mut connection: Connection) {
+    let deadline = Instant::now() + service.limits.header_timeout;
+    let mut accepted = Accepted::new(tcp);
+    if service.accept_proxy {
+        if !service.admission.trusts(connection.peer.ip()) {
+            return service.refused(&connection, "untrusted", None);
+        }
+        match timeout_at(deadline, proxy_protocol::receive(&mut accepted)).await {
+            Ok(Ok(Some(addresses))) => {
+                (connection.client, connection.destination) = (addresses.client, addresses.destination);
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => return service.refused(&connection, "proxy_header", Some(&error)),
+            Err(_) => return service.refused(&connection, "proxy_header", Some(&"timed out")),
+        }
+    }
+    let Some(_place) = service.admission.client_place(connection.client.ip()) else {
+        return service.refused(&connection, "connections", None);
+    };
     let Mode::Http(_) = &service.mode else { return };
-    let socket = Socket::new(tcp, service.limits.write_timeout);
+    let socket = Socket::new(accepted, service.limits.write_timeout);
     let stream: Stream = match &service.tls {
         None => Box::new(socket),
-        Some(config) => {
-            match timeout(service.limits.header_timeout, Encrypted::accept(Arc::clone(config), socket)).await {
-                Ok(Ok(stream)) => {
-                    connection.secure = true;
-                    Box::new(stream)
-                }
-                Ok(Err(error)) => return service.refused(&connection, "tls", Some(&error)),
-                Err(_) => return service.refused(&connection, "tls", Some(&"timed out")),
+        Some(config) => match timeout_at(deadline, Encrypted::accept(Arc::clone(config), socket)).await {
+            Ok(Ok(stream)) => {
+                connection.secure = true;
+                Box::new(stream)
             }
-        }
+            Ok(Err(error)) => return service.refused(&connection, "tls", Some(&error)),
+            Err(_) => return service.refused(&connection, "tls", Some(&"timed out")),
+        },
     };
     if stream.selected_alpn_proto() == Some(ALPN::H2) {
         http2::serve(stream, service, &connection).await;

@@ -12,6 +12,7 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
+use super::admission::Admission;
 use super::drain::Drain;
 use super::service::{Limits, Service};
 use super::tls::{self, TlsError};
@@ -58,6 +59,7 @@ pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     mode: Mode,
+    accept_proxy: bool,
     tls: Option<Arc<ServerConfig>>,
     free: Arc<Semaphore>,
 }
@@ -77,6 +79,7 @@ impl Listener {
             socket,
             address,
             mode: settings.mode.clone(),
+            accept_proxy: settings.accept_proxy,
             tls,
             free: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
         })
@@ -93,10 +96,16 @@ impl Listener {
     }
 
     /// Accepts until the edge drains, then closes. Connections go on by themselves.
-    pub(crate) async fn serve<A: Application>(self, application: Arc<A>, drain: Drain, metrics: Arc<Metrics>) {
+    pub(crate) async fn serve<A: Application>(
+        self,
+        application: Arc<A>,
+        admission: Arc<Admission>,
+        drain: Drain,
+        metrics: Arc<Metrics>,
+    ) {
         let limits = Limits::of(&self.mode);
-        let (mode, tls) = (self.mode.clone(), self.tls.clone());
-        let service = Arc::new(Service { mode, tls, application, limits, drain, metrics });
+        let (mode, accept_proxy, tls) = (self.mode.clone(), self.accept_proxy, self.tls.clone());
+        let service = Arc::new(Service { mode, accept_proxy, admission, tls, application, limits, drain, metrics });
         tokio::select! {
             () = service.drain.draining() => {}
             () = self.accept(&service) => {}
@@ -116,6 +125,7 @@ impl Listener {
                     continue;
                 }
             };
+            let everywhere = service.admission.place().await;
             let destination = tcp.local_addr().unwrap_or(self.address);
             let listener = Arc::clone(&self.name);
             let connection = Connection { listener, client: peer, peer, destination, secure: false };
@@ -123,7 +133,7 @@ impl Listener {
             let own = Arc::clone(service);
             service.drain.spawn(async move {
                 accepted::serve(tcp, &own, connection).await;
-                drop((place, open));
+                drop((place, everywhere, open));
             });
         }
     }

@@ -1,7 +1,8 @@
 //! Listeners: from an accepted connection to a request whose header has been read.
 //!
-//! The way of a connection is a row of separate steps ([`accepted`]): accept ([`listener`]) → TLS ([`tls`]) →
-//! HTTP/1 ([`http1`]) or HTTP/2 ([`http2`]) → [`Application`].
+//! The way of a connection is a row of separate steps ([`accepted`]): accept ([`listener`]) → PROXY header
+//! ([`proxy_protocol`]) → limits ([`admission`]) → TLS ([`tls`]) → HTTP/1 ([`http1`]) or HTTP/2 ([`http2`]) →
+//! [`Application`].
 //!
 //! Invariants: nothing that a client sends or leaves unsent holds memory or a connection beyond the listener's
 //! limits; a connection that the application did not finish never looks finished to the client; while draining, no
@@ -11,6 +12,7 @@
 //! a fixed time, has no deadline for a header and no place for limits.
 
 mod accepted;
+mod admission;
 mod deadline;
 mod drain;
 mod encrypted;
@@ -18,6 +20,7 @@ mod head;
 mod http1;
 mod http2;
 mod listener;
+mod proxy_protocol;
 mod service;
 mod socket;
 #[cfg(test)]
@@ -31,6 +34,7 @@ use pingora_core::protocols::http::ServerSession;
 
 use crate::pool::Pool;
 
+pub(crate) use admission::Admission;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 pub(crate) use listener::{BindError, Listener};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pierhead_config::Mode;
 use rustls::ServerConfig;
 
+use super::admission::Admission;
 use super::drain::Drain;
 use super::{Application, Connection};
 use crate::admin::metrics::Metrics;
@@ -47,6 +48,10 @@ impl Limits {
 pub(crate) struct Service<A: Application> {
     /// What is spoken.
     pub(crate) mode: Mode,
+    /// Whether a PROXY header comes first.
+    pub(crate) accept_proxy: bool,
+    /// Who may connect.
+    pub(crate) admission: Arc<Admission>,
     /// TLS where the listener has it.
     pub(crate) tls: Option<Arc<ServerConfig>>,
     /// Answers requests.

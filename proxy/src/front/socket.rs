@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
@@ -23,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::accepted::Accepted;
 use super::deadline::Deadline;
 
 /// What a response header may measure to be held back for its body.
@@ -35,6 +37,8 @@ const VECTORS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Socket {
     tcp: TcpStream,
+    /// Read from the connection before this was made, not yet by the protocol.
+    received: BytesMut,
     /// Written by the protocol, not yet by us.
     held: Vec<u8>,
     /// How much of `held` the kernel has taken.
@@ -49,8 +53,17 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Wraps an accepted connection.
-    pub(crate) fn new(tcp: TcpStream, write_timeout: Duration) -> Socket {
-        Socket { tcp, held: Vec::new(), taken: 0, hold: false, write_timeout, stall: None, stalled: false }
+    pub(crate) fn new(accepted: Accepted, write_timeout: Duration) -> Socket {
+        Socket {
+            tcp: accepted.tcp,
+            received: accepted.received,
+            held: Vec::new(),
+            taken: 0,
+            hold: false,
+            write_timeout,
+            stall: None,
+            stalled: false,
+        }
     }
 
     /// One write to the kernel, under the deadline.
@@ -117,6 +130,15 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.received.is_empty() {
+            let count = buffer.remaining().min(self.received.len());
+            buffer.put_slice(&self.received.split_to(count));
+            if self.received.is_empty() {
+                self.received = BytesMut::new();
+            }
+            self.hold = true;
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.tcp).poll_read(context, buffer);
         match &result {
@@ -218,7 +240,18 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        (Socket::new(server, write_timeout), client)
+        (Socket::new(Accepted::new(server), write_timeout), client)
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first() {
+        let (socket, mut client) = pair(Duration::from_secs(5)).await;
+        let mut socket =
+            Socket::new(Accepted { tcp: socket.tcp, received: b"one ".as_slice().into() }, Duration::from_secs(5));
+        client.write_all(b"two").await.unwrap();
+        let mut all = [0; 7];
+        socket.read_exact(&mut all).await.unwrap();
+        assert_eq!(&all, b"one two");
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pierhead_config::{CertificateFiles, Ciphers, HttpListener, HttpTarget, Mode, Tls, TlsVersion};
+use pierhead_config::{CertificateFiles, Ciphers, HttpListener, HttpTarget, Limits, Mode, Tls, TlsVersion};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,14 +14,15 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Application, Connection, Drain, Listener, Phase, Reuse};
+use super::{Admission, Application, Connection, Drain, Listener, Phase, Reuse};
 use crate::admin::metrics::Metrics;
 use crate::pool::Pool;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Says which path was asked for. `/slow` waits in the middle of its body, `/broken` breaks off there.
+/// Says which path was asked for, or for `/client` by whom. `/slow` waits in the middle of its body, `/broken` breaks
+/// off there.
 #[derive(Default)]
 struct Echo {
     reached: Notify,
@@ -29,8 +30,11 @@ struct Echo {
 }
 
 impl Echo {
-    async fn answer(&self, session: &mut ServerSession) -> pingora_core::Result<Reuse> {
-        let path = session.req_header().uri.path().to_owned();
+    async fn answer(&self, session: &mut ServerSession, connection: &Connection) -> pingora_core::Result<Reuse> {
+        let mut path = session.req_header().uri.path().to_owned();
+        if path == "/client" {
+            path = format!("{} {} {}", connection.client, connection.peer.ip(), connection.destination);
+        }
         let mut header = ResponseHeader::build(200, None)?;
         header.insert_header("Content-Length", path.len())?;
         session.write_response_header(Box::new(header)).await?;
@@ -55,8 +59,8 @@ impl Application for Echo {
         None
     }
 
-    async fn handle(self: &Arc<Self>, session: &mut ServerSession, _connection: &Connection) -> Reuse {
-        self.answer(session).await.unwrap_or(Reuse::Close)
+    async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {
+        self.answer(session, connection).await.unwrap_or(Reuse::Close)
     }
 }
 
@@ -96,10 +100,19 @@ fn speaking(http: HttpListener) -> pierhead_config::Listener {
 }
 
 async fn start(settings: pierhead_config::Listener) -> Running {
+    start_with(settings, &Limits::default()).await
+}
+
+async fn start_with(settings: pierhead_config::Listener, limits: &Limits) -> Running {
+    start_trusting(settings, limits, "127.0.0.0/8").await
+}
+
+async fn start_trusting(settings: pierhead_config::Listener, limits: &Limits, trusted: &str) -> Running {
     let listener = Listener::bind(&settings).unwrap();
     let (address, drain, echo) = (listener.address(), Drain::new(), Arc::new(Echo::default()));
     let metrics = Arc::new(Metrics::new().unwrap());
-    drain.spawn(listener.serve(Arc::clone(&echo), drain.clone(), Arc::clone(&metrics)));
+    let admission = Arc::new(Admission::new(&[trusted.parse().unwrap()], limits, None));
+    drain.spawn(listener.serve(Arc::clone(&echo), admission, drain.clone(), Arc::clone(&metrics)));
     drain.advance(Phase::Serving);
     Running { address, drain, echo, metrics }
 }
@@ -107,6 +120,12 @@ async fn start(settings: pierhead_config::Listener) -> Running {
 impl Running {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Whether so many were turned away for this reason.
+    fn refused(&self, reason: &str, count: usize) -> bool {
+        let metrics = String::from_utf8(self.metrics.render().unwrap()).unwrap();
+        metrics.contains(&format!("pierhead_refusals_total{{listener=\"registry\",reason=\"{reason}\"}} {count}\n"))
     }
 
     /// Sends bytes and reads to the end of the connection.
@@ -382,4 +401,65 @@ async fn tls_handshakes_have_a_time() {
     let (settings, _) = https(folder.path());
     let running = start(speaking(HttpListener { header_timeout: Duration::from_millis(100), ..settings })).await;
     assert_eq!(running.exchange(b"\x16\x03\x01").await, "");
+}
+
+#[tokio::test]
+async fn a_load_balancer_says_who_its_client_is() {
+    let running = start(pierhead_config::Listener { accept_proxy: true, ..settings() }).await;
+    let request = b"GET /client HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = running.exchange(&[b"PROXY TCP4 192.0.2.1 198.51.100.7 4000 443\r\n", &request[..]].concat()).await;
+    assert!(answer.ends_with("192.0.2.1:4000 127.0.0.1 198.51.100.7:443"), "{answer}");
+    let answer = running.exchange(&[b"PROXY UNKNOWN\r\n", &request[..]].concat()).await;
+    assert!(answer.contains("\r\n\r\n127.0.0.1:") && answer.contains(&running.address.to_string()), "{answer}");
+    assert_eq!(running.exchange(request).await, "");
+    assert!(running.refused("proxy_header", 1));
+}
+
+#[tokio::test]
+async fn nobody_else_may_say_so() {
+    let settings = pierhead_config::Listener { accept_proxy: true, ..settings() };
+    let running = start_trusting(settings, &Limits::default(), "192.0.2.0/24").await;
+    let mut client = running.connect().await;
+    // May be reset before it is written.
+    drop(client.write_all(b"PROXY UNKNOWN\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").await);
+    let mut answer = Vec::new();
+    drop(timeout(LONG, client.read_to_end(&mut answer)).await.expect("the connection stays open"));
+    assert!(answer.is_empty());
+    assert!(running.refused("untrusted", 1));
+}
+
+#[tokio::test]
+async fn a_proxy_header_has_a_time() {
+    let http = HttpListener { header_timeout: Duration::from_millis(100), ..http() };
+    let running = start(pierhead_config::Listener { accept_proxy: true, ..speaking(http) }).await;
+    assert_eq!(running.exchange(b"PROXY TCP4 192.").await, "");
+    assert!(running.refused("proxy_header", 1));
+}
+
+#[tokio::test]
+async fn a_client_has_a_number_of_connections() {
+    let limits = Limits { max_connections_per_client: Some(1), ..Limits::default() };
+    let running = start_with(pierhead_config::Listener { accept_proxy: true, ..settings() }, &limits).await;
+    let request = |client: &str, path: &str| {
+        format!("PROXY TCP4 {client} 198.51.100.7 4000 443\r\nGET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
+    };
+    let mut first = running.connect().await;
+    first.write_all(&request("192.0.2.1", "/first")).await.unwrap();
+    until(&mut first, "/first").await;
+    assert_eq!(running.exchange(&request("192.0.2.1", "/second")).await, "");
+    let mut other = running.connect().await;
+    other.write_all(&request("192.0.2.2", "/other")).await.unwrap();
+    until(&mut other, "/other").await;
+    assert!(running.refused("connections", 1));
+    drop(first);
+    let freed = async {
+        loop {
+            let mut again = running.connect().await;
+            again.write_all(&request("192.0.2.1", "/again")).await.unwrap();
+            if again.read_u8().await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(LONG, freed).await.expect("its place is not freed");
 }
