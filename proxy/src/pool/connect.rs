@@ -1,21 +1,30 @@
 //! A connection to a server: TCP, the PROXY header, TLS.
 //!
-//! Invariant: all of it together ends within the pool's `connect_timeout`.
+//! Invariants: all of it together ends within the pool's `connect_timeout`; one TLS configuration serves all connections
+//! of a pool, so that sessions are resumed.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pierhead_config as config;
 use rustls::ClientConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::Server;
+use super::{Server, proxy_header};
+
+/// How soon a silent server is asked whether it is still there, and how often again before it is given up.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_COUNT: u32 = 4;
 
 /// What a server is told of the client, by the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +44,9 @@ pub(crate) enum ConnectError {
     /// It took too long.
     #[error("no connection in time")]
     Timeout,
+    /// The name that its certificate is to have is none.
+    #[error("{0}: not a name that a certificate can have")]
+    Name(String),
 }
 
 /// A connection to a server.
@@ -49,21 +61,56 @@ pub(crate) enum ServerStream {
 /// Opens one.
 pub(super) async fn connect(
     pool: &config::Pool,
-    _tls: Option<&Arc<ClientConfig>>,
+    tls: Option<&Arc<ClientConfig>>,
     server: &Server,
-    _told: Option<&Told>,
+    told: Option<&Told>,
 ) -> Result<ServerStream, ConnectError> {
     let connecting = async {
-        let tcp = TcpStream::connect(server.address()).await?;
-        tcp.set_nodelay(true)?;
-        Ok(ServerStream::Plain(tcp))
+        let mut tcp = open(server.address()).await?;
+        if let Some(version) = pool.send_proxy {
+            tcp.write_all(&proxy_header::encode(version, told)).await?;
+        }
+        match tls {
+            None => Ok(ServerStream::Plain(tcp)),
+            Some(settings) => {
+                let name = certificate_name(pool, server)?;
+                let stream = TlsConnector::from(Arc::clone(settings)).connect(name, tcp).await?;
+                Ok(ServerStream::Tls(Box::new(stream)))
+            }
+        }
     };
     timeout(pool.connect_timeout, connecting).await.map_err(|_| ConnectError::Timeout)?
 }
 
-/// The TLS of a pool.
-pub(super) fn client_config(_settings: &config::ServerTls) -> Result<Arc<ClientConfig>, String> {
-    Err("TLS to servers is not there yet".to_owned())
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    rustix::net::sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    rustix::net::sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_COUNT)?;
+    socket.connect(address).await
+}
+
+/// Whose certificate a server must show: the pool's `sni`, else its own host as it is written in the configuration, else
+/// the name that it was discovered by.
+fn certificate_name(pool: &config::Pool, server: &Server) -> Result<ServerName<'static>, ConnectError> {
+    let named = pool.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let written = || {
+        let written = pool.servers.iter().find(|written| written.name == server.name())?;
+        match &written.address {
+            config::Address::Name { host, .. } => Some(host.as_str()),
+            config::Address::Socket(_) => None,
+        }
+    };
+    let is_written = || pool.servers.iter().any(|written| written.name == server.name());
+    let discovered = || pool.discovery.as_ref().filter(|_| !is_written()).map(|discovery| discovery.name.as_str());
+    match named.or_else(written).or_else(discovered) {
+        Some(name) => {
+            ServerName::try_from(name.trim_end_matches('.').to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))
+        }
+        None => Ok(ServerName::from(server.address().ip())),
+    }
 }
 
 impl AsyncRead for ServerStream {
@@ -83,6 +130,21 @@ impl AsyncWrite for ServerStream {
         }
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            ServerStream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+            ServerStream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             ServerStream::Plain(stream) => Pin::new(stream).poll_flush(context),
@@ -95,5 +157,149 @@ impl AsyncWrite for ServerStream {
             ServerStream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             ServerStream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use pierhead_config::{Address, Balance, DnsTiming, OnDown, ProxyVersion, ServerTls, TlsVersion};
+    use rustls::ServerConfig;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::super::tls::client_config;
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn pool(address: Address) -> config::Pool {
+        config::Pool {
+            name: "test".to_owned(),
+            servers: vec![config::Server {
+                name: "one".to_owned(),
+                address,
+                weight: 1,
+                backup: false,
+                max_connections: None,
+                checked_first: false,
+            }],
+            discovery: None,
+            dns: DnsTiming { servers: Vec::new(), min_ttl: LONG, max_ttl: LONG },
+            tls: None,
+            balance: Balance::RoundRobin,
+            health: None,
+            passive: None,
+            slow_start: Duration::ZERO,
+            queue_size: 0,
+            queue_timeout: LONG,
+            connect_timeout: LONG,
+            first_byte_timeout: None,
+            idle_timeout: LONG,
+            keep_alive: Duration::from_secs(4),
+            retries: 3,
+            send_proxy: None,
+            on_down: OnDown::Keep,
+        }
+    }
+
+    fn trusting(ca: Option<PathBuf>, verify: bool) -> ServerTls {
+        ServerTls { ca, sni: None, verify, client_certificate: None, min_version: TlsVersion::Tls12 }
+    }
+
+    /// A server with TLS, its certificate (for `localhost`) in a file.
+    async fn https(folder: &Path) -> (TcpListener, TlsAcceptor, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let path = folder.join("ca.crt");
+        std::fs::write(&path, made.cert.pem()).unwrap();
+        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (listener, TlsAcceptor::from(Arc::new(config)), path)
+    }
+
+    #[tokio::test]
+    async fn certificates_are_verified_unless_told_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listener, acceptor, ca) = https(folder.path()).await;
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    if let Ok(mut stream) = acceptor.accept(tcp).await {
+                        drop(stream.write_all(b"welcome").await);
+                        drop(stream.read_u8().await);
+                    }
+                });
+            }
+        });
+        let named = Address::Name { host: "localhost".to_owned(), port: address.port() };
+        let by_name = |tls| config::Pool { tls: Some(tls), ..pool(named.clone()) };
+        let sni = |name: &str| ServerTls { sni: Some(name.to_owned()), ..trusting(Some(ca.clone()), true) };
+        for (settings, works) in [
+            (by_name(trusting(Some(ca.clone()), true)), true),
+            (by_name(trusting(None, true)), false),
+            (by_name(trusting(None, false)), true),
+            (by_name(sni("localhost")), true),
+            (by_name(sni("other.example")), false),
+            (config::Pool { tls: Some(trusting(Some(ca.clone()), true)), ..pool(Address::Socket(address)) }, false),
+            (config::Pool { tls: Some(sni("localhost")), ..pool(Address::Socket(address)) }, true),
+        ] {
+            let tls = client_config(settings.tls.as_ref().unwrap()).unwrap();
+            let opened = connect(&settings, Some(&tls), &Server::new("one", address), None).await;
+            assert_eq!(opened.is_ok(), works, "{settings:?}: {opened:?}");
+            if let Ok(mut stream) = opened {
+                let mut greeting = [0; 7];
+                stream.read_exact(&mut greeting).await.unwrap();
+                assert_eq!(&greeting, b"welcome");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_proxy_header_comes_before_everything() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings = config::Pool { send_proxy: Some(ProxyVersion::V1), ..pool(Address::Socket(address)) };
+        let told = Told { source: "192.0.2.1:1".parse().unwrap(), destination: "192.0.2.2:2".parse().unwrap() };
+        let mut stream = connect(&settings, None, &Server::new("one", address), Some(&told)).await.unwrap();
+        stream.write_all(b"GET").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut received = String::new();
+        listener.accept().await.unwrap().0.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_shake_hands_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings = config::Pool {
+            tls: Some(trusting(None, false)),
+            connect_timeout: Duration::from_millis(50),
+            ..pool(Address::Socket(address))
+        };
+        let tls = client_config(settings.tls.as_ref().unwrap()).unwrap();
+        let opened = connect(&settings, Some(&tls), &Server::new("one", address), None).await;
+        assert!(matches!(opened, Err(ConnectError::Timeout)), "{opened:?}");
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "").unwrap();
+        let error = client_config(&trusting(Some(empty.clone()), true)).unwrap_err();
+        assert_eq!(error, format!("{}: holds no certificate", empty.display()));
     }
 }

@@ -9,7 +9,9 @@
 #![allow(dead_code, reason = "those who use it come next")]
 
 mod connect;
+mod proxy_header;
 mod server;
+mod tls;
 pub(crate) mod view;
 
 use std::collections::BTreeMap;
@@ -115,7 +117,7 @@ pub(crate) struct Lease {
 
 impl Pool {
     fn new(settings: config::Pool, before: Option<&Pool>, _metrics: &Arc<Metrics>) -> Result<Pool, PoolError> {
-        let tls = settings.tls.as_ref().map(connect::client_config).transpose();
+        let tls = settings.tls.as_ref().map(tls::client_config).transpose();
         let tls = tls.map_err(|reason| PoolError::Tls { pool: settings.name.clone(), reason })?;
         let known = before.map(|pool| pool.servers.load_full()).unwrap_or_default();
         let servers = settings.servers.iter().filter_map(|server| {
