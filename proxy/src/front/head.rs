@@ -1,11 +1,8 @@
 //! Where a request's header ends, and which headers are refused whatever they ask for. Pure.
 //!
 //! Two readers of one connection who disagree on where a request ends are how requests are smuggled. So whatever can
-//! be read in two ways is refused here, before the parser has a chance to be lenient: bare line feeds, a length beside
-//! a transfer coding, several lengths, a request without a host.
-
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Version};
+//! be read in two ways is refused here, before the parser has a chance to be lenient: bare line feeds, folded lines,
+//! control characters, spaces before colons, a length beside a transfer coding, several lengths, several hosts or none.
 
 /// Why a request is answered before anybody looks at what it asks for. The connection is closed after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,40 +67,98 @@ impl Scanner {
     }
 }
 
-/// Whether it is clear where this request ends and whom it is for. `raw` is the header as received: the parser drops
-/// the length beside a transfer coding.
-pub(crate) fn check(version: Version, headers: &HeaderMap, raw: &[u8]) -> Result<(), Refusal> {
-    if version >= Version::HTTP_11 && !headers.contains_key(HOST) {
-        return Err(Refusal::Malformed);
-    }
-    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
-        if names_length(raw) || headers.get_all(TRANSFER_ENCODING).iter().nth(1).is_some() {
-            return Err(Refusal::Malformed);
-        }
-        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err(Refusal::Coding);
-        }
-    }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next()
-        && (lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit))
-    {
-        return Err(Refusal::Malformed);
-    }
-    Ok(())
+/// What of a header says where its request ends and whom it is for.
+#[derive(Default)]
+struct Framing<'a> {
+    hosts: usize,
+    length: Option<&'a [u8]>,
+    coding: Option<&'a [u8]>,
 }
 
-/// Whether a line of the header starts with `Content-Length`.
-fn names_length(raw: &[u8]) -> bool {
-    const NAME: &[u8] = b"content-length";
-    raw.split(|byte| *byte == b'\n')
-        .any(|line| line.len() >= NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME))
+/// Whether everybody who reads this header reads the same. `raw` is a whole one, as [`Scanner`] finds it. It is looked at
+/// before the parser, which mends what is not right: it escapes a target, folds lines, drops the length beside a coding.
+pub(crate) fn examine(raw: &[u8]) -> Result<(), Refusal> {
+    let mut lines = raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let minor = start_line(lines.next().unwrap_or_default()).ok_or(Refusal::Malformed)?;
+    let mut framing = Framing::default();
+    for line in lines.take_while(|line| !line.is_empty()) {
+        field(line, &mut framing).ok_or(Refusal::Malformed)?;
+    }
+    if framing.hosts > 1 || (minor == 1 && framing.hosts == 0) {
+        return Err(Refusal::Malformed);
+    }
+    match (framing.length, framing.coding) {
+        (None, None) => Ok(()),
+        (Some(length), None) if is_length(length) => Ok(()),
+        (None, Some(coding)) if minor == 1 && coding.eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (None, Some(_)) if minor == 1 => Err(Refusal::Coding),
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+/// The minor version of HTTP/1, if the line is a method, a target and a version with one space between each.
+fn start_line(line: &[u8]) -> Option<u8> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
+    let known = target.starts_with(b"/")
+        || (target == b"*" && method == b"OPTIONS")
+        || target.starts_with(b"http://")
+        || target.starts_with(b"https://");
+    if parts.next().is_some() || !is_token(method) || !known || !target.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
+    match version {
+        b"HTTP/1.1" => Some(1),
+        b"HTTP/1.0" => Some(0),
+        _ => None,
+    }
+}
+
+/// One line: a name, a colon right after it, and a value without control characters.
+fn field<'a>(line: &'a [u8], framing: &mut Framing<'a>) -> Option<()> {
+    let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+    let value = value[1..].trim_ascii();
+    if !is_token(name) || value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return None;
+    }
+    let once = |slot: &mut Option<&'a [u8]>| slot.replace(value).is_none().then_some(());
+    match name.len() {
+        4 if name.eq_ignore_ascii_case(b"host") => framing.hosts += 1,
+        14 if name.eq_ignore_ascii_case(b"content-length") => once(&mut framing.length)?,
+        17 if name.eq_ignore_ascii_case(b"transfer-encoding") => once(&mut framing.coding)?,
+        _ => {}
+    }
+    Some(())
+}
+
+/// Digits, and few enough that everybody can count that far.
+fn is_length(value: &[u8]) -> bool {
+    (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+}
+
+/// A token of RFC 9110, 5.6.2.
+fn is_token(text: &[u8]) -> bool {
+    const fn table() -> [bool; 256] {
+        let mut table = [false; 256];
+        let mut byte = 0_u8;
+        while byte < 128 {
+            table[byte as usize] = byte.is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let others = b"!#$%&'*+-.^_`|~";
+        let mut at = 0;
+        while at < others.len() {
+            table[others[at] as usize] = true;
+            at += 1;
+        }
+        table
+    }
+    const TOKEN: [bool; 256] = table();
+    !text.is_empty() && text.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
-
     use super::*;
 
     #[test]
@@ -134,47 +189,75 @@ mod tests {
 
     #[test]
     fn refuses_what_can_be_read_in_two_ways() {
-        type Case<'a> = (Version, &'a [(&'a str, &'a str)], Result<(), Refusal>);
-        let cases: [Case<'_>; 12] = [
-            (Version::HTTP_11, &[("host", "a")], Ok(())),
-            (Version::HTTP_11, &[], Err(Refusal::Malformed)),
-            (Version::HTTP_10, &[], Ok(())),
-            (Version::HTTP_11, &[("host", "a"), ("content-length", "5")], Ok(())),
-            (Version::HTTP_11, &[("host", "a"), ("content-length", "5, 5")], Err(Refusal::Malformed)),
-            (Version::HTTP_11, &[("host", "a"), ("content-length", "+5")], Err(Refusal::Malformed)),
-            (
-                Version::HTTP_11,
-                &[("host", "a"), ("content-length", "5"), ("content-length", "5")],
-                Err(Refusal::Malformed),
-            ),
-            (Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "chunked")], Ok(())),
-            (Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "Chunked")], Ok(())),
-            (Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "gzip, chunked")], Err(Refusal::Coding)),
-            (Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "identity")], Err(Refusal::Coding)),
-            (
-                Version::HTTP_11,
-                &[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
-                Err(Refusal::Malformed),
-            ),
-        ];
-        for (version, lines, expected) in cases {
-            let mut headers = HeaderMap::new();
-            for (name, value) in lines {
-                headers.append(
-                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                    HeaderValue::from_bytes(value.as_bytes()).unwrap(),
-                );
-            }
-            assert_eq!(check(version, &headers, b""), expected, "{lines:?}");
+        let (fine, malformed, coding) = (Ok(()), Err(Refusal::Malformed), Err(Refusal::Coding));
+        for (start, expected) in [
+            ("GET / HTTP/1.1", fine),
+            ("GET / HTTP/1.0", fine),
+            ("M-SEARCH /?a=b#c HTTP/1.1", fine),
+            ("OPTIONS * HTTP/1.1", fine),
+            ("GET http://a/ HTTP/1.1", fine),
+            ("GET * HTTP/1.1", malformed),
+            ("GET a HTTP/1.1", malformed),
+            ("CONNECT a:443 HTTP/1.1", malformed),
+            ("GET / HTTP/1.2", malformed),
+            ("GET / HTTP/2.0", malformed),
+            ("GET / http/1.1", malformed),
+            ("GET /", malformed),
+            ("GET  / HTTP/1.1", malformed),
+            ("GET / HTTP/1.1 ", malformed),
+            ("GET / x HTTP/1.1", malformed),
+            (" GET / HTTP/1.1", malformed),
+            ("GET\t/ HTTP/1.1", malformed),
+            ("G(T / HTTP/1.1", malformed),
+            ("GET /\0 HTTP/1.1", malformed),
+            ("GET /\u{fc} HTTP/1.1", malformed),
+            ("GET /a\rb HTTP/1.1", malformed),
+        ] {
+            let raw = format!("{start}\r\nHost: a\r\n\r\n");
+            assert_eq!(examine(raw.as_bytes()), expected, "{start:?}");
         }
-    }
-
-    #[test]
-    fn refuses_a_length_beside_a_coding_even_when_the_parser_dropped_it() {
-        let mut headers = HeaderMap::new();
-        headers.insert("host", HeaderValue::from_static("a"));
-        headers.insert("transfer-encoding", HeaderValue::from_static("chunked"));
-        let raw = b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ncontent-LENGTH: 5\r\n\r\n";
-        assert_eq!(check(Version::HTTP_11, &headers, raw), Err(Refusal::Malformed));
+        for (minor, lines, expected) in [
+            (1, "Host: a", fine),
+            (1, "host:a", fine),
+            (1, "HOST:\t a \t", fine),
+            (1, "", malformed),
+            (0, "", fine),
+            (1, "Host: a\r\nhost: a", malformed),
+            (0, "Host: a\r\nhost: b", malformed),
+            (1, "Host: a\r\nX: \u{fc}\t\u{fc}", fine),
+            (1, "Host: a\r\nX:", fine),
+            (1, "Host: a\r\nX : b", malformed),
+            (1, "Host: a\r\n: b", malformed),
+            (1, "Host: a\r\nX", malformed),
+            (1, "Host: a\r\n X: b", malformed),
+            (1, "Host: a\r\nX: b\r\n\tc", malformed),
+            (1, "Host: a\r\nX: b\0", malformed),
+            (1, "Host: a\r\nX: b\rY: c", malformed),
+            (1, "Host: a\r\nX\u{fc}: b", malformed),
+            (1, "Host: a\r\nContent-Length: 5", fine),
+            (1, "Host: a\r\nContent-Length: 5, 5", malformed),
+            (1, "Host: a\r\nContent-Length: +5", malformed),
+            (1, "Host: a\r\nContent-Length: -5", malformed),
+            (1, "Host: a\r\nContent-Length: 0x5", malformed),
+            (1, "Host: a\r\nContent-Length:", malformed),
+            (1, "Host: a\r\nContent-Length: 18446744073709551616", malformed),
+            (1, "Host: a\r\nContent-Length: 5\r\ncontent-length: 5", malformed),
+            (1, "Host: a\r\nTransfer-Encoding: chunked", fine),
+            (1, "Host: a\r\nTransfer-Encoding: Chunked", fine),
+            (1, "Host: a\r\nTransfer-Encoding: gzip, chunked", coding),
+            (1, "Host: a\r\nTransfer-Encoding: identity", coding),
+            (1, "Host: a\r\nTransfer-Encoding: xchunked", coding),
+            (1, "Host: a\r\nTransfer-Encoding: chunked;a", coding),
+            (1, "Host: a\r\nTransfer-Encoding: \u{b}chunked", malformed),
+            (1, "Host: a\r\nTransfer-Encoding : chunked", malformed),
+            (0, "Host: a\r\nTransfer-Encoding: chunked", malformed),
+            (1, "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", malformed),
+            (1, "Host: a\r\nTransfer-Encoding: chunked\r\ncontent-LENGTH: 5", malformed),
+            (1, "Host: a\r\nTransfer-Encoding: gzip\r\ncontent-LENGTH: 5", malformed),
+        ] {
+            let end = if lines.is_empty() { "" } else { "\r\n" };
+            let raw = format!("GET / HTTP/1.{minor}\r\n{lines}{end}\r\nX: after");
+            assert_eq!(examine(raw.as_bytes()), expected, "{lines:?}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +28,7 @@ const READ_SIZE: usize = 4 * 1024;
 /// Empty lines that may precede a request.
 const BLANK_LINES: usize = 2;
 
-/// The largest request body that is read to keep its connection. Nothing that is served here needs one.
+/// The largest request body of which what the application leaves is read, to keep the connection.
 const DRAIN_LIMIT: u64 = 64 * 1024;
 
 /// What is still read after the last answer, so that the client gets to see it: closing a connection with unread
@@ -61,12 +61,15 @@ pub(crate) async fn serve<A: Application>(mut stream: Stream, service: &Service<
         if let ServerSession::H1(session) = &mut session {
             session.set_pipelined_prefix(std::mem::take(&mut received));
         }
-        if let Err(refusal) = accept(&mut session, limits).await {
-            if let ServerSession::H1(session) = session {
-                refuse(session.into_inner(), refusal, service, connection).await;
+        let small = match accept(&mut session, limits).await {
+            Ok(small) => small,
+            Err(refusal) => {
+                if let ServerSession::H1(session) = session {
+                    refuse(session.into_inner(), refusal, service, connection).await;
+                }
+                return;
             }
-            return;
-        }
+        };
         if drain.phase() == Phase::Draining {
             session.set_keepalive(None);
         }
@@ -74,7 +77,7 @@ pub(crate) async fn serve<A: Application>(mut stream: Stream, service: &Service<
             // Dropped as it is, without the TLS alert that would end it in good order.
             return;
         }
-        if !session.is_body_done() {
+        if !small && !session.is_body_done() {
             if let ServerSession::H1(mut session) = session
                 && session.finish_body().await.is_ok()
             {
@@ -114,7 +117,7 @@ async fn read_head(
         match scanner.scan(received)? {
             Some(length) if length > limits.max_header_size => return Err(Refusal::TooLarge),
             Some(_) if received.starts_with(b"\r\n") => return Err(Refusal::Malformed),
-            Some(_) => return Ok(Head::Complete),
+            Some(length) => return head::examine(&received[..length]).map(|()| Head::Complete),
             None if received.len() > limits.max_header_size => return Err(Refusal::TooLarge),
             None => {}
         }
@@ -135,33 +138,26 @@ async fn read_head(
     }
 }
 
-/// Parses and checks the header; reads the body when it is small, so that the connection can be kept.
-async fn accept(session: &mut ServerSession, limits: &Limits) -> Result<(), Refusal> {
+/// Parses the header. The body is left to the application; whether what it leaves of it is worth reading, so that the
+/// connection can be kept.
+async fn accept(session: &mut ServerSession, limits: &Limits) -> Result<bool, Refusal> {
     match timeout(limits.header_timeout, session.read_request()).await {
         Ok(Ok(true)) => {}
         Ok(_) => return Err(Refusal::Malformed),
         Err(_) => return Err(Refusal::Timeout),
     }
-    if let ServerSession::H1(session) = session {
-        let header = session.req_header();
-        head::check(header.version, &header.headers, &session.get_headers_raw_bytes())?;
-    }
-    if session.is_body_done() {
-        return Ok(());
-    }
+    session.set_read_timeout(Some(limits.body_timeout));
+    session.set_total_drain_timeout(Some(limits.header_timeout));
     let headers = &session.req_header().headers;
-    let small = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
-        .is_some_and(|length| length <= DRAIN_LIMIT);
-    if small && !headers.contains_key(EXPECT) {
-        match timeout(limits.header_timeout, session.drain_request_body()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Refusal::Malformed),
-            Err(_) => return Err(Refusal::Timeout),
-        }
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let small = length.is_none_or(|length| length <= DRAIN_LIMIT)
+        && !headers.contains_key(TRANSFER_ENCODING)
+        && !headers.contains_key(EXPECT);
+    if let ServerSession::H1(session) = session {
+        // Else an answer that comes before the end of the body says that the connection ends with it.
+        session.set_close_on_response_before_downstream_finish(!small);
     }
-    Ok(())
+    Ok(small)
 }
 
 /// Answers with a refusal and closes.

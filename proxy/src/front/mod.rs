@@ -19,6 +19,7 @@ mod encrypted;
 mod head;
 mod http1;
 mod http2;
+mod limits;
 mod listener;
 mod proxy_protocol;
 mod service;
@@ -37,6 +38,8 @@ use crate::pool::Pool;
 pub(crate) use admission::Admission;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
+#[allow(unused_imports, reason = "those who use it come next")]
+pub(crate) use limits::RequestLimits;
 pub(crate) use listener::{BindError, Listener};
 pub(crate) use tls::check as check_tls;
 

@@ -18,6 +18,8 @@ pub(crate) struct Limits {
     pub(crate) header_timeout: Duration,
     /// Largest header.
     pub(crate) max_header_size: usize,
+    /// Longest silence of a client within the body that it sends.
+    pub(crate) body_timeout: Duration,
     /// Between requests.
     pub(crate) idle_timeout: Duration,
     /// Longest time that a write makes no progress.
@@ -31,12 +33,14 @@ impl Limits {
             Mode::Http(http) => Limits {
                 header_timeout: http.header_timeout,
                 max_header_size: usize::try_from(http.max_header_size).unwrap_or(usize::MAX),
+                body_timeout: http.body_timeout,
                 idle_timeout: http.idle_timeout,
                 write_timeout: http.write_timeout,
             },
             Mode::Tcp(tcp) => Limits {
                 header_timeout: tcp.header_timeout,
                 max_header_size: 0,
+                body_timeout: tcp.idle_timeout,
                 idle_timeout: tcp.idle_timeout,
                 write_timeout: tcp.idle_timeout,
             },
