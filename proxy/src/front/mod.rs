@@ -36,6 +36,7 @@ use pingora_core::protocols::http::ServerSession;
 use crate::pool::Pool;
 
 pub(crate) use admission::Admission;
+pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 #[allow(unused_imports, reason = "those who use it come next")]
