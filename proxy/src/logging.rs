@@ -4,6 +4,7 @@
 //! the queue is full, lines are dropped rather than waited for.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use serde::Serialize;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -82,6 +83,21 @@ impl AccessLog {
     }
 }
 
+/// A point in time that is written as RFC 3339 without an intermediate string.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time(pub(crate) std::time::SystemTime);
+
+impl Serialize for Time {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
+    }
+}
+
+/// Milliseconds with three decimals: a hit takes a fraction of one.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
 /// What to log, and what is wrong with the wish.
 fn filter(wish: Option<&str>) -> (EnvFilter, Option<ParseError>) {
     match wish.filter(|wish| !wish.is_empty()).map(EnvFilter::try_new) {
@@ -94,6 +110,7 @@ fn filter(wish: Option<&str>) -> (EnvFilter, Option<ParseError>) {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::time::SystemTime;
 
     use super::*;
 
@@ -138,5 +155,12 @@ mod tests {
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0]["reference"], "a\nb");
+    }
+
+    #[test]
+    fn time_is_rfc_3339_and_durations_are_short() {
+        let time = Time(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123));
+        assert_eq!(serde_json::to_string(&time).unwrap(), "\"2023-11-14T22:13:20.123Z\"");
+        assert!((milliseconds(Duration::from_nanos(1_234_567)) - 1.235).abs() < 1e-9);
     }
 }

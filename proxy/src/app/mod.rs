@@ -138,6 +138,7 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
     pools.start().await;
     let offline = config.cache.as_ref().is_some_and(|cache| cache.offline);
     let health = Arc::new(health(offline, &drain, cache.as_ref(), &registries, &pools));
+    let access_log = logging.access_log(config.access_log);
     let edge = cache.as_ref().map(|cache| {
         Arc::new(Edge::new(EdgeParts {
             registries,
@@ -145,11 +146,11 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             access: config.access.clone(),
-            access_log: logging.access_log(config.access_log),
+            access_log: access_log.clone(),
             offline,
         }))
     });
-    let gate = Arc::new(Gate::new(Generation { edge, pools, targets: targets(&config) }));
+    let gate = Arc::new(Gate::new(Generation { edge, pools, targets: targets(&config), access_log }));
 
     let admission = Arc::new(Admission::new(&config.trusted_proxies, &config.limits, None));
     for listener in listeners {

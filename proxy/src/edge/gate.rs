@@ -14,6 +14,7 @@ use pingora_core::protocols::http::ServerSession;
 
 use super::Edge;
 use crate::front::{Application, Connection, Reuse};
+use crate::logging::AccessLog;
 use crate::pool::{Pool, Pools};
 
 /// What one configuration came to. It lives for as long as a request that began under it.
@@ -24,6 +25,8 @@ pub(crate) struct Generation {
     pub(crate) pools: Arc<Pools>,
     /// Who answers, by listener.
     pub(crate) targets: HashMap<Arc<str>, HttpTarget>,
+    /// Where requests and sessions are written down.
+    pub(crate) access_log: AccessLog,
 }
 
 /// See the module.
@@ -51,6 +54,10 @@ impl Gate {
 impl Application for Gate {
     fn pool(&self, name: &str) -> Option<Arc<Pool>> {
         self.current.load().pools.get(name).cloned()
+    }
+
+    fn access_log(&self) -> AccessLog {
+        self.current.load().access_log.clone()
     }
 
     async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {

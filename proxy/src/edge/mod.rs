@@ -44,7 +44,7 @@ use self::credential::Caller;
 use self::flights::Flights;
 pub(crate) use self::gate::{Gate, Generation};
 use self::manifests::{Arrival, Wish};
-use self::outcome::{AccessLine, Kind, Outcome, Time, milliseconds};
+use self::outcome::{AccessLine, Kind, Outcome};
 use self::refusal::Refusal;
 use self::respond::{Asked, is_read};
 use self::route::{Query, Routes};
@@ -54,7 +54,7 @@ use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::cache::{Blob, BlobError, Cache, ListRecord, RepositoryId};
 use crate::front::{Connection, Reuse};
-use crate::logging::AccessLog;
+use crate::logging::{AccessLog, Time, milliseconds};
 
 /// Most questions of one kind that may wait for upstreams at once.
 const FLIGHTS: usize = 4096;

@@ -3,9 +3,9 @@
 //! An outcome says where the answer came from, not whether the client liked it: a 404 that was remembered is a hit.
 //! Everything that did not come the plain way carries its reason, so that a log line explains itself.
 
-use std::time::Duration;
-
 use serde::Serialize;
+
+use crate::logging::Time;
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,27 +154,13 @@ pub(crate) struct AccessLine<'a> {
     pub(crate) user_agent: Option<&'a str>,
 }
 
-/// A point in time that is written as RFC 3339 without an intermediate string.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Time(pub(crate) std::time::SystemTime);
-
-impl Serialize for Time {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
-    }
-}
-
-/// Milliseconds with three decimals: a hit takes a fraction of one.
-pub(crate) fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
-    use super::{AccessLine, Outcome, StaleReason, Time, milliseconds};
+    use super::{AccessLine, Outcome, StaleReason};
+    use crate::logging::Time;
 
     #[test]
     fn every_field_is_documented() {
@@ -206,13 +192,6 @@ mod tests {
         let table = table.split("## ").next().unwrap();
         let documented = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         assert_eq!(documented.collect::<BTreeSet<_>>(), fields);
-    }
-
-    #[test]
-    fn time_is_rfc_3339_and_durations_are_short() {
-        let time = Time(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123));
-        assert_eq!(serde_json::to_string(&time).unwrap(), "\"2023-11-14T22:13:20.123Z\"");
-        assert!((milliseconds(Duration::from_nanos(1_234_567)) - 1.235).abs() < 1e-9);
     }
 
     #[test]

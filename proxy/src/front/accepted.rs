@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use pierhead_config::Mode;
 use pingora_core::protocols::{ALPN, Stream};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -13,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::encrypted::Encrypted;
 use super::service::Service;
 use super::socket::Socket;
-use super::{Application, Connection, http1, http2, proxy_protocol};
+use super::{Application, Connection, http1, http2, proxy_protocol, tcp as layer4};
 
 /// How much is read at a time of what precedes the protocol.
 const READ_SIZE: usize = 2 * 1024;
@@ -60,7 +59,7 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
     let Some(_place) = service.admission.client_place(connection.client.ip()) else {
         return service.refused(&connection, "connections", None);
     };
-    let Mode::Http(_) = &service.mode else { return };
+    let Some(accepted) = layer4::pass_through(accepted, service, &connection, deadline).await else { return };
     let socket = Socket::new(accepted, service.limits.write_timeout);
     let stream: Stream = match &service.tls {
         None => Box::new(socket),

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pierhead_config::Mode;
+use pierhead_config::{Mode, SniRoute};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
@@ -59,6 +59,7 @@ pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     mode: Mode,
+    sni: Vec<SniRoute>,
     accept_proxy: bool,
     tls: Option<Arc<ServerConfig>>,
     free: Arc<Semaphore>,
@@ -79,6 +80,7 @@ impl Listener {
             socket,
             address,
             mode: settings.mode.clone(),
+            sni: settings.sni.clone(),
             accept_proxy: settings.accept_proxy,
             tls,
             free: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
@@ -104,8 +106,9 @@ impl Listener {
         metrics: Arc<Metrics>,
     ) {
         let limits = Limits::of(&self.mode);
-        let (mode, accept_proxy, tls) = (self.mode.clone(), self.accept_proxy, self.tls.clone());
-        let service = Arc::new(Service { mode, accept_proxy, admission, tls, application, limits, drain, metrics });
+        let (mode, sni, accept_proxy, tls) = (self.mode.clone(), self.sni.clone(), self.accept_proxy, self.tls.clone());
+        let service =
+            Arc::new(Service { mode, sni, accept_proxy, admission, tls, application, limits, drain, metrics });
         tokio::select! {
             () = service.drain.draining() => {}
             () = self.accept(&service) => {}

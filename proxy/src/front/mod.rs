@@ -1,8 +1,8 @@
 //! Listeners: from an accepted connection to a request whose header has been read.
 //!
 //! The way of a connection is a row of separate steps ([`accepted`]): accept ([`listener`]) → PROXY header
-//! ([`proxy_protocol`]) → limits ([`admission`]) → TLS ([`tls`]) → HTTP/1 ([`http1`]) or HTTP/2 ([`http2`]) →
-//! [`Application`].
+//! ([`proxy_protocol`]) → limits ([`admission`]) → layer 4, by the name that a TLS client wants ([`hello`]) or for all that
+//! comes ([`tcp`]) → TLS ([`tls`]) → HTTP/1 ([`http1`]) or HTTP/2 ([`http2`]) → [`Application`].
 //!
 //! Invariants: nothing that a client sends or leaves unsent holds memory or a connection beyond the listener's
 //! limits; a connection that the application did not finish never looks finished to the client; while draining, no
@@ -17,13 +17,18 @@ mod deadline;
 mod drain;
 mod encrypted;
 mod head;
+mod hello;
 mod http1;
 mod http2;
 mod limits;
 mod listener;
+mod pipe;
 mod proxy_protocol;
+mod relay;
 mod service;
 mod socket;
+mod splice;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -33,10 +38,10 @@ use std::sync::Arc;
 
 use pingora_core::protocols::http::ServerSession;
 
+use crate::logging::AccessLog;
 use crate::pool::Pool;
 
 pub(crate) use admission::Admission;
-pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 #[allow(unused_imports, reason = "those who use it come next")]
@@ -70,10 +75,12 @@ pub(crate) enum Reuse {
 }
 
 /// What answers requests.
-#[allow(dead_code, reason = "those who use it come next")]
 pub(crate) trait Application: Send + Sync + 'static {
     /// A pool that connections are passed on to, by its name, as it is just now.
     fn pool(&self, name: &str) -> Option<Arc<Pool>>;
+
+    /// Where sessions are written down.
+    fn access_log(&self) -> AccessLog;
 
     /// Answers one request, whose header has been read.
     fn handle(

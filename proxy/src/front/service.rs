@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pierhead_config::Mode;
+use pierhead_config::{Mode, SniRoute};
 use rustls::ServerConfig;
 
 use super::admission::Admission;
@@ -52,6 +52,8 @@ impl Limits {
 pub(crate) struct Service<A: Application> {
     /// What is spoken.
     pub(crate) mode: Mode,
+    /// TLS that is passed through unopened.
+    pub(crate) sni: Vec<SniRoute>,
     /// Whether a PROXY header comes first.
     pub(crate) accept_proxy: bool,
     /// Who may connect.

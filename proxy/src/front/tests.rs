@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{Admission, Application, Connection, Drain, Listener, Phase, Reuse};
 use crate::admin::metrics::Metrics;
+use crate::logging::AccessLog;
 use crate::pool::Pool;
 
 /// Longer than anything here takes.
@@ -64,6 +65,10 @@ impl Echo {
 impl Application for Echo {
     fn pool(&self, _name: &str) -> Option<Arc<Pool>> {
         None
+    }
+
+    fn access_log(&self) -> AccessLog {
+        AccessLog::off()
     }
 
     async fn handle(self: &Arc<Self>, session: &mut ServerSession, connection: &Connection) -> Reuse {

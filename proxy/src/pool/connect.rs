@@ -58,6 +58,16 @@ pub(crate) enum ServerStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl ServerStream {
+    /// The socket below.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            ServerStream::Plain(stream) => stream,
+            ServerStream::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
 /// Opens one.
 pub(super) async fn connect(
     pool: &config::Pool,
