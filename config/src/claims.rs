@@ -7,12 +7,28 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::field::Field;
+use crate::likeness::nearest;
+
+/// Whether there must be registries, as far as one can tell from listeners that may be wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    /// Nobody would serve them.
+    #[default]
+    No,
+    /// Nobody knows: a listener does not say clearly what it is.
+    Perhaps,
+    /// A listener has nobody else to answer its requests.
+    Yes,
+}
 
 /// What was claimed so far, and by whom.
 #[derive(Default)]
 pub(crate) struct Claims {
     listeners: BTreeMap<String, String>,
     addresses: Vec<(SocketAddr, String)>,
+    pools: BTreeMap<String, String>,
+    nobody_trusted: bool,
+    wanted: Wanted,
     registries: BTreeMap<String, String>,
     hosts: BTreeMap<String, String>,
     default: Option<String>,
@@ -33,6 +49,46 @@ impl Claims {
         } else {
             self.addresses.push((address, field.path.clone()));
         }
+    }
+
+    /// The name of a pool.
+    pub(crate) fn pool(&mut self, name: &str, field: &Field<'_>) {
+        claim(&mut self.pools, name, field);
+    }
+
+    /// A pool that was claimed, by its name. Pools are read before those who refer to them.
+    pub(crate) fn pool_named(&self, field: &Field<'_>) -> Option<String> {
+        let name = field.text("the name of a pool")?;
+        if self.pools.contains_key(&name) {
+            return Some(name);
+        }
+        let known = || self.pools.keys().map(String::as_str);
+        field.problem(match nearest(&name, known()) {
+            Some(known) => format!("there is no such pool; did you mean `{known}`?"),
+            None if self.pools.is_empty() => "there is no such pool: there are none".to_owned(),
+            None => format!("there is no such pool; the pools are {}", known().collect::<Vec<_>>().join(", ")),
+        });
+        None
+    }
+
+    /// That no network is trusted.
+    pub(crate) fn trust_nobody(&mut self) {
+        self.nobody_trusted = true;
+    }
+
+    /// Whether no network is trusted.
+    pub(crate) fn nobody_is_trusted(&self) -> bool {
+        self.nobody_trusted
+    }
+
+    /// Whether a listener wants registries; the strongest wish counts.
+    pub(crate) fn want_registries(&mut self, wanted: Wanted) {
+        self.wanted = self.wanted.max(wanted);
+    }
+
+    /// Whether any listener wants registries.
+    pub(crate) fn registries_wanted(&self) -> Wanted {
+        self.wanted
     }
 
     /// The name of a registry. It may be its own host, never another's.
@@ -60,9 +116,9 @@ impl Claims {
         }
     }
 
-    /// To be sent the callers' own credentials.
-    pub(crate) fn passthrough(&mut self, field: &Field<'_>) {
-        self.passthrough.get_or_insert_with(|| field.path.clone());
+    /// To be sent the callers' own credentials; `path` says so, or would.
+    pub(crate) fn passthrough(&mut self, path: String) {
+        self.passthrough.get_or_insert(path);
     }
 
     /// Who is sent the callers' own credentials, if anybody.

@@ -88,7 +88,7 @@ impl<'a> Field<'a> {
     }
 
     /// A scalar as text, for what YAML may write without quotes (`5`, `64KiB`).
-    fn scalar(&self, expected: &str) -> Option<String> {
+    pub(crate) fn scalar(&self, expected: &str) -> Option<String> {
         match (self.expanded()?, self.value) {
             (Some(text), _) => Some(text),
             (None, Value::Number(number)) => Some(number.to_string()),
@@ -128,6 +128,11 @@ impl<'a> Field<'a> {
             Some(number) => Some(number),
             None => self.invalid(&expected, &text),
         }
+    }
+
+    /// A port.
+    pub(crate) fn port(&self) -> Option<u16> {
+        u16::try_from(self.number(1..=65535)?).ok()
     }
 
     /// A duration such as `250ms`, within limits.
@@ -195,6 +200,18 @@ impl<'a> Field<'a> {
                 self.problem(format!("{}: is a directory", path.display()));
                 None
             }
+            Ok(_) => Some(path),
+            Err(error) => {
+                self.problem(format!("{}: cannot be read: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    /// A directory that can be read.
+    pub(crate) fn readable_directory(&self) -> Option<PathBuf> {
+        let path = self.path("the path of a directory")?;
+        match std::fs::read_dir(&path) {
             Ok(_) => Some(path),
             Err(error) => {
                 self.problem(format!("{}: cannot be read: {error}", path.display()));

@@ -1,5 +1,7 @@
 //! Host names with an optional port, as they stand in references, Host headers and realms.
 
+use std::net::IpAddr;
+
 use crate::field::Field;
 
 /// Longest host name (RFC 1035).
@@ -14,6 +16,34 @@ pub(crate) fn host(field: &Field<'_>) -> Option<String> {
     }
     field.problem(format!("expected {expected}"));
     None
+}
+
+/// `registry.example.com`, in lower case, or an address.
+pub(crate) fn name(field: &Field<'_>) -> Option<String> {
+    let expected = "a host name such as `registry.example.com`, in lower case and without a port";
+    let text = field.text(expected)?;
+    if text.parse::<IpAddr>().is_ok() || (is_host(&text) && !text.contains(':')) {
+        return Some(text);
+    }
+    field.problem(format!("expected {expected}"));
+    None
+}
+
+/// `registry.example.com`, or `*.example.com` for one label in front of a domain, in lower case.
+pub(crate) fn pattern(field: &Field<'_>) -> Option<String> {
+    let expected = "a host name such as `registry.example.com` or `*.example.com`, in lower case";
+    let text = field.text(expected)?;
+    let domain = text.strip_prefix("*.").unwrap_or(&text);
+    if is_host(domain) && !domain.contains(':') {
+        return Some(text);
+    }
+    field.problem(format!("expected {expected}"));
+    None
+}
+
+/// A name that DNS is asked for. Services and containers are also named with a `_`.
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    is_host(&text.replace('_', "u").to_lowercase()) && !text.contains(':')
 }
 
 /// Lower-case letters, digits, `-` and `.`, then perhaps a port.

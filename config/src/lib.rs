@@ -4,19 +4,29 @@
 //! What it returns is valid; nobody checks it again. This crate alone knows YAML.
 
 mod access;
+mod admin;
 mod cache;
 mod claims;
+mod credentials;
 mod field;
+mod globs;
+mod health;
 mod host;
+mod likeness;
+mod limits;
 mod listener;
 mod load;
 mod model;
+mod pool;
 mod problem;
 mod registry;
 mod secret;
 mod section;
+mod server;
+mod server_tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstream;
 mod variable;
 

@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
 
-use crate::claims::Claims;
+use crate::admin::admin;
+use crate::claims::{Claims, Wanted};
 use crate::field::{Context, Field, LONGEST};
-use crate::model::{Admin, Config, Limits};
+use crate::limits::{limits, networks};
+use crate::model::{Cache, Config, Registry};
+use crate::pool::pool;
 use crate::problem::Problems;
 use crate::section::Section;
 use crate::{access, cache, listener, registry};
 
 /// Largest configuration, and largest file that is read with it.
 pub(crate) const FILE_LIMIT: u64 = 1024 * 1024;
-/// Where operators look when nothing else is said.
-const ADMIN: &str = "127.0.0.1:9090";
 
 impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
@@ -76,39 +77,63 @@ pub(crate) fn parse(
 
 fn config(mut file: Section<'_>) -> Option<Config> {
     let mut claims = Claims::default();
+    let trusted_proxies = networks(&mut file, "trusted_proxies");
+    if trusted_proxies.as_ref().is_some_and(Vec::is_empty) {
+        claims.trust_nobody();
+    }
+    // Before those who refer to them.
+    let pools = file.optional("pools", |field| field.list(|entry| pool(entry, &mut claims)));
     let listeners = file
         .required("listeners")
         .and_then(|field| some_of(&field, "listener", |entry| listener::listener(entry, &mut claims)));
-    let registries = file
-        .required("registries")
-        .and_then(|field| some_of(&field, "registry", |entry| registry::registry(entry, &mut claims)));
-    let cache = file.required("cache").and_then(cache::cache);
-    let admin = match file.take("admin") {
-        Some(field) => admin(field, &mut claims),
-        None => ADMIN.parse().ok().map(|bind| Admin { bind, token: None }),
-    };
-    let access = match file.take("access") {
-        Some(field) => access::access(field, &claims).map(Some),
-        None => Some(None),
-    };
+    if listeners.is_none() {
+        claims.want_registries(Wanted::Yes);
+    }
+    let registries = registries(&mut file, &mut claims);
+    let cache = cache(&mut file, &claims);
+    let admin = admin(file.take("admin"), &mut claims);
+    let access = file.optional("access", |field| access::access(field, &claims));
+    if file.peek("registries").is_none() && claims.registries_wanted() == Wanted::No {
+        file.meaningless(&["cache", "access"], "has a meaning only with `registries`");
+    }
+    let limits = file.optional("limits", limits);
     let access_log = file.flag("access_log", true);
     let drain_timeout = file.duration("drain_timeout", Duration::from_secs(300), Duration::ZERO..=LONGEST);
     let drain_wait = file.duration("drain_wait", Duration::ZERO, Duration::ZERO..=LONGEST);
-    file.unsupported(&["pools", "locations"]);
+    file.unsupported(&["locations"]);
     file.finish();
     Some(Config {
         listeners: listeners?,
-        pools: Vec::new(),
+        pools: pools?.unwrap_or_default(),
         registries: registries?,
-        cache: Some(cache?),
+        cache: cache?,
         admin: admin?,
         access: access?,
         access_log,
-        trusted_proxies: Vec::new(),
-        limits: Limits::default(),
+        trusted_proxies: trusted_proxies?,
+        limits: limits?.unwrap_or_default(),
         drain_timeout,
         drain_wait,
     })
+}
+
+/// Needed unless each listener has somebody else to answer, and then in nobody's way.
+fn registries(file: &mut Section<'_>, claims: &mut Claims) -> Option<Vec<Registry>> {
+    let wanted = claims.registries_wanted();
+    let field = if wanted == Wanted::Yes { Some(file.required("registries")?) } else { file.take("registries") };
+    let Some(field) = field else { return Some(Vec::new()) };
+    if wanted == Wanted::No {
+        field.problem("no listener serves them: each has a `pool` or a redirect");
+    }
+    some_of(&field, "registry", |entry| registry::registry(entry, claims))
+}
+
+/// Needed exactly where there are registries.
+fn cache(file: &mut Section<'_>, claims: &Claims) -> Option<Option<Cache>> {
+    if claims.registries_wanted() == Wanted::Yes || file.peek("registries").is_some() {
+        return file.required("cache").and_then(cache::cache).map(Some);
+    }
+    file.optional("cache", cache::cache)
 }
 
 /// A list with at least one entry.
@@ -122,14 +147,4 @@ pub(crate) fn some_of<'a, T>(
         return None;
     }
     field.list(entry)
-}
-
-fn admin(field: Field<'_>, claims: &mut Claims) -> Option<Admin> {
-    let mut section = field.section()?;
-    let bind = match section.required("bind") {
-        Some(field) => listener::bind(&field, claims),
-        None => None,
-    };
-    section.finish();
-    Some(Admin { bind: bind?, token: None })
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::claims::Claims;
 use crate::field::{Field, LONGEST};
-use crate::model::{AuthMode, Globs, OfflinePolicy, Registry};
+use crate::globs::globs;
+use crate::limits::rate;
+use crate::model::{AuthMode, OfflinePolicy, Registry};
 use crate::section::Section;
 use crate::{host, upstream};
 
@@ -20,7 +22,7 @@ pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry
     let default = default_registry(&mut section, claims);
     let library = section.flag("library", name.as_deref() == Some("docker.io"));
     let auth = auth(&mut section, claims);
-    let upstream = upstream::upstream(&mut section, auth.mode);
+    let upstream = upstream::upstream(&mut section, auth.mode, claims);
     let tag_ttl = section.duration("tag_ttl", Duration::from_secs(300), Duration::ZERO..=LONGEST);
     let negative_ttl = section.duration("negative_ttl", Duration::from_secs(10), Duration::ZERO..=LONGEST);
     let revalidate_budget = section.duration("revalidate_budget", Duration::from_secs(1), Duration::ZERO..=LONGEST);
@@ -30,7 +32,8 @@ pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry
     let allow = globs(&mut section, "allow");
     let deny = globs(&mut section, "deny");
     let pin = globs(&mut section, "pin");
-    section.unsupported(&["pool", "storage"]);
+    let rate = section.optional("rate", rate);
+    section.unsupported(&["storage"]);
     section.finish();
     Some(Registry {
         name: name?,
@@ -50,7 +53,7 @@ pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry
         allow,
         deny,
         pin,
-        rate: None,
+        rate: rate?,
     })
 }
 
@@ -90,23 +93,21 @@ struct Auth {
 }
 
 fn auth(section: &mut Section<'_>, claims: &mut Claims) -> Auth {
-    let field = section.take("auth");
     let modes = [("shared", AuthMode::Shared), ("passthrough", AuthMode::Passthrough)];
-    let chosen = field.as_ref().map(|field| field.choice(&modes));
-    let mode = chosen.flatten().unwrap_or(AuthMode::Shared);
+    let chosen = section.take("auth").map(|field| field.choice(&modes));
+    // Behind a pool stands a registry with users of its own, unless the edge has an account there.
+    let own = section.peek("pool").is_some() && section.peek("credentials").is_none();
+    let usual = if own { AuthMode::Passthrough } else { AuthMode::Shared };
+    let mode = chosen.flatten().unwrap_or(usual);
     let ttl = section.duration("authorization_ttl", Duration::from_secs(300), Duration::ZERO..=LONGEST);
     let policies = [("deny", OfflinePolicy::Deny), ("allow_known", OfflinePolicy::AllowKnown)];
     let offline_policy = section.choice("offline_policy", OfflinePolicy::Deny, &policies);
-    match (mode, field) {
-        (AuthMode::Passthrough, Some(field)) => claims.passthrough(&field),
-        // A mode that cannot be read may well have been meant to be passthrough.
-        _ if chosen == Some(None) => {}
-        _ => {
-            for key in ["authorization_ttl", "offline_policy"] {
-                if let Some(field) = section.peek(key) {
-                    field.problem("has a meaning only with `auth: passthrough`");
-                }
-            }
+    // A mode that cannot be read may well have been meant to be passthrough.
+    if chosen != Some(None) {
+        match mode {
+            AuthMode::Passthrough => claims.passthrough(section.path_of("auth")),
+            AuthMode::Shared => section
+                .meaningless(&["authorization_ttl", "offline_policy"], "has a meaning only with `auth: passthrough`"),
         }
     }
     Auth { mode, ttl, offline_policy }
@@ -120,27 +121,4 @@ fn keep_deleted(section: &mut Section<'_>, mode: AuthMode) -> bool {
         field.problem("cannot be together with `auth: passthrough`: it would serve what upstream forbids");
     }
     keep
-}
-
-/// A list of patterns, each compiled.
-fn globs(section: &mut Section<'_>, key: &'static str) -> Globs {
-    let Some(field) = section.take(key) else { return Globs::default() };
-    let patterns = field.list(|entry| {
-        let pattern = entry.text("a pattern such as `library/*`")?;
-        match Globs::new(vec![pattern.clone()]) {
-            Ok(_) => Some(pattern),
-            Err(error) => {
-                entry.problem(error.to_string());
-                None
-            }
-        }
-    });
-    match patterns.map(Globs::new) {
-        Some(Ok(globs)) => globs,
-        Some(Err(error)) => {
-            field.problem(error.to_string());
-            Globs::default()
-        }
-        None => Globs::default(),
-    }
 }

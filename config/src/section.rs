@@ -9,9 +9,7 @@ use std::time::Duration;
 use serde_yaml::{Mapping, Value};
 
 use crate::field::{Context, Field};
-
-/// How alike an unknown and a known key must be for the one to be taken for the other.
-const ALIKE: f64 = 0.6;
+use crate::likeness::nearest;
 
 /// A section and where it stands. [`Section::finish`] ends it.
 pub(crate) struct Section<'a> {
@@ -28,7 +26,8 @@ impl<'a> Section<'a> {
         Section { context, path, mapping, known: Vec::new(), unsupported: BTreeSet::new() }
     }
 
-    fn path_of(&self, key: &str) -> String {
+    /// The path of a key, whether it is there or not.
+    pub(crate) fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -56,6 +55,25 @@ impl<'a> Section<'a> {
             self.context.problem(self.path_of(key), "is missing");
         }
         field
+    }
+
+    /// The value of a key that need not be there, as `read` reads it. The outer `None` is a noted problem.
+    pub(crate) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Field<'a>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.take(key) {
+            Some(field) => read(field).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Notes each of these keys that is there: it has no meaning beside the others.
+    pub(crate) fn meaningless(&self, keys: &[&'static str], message: &str) {
+        for field in keys.iter().filter_map(|key| self.peek(key)) {
+            field.problem(message);
+        }
     }
 
     /// Keys of a later version: refused, and told from misspelt ones.
@@ -107,43 +125,12 @@ impl<'a> Section<'a> {
             let message = if self.unsupported.contains(written.as_str()) {
                 "not supported by this version".to_owned()
             } else {
-                match nearest(&written, &self.known) {
+                match nearest(&written, self.known.iter().copied()) {
                     Some(known) => format!("unknown key; did you mean `{known}`?"),
                     None => format!("unknown key; the keys here are {}", self.known.join(", ")),
                 }
             };
             self.context.problem(self.path_of(&written), message);
-        }
-    }
-}
-
-/// The known key that was probably meant.
-fn nearest(written: &str, known: &[&'static str]) -> Option<&'static str> {
-    let likeness = |key: &&str| strsim::normalized_damerau_levenshtein(&written.to_lowercase().replace('-', "_"), key);
-    let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(&best) >= ALIKE).then_some(best)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::nearest;
-
-    #[test]
-    fn suggests_what_was_meant() {
-        let known = ["tag_ttl", "negative_ttl", "upstream", "name", "hosts", "max_size"];
-        for (written, meant) in [
-            ("tagttl", Some("tag_ttl")),
-            ("tag-ttl", Some("tag_ttl")),
-            ("upstreams", Some("upstream")),
-            ("Name", Some("name")),
-            ("host", Some("hosts")),
-            ("maxsize", Some("max_size")),
-            ("nmae", Some("name")),
-            ("registry", None),
-            ("zzz", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(written, &known), meant, "{written}");
         }
     }
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::claims::Claims;
+use crate::credentials::credentials;
 use crate::field::{Field, LONGEST, SHORTEST};
 use crate::host;
-use crate::listener::certificate_files;
-use crate::load::{read_limited, some_of};
-use crate::model::{AuthMode, CertificateFiles, Credentials, Source, UpstreamEndpoint, UpstreamSettings};
-use crate::secret::Secret;
+use crate::load::some_of;
+use crate::model::{AuthMode, CertificateFiles, Source, UpstreamEndpoint, UpstreamSettings};
 use crate::section::Section;
+use crate::tls::certificate_files;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -26,12 +27,9 @@ struct Manner {
 }
 
 /// Takes the keys that say where a registry is fetched from.
-pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode) -> Option<UpstreamSettings> {
+pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode, claims: &Claims) -> Option<UpstreamSettings> {
     let manner = manner(section, None);
-    let endpoints = section.required("upstream").and_then(|field| endpoints(&field, &manner));
-    if let Some(endpoints) = &endpoints {
-        unused(section, endpoints);
-    }
+    let source = source(section, &manner, claims);
     let credentials = section.take("credentials").map(|field| {
         if mode == AuthMode::Passthrough {
             field.problem("cannot be together with `auth: passthrough`, which sends the caller's own");
@@ -50,7 +48,7 @@ pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode) -> Option<Upst
     let parallel_above = section.size("parallel_above", 64 * MIB, 64 * 1024..=i64::MAX as u64);
     let max_manifest_size = section.size("max_manifest_size", 4 * MIB, 1024..=256 * MIB);
     Some(UpstreamSettings {
-        source: Source::Upstream(endpoints?),
+        source: source?,
         credentials: match credentials {
             Some(credentials) => Some(credentials?),
             None => None,
@@ -66,6 +64,28 @@ pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode) -> Option<Upst
         parallel_above,
         max_manifest_size,
     })
+}
+
+/// Exactly one of the two ways to say whom to ask.
+fn source(section: &mut Section<'_>, manner: &Manner, claims: &Claims) -> Option<Source> {
+    let endpoints = section.take("upstream").map(|field| endpoints(&field, manner));
+    let pool = section.take("pool").map(|field| claims.pool_named(&field));
+    match (endpoints, pool) {
+        (Some(endpoints), None) => {
+            let endpoints = endpoints?;
+            unused(section, &endpoints);
+            Some(Source::Upstream(endpoints))
+        }
+        (None, Some(pool)) => {
+            let keys = ["ca", "client_certificate", "insecure", "connect_timeout", "cool_down"];
+            section.meaningless(&keys, "has a meaning only with `upstream`: the pool says how its servers are reached");
+            Some(Source::Pool(pool?))
+        }
+        _ => {
+            section.problem("needs exactly one of `upstream` and `pool`");
+            None
+        }
+    }
 }
 
 fn manner(section: &mut Section<'_>, inherited: Option<&Manner>) -> Manner {
@@ -160,59 +180,4 @@ fn url(field: &Field<'_>, insecure: bool) -> Option<Url> {
         }
         None => Some(url),
     }
-}
-
-fn credentials(field: Field<'_>) -> Option<Credentials> {
-    let mut section = field.section()?;
-    let username = section.required("username").and_then(|field| {
-        let username = field.text("a user name")?;
-        if username.contains(':') {
-            field.problem("must not have a `:`");
-            return None;
-        }
-        Some(username)
-    });
-    let password = password(&mut section);
-    section.finish();
-    Some(Credentials { username: username?, password: password? })
-}
-
-/// Exactly one of the three ways to give a password.
-fn password(section: &mut Section<'_>) -> Option<Secret> {
-    let plain = section.take("password").map(|field| field.text("a password"));
-    let from_file = section.take("password_file").map(|field| secret_file(&field));
-    let from_environment = section.take("password_env").map(|field| secret_variable(&field));
-    let mut given = [plain, from_file, from_environment].into_iter().flatten();
-    let password = given.next();
-    if password.is_none() || given.next().is_some() {
-        section.problem("needs exactly one of `password`, `password_file` and `password_env`");
-    }
-    password?.map(Secret::new)
-}
-
-fn secret_file(field: &Field<'_>) -> Option<String> {
-    let path = field.path("the path of a file")?;
-    match read_limited(&path) {
-        Ok(text) => {
-            let secret = text.trim_end_matches(['\r', '\n']);
-            if secret.is_empty() {
-                field.problem(format!("{}: is empty", path.display()));
-                return None;
-            }
-            Some(secret.to_owned())
-        }
-        Err(message) => {
-            field.problem(format!("{}: {message}", path.display()));
-            None
-        }
-    }
-}
-
-fn secret_variable(field: &Field<'_>) -> Option<String> {
-    let name = field.text("the name of an environment variable")?;
-    let secret = (field.context.lookup)(&name).filter(|secret| !secret.is_empty());
-    if secret.is_none() {
-        field.problem("the environment variable that it names is not set");
-    }
-    secret
 }

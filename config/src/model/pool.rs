@@ -132,6 +132,12 @@ pub struct ServerTls {
     pub min_version: TlsVersion,
 }
 
+impl Default for ServerTls {
+    fn default() -> ServerTls {
+        ServerTls { ca: None, sni: None, verify: true, client_certificate: None, min_version: TlsVersion::Tls12 }
+    }
+}
+
 /// Who is next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
@@ -159,6 +165,9 @@ pub enum HashBy {
 pub struct Health {
     /// What is asked.
     pub check: HealthCheck,
+    /// TLS of the checks: their own, or the pool's. Checks of a pool whose clients' TLS is passed through have only
+    /// their own. Always there under [`HealthCheck::Tls`], never under [`HealthCheck::Tcp`].
+    pub tls: Option<ServerTls>,
     /// Where, when it is not the server's own port.
     pub port: Option<u16>,
     /// How often.
@@ -188,7 +197,7 @@ pub enum HealthCheck {
     Redis(RedisCheck),
 }
 
-/// A GET, and what is expected of its answer. Sent over TLS where the pool has TLS.
+/// A GET, and what is expected of its answer. Sent over TLS where there is [`Health::tls`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpCheck {
     /// Path and query.
@@ -212,7 +221,7 @@ pub struct BodyField {
     pub equals: Value,
 }
 
-/// A check of a Redis server. Sent over TLS where the pool has TLS.
+/// A check of a Redis server. Sent over TLS where there is [`Health::tls`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisCheck {
     /// AUTH; the user name may be empty, for servers that know passwords only.

@@ -2,6 +2,7 @@
 
 mod documentation;
 mod examples;
+mod front_door;
 mod load;
 mod refusals;
 

@@ -18,20 +18,9 @@ fn refuses_with_path_and_reason() {
         // Unknown keys, and keys of later versions.
         ("cach: {}".into(), vec!["cach: unknown key; did you mean `cache`?".into()]),
         (registry("tag-ttl: 5m"), vec!["registries[0].tag-ttl: unknown key; did you mean `tag_ttl`?".into()]),
-        ("admin: { bind: 'localhost:1', zzz: 1 }".into(), vec!["admin.zzz: unknown key; the keys here are bind".into()]),
-        ("pools: []\nlocations: []".into(), vec![
-            "pools: not supported by this version".into(),
-            "locations: not supported by this version".into(),
-        ]),
-        (registry("pool: a, storage: b"), vec![
-            "registries[0].pool: not supported by this version".into(),
-            "registries[0].storage: not supported by this version".into(),
-        ]),
-        (listeners("{ name: b, bind: 'localhost:2', mode: tcp, pool: x, accept_proxy: true }"), vec![
-            "listeners[1].mode: `tcp` is not supported by this version".into(),
-            "listeners[1].pool: not supported by this version".into(),
-            "listeners[1].accept_proxy: not supported by this version".into(),
-        ]),
+        ("admin: { bind: 'localhost:1', zzz: 1 }".into(), vec!["admin.zzz: unknown key; the keys here are bind, token, token_file, token_env".into()]),
+        ("locations: []".into(), vec!["locations: not supported by this version".into()]),
+        (registry("storage: b"), vec!["registries[0].storage: not supported by this version".into()]),
         // Wrong types, and nothing where something must be.
         ("listeners: x\nregistries: 5\ncache: []".into(), vec![
             "listeners: expected a list, found text".into(),
@@ -41,7 +30,7 @@ fn refuses_with_path_and_reason() {
         ("listeners: []\nregistries: [{}]\ncache: {}".into(), vec![
             "listeners: needs at least one listener".into(),
             "registries[0].name: is missing".into(),
-            "registries[0].upstream: is missing".into(),
+            "registries[0]: needs exactly one of `upstream` and `pool`".into(),
             "cache.path: is missing".into(),
             "cache.max_size: is missing".into(),
         ]),
@@ -88,11 +77,11 @@ fn refuses_with_path_and_reason() {
         ("admin: { bind: 'localhost:5000' }".into(), vec![
             "admin.bind: 127.0.0.1:5000 is already taken by listeners[0].bind (127.0.0.1:5000)".into(),
         ]),
-        (listeners("{ name: b, bind: '0.0.0.0:2', tls: { certificates: [{ cert: missing }], client_ca: x, min_version: '1.1' } }"), vec![
+        (listeners("{ name: b, bind: '0.0.0.0:2', tls: { certificates: [{ cert: missing }], client_auth: optional, min_version: '1.1' } }"), vec![
             format!("listeners[1].tls.certificates[0].cert: {missing}: cannot be read: No such file or directory (os error 2)"),
             "listeners[1].tls.certificates[0].key: is missing".into(),
             "listeners[1].tls.min_version: expected `1.2` or `1.3`, found \"1.1\"".into(),
-            "listeners[1].tls.client_ca: not supported by this version".into(),
+            "listeners[1].tls.client_auth: has a meaning only with `client_ca`".into(),
         ]),
         (listeners("{ name: b, bind: '0.0.0.0:2', tls: { certificates: [{ cert: a.crt, key: . }] } }"), vec![
             format!("listeners[1].tls.certificates[0].key: {shown}/.: is a directory"),
