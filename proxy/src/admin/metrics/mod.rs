@@ -1,0 +1,263 @@
+//! Every metric of the edge: names, labels and the only code that touches `prometheus`.
+//!
+//! Those who count keep a handle ([`ServerMetrics`], [`ListenerMetrics`] …) that was resolved once: counting is then one
+//! atomic addition, without a look-up by label.
+//!
+//! No metric is labelled by digest, tag or repository: their number is not ours to limit. Labels are names from the
+//! configuration, and words of ours.
+
+#![allow(dead_code, unused_imports, reason = "those who count come next")]
+
+mod family;
+mod listener;
+mod reload;
+mod server;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+
+use self::family::{counter, counters, gauge, gauges, times};
+use self::listener::Listeners;
+pub(crate) use self::listener::{ListenerMetrics, OpenConnection};
+use self::reload::Reloads;
+use self::server::Servers;
+pub(crate) use self::server::{PoolMetrics, ServerFailure, ServerMetrics};
+pub(crate) use self::upstream::UpstreamObserver;
+use self::upstream::Upstreams;
+
+/// All metrics of one edge.
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// `pierhead_requests_total{registry,kind,outcome,code}`
+    requests: IntCounterVec,
+    /// `pierhead_response_bytes_total{registry,kind,outcome}`
+    response_bytes: IntCounterVec,
+    /// `pierhead_time_to_first_byte_seconds{kind,outcome}`
+    first_byte: HistogramVec,
+    /// `pierhead_authentications_total{result}`
+    authentications: IntCounterVec,
+    /// `pierhead_api_requests_total{code}`
+    api: IntCounterVec,
+    upstreams: Upstreams,
+    listeners: Listeners,
+    servers: Arc<Servers>,
+    reloads: Reloads,
+    /// `pierhead_fills_in_progress`
+    pub(crate) fills: IntGauge,
+    /// `pierhead_fill_readers`
+    pub(crate) fill_readers: IntGauge,
+    /// `pierhead_cache_bytes`
+    pub(crate) cache_bytes: IntGauge,
+    /// `pierhead_cache_limit_bytes`
+    pub(crate) cache_limit: IntGauge,
+    /// `pierhead_cache_entries`
+    pub(crate) cache_entries: IntGauge,
+    /// `pierhead_cache_evictions_total`
+    pub(crate) evictions: IntCounter,
+    /// `pierhead_cache_evicted_bytes_total`
+    pub(crate) evicted_bytes: IntCounter,
+    /// `pierhead_cache_writable`: 0 while requests are served past a full or failing disk.
+    pub(crate) writable: IntGauge,
+    /// `pierhead_cache_storage_errors_total`
+    pub(crate) storage_errors: IntCounter,
+    /// `pierhead_verification_failures_total{where}`: `upstream`, `disk`.
+    verification_failures: IntCounterVec,
+    /// `pierhead_scrub_duration_seconds`
+    pub(crate) scrub_duration: Histogram,
+}
+
+impl Metrics {
+    /// A fresh set.
+    pub(crate) fn new() -> Result<Metrics, prometheus::Error> {
+        let r = Registry::new();
+        let version = gauges(&r, "pierhead_build_info", "Always 1; the version is the label.", &["version"])?;
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Metrics {
+            requests: counters(
+                &r,
+                "pierhead_requests_total",
+                "Requests by kind (manifest, blob, list, other), cache outcome and status.",
+                &["registry", "kind", "outcome", "code"],
+            )?,
+            response_bytes: counters(
+                &r,
+                "pierhead_response_bytes_total",
+                "Body bytes sent to clients.",
+                &["registry", "kind", "outcome"],
+            )?,
+            first_byte: times(
+                &r,
+                "pierhead_time_to_first_byte_seconds",
+                "From the end of a request's header to the first byte of its answer.",
+                &["kind", "outcome"],
+            )?,
+            authentications: counters(
+                &r,
+                "pierhead_authentications_total",
+                "Logins to this edge that were checked (ok, failed, limited); one that was checked within the hour is not checked again.",
+                &["result"],
+            )?,
+            api: counters(&r, "pierhead_api_requests_total", "Requests to the operators' API by status.", &["code"])?,
+            upstreams: Upstreams::new(&r)?,
+            listeners: Listeners::new(&r)?,
+            servers: Arc::new(Servers::new(&r)?),
+            reloads: Reloads::new(&r)?,
+            fills: gauge(&r, "pierhead_fills_in_progress", "Blobs being fetched.")?,
+            fill_readers: gauge(&r, "pierhead_fill_readers", "Clients reading blobs being fetched.")?,
+            cache_bytes: gauge(&r, "pierhead_cache_bytes", "Bytes of content on disk, partial blobs included.")?,
+            cache_limit: gauge(&r, "pierhead_cache_limit_bytes", "The configured max_size.")?,
+            cache_entries: gauge(&r, "pierhead_cache_entries", "Blobs and manifests on disk, partial ones included.")?,
+            evictions: counter(&r, "pierhead_cache_evictions_total", "Evicted entries.")?,
+            evicted_bytes: counter(&r, "pierhead_cache_evicted_bytes_total", "Evicted bytes.")?,
+            writable: gauge(&r, "pierhead_cache_writable", "0 while requests are served past a full or failing disk.")?,
+            storage_errors: counter(
+                &r,
+                "pierhead_cache_storage_errors_total",
+                "Reads and writes of the cache that failed.",
+            )?,
+            verification_failures: counters(
+                &r,
+                "pierhead_verification_failures_total",
+                "Content that did not hash to its digest, from upstream or from disk.",
+                &["where"],
+            )?,
+            scrub_duration: family::histogram(
+                &r,
+                "pierhead_scrub_duration_seconds",
+                "Duration of whole scrub passes.",
+                &[1.0, 10.0, 60.0, 600.0, 3600.0, 6.0 * 3600.0, 24.0 * 3600.0],
+            )?,
+            registry: r,
+        })
+    }
+
+    /// The Prometheus text format.
+    pub(crate) fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// A finished request.
+    pub(crate) fn request(
+        &self,
+        registry: &str,
+        kind: &str,
+        outcome: &str,
+        code: &str,
+        bytes: u64,
+        first_byte: Duration,
+    ) {
+        self.requests.with_label_values(&[registry, kind, outcome, code]).inc();
+        self.response_bytes.with_label_values(&[registry, kind, outcome]).inc_by(bytes);
+        self.first_byte.with_label_values(&[kind, outcome]).observe(first_byte.as_secs_f64());
+    }
+
+    /// An attempt to log in to this edge: `ok`, `failed` or `limited`.
+    pub(crate) fn authentication(&self, result: &str) {
+        self.authentications.with_label_values(&[result]).inc();
+    }
+
+    /// A request to the operators' API.
+    pub(crate) fn api_request(&self, code: &str) {
+        self.api.with_label_values(&[code]).inc();
+    }
+
+    /// Content that did not hash to its digest.
+    pub(crate) fn verification_failure(&self, place: VerificationPlace) {
+        let place = match place {
+            VerificationPlace::Upstream => "upstream",
+            VerificationPlace::Disk => "disk",
+        };
+        self.verification_failures.with_label_values(&[place]).inc();
+    }
+
+    /// The observer of one registry's client.
+    pub(crate) fn upstream(self: &Arc<Self>, registry: &str) -> UpstreamObserver {
+        UpstreamObserver::new(self, registry)
+    }
+
+    /// The handle of a pool.
+    pub(crate) fn pool(&self, pool: &str) -> PoolMetrics {
+        self.servers.pool(pool)
+    }
+
+    /// The handle of a server. Whoever asks while another has it gets the same; when the last is dropped, the server is
+    /// no longer shown.
+    pub(crate) fn server(&self, pool: &str, server: &str) -> Arc<ServerMetrics> {
+        self.servers.server(pool, server)
+    }
+
+    /// The handle of a listener.
+    pub(crate) fn listener(&self, listener: &str) -> Arc<ListenerMetrics> {
+        self.listeners.listener(listener)
+    }
+
+    /// A connection, open until the answer is dropped.
+    pub(crate) fn connection(&self, listener: &str) -> OpenConnection {
+        self.listeners.connection(listener)
+    }
+
+    /// A client that was turned away before its request was looked at.
+    pub(crate) fn refused(&self, listener: &str, reason: &str) {
+        self.listeners.refused(listener, reason);
+    }
+
+    /// Somebody who wanted more than a limit allows: `client_rate`, `registry_rate`, `client_connections` …
+    pub(crate) fn limited(&self, listener: &str, limit: &str) {
+        self.listeners.limited(listener, limit);
+    }
+
+    /// The certificates that a listener shows now, by their files' names, and when they end, in seconds since 1970.
+    /// What it showed before is forgotten.
+    pub(crate) fn certificates<'a>(&self, listener: &str, shown: impl IntoIterator<Item = (&'a str, i64)>) {
+        self.listeners.certificates(listener, shown);
+    }
+
+    /// The configuration was read again: whether it could be used, and its number then.
+    pub(crate) fn reloaded(&self, well: bool) {
+        self.reloads.reloaded(well);
+    }
+
+    /// Which configuration is in use; the first is 1.
+    pub(crate) fn generation(&self, number: u64) {
+        self.reloads.generation(number);
+    }
+}
+
+/// Where wrong content was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VerificationPlace {
+    /// On its way in.
+    Upstream,
+    /// In the store.
+    Disk,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let named = |text: &'static str, quote: char| -> BTreeSet<&str> {
+            let is_name =
+                |word: &&str| word.starts_with("pierhead_") && word.ends_with(|c: char| c.is_ascii_lowercase());
+            text.split(quote).filter(is_name).collect()
+        };
+        let table = include_str!("../../../../docs/operating.md").split("## Metrics").nth(1).unwrap();
+        let table = table.split("Worth an alert").next().unwrap();
+        let sources = [
+            include_str!("mod.rs"),
+            include_str!("listener.rs"),
+            include_str!("reload.rs"),
+            include_str!("server.rs"),
+            include_str!("upstream.rs"),
+        ];
+        let declared: BTreeSet<&str> = sources.into_iter().flat_map(|source| named(source, '"')).collect();
+        assert_eq!(named(table, '`'), declared);
+    }
+}
