@@ -42,6 +42,7 @@ use crate::logging::AccessLog;
 use crate::pool::Pool;
 
 pub(crate) use admission::Admission;
+pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 #[allow(unused_imports, reason = "those who use it come next")]

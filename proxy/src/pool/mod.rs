@@ -8,11 +8,16 @@
 
 #![allow(dead_code, reason = "those who use it come next")]
 
+mod answer;
+mod chunks;
 mod connect;
+mod exchange;
+mod idle;
 mod proxy_header;
 mod server;
 mod tls;
 pub(crate) mod view;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,9 +28,16 @@ use arc_swap::ArcSwap;
 use pierhead_config as config;
 use rustls::ClientConfig;
 
+#[allow(unused_imports, reason = "those who use it come next")]
+pub(crate) use self::answer::{Answer, Framing, has_token};
 pub(crate) use self::connect::{ConnectError, ServerStream, Told};
+#[allow(unused_imports, reason = "those who use it come next")]
+pub(crate) use self::exchange::{Exchange, ExchangeError, Question};
+use self::idle::Idle;
 pub(crate) use self::server::Server;
 pub(crate) use self::view::{Operator, PoolView};
+#[allow(unused_imports, reason = "those who use it come next")]
+pub(crate) use self::wire::{Outgoing, WireError};
 use crate::admin::metrics::Metrics;
 
 /// Why a pool cannot be made.
@@ -82,6 +94,7 @@ pub(crate) struct Pool {
     settings: config::Pool,
     servers: ArcSwap<Vec<Arc<Server>>>,
     tls: Option<Arc<ClientConfig>>,
+    idle: Arc<Idle>,
     next: AtomicUsize,
 }
 
@@ -125,7 +138,13 @@ impl Pool {
             let same = known.iter().find(|known| known.address() == address && known.name() == server.name);
             Some(same.cloned().unwrap_or_else(|| Arc::new(Server::new(&server.name, address))))
         });
-        Ok(Pool { servers: ArcSwap::from_pointee(servers.collect()), tls, next: AtomicUsize::new(0), settings })
+        Ok(Pool {
+            servers: ArcSwap::from_pointee(servers.collect()),
+            tls,
+            idle: Idle::new(settings.keep_alive),
+            next: AtomicUsize::new(0),
+            settings,
+        })
     }
 
     /// As configured.

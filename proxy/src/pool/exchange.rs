@@ -1,0 +1,323 @@
+//! One request to one server of a pool, and to another one where that can do no harm.
+//!
+//! A request is sent again when nothing of it was sent (no connection), and, when it only reads, also when its server
+//! broke off before it answered, or answered 502, 503 or 504. A request with a body is never sent twice: its server may
+//! have acted on it. For the same reason only a request that reads is sent over a connection that was used before: its
+//! server may be closing it at this very moment.
+//!
+//! Invariant: a connection is kept for another request only when this one was sent whole and its answer read to its end.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+
+use super::answer::Answer;
+use super::connect::{ConnectError, Told};
+use super::wire::{Outgoing, Wire, WireError};
+use super::{Lease, LeaseError, Pool, Server, Wish};
+
+/// How long to wait before the same server is asked again, and at most.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is asked of a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Question<'a> {
+    /// The method.
+    pub(crate) method: &'a Method,
+    /// Request line and header, with the empty line at their end, as they are sent.
+    pub(crate) head: Bytes,
+    /// Whether a body follows.
+    pub(crate) body: bool,
+    /// For the choice of a server.
+    pub(crate) wish: Wish<'a>,
+    /// What the server is told of the client, where the pool does that.
+    pub(crate) told: Option<Told>,
+}
+
+impl Question<'_> {
+    /// Whether it may be sent again after a server may have seen it.
+    fn only_reads(&self) -> bool {
+        !self.body && matches!(*self.method, Method::GET | Method::HEAD)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExchangeError {
+    /// There is no server.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// None can be reached; this is what the last one said.
+    #[error("{server}: {error}")]
+    Connect {
+        /// Which server.
+        server: Arc<str>,
+        /// Why not.
+        error: ConnectError,
+    },
+    /// The last one broke off.
+    #[error("{server}: {error}")]
+    Wire {
+        /// Which server.
+        server: Arc<str>,
+        /// How.
+        error: WireError,
+    },
+}
+
+/// A request on its way, and its answer.
+pub(crate) struct Exchange {
+    pool: Arc<Pool>,
+    lease: Lease,
+    wire: Wire,
+    method: Method,
+    retries: u32,
+    /// Whether the connection may be used again, as far as the answer has a say in it.
+    reusable: bool,
+    /// Whether the request was sent whole.
+    sent: bool,
+}
+
+/// What came of one try.
+enum Tried {
+    /// Another one may do better.
+    Again(ExchangeError),
+    /// No other may.
+    Final(ExchangeError),
+}
+
+impl Pool {
+    /// Sends a request's header. What follows of the request is for the caller to send, and the answer to read.
+    pub(crate) async fn open(self: &Arc<Self>, question: &Question<'_>) -> Result<Exchange, ExchangeError> {
+        let mut attempts = Attempts::new(self, question);
+        loop {
+            match attempts.send().await {
+                Ok(exchange) => return Ok(exchange),
+                Err(tried) => attempts.next(tried).await?,
+            }
+        }
+    }
+
+    /// Asks a question without a body; the answer may be a 1xx, which more answers follow.
+    pub(crate) async fn ask(self: &Arc<Self>, question: &Question<'_>) -> Result<(Exchange, Answer), ExchangeError> {
+        let mut attempts = Attempts::new(self, question);
+        loop {
+            let tried = match attempts.send().await {
+                Ok(mut exchange) => {
+                    exchange.sent = true;
+                    match exchange.answer().await {
+                        Ok(answer) if attempts.is_enough(&answer) => return Ok((exchange, answer)),
+                        // The last word when it turns out that nobody else is there.
+                        Ok(answer) => {
+                            if attempts.another() {
+                                attempts.tried.push(Arc::clone(exchange.lease.server().shared_name()));
+                                attempts.retries += 1;
+                                continue;
+                            }
+                            return Ok((exchange, answer));
+                        }
+                        Err(error) => attempts.broke(&exchange, error),
+                    }
+                }
+                Err(tried) => tried,
+            };
+            attempts.next(tried).await?;
+        }
+    }
+}
+
+/// The tries of one request.
+struct Attempts<'q> {
+    pool: &'q Arc<Pool>,
+    question: &'q Question<'q>,
+    /// Whoever failed.
+    tried: Vec<Arc<str>>,
+    retries: u32,
+    /// Whether a connection that was used before has failed: then the others are as likely dead.
+    fresh: bool,
+}
+
+impl<'q> Attempts<'q> {
+    fn new(pool: &'q Arc<Pool>, question: &'q Question<'q>) -> Attempts<'q> {
+        Attempts { pool, question, tried: Vec::new(), retries: 0, fresh: !question.only_reads() }
+    }
+
+    /// Sends the header to a server.
+    async fn send(&mut self) -> Result<Exchange, Tried> {
+        let wish = Wish { tried: &self.tried, ..self.question.wish };
+        let lease = self.pool.lease(&wish).await.map_err(|error| Tried::Final(error.into()))?;
+        let told = self.pool.settings.send_proxy.and(self.question.told.as_ref());
+        let kept = match self.fresh {
+            false => self.pool.idle.take(lease.server().address()),
+            true => None,
+        };
+        let wire = match kept {
+            Some(wire) => wire,
+            None => match self.pool.connect(&lease, told).await {
+                Ok(stream) => Wire::new(stream),
+                Err(error) => {
+                    lease.failed();
+                    let server = Arc::clone(lease.server().shared_name());
+                    self.tried.push(Arc::clone(&server));
+                    return Err(Tried::Again(ExchangeError::Connect { server, error }));
+                }
+            },
+        };
+        let mut exchange = Exchange {
+            pool: Arc::clone(self.pool),
+            lease,
+            wire,
+            method: self.question.method.clone(),
+            retries: self.retries,
+            reusable: true,
+            sent: false,
+        };
+        let mut outgoing = Outgoing::default();
+        outgoing.push(self.question.head.clone());
+        match exchange.send(&mut outgoing).await {
+            Ok(()) => Ok(exchange),
+            Err(error) => Err(self.broke(&exchange, error)),
+        }
+    }
+
+    /// The server broke off after something may have been sent.
+    fn broke(&mut self, exchange: &Exchange, error: WireError) -> Tried {
+        let server = Arc::clone(exchange.lease.server().shared_name());
+        let silent = matches!(error, WireError::Silent);
+        let answered = matches!(error, WireError::Nonsense(_));
+        if exchange.wire.is_reused() && !silent && !answered {
+            // It was closed while nobody looked, which says nothing of the server.
+            self.fresh = true;
+        } else {
+            exchange.lease.failed();
+            self.tried.push(Arc::clone(&server));
+        }
+        let error = ExchangeError::Wire { server, error };
+        if self.question.only_reads() && !silent && !answered { Tried::Again(error) } else { Tried::Final(error) }
+    }
+
+    /// Whether an answer is one that the client gets.
+    fn is_enough(&self, answer: &Answer) -> bool {
+        let failed = matches!(
+            answer.status,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        );
+        !(failed && self.question.only_reads())
+    }
+
+    /// Whether there is a server that has not been tried, and time to try it.
+    fn another(&self) -> bool {
+        let untried = self.pool.servers().iter().filter(|server| !self.tried.contains(server.shared_name())).count();
+        // The one that has just answered is among them.
+        untried > 1 && self.retries < self.pool.settings.retries
+    }
+
+    /// Goes on to the next try, or gives up.
+    async fn next(&mut self, tried: Tried) -> Result<(), ExchangeError> {
+        let error = match tried {
+            Tried::Final(error) => return Err(error),
+            Tried::Again(error) => error,
+        };
+        let dead = matches!(&error, ExchangeError::Wire { server, .. } if !self.tried.contains(server));
+        if dead {
+            // A connection that had died is no try.
+            return Ok(());
+        }
+        if self.retries >= self.pool.settings.retries {
+            return Err(error);
+        }
+        self.retries += 1;
+        if self.pool.servers().iter().all(|server| self.tried.contains(server.shared_name())) {
+            let pause = PAUSE.saturating_mul(1 << self.retries.min(8)).min(LONGEST_PAUSE);
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+}
+
+impl Exchange {
+    /// Who was asked in the end.
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        self.lease.server()
+    }
+
+    /// How often it was tried again.
+    pub(crate) fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// Sends something; ready when all of it is on its way.
+    pub(crate) fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        outgoing: &mut Outgoing,
+    ) -> Poll<Result<(), WireError>> {
+        self.wire.poll_send(context, outgoing).map_err(WireError::from)
+    }
+
+    async fn send(&mut self, outgoing: &mut Outgoing) -> Result<(), WireError> {
+        poll_fn(|context| self.poll_send(context, outgoing)).await
+    }
+
+    /// The request has been sent whole.
+    pub(crate) fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// The header of the next answer, 1xx included.
+    pub(crate) fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, WireError>> {
+        // For as long as the client has not said all, the server may well be silent.
+        let limit = self.pool.settings.first_byte_timeout.filter(|_| self.sent);
+        let answer = std::task::ready!(self.wire.poll_answer(context, &self.method, limit));
+        match &answer {
+            Ok(answer) if answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS => {}
+            Ok(answer) => {
+                self.reusable = answer.reusable;
+                self.lease.answered(Some(answer.status.as_u16()));
+            }
+            Err(_) => self.reusable = false,
+        }
+        Poll::Ready(answer)
+    }
+
+    /// The same, waited for.
+    pub(crate) async fn answer(&mut self) -> Result<Answer, WireError> {
+        poll_fn(|context| self.poll_answer(context)).await
+    }
+
+    /// The next piece of the body; `None` at its end.
+    pub(crate) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, WireError>> {
+        self.wire.poll_body(context, self.pool.settings.idle_timeout)
+    }
+
+    /// The same, waited for.
+    pub(crate) async fn body(&mut self) -> Result<Option<Bytes>, WireError> {
+        poll_fn(|context| self.poll_body(context)).await
+    }
+
+    /// The answer was read as far as anybody wants to. The connection is kept when nothing is left on it.
+    pub(crate) fn finish(self) {
+        if self.reusable
+            && self.sent
+            && self.pool.settings.send_proxy.is_none()
+            && self.wire.is_done()
+            && let Some(wire) = self.wire.rested()
+        {
+            self.pool.idle.keep(self.lease.server().address(), wire);
+        }
+    }
+
+    /// Gives the connection up to another protocol, for as long as the lease is kept.
+    pub(crate) fn upgraded(mut self) -> (Wire, Lease) {
+        self.wire.open_ended();
+        (self.wire, self.lease)
+    }
+}
+
+#[cfg(test)]
+mod tests;

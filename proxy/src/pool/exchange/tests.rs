@@ -1,0 +1,213 @@
+//! Requests to servers that misbehave: which are tried again, where, and which connections are used again.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pierhead_config as config;
+use pierhead_config::{Address, Balance, DnsTiming, OnDown};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::Pools;
+use super::*;
+use crate::admin::metrics::Metrics;
+
+const LONG: Duration = Duration::from_secs(20);
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy";
+
+/// What a server does with each request of a connection: what it says, and whether it then closes.
+#[derive(Clone, Copy)]
+enum Says {
+    Answer(&'static str),
+    AnswerAndClose(&'static str),
+    Nothing,
+}
+
+/// A server that does the same with every request; how many connections and requests it got.
+struct Scripted {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Scripted {
+    async fn start(says: Says) -> Scripted {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let server = Scripted {
+            address: listener.local_addr().unwrap(),
+            connections: Arc::clone(&connections),
+            requests: Arc::clone(&requests),
+        };
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(serve(tcp, says, Arc::clone(&requests)));
+            }
+        });
+        server
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        (self.connections.load(Ordering::SeqCst), self.requests.load(Ordering::SeqCst))
+    }
+}
+
+async fn serve(mut tcp: TcpStream, says: Says, requests: Arc<AtomicUsize>) {
+    let mut received = Vec::new();
+    while tcp.read_buf(&mut received).await.is_ok_and(|count| count > 0) {
+        if !received.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        received.clear();
+        requests.fetch_add(1, Ordering::SeqCst);
+        match says {
+            Says::Answer(text) => tcp.write_all(text.as_bytes()).await.unwrap(),
+            Says::AnswerAndClose(text) => return tcp.write_all(text.as_bytes()).await.unwrap(),
+            Says::Nothing => return,
+        }
+    }
+}
+
+/// An address that refuses connections.
+async fn closed() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+async fn pool(servers: &[SocketAddr]) -> Arc<Pool> {
+    let server = |address: &SocketAddr| config::Server {
+        name: address.to_string(),
+        address: Address::Socket(*address),
+        weight: 1,
+        backup: false,
+        max_connections: None,
+        checked_first: false,
+    };
+    let settings = config::Pool {
+        name: "test".to_owned(),
+        servers: servers.iter().map(server).collect(),
+        discovery: None,
+        dns: DnsTiming { servers: Vec::new(), min_ttl: LONG, max_ttl: LONG },
+        tls: None,
+        balance: Balance::RoundRobin,
+        health: None,
+        passive: None,
+        slow_start: Duration::ZERO,
+        queue_size: 10,
+        queue_timeout: LONG,
+        connect_timeout: LONG,
+        first_byte_timeout: Some(LONG),
+        idle_timeout: LONG,
+        keep_alive: Duration::from_secs(4),
+        retries: 2,
+        send_proxy: None,
+        on_down: OnDown::Keep,
+    };
+    let pools = Pools::new(&[settings], None, &Arc::new(Metrics::new().unwrap())).unwrap();
+    pools.start().await;
+    Arc::clone(pools.get("test").unwrap())
+}
+
+/// Asks; the status and the body, or what went wrong.
+async fn ask(pool: &Arc<Pool>, method: Method) -> Result<(u16, String), ExchangeError> {
+    let question = Question {
+        head: Bytes::from(format!("{method} / HTTP/1.1\r\nHost: test\r\n\r\n")),
+        method: &method,
+        body: false,
+        wish: Wish::default(),
+        told: None,
+    };
+    let (mut exchange, answer) = pool.ask(&question).await?;
+    let mut body = Vec::new();
+    while let Some(piece) = exchange.body().await.unwrap() {
+        body.extend_from_slice(&piece);
+    }
+    exchange.finish();
+    Ok((answer.status.as_u16(), String::from_utf8(body).unwrap()))
+}
+
+#[tokio::test]
+async fn a_read_gets_its_answer_from_whoever_has_one() {
+    let good = Scripted::start(Says::Answer(OK)).await;
+    for bad in [
+        closed().await,
+        Scripted::start(Says::Nothing).await.address,
+        Scripted::start(Says::Answer(BUSY)).await.address,
+        Scripted::start(Says::AnswerAndClose("HTTP/1.1 200 OK\r\nContent-")).await.address,
+    ] {
+        let pool = pool(&[bad, good.address]).await;
+        for method in [Method::GET, Method::HEAD, Method::GET, Method::HEAD] {
+            let head = method == Method::HEAD;
+            let (status, body) = ask(&pool, method).await.unwrap();
+            assert_eq!((status, body.as_str()), (200, if head { "" } else { "ok" }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_not_done_again() {
+    let (good, bad) = (Scripted::start(Says::Answer(OK)).await, Scripted::start(Says::Nothing).await);
+    let pool_of_both = pool(&[bad.address, good.address]).await;
+    let mut failed = 0;
+    for _ in 0..4 {
+        failed += usize::from(ask(&pool_of_both, Method::POST).await.is_err());
+    }
+    assert_eq!((failed, bad.counts().1, good.counts().1), (2, 2, 2));
+    // But one that could not even be sent was not done.
+    let pool = pool(&[closed().await, good.address]).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&pool, Method::POST).await.unwrap().0, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_last_answer_is_better_than_none() {
+    let (one, two) = (Scripted::start(Says::Answer(BUSY)).await, Scripted::start(Says::Answer(BUSY)).await);
+    let pool = pool(&[one.address, two.address]).await;
+    assert_eq!(ask(&pool, Method::GET).await.unwrap(), (503, "busy".to_owned()));
+    assert_eq!((one.counts().1, two.counts().1), (1, 1));
+}
+
+#[tokio::test]
+async fn nonsense_is_asked_for_once() {
+    let server =
+        Scripted::start(Says::Answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")).await;
+    let pool = pool(&[server.address]).await;
+    let error = ask(&pool, Method::GET).await.unwrap_err();
+    assert!(matches!(error, ExchangeError::Wire { error: WireError::Nonsense(_), .. }), "{error}");
+    assert_eq!(server.counts().1, 1);
+}
+
+#[tokio::test]
+async fn only_reads_use_a_connection_again() {
+    let server = Scripted::start(Says::Answer(OK)).await;
+    let pool = pool(&[server.address]).await;
+    for (method, connections) in
+        [(Method::GET, 1), (Method::GET, 1), (Method::POST, 2), (Method::PUT, 3), (Method::HEAD, 3)]
+    {
+        ask(&pool, method.clone()).await.unwrap();
+        assert_eq!(server.counts().0, connections, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_is_no_failure() {
+    let server = Scripted::start(Says::AnswerAndClose(OK)).await;
+    let pool = pool(&[server.address]).await;
+    for connections in 1..20 {
+        assert_eq!(ask(&pool, Method::GET).await.unwrap().0, 200);
+        assert_eq!(server.counts(), (connections, connections));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_connections_grow_old() {
+    let server = Scripted::start(Says::Answer(OK)).await;
+    let pool = pool(&[server.address]).await;
+    for (pause, connections) in [(0, 1), (3, 1), (3, 1), (5, 2)] {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        ask(&pool, Method::GET).await.unwrap();
+        assert_eq!(server.counts().0, connections, "after {pause} s");
+    }
+}

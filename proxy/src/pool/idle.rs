@@ -1,0 +1,97 @@
+//! Connections to servers that wait for another request.
+//!
+//! Invariants: a connection is kept no longer than the pool's `keep_alive`, whether anybody asks for it or not; one that
+//! its server closed, or on which it said something unasked, is never handed out. The last that was kept is the first to
+//! be used again: it is the least likely to be closed, and those that are not needed grow old.
+//!
+//! They belong to one generation of a pool: after a change of its TLS nobody meets a connection of before.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::wire::Wire;
+
+/// Connections kept for one server: enough for all requests that end at about the same time.
+const MOST: usize = 512;
+
+/// See the module.
+pub(super) struct Idle {
+    keep: Duration,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    servers: HashMap<SocketAddr, Vec<(Instant, Wire)>>,
+    /// Whether somebody is looking after the old ones.
+    watched: bool,
+}
+
+impl Idle {
+    /// Keeps for so long.
+    pub(super) fn new(keep: Duration) -> Arc<Idle> {
+        Arc::new(Idle { keep, kept: Mutex::default() })
+    }
+
+    /// One that can be used, if there is any.
+    pub(super) fn take(&self, server: SocketAddr) -> Option<Wire> {
+        let oldest = Instant::now().checked_sub(self.keep)?;
+        loop {
+            let (since, mut wire) = self.kept.lock().servers.get_mut(&server)?.pop()?;
+            if since >= oldest && wire.is_quiet() {
+                return Some(wire);
+            }
+        }
+    }
+
+    /// Keeps one whose answer has been read to its end.
+    pub(super) fn keep(self: &Arc<Self>, server: SocketAddr, wire: Wire) {
+        if self.keep.is_zero() {
+            return;
+        }
+        let mut kept = self.kept.lock();
+        let connections = kept.servers.entry(server).or_default();
+        if connections.len() >= MOST {
+            return;
+        }
+        connections.push((Instant::now(), wire));
+        if !kept.watched {
+            kept.watched = true;
+            tokio::spawn(watch(Arc::downgrade(self), self.keep));
+        }
+    }
+
+    /// Lets go of the old ones; whether any are left.
+    fn expire(&self, oldest: Instant) -> bool {
+        let mut old = Vec::new();
+        let mut kept = self.kept.lock();
+        kept.servers.retain(|_, connections| {
+            let count = connections.partition_point(|(since, _)| *since < oldest);
+            old.extend(connections.drain(..count));
+            !connections.is_empty()
+        });
+        kept.watched = !kept.servers.is_empty();
+        let watched = kept.watched;
+        drop(kept);
+        // Closed without holding anybody up.
+        drop(old);
+        watched
+    }
+}
+
+/// Lets go of old connections for as long as there are any.
+async fn watch(idle: Weak<Idle>, keep: Duration) {
+    loop {
+        tokio::time::sleep(keep / 4).await;
+        let Some(idle) = idle.upgrade() else { return };
+        let Some(oldest) = Instant::now().checked_sub(keep) else { continue };
+        if !idle.expire(oldest) {
+            return;
+        }
+    }
+}
