@@ -1,7 +1,6 @@
 //! One connection from its first byte to its last: the row of steps between the accept loop and the protocols.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::BytesMut;
 use pingora_core::protocols::{ALPN, Stream};
@@ -63,7 +62,7 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
     let socket = Socket::new(accepted, service.limits.write_timeout);
     let stream: Stream = match &service.tls {
         None => Box::new(socket),
-        Some(config) => match timeout_at(deadline, Encrypted::accept(Arc::clone(config), socket)).await {
+        Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket)).await {
             Ok(Ok(stream)) => {
                 connection.secure = true;
                 Box::new(stream)

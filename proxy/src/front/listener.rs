@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pierhead_config::{Mode, SniRoute};
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 use super::admission::Admission;
 use super::drain::Drain;
 use super::service::{Limits, Service};
-use super::tls::{self, TlsError};
+use super::tls::{Termination, TlsError, Watch};
 use super::{Application, Connection, accepted};
 use crate::admin::metrics::Metrics;
 
@@ -61,14 +60,15 @@ pub(crate) struct Listener {
     mode: Mode,
     sni: Vec<SniRoute>,
     accept_proxy: bool,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<Termination>>,
     free: Arc<Semaphore>,
 }
 
 impl Listener {
     /// Opens it: from here on the kernel queues connections.
     pub(crate) fn bind(settings: &pierhead_config::Listener) -> Result<Listener, BindError> {
-        let tls = settings.http().and_then(|http| http.tls.as_ref()).map(tls::server_config).transpose();
+        let tls = settings.http().and_then(|http| http.tls.as_ref());
+        let tls = tls.map(|tls| Termination::new(tls, None).map(Arc::new)).transpose();
         let tls = tls.map_err(|source| BindError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
         let (socket, address) = listen(settings.bind).map_err(|source| BindError::Address {
             name: settings.name.clone(),
@@ -106,6 +106,7 @@ impl Listener {
         metrics: Arc<Metrics>,
     ) {
         let limits = Limits::of(&self.mode);
+        let _watch = self.tls.as_ref().map(|tls| Watch::start(&self.name, tls, &metrics));
         let (mode, sni, accept_proxy, tls) = (self.mode.clone(), self.sni.clone(), self.accept_proxy, self.tls.clone());
         let service =
             Arc::new(Service { mode, sni, accept_proxy, admission, tls, application, limits, drain, metrics });

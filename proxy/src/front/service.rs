@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pierhead_config::{Mode, SniRoute};
-use rustls::ServerConfig;
 
 use super::admission::Admission;
 use super::drain::Drain;
+use super::tls::Termination;
 use super::{Application, Connection};
 use crate::admin::metrics::Metrics;
 
@@ -59,7 +59,7 @@ pub(crate) struct Service<A: Application> {
     /// Who may connect.
     pub(crate) admission: Arc<Admission>,
     /// TLS where the listener has it.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Arc<Termination>>,
     /// Answers requests.
     pub(crate) application: Arc<A>,
     /// What each client may take.

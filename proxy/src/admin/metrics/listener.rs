@@ -23,6 +23,7 @@ pub(super) struct Listeners {
     session_bytes: IntCounterVec,
     session_seconds: HistogramVec,
     certificates: IntGaugeVec,
+    renewals: IntCounterVec,
     /// Which certificates each listener has shown last, to be forgotten when it shows others.
     shown: Mutex<HashMap<String, Vec<String>>>,
 }
@@ -75,6 +76,12 @@ impl Listeners {
                 "When a certificate that a listener shows ends.",
                 &["listener", "file"],
             )?,
+            renewals: counters(
+                r,
+                "pierhead_certificate_renewals_total",
+                "Files of certificates that changed: renewed, or refused while the old ones serve on.",
+                &["listener", "result"],
+            )?,
             shown: Mutex::default(),
         })
     }
@@ -108,6 +115,10 @@ impl Listeners {
 
     pub(super) fn limited(&self, listener: &str, limit: &str) {
         self.limited.with_label_values(&[listener, limit]).inc();
+    }
+
+    pub(super) fn certificates_renewed(&self, listener: &str, usable: bool) {
+        self.renewals.with_label_values(&[listener, if usable { "renewed" } else { "refused" }]).inc();
     }
 
     pub(super) fn certificates<'a>(&self, listener: &str, shown: impl IntoIterator<Item = (&'a str, i64)>) {

@@ -211,6 +211,11 @@ impl Metrics {
         self.listeners.limited(listener, limit);
     }
 
+    /// New files of certificates were found, and could be used or not.
+    pub(crate) fn certificates_renewed(&self, listener: &str, usable: bool) {
+        self.listeners.certificates_renewed(listener, usable);
+    }
+
     /// The certificates that a listener shows now, by their files' names, and when they end, in seconds since 1970.
     /// What it showed before is forgotten.
     pub(crate) fn certificates<'a>(&self, listener: &str, shown: impl IntoIterator<Item = (&'a str, i64)>) {

@@ -1,0 +1,156 @@
+//! TLS that ends at a listener: its certificates, how they are replaced, and what is told of them.
+//!
+//! Invariants: what is served was checked whole: files were readable, chains parse, keys match. A set that is broken
+//! changes nothing; the one before serves on. Replacing certificates ends no connection, and sessions go on across it
+//! ([`policy`]).
+//!
+//! The configuration is our own because Pingora's settings fix the versions, keep 256 sessions, and panic on a bad
+//! certificate.
+
+mod certificate;
+mod choice;
+#[cfg(test)]
+mod handshakes;
+mod material;
+mod policy;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use pierhead_config::Tls;
+use rustls::ServerConfig;
+
+pub(crate) use self::certificate::Certificate;
+use self::certificate::Usable;
+use self::material::Material;
+use self::policy::Sessions;
+pub(crate) use self::watch::Watch;
+
+/// Why a listener's TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// A file is unreadable, or not the PEM it should be.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+        /// Where the system says so.
+        kind: Option<io::ErrorKind>,
+    },
+    /// The key is not the certificate's.
+    #[error("{key}: is not the key of {cert}: {source}")]
+    Mismatch {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What the library says.
+        source: rustls::Error,
+    },
+    /// A directory without any, and none beside it.
+    #[error("{0}: holds no certificate with a key")]
+    Empty(PathBuf),
+    /// The library refuses.
+    #[error("tls: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+impl TlsError {
+    fn file(path: &Path, reason: &str) -> TlsError {
+        TlsError::File { path: path.to_owned(), reason: reason.to_owned(), kind: None }
+    }
+
+    fn unreadable(path: &Path, error: &io::Error) -> TlsError {
+        TlsError::File { path: path.to_owned(), reason: error.to_string(), kind: Some(error.kind()) }
+    }
+}
+
+/// TLS of one listener.
+pub(crate) struct Termination {
+    settings: Tls,
+    current: ArcSwap<Loaded>,
+}
+
+/// What was made of the files at one time.
+struct Loaded {
+    material: Material,
+    config: Arc<ServerConfig>,
+    sessions: Sessions,
+    certificates: Arc<[Certificate]>,
+}
+
+impl Termination {
+    /// Reads and checks everything. Sessions of the one before, whose place this takes, go on.
+    pub(crate) fn new(settings: &Tls, before: Option<&Termination>) -> Result<Termination, TlsError> {
+        let before = before.map(|before| before.current.load_full());
+        let loaded = Loaded::new(settings, Material::read(settings)?, before.as_deref())?;
+        Ok(Termination { settings: settings.clone(), current: ArcSwap::from_pointee(loaded) })
+    }
+
+    /// For the next connection.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.load().config)
+    }
+
+    /// What is served just now, the default first.
+    pub(crate) fn certificates(&self) -> Arc<[Certificate]> {
+        Arc::clone(&self.current.load().certificates)
+    }
+
+    /// Looks at the files again; whether anything is new. An error changes nothing.
+    fn renew(&self) -> Result<bool, TlsError> {
+        let material = Material::read(&self.settings)?;
+        let before = self.current.load_full();
+        if material == before.material {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(Loaded::new(&self.settings, material, Some(&before))?));
+        Ok(true)
+    }
+}
+
+impl Loaded {
+    fn new(settings: &Tls, material: Material, before: Option<&Loaded>) -> Result<Loaded, TlsError> {
+        let provider = policy::provider();
+        let mut certificates = Vec::with_capacity(material.pairs.len());
+        for pair in &material.pairs {
+            certificates.extend(Usable::new(pair, &provider)?);
+        }
+        if certificates.is_empty() {
+            return Err(TlsError::Empty(settings.directory.clone().unwrap_or_default()));
+        }
+        let sessions = before.map(|before| &before.sessions);
+        let (config, sessions) = policy::server_config(settings, &material, &certificates, sessions)?;
+        let certificates: Arc<[_]> = certificates.into_iter().map(|certificate| certificate.about).collect();
+        warn_of(&certificates, SystemTime::now());
+        Ok(Loaded { material, config, sessions, certificates })
+    }
+}
+
+/// Tells of certificates that clients will not believe. They are served nevertheless: some clients do not look, and
+/// nothing is better without them.
+fn warn_of(certificates: &[Certificate], now: SystemTime) {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    for certificate in certificates {
+        let file = certificate.file.display();
+        if certificate.not_after < now {
+            tracing::warn!(%file, "the certificate has expired");
+        } else if certificate.not_before > now {
+            tracing::warn!(%file, "the certificate is not yet valid");
+        }
+    }
+}
+
+/// Whether the configuration of a listener could be built.
+pub(crate) fn check(settings: &Tls) -> Result<(), TlsError> {
+    Termination::new(settings, None).map(drop)
+}
