@@ -5,6 +5,9 @@
 //!
 //! Invariants: a lease is never given on a server that is down, drained or full; a server's state depends on itself
 //! alone, so a dead server never delays the check of another; state survives a reload.
+//!
+//! A generation of the configuration has pools of its own, with its own settings and its own list of servers, so that a
+//! request never meets a server with the settings of another generation. The servers themselves are shared.
 
 #![allow(dead_code, reason = "those who use it come next")]
 
@@ -13,18 +16,25 @@ mod chunks;
 mod connect;
 mod exchange;
 mod idle;
+mod lease;
+mod members;
 mod proxy_header;
+mod queue;
+mod select;
 mod server;
+mod state;
+#[cfg(test)]
+mod tests;
 mod tls;
 pub(crate) mod view;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use pierhead_config as config;
 use rustls::ClientConfig;
 
@@ -34,11 +44,16 @@ pub(crate) use self::connect::{ConnectError, ServerStream, Told};
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::exchange::{Exchange, ExchangeError, Question};
 use self::idle::Idle;
+pub(crate) use self::lease::{Lease, LeaseError, Wish};
+use self::members::{Answers, Members};
+use self::queue::Queue;
+use self::select::Open;
 pub(crate) use self::server::Server;
+use self::server::Surroundings;
 pub(crate) use self::view::{Operator, PoolView};
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::wire::{Outgoing, WireError};
-use crate::admin::metrics::Metrics;
+use crate::admin::metrics::{Metrics, PoolMetrics};
 
 /// Why a pool cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +72,13 @@ pub(crate) enum PoolError {
 #[derive(Default)]
 pub(crate) struct Pools {
     pools: BTreeMap<String, Arc<Pool>>,
+    /// Those that end when these begin.
+    before: Vec<Weak<Pool>>,
 }
 
 impl Pools {
-    /// Makes the pools. What is known of servers that `before` has as well is kept.
+    /// Makes the pools. What is known of servers that `before` has as well is kept; `before` goes on undisturbed until
+    /// these are started.
     pub(crate) fn new(
         settings: &[config::Pool],
         before: Option<&Pools>,
@@ -71,12 +89,22 @@ impl Pools {
             let pool = Pool::new(settings.clone(), before.map(Arc::as_ref), metrics)?;
             Ok((settings.name.clone(), Arc::new(pool)))
         };
-        Ok(Pools { pools: settings.iter().map(make).collect::<Result<_, _>>()? })
+        Ok(Pools {
+            pools: settings.iter().map(make).collect::<Result<_, _>>()?,
+            before: before.map(|pools| pools.iter().map(Arc::downgrade).collect()).unwrap_or_default(),
+        })
     }
 
     /// Begins to check and to discover, in place of those that these pools were made after. Waits a moment for the first
     /// answers of DNS, and no longer. To be called once, when nothing can stop these pools from being used any more.
-    pub(crate) async fn start(&self) {}
+    pub(crate) async fn start(&self) {
+        for pool in self.before.iter().filter_map(Weak::upgrade) {
+            pool.stop();
+        }
+        for pool in self.iter() {
+            pool.start();
+        }
+    }
 
     /// One pool.
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Pool>> {
@@ -92,59 +120,60 @@ impl Pools {
 /// Servers that do the same.
 pub(crate) struct Pool {
     settings: config::Pool,
-    servers: ArcSwap<Vec<Arc<Server>>>,
     tls: Option<Arc<ClientConfig>>,
     idle: Arc<Idle>,
+    members: ArcSwap<Members>,
+    answers: Mutex<Answers>,
+    surroundings: Surroundings,
     next: AtomicUsize,
-}
-
-/// Who wants a server.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wish<'a> {
-    /// The client, for `hash: client`.
-    pub(crate) client: Option<IpAddr>,
-    /// Digest or path, for `hash: digest`.
-    pub(crate) key: Option<&'a str>,
-    /// Servers that failed this request already: they come last.
-    pub(crate) tried: &'a [Arc<str>],
-}
-
-/// Why there is no server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LeaseError {
-    /// None is up.
-    #[error("no server is up")]
-    NoServer,
-    /// All are busy, and too many wait already.
-    #[error("all servers are busy and the queue is full")]
-    QueueFull,
-    /// All were busy for as long as one may wait.
-    #[error("all servers were busy for too long")]
-    QueueTimeout,
-}
-
-/// A place on a server, for as long as it is kept.
-pub(crate) struct Lease {
-    server: Arc<Server>,
+    all_metrics: Arc<Metrics>,
+    metrics: PoolMetrics,
 }
 
 impl Pool {
-    fn new(settings: config::Pool, before: Option<&Pool>, _metrics: &Arc<Metrics>) -> Result<Pool, PoolError> {
+    fn new(settings: config::Pool, before: Option<&Pool>, metrics: &Arc<Metrics>) -> Result<Pool, PoolError> {
         let tls = settings.tls.as_ref().map(tls::client_config).transpose();
         let tls = tls.map_err(|reason| PoolError::Tls { pool: settings.name.clone(), reason })?;
-        let known = before.map(|pool| pool.servers.load_full()).unwrap_or_default();
-        let servers = settings.servers.iter().filter_map(|server| {
-            let config::Address::Socket(address) = server.address else { return None };
-            let same = known.iter().find(|known| known.address() == address && known.name() == server.name);
-            Some(same.cloned().unwrap_or_else(|| Arc::new(Server::new(&server.name, address))))
-        });
+        let surroundings = before.map_or_else(
+            || Surroundings { pool: settings.name.as_str().into(), queue: Arc::new(Queue::default()) },
+            |pool| pool.surroundings.clone(),
+        );
+        let known = before.map(Pool::servers).unwrap_or_default();
+        let answers = before.map(|pool| pool.answers.lock().clone()).unwrap_or_default();
+        let specs = members::specs(&settings, &answers);
+        let members = Members::of(&specs, &known, &members::terms(&settings), &surroundings, metrics);
         Ok(Pool {
-            servers: ArcSwap::from_pointee(servers.collect()),
             tls,
             idle: Idle::new(settings.keep_alive),
+            members: ArcSwap::from_pointee(members),
+            answers: Mutex::new(answers),
+            metrics: metrics.pool(&settings.name),
+            all_metrics: Arc::clone(metrics),
+            surroundings,
             next: AtomicUsize::new(0),
             settings,
         })
+    }
+
+    /// From here on this generation says what holds for its servers.
+    fn start(self: &Arc<Pool>) {
+        let specs = members::specs(&self.settings, &self.answers.lock());
+        self.renew(&specs);
+    }
+
+    /// Ends what goes on by itself. Leases go on.
+    fn stop(&self) {}
+
+    /// The servers are these from here on.
+    fn renew(&self, specs: &[server::Spec]) {
+        let terms = members::terms(&self.settings);
+        let known = self.servers();
+        let members = Members::of(specs, &known, &terms, &self.surroundings, &self.all_metrics);
+        for (server, spec) in members.servers.iter().zip(specs) {
+            server.adopt(spec, &terms);
+        }
+        self.members.store(Arc::new(members));
+        self.surroundings.queue.wake();
     }
 
     /// As configured.
@@ -154,72 +183,38 @@ impl Pool {
 
     /// As they are just now.
     pub(crate) fn servers(&self) -> Arc<Vec<Arc<Server>>> {
-        self.servers.load_full()
+        Arc::clone(&self.members.load().servers)
     }
 
     /// Whether there is a server that would be asked.
     pub(crate) fn available(&self) -> bool {
-        !self.servers.load().is_empty()
-    }
-
-    /// A place on a server, waiting for one where all are busy.
-    pub(crate) async fn lease(&self, wish: &Wish<'_>) -> Result<Lease, LeaseError> {
-        let servers = self.servers.load();
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut order = (0..servers.len()).map(|step| &servers[(start + step) % servers.len()]);
-        let fresh = order.clone().find(|server| !wish.tried.contains(server.shared_name()));
-        let server = fresh.or_else(|| order.next()).ok_or(LeaseError::NoServer)?;
-        Ok(Lease { server: Arc::clone(server) })
+        self.members.load().servers.iter().any(|server| server.open() == Open::Yes)
     }
 
     /// Everything that operators may want to know.
     pub(crate) fn view(&self) -> PoolView {
-        let now = std::time::SystemTime::now();
-        let servers = self.servers().iter().map(|server| server.view(now)).collect();
         PoolView {
             name: self.settings.name.clone(),
             available: self.available(),
-            queued: 0,
+            queued: self.surroundings.queue.len(),
             queue_size: self.settings.queue_size,
-            servers,
+            servers: self.servers().iter().map(|server| server.view()).collect(),
             names: Vec::new(),
         }
     }
 
     /// The operator wants something of a server. `false`: there is none of this name.
-    pub(crate) fn operate(&self, server: &str, _wanted: Operator) -> bool {
-        self.servers.load().iter().any(|known| known.name() == server)
+    pub(crate) fn operate(&self, server: &str, wanted: Operator) -> bool {
+        self.servers().iter().find(|known| known.name() == server).map(|server| server.operate(wanted)).is_some()
     }
 
     /// The operator gives a server another weight; `None`: the configured one. `false`: there is none of this name.
-    pub(crate) fn set_weight(&self, server: &str, _weight: Option<u32>) -> bool {
-        self.servers.load().iter().any(|known| known.name() == server)
+    pub(crate) fn set_weight(&self, server: &str, weight: Option<u32>) -> bool {
+        self.servers().iter().find(|known| known.name() == server).map(|server| server.set_weight(weight)).is_some()
     }
 
     /// Opens a connection to a leased server: TCP, the PROXY header where the pool sends one, TLS where it has it.
     pub(crate) async fn connect(&self, lease: &Lease, told: Option<&Told>) -> Result<ServerStream, ConnectError> {
         connect::connect(&self.settings, self.tls.as_ref(), lease.server(), told).await
-    }
-}
-
-impl Lease {
-    /// On whom.
-    pub(crate) fn server(&self) -> &Arc<Server> {
-        &self.server
-    }
-
-    /// The server could not be reached, or broke off before it answered.
-    pub(crate) fn failed(&self) {
-        self.server.note(false);
-    }
-
-    /// The server answered, with this status where it speaks HTTP.
-    pub(crate) fn answered(&self, status: Option<u16>) {
-        self.server.note(status.is_none_or(|status| status < 500));
-    }
-
-    /// Comes when the server goes down and its sessions are to be closed (`on_down: close`).
-    pub(crate) async fn lost(&self) {
-        std::future::pending::<()>().await;
     }
 }
