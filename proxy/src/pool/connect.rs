@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Server, proxy_header};
+use super::proxy_header;
 
 /// How soon a silent server is asked whether it is still there, and how often again before it is given up.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -68,22 +68,23 @@ impl ServerStream {
     }
 }
 
-/// Opens one.
+/// Opens one, to a server at this address that was found by this host name.
 pub(super) async fn connect(
     pool: &config::Pool,
     tls: Option<&Arc<ClientConfig>>,
-    server: &Server,
+    address: SocketAddr,
+    host: Option<&str>,
     told: Option<&Told>,
 ) -> Result<ServerStream, ConnectError> {
     let connecting = async {
-        let mut tcp = open(server.address()).await?;
+        let mut tcp = open(address).await?;
         if let Some(version) = pool.send_proxy {
             tcp.write_all(&proxy_header::encode(version, told)).await?;
         }
         match tls {
             None => Ok(ServerStream::Plain(tcp)),
             Some(settings) => {
-                let name = certificate_name(pool, server)?;
+                let name = certificate_name(pool, address, host)?;
                 let stream = TlsConnector::from(Arc::clone(settings)).connect(name, tcp).await?;
                 Ok(ServerStream::Tls(Box::new(stream)))
             }
@@ -102,24 +103,18 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// Whose certificate a server must show: the pool's `sni`, else its own host as it is written in the configuration, else
-/// the name that it was discovered by.
-fn certificate_name(pool: &config::Pool, server: &Server) -> Result<ServerName<'static>, ConnectError> {
+/// Whose certificate a server must show: the pool's `sni`, else the host that led to its address, else the address.
+fn certificate_name(
+    pool: &config::Pool,
+    address: SocketAddr,
+    host: Option<&str>,
+) -> Result<ServerName<'static>, ConnectError> {
     let named = pool.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    let written = || {
-        let written = pool.servers.iter().find(|written| written.name == server.name())?;
-        match &written.address {
-            config::Address::Name { host, .. } => Some(host.as_str()),
-            config::Address::Socket(_) => None,
-        }
-    };
-    let is_written = || pool.servers.iter().any(|written| written.name == server.name());
-    let discovered = || pool.discovery.as_ref().filter(|_| !is_written()).map(|discovery| discovery.name.as_str());
-    match named.or_else(written).or_else(discovered) {
+    match named.or(host) {
         Some(name) => {
             ServerName::try_from(name.trim_end_matches('.').to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))
         }
-        None => Ok(ServerName::from(server.address().ip())),
+        None => Ok(ServerName::from(address.ip())),
     }
 }
 
@@ -174,7 +169,7 @@ impl AsyncWrite for ServerStream {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use pierhead_config::{Address, Balance, DnsTiming, OnDown, ProxyVersion, ServerTls, TlsVersion};
+    use pierhead_config::{Balance, DnsTiming, OnDown, ProxyVersion, ServerTls, TlsVersion};
     use rustls::ServerConfig;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
@@ -185,17 +180,10 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    fn pool(address: Address) -> config::Pool {
+    fn pool() -> config::Pool {
         config::Pool {
             name: "test".to_owned(),
-            servers: vec![config::Server {
-                name: "one".to_owned(),
-                address,
-                weight: 1,
-                backup: false,
-                max_connections: None,
-                checked_first: false,
-            }],
+            servers: Vec::new(),
             discovery: None,
             dns: DnsTiming { servers: Vec::new(), min_ttl: LONG, max_ttl: LONG },
             tls: None,
@@ -253,20 +241,20 @@ mod tests {
                 });
             }
         });
-        let named = Address::Name { host: "localhost".to_owned(), port: address.port() };
-        let by_name = |tls| config::Pool { tls: Some(tls), ..pool(named.clone()) };
+        let with = |tls| config::Pool { tls: Some(tls), ..pool() };
+        let named = Some("localhost");
         let sni = |name: &str| ServerTls { sni: Some(name.to_owned()), ..trusting(Some(ca.clone()), true) };
-        for (settings, works) in [
-            (by_name(trusting(Some(ca.clone()), true)), true),
-            (by_name(trusting(None, true)), false),
-            (by_name(trusting(None, false)), true),
-            (by_name(sni("localhost")), true),
-            (by_name(sni("other.example")), false),
-            (config::Pool { tls: Some(trusting(Some(ca.clone()), true)), ..pool(Address::Socket(address)) }, false),
-            (config::Pool { tls: Some(sni("localhost")), ..pool(Address::Socket(address)) }, true),
+        for (settings, host, works) in [
+            (with(trusting(Some(ca.clone()), true)), named, true),
+            (with(trusting(None, true)), named, false),
+            (with(trusting(None, false)), named, true),
+            (with(sni("localhost")), named, true),
+            (with(sni("other.example")), named, false),
+            (with(trusting(Some(ca.clone()), true)), None, false),
+            (with(sni("localhost")), None, true),
         ] {
             let tls = client_config(settings.tls.as_ref().unwrap()).unwrap();
-            let opened = connect(&settings, Some(&tls), &Server::new("one", address), None).await;
+            let opened = connect(&settings, Some(&tls), address, host, None).await;
             assert_eq!(opened.is_ok(), works, "{settings:?}: {opened:?}");
             if let Ok(mut stream) = opened {
                 let mut greeting = [0; 7];
@@ -280,9 +268,9 @@ mod tests {
     async fn the_proxy_header_comes_before_everything() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let settings = config::Pool { send_proxy: Some(ProxyVersion::V1), ..pool(Address::Socket(address)) };
+        let settings = config::Pool { send_proxy: Some(ProxyVersion::V1), ..pool() };
         let told = Told { source: "192.0.2.1:1".parse().unwrap(), destination: "192.0.2.2:2".parse().unwrap() };
-        let mut stream = connect(&settings, None, &Server::new("one", address), Some(&told)).await.unwrap();
+        let mut stream = connect(&settings, None, address, None, Some(&told)).await.unwrap();
         stream.write_all(b"GET").await.unwrap();
         stream.shutdown().await.unwrap();
         let mut received = String::new();
@@ -294,13 +282,10 @@ mod tests {
     async fn a_server_that_does_not_shake_hands_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let settings = config::Pool {
-            tls: Some(trusting(None, false)),
-            connect_timeout: Duration::from_millis(50),
-            ..pool(Address::Socket(address))
-        };
+        let settings =
+            config::Pool { tls: Some(trusting(None, false)), connect_timeout: Duration::from_millis(50), ..pool() };
         let tls = client_config(settings.tls.as_ref().unwrap()).unwrap();
-        let opened = connect(&settings, Some(&tls), &Server::new("one", address), None).await;
+        let opened = connect(&settings, Some(&tls), address, None, None).await;
         assert!(matches!(opened, Err(ConnectError::Timeout)), "{opened:?}");
     }
 

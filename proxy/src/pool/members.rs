@@ -109,7 +109,8 @@ pub(super) fn specs(settings: &config::Pool, answers: &Answers) -> Vec<Spec> {
     let mut specs: Vec<Spec> = settings.servers.iter().filter_map(|server| written(server, answers)).collect();
     let discovered = settings.discovery.as_ref();
     let found = discovered.and_then(|discovery| Some((discovery, answers.get(&self::discovery(discovery))?)));
-    for (discovery, found) in found.into_iter().flat_map(|(discovery, all)| all.iter().map(move |one| (discovery, one))) {
+    for (discovery, found) in found.into_iter().flat_map(|(discovery, all)| all.iter().map(move |one| (discovery, one)))
+    {
         let name = found.address.to_string();
         if specs.iter().any(|spec| spec.address == found.address || spec.name == name) {
             continue;

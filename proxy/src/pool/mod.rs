@@ -215,6 +215,7 @@ impl Pool {
 
     /// Opens a connection to a leased server: TCP, the PROXY header where the pool sends one, TLS where it has it.
     pub(crate) async fn connect(&self, lease: &Lease, told: Option<&Told>) -> Result<ServerStream, ConnectError> {
-        connect::connect(&self.settings, self.tls.as_ref(), lease.server(), told).await
+        let server = lease.server();
+        connect::connect(&self.settings, self.tls.as_ref(), server.address(), server.host(), told).await
     }
 }

@@ -195,10 +195,7 @@ impl Server {
 
     /// What the operator has said of it.
     pub(super) fn orders(&self) -> Orders {
-        Orders {
-            operator: self.known.lock().standing.operator(),
-            weight: self.ordered_weight.load(Ordering::Relaxed),
-        }
+        Orders { operator: self.known.lock().standing.operator(), weight: self.ordered_weight.load(Ordering::Relaxed) }
     }
 
     /// As the choice sees it. `now` is only needed where servers start slowly.

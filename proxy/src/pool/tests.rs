@@ -14,7 +14,14 @@ use crate::admin::metrics::Metrics;
 fn server(name: &str) -> config::Server {
     let port = name.bytes().map(u16::from).sum();
     let address = Address::Socket(([127, 0, 0, 1], port).into());
-    config::Server { name: name.to_owned(), address, weight: 1, backup: false, max_connections: None, checked_first: false }
+    config::Server {
+        name: name.to_owned(),
+        address,
+        weight: 1,
+        backup: false,
+        max_connections: None,
+        checked_first: false,
+    }
 }
 
 fn with_places(name: &str, places: usize) -> config::Server {
