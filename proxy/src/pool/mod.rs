@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "those who use it come next")]
 
 mod answer;
+mod check;
 mod chunks;
 mod connect;
 mod exchange;
@@ -40,6 +41,7 @@ use rustls::ClientConfig;
 
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::answer::{Answer, Framing, has_token};
+use self::check::{Checker, Checks};
 pub(crate) use self::connect::{ConnectError, ServerStream, Told};
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::exchange::{Exchange, ExchangeError, Question};
@@ -125,6 +127,8 @@ pub(crate) struct Pool {
     members: ArcSwap<Members>,
     answers: Mutex<Answers>,
     surroundings: Surroundings,
+    checker: Option<Arc<Checker>>,
+    checks: Mutex<Checks>,
     next: AtomicUsize,
     all_metrics: Arc<Metrics>,
     metrics: PoolMetrics,
@@ -134,6 +138,8 @@ impl Pool {
     fn new(settings: config::Pool, before: Option<&Pool>, metrics: &Arc<Metrics>) -> Result<Pool, PoolError> {
         let tls = settings.tls.as_ref().map(tls::client_config).transpose();
         let tls = tls.map_err(|reason| PoolError::Tls { pool: settings.name.clone(), reason })?;
+        let checker = Checker::new(&settings, tls.as_ref());
+        let checker = checker.map_err(|reason| PoolError::Tls { pool: settings.name.clone(), reason })?;
         let surroundings = before.map_or_else(
             || Surroundings { pool: settings.name.as_str().into(), queue: Arc::new(Queue::default()) },
             |pool| pool.surroundings.clone(),
@@ -150,6 +156,8 @@ impl Pool {
             metrics: metrics.pool(&settings.name),
             all_metrics: Arc::clone(metrics),
             surroundings,
+            checker: checker.map(Arc::new),
+            checks: Mutex::default(),
             next: AtomicUsize::new(0),
             settings,
         })
@@ -157,12 +165,15 @@ impl Pool {
 
     /// From here on this generation says what holds for its servers.
     fn start(self: &Arc<Pool>) {
+        self.checks.lock().begin();
         let specs = members::specs(&self.settings, &self.answers.lock());
         self.renew(&specs);
     }
 
     /// Ends what goes on by itself. Leases go on.
-    fn stop(&self) {}
+    fn stop(&self) {
+        self.checks.lock().end();
+    }
 
     /// The servers are these from here on.
     fn renew(&self, specs: &[server::Spec]) {
@@ -172,6 +183,7 @@ impl Pool {
         for (server, spec) in members.servers.iter().zip(specs) {
             server.adopt(spec, &terms);
         }
+        self.checks.lock().follow(&members.servers, self.checker.as_ref());
         self.members.store(Arc::new(members));
         self.surroundings.queue.wake();
     }

@@ -122,7 +122,7 @@ fn less_busy(a: &Candidate, b: &Candidate) -> bool {
 
 fn fewest(eligible: impl Iterator<Item = (usize, Candidate)> + Clone, offset: usize) -> Option<usize> {
     let count = eligible.clone().count();
-    let turned = eligible.clone().cycle().skip(offset.checked_rem(count)?).take(count);
+    let turned = eligible.cycle().skip(offset.checked_rem(count)?).take(count);
     let mut best: Option<(usize, Candidate)> = None;
     for (index, candidate) in turned {
         if best.as_ref().is_none_or(|(_, least)| less_busy(&candidate, least)) {

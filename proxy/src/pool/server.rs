@@ -281,7 +281,7 @@ impl Server {
         let now = Instant::now();
         let mut known = self.known.lock();
         let rules = known.terms.rules;
-        let result = result.as_ref().map(|()| ()).map_err(String::as_str);
+        let result = result.as_ref().copied().map_err(String::as_str);
         self.metrics.checked(result.is_ok(), took);
         let turned = known.standing.checked(result, &rules, now);
         known.last_check = Some(LastCheck { at: now, took, failure: result.err().map(str::to_owned) });

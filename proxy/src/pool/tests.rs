@@ -28,7 +28,7 @@ fn with_places(name: &str, places: usize) -> config::Server {
     config::Server { max_connections: Some(places), ..server(name) }
 }
 
-fn settings(servers: Vec<config::Server>) -> config::Pool {
+pub(super) fn settings(servers: Vec<config::Server>) -> config::Pool {
     config::Pool {
         name: "quay".to_owned(),
         servers,
@@ -55,6 +55,16 @@ async fn started(settings: config::Pool, before: Option<&Pools>) -> Pools {
     let pools = Pools::new(&[settings], before, &Arc::new(Metrics::new().unwrap())).unwrap();
     pools.start().await;
     pools
+}
+
+/// Started pools of one.
+pub(super) async fn pools(settings: config::Pool) -> Pools {
+    started(settings, None).await
+}
+
+/// And those of the next generation.
+pub(super) async fn pools_after(settings: config::Pool, before: &Pools) -> Pools {
+    started(settings, Some(before)).await
 }
 
 fn quay(pools: &Pools) -> &Arc<Pool> {
