@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pierhead_config as config;
-use pierhead_config::{Health, HealthCheck, ServerTls, TlsVersion};
+use pierhead_config::{Health, HealthCheck};
 use rustls::ClientConfig;
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -66,17 +66,17 @@ impl Checker {
     pub(super) fn new(pool: &config::Pool, tls: Option<&Arc<ClientConfig>>) -> Result<Option<Checker>, String> {
         let Some(health) = &pool.health else { return Ok(None) };
         let mut settings = pool.clone();
-        settings.connect_timeout = health.timeout;
+        // The check's own timeout is for everything.
+        settings.connect_timeout = Duration::MAX;
         if health.port.is_some() {
             // Another port is another service: it does not expect what this pool says to its servers first.
             settings.send_proxy = None;
         }
-        let tls = match (&health.check, tls) {
-            (HealthCheck::Tcp, _) => None,
-            (_, Some(tls)) => Some(Arc::clone(tls)),
-            // TLS is passed through: whose certificate it is, clients will see to.
-            (HealthCheck::Tls, None) => Some(tls::client_config(&unverified())?),
-            (HealthCheck::Http(_) | HealthCheck::Redis(_), None) => None,
+        settings.tls.clone_from(&health.tls);
+        let tls = match (&health.tls, tls) {
+            (Some(own), Some(tls)) if pool.tls.as_ref() == Some(own) => Some(Arc::clone(tls)),
+            (Some(own), _) => Some(tls::client_config(own)?),
+            (None, _) => None,
         };
         Ok(Some(Checker { health: health.clone(), settings, tls }))
     }
@@ -159,10 +159,6 @@ impl Checks {
             }
         }
     }
-}
-
-fn unverified() -> ServerTls {
-    ServerTls { ca: None, sni: None, verify: false, client_certificate: None, min_version: TlsVersion::Tls12 }
 }
 
 /// From the beginning of one check to that of the next. Chance is between 0 and 1, and spreads the checks of many

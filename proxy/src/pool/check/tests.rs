@@ -11,7 +11,9 @@ use super::super::{Pool, Pools};
 use super::*;
 
 fn health(check: HealthCheck) -> Health {
+    let unverified = config::ServerTls { verify: false, ..config::ServerTls::default() };
     Health {
+        tls: matches!(check, HealthCheck::Tls).then_some(unverified),
         check,
         port: None,
         interval: Duration::from_millis(30),
