@@ -16,6 +16,8 @@ mod admission;
 mod deadline;
 mod drain;
 mod encrypted;
+#[cfg(test)]
+mod floods;
 mod head;
 mod hello;
 mod http1;

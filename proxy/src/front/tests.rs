@@ -9,10 +9,16 @@ use bytes::Bytes;
 use pierhead_config::{CertificateFiles, Ciphers, HttpListener, HttpTarget, Limits, Mode, Tls, TlsVersion};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::{Admission, Application, Connection, Drain, Listener, Phase, Reuse};
 use crate::admin::metrics::Metrics;
@@ -20,7 +26,7 @@ use crate::logging::AccessLog;
 use crate::pool::Pool;
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// Says which path was asked for, or for `/client` by whom, for `/body` what was sent. `/slow` waits in the middle of its body, `/broken` breaks
 /// off there.
@@ -76,8 +82,8 @@ impl Application for Echo {
     }
 }
 
-struct Running {
-    address: SocketAddr,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
     drain: Drain,
     echo: Arc<Echo>,
     metrics: Arc<Metrics>,
@@ -107,11 +113,11 @@ fn settings() -> pierhead_config::Listener {
     }
 }
 
-fn speaking(http: HttpListener) -> pierhead_config::Listener {
+pub(super) fn speaking(http: HttpListener) -> pierhead_config::Listener {
     pierhead_config::Listener { mode: Mode::Http(http), ..settings() }
 }
 
-async fn start(settings: pierhead_config::Listener) -> Running {
+pub(super) async fn start(settings: pierhead_config::Listener) -> Running {
     start_with(settings, &Limits::default()).await
 }
 
@@ -329,7 +335,7 @@ async fn a_drain_lets_requests_finish_and_closes_the_rest() {
     assert!(TcpStream::connect(running.address).await.is_err());
 }
 
-fn https(folder: &Path) -> (HttpListener, reqwest::ClientBuilder) {
+pub(super) fn https(folder: &Path) -> (HttpListener, reqwest::ClientBuilder) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (cert, key) = (folder.join("tls.crt"), folder.join("tls.key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
@@ -346,6 +352,58 @@ fn https(folder: &Path) -> (HttpListener, reqwest::ClientBuilder) {
     let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([root]).no_proxy().https_only(true);
     (HttpListener { tls: Some(tls), ..http() }, client)
+}
+
+/// A connection of a client that believes everything and speaks this.
+pub(super) async fn tls_client(running: &Running, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Gullible))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, running.connect().await).await.unwrap()
+}
+
+/// Believes every certificate.
+#[derive(Debug)]
+struct Gullible;
+
+impl ServerCertVerifier for Gullible {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
+    }
 }
 
 #[tokio::test]
