@@ -1,7 +1,7 @@
 //! One address of a registry: its HTTP clients, its circuit breaker, and what it last asked for by way of
 //! authentication.
 //!
-//! There are three HTTP clients, because three things must not be shared: a blob has a connection of its own
+//! Unless it has a transport of its own there are three HTTP clients, because three things must not be shared: a blob has a connection of its own
 //! (HTTP/1.1), so that one slow body never stalls another; a redirect's target never sees the client certificate.
 
 use std::path::Path;
@@ -12,10 +12,11 @@ use reqwest::{Certificate, ClientBuilder, Identity, redirect};
 use url::{Host, Url};
 
 use super::breaker::Breaker;
+use super::transport::Transport;
 use super::{BuildError, EndpointSettings, Settings};
 
 /// Sent with every request.
-const USER_AGENT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION"));
 /// A peer that is gone without a word is looked for this often.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Idle connections are dropped before common servers drop them, which would cost a retry.
@@ -31,7 +32,9 @@ pub(super) struct Endpoint {
     pub(super) body: reqwest::Client,
     /// For hosts that are not the endpoint's.
     pub(super) foreign: reqwest::Client,
-    /// Whether to ask it at all.
+    /// How it is reached, when it is not by these clients.
+    pub(super) transport: Option<Arc<dyn Transport>>,
+    /// Whether to ask it at all; of no meaning with a transport.
     pub(super) breaker: Breaker,
     scheme: Mutex<Option<Scheme>>,
 }
@@ -79,10 +82,26 @@ impl Endpoint {
             api: client(multiplexed, identity.as_ref())?,
             body: client(ClientBuilder::http1_only, identity.as_ref())?,
             foreign: client(ClientBuilder::http1_only, None)?,
+            transport: endpoint.transport.map(|shared| shared.0),
             breaker: Breaker::default(),
             scheme: Mutex::new(None),
             url: endpoint.url,
         })
+    }
+
+    /// Whether it would be asked.
+    pub(super) fn is_available(&self) -> bool {
+        self.transport.as_ref().map_or_else(|| !self.breaker.is_open(), |transport| transport.available())
+    }
+
+    /// The transport, if requests to this URL go by it.
+    pub(super) fn carrier(&self, url: &Url) -> Option<&Arc<dyn Transport>> {
+        self.transport.as_ref().filter(|transport| transport.carries(url))
+    }
+
+    /// Whether what is at this URL is no longer the endpoint itself.
+    pub(super) fn is_foreign(&self, url: &Url) -> bool {
+        url.origin() != self.url.origin() && self.carrier(url).is_none()
     }
 
     /// The URL of `path` (below `/v2/`, with nothing in it that needs escaping).

@@ -12,14 +12,14 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode};
 
-use super::Credential;
 use super::challenge::{self, Challenge};
 use super::endpoint::{Endpoint, Realm, Scheme};
 use super::failure::Failure;
 use super::realm;
 use super::send::{Answer, Call};
 use super::token::{ANSWER_LIMIT, Token, TokenKey};
-use super::upstream::Upstream;
+use super::upstream::{Line, Upstream};
+use super::{Account, Credential};
 
 /// Unauthenticated, with a token, with a token after a refresh: more tries make nothing better.
 const TRIES: usize = 3;
@@ -30,12 +30,38 @@ pub(super) struct Caller {
     /// `repository:<name>:pull`
     pub(super) scope: Arc<str>,
     /// `None` for anonymous.
-    pub(super) credential: Option<Arc<Credential>>,
+    pub(super) credential: Option<Identity>,
+}
+
+/// As whom.
+#[derive(Clone)]
+pub(super) enum Identity {
+    Account(Arc<Account>),
+    Verbatim(Option<HeaderValue>),
+}
+
+impl From<Credential> for Identity {
+    fn from(credential: Credential) -> Identity {
+        match credential {
+            Credential::Account(account) => Identity::Account(Arc::new(account)),
+            Credential::Verbatim(header) => Identity::Verbatim(header),
+        }
+    }
+}
+
+impl Caller {
+    fn account(&self) -> Option<&Arc<Account>> {
+        match &self.credential {
+            Some(Identity::Account(account)) => Some(account),
+            Some(Identity::Verbatim(_)) | None => None,
+        }
+    }
 }
 
 /// What a request shows.
 enum Shown {
     Nothing,
+    Verbatim(Option<HeaderValue>),
     Basic(HeaderValue),
     Token(TokenKey, Token),
 }
@@ -44,6 +70,7 @@ impl Shown {
     fn header(&self) -> Option<&HeaderValue> {
         match self {
             Shown::Nothing => None,
+            Shown::Verbatim(header) => header.as_ref(),
             Shown::Basic(header) => Some(header),
             Shown::Token(_, token) => Some(&token.header),
         }
@@ -60,9 +87,12 @@ impl Upstream {
     ) -> Result<Answer, Failure> {
         let endpoint = &self.endpoints[index];
         let started = Instant::now();
-        let mut shown = match endpoint.scheme() {
-            None => Shown::Nothing,
-            Some(scheme) => self.show(index, scheme, caller).await?,
+        let mut shown = match (&caller.credential, endpoint.scheme()) {
+            (Some(Identity::Verbatim(header)), _) => Shown::Verbatim(header.clone()),
+            (_, Some(scheme)) => self.show(index, scheme, caller).await?,
+            // The origin that we are the front of would get it anyway, and may be open to all and yet tell more to some.
+            (Some(Identity::Account(account)), None) if endpoint.transport.is_some() => Shown::Basic(basic(account)?),
+            (_, None) => Shown::Nothing,
         };
         for _ in 0..TRIES {
             let answer = self.send(endpoint, call, shown.header()).await?;
@@ -71,7 +101,9 @@ impl Upstream {
             }
             match &shown {
                 Shown::Nothing => {}
-                Shown::Basic(_) => return Err(Failure::Unauthorized),
+                Shown::Verbatim(_) => return Err(Failure::Unauthorized),
+                Shown::Basic(_) if endpoint.scheme().is_some() => return Err(Failure::Unauthorized),
+                Shown::Basic(_) => {}
                 // One that was issued for this very request cannot have expired: it is the caller who is refused.
                 Shown::Token(_, token) if token.received >= started => return Err(Failure::Unauthorized),
                 Shown::Token(key, token) => self.tokens.forget(key, &token.header).await,
@@ -79,7 +111,7 @@ impl Upstream {
             let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
             let scheme = self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()))?;
             endpoint.set_scheme(Some(scheme.clone()));
-            if scheme == Scheme::Basic && caller.credential.is_none() {
+            if scheme == Scheme::Basic && (caller.account().is_none() || matches!(shown, Shown::Basic(_))) {
                 return Err(Failure::Unauthorized);
             }
             shown = self.show(index, scheme, caller).await?;
@@ -97,7 +129,7 @@ impl Upstream {
         let challenges = challenge::parse(lines);
         for challenge in &challenges {
             if let Challenge::Bearer { realm, service } = challenge {
-                let url = realm::pin(&endpoint.url, realm, &self.settings.realms).map_err(|error| {
+                let url = realm::pin(&endpoint.url, realm, &self.settings.realms, |url| endpoint.carrier(url).is_some()).map_err(|error| {
                     tracing::warn!(registry = self.name(), host = endpoint.host(), %error, "challenge refused");
                     Failure::invalid(error)
                 })?;
@@ -110,11 +142,10 @@ impl Upstream {
     async fn show(self: &Arc<Self>, index: usize, scheme: Scheme, caller: &Caller) -> Result<Shown, Failure> {
         match scheme {
             Scheme::Basic => {
-                Ok(caller.credential.as_deref().map_or(Ok(Shown::Nothing), |c| basic(c).map(Shown::Basic))?)
+                caller.account().map_or(Ok(Shown::Nothing), |account| basic(account).map(Shown::Basic))
             }
             Scheme::Bearer(realm) => {
-                let Caller { scope, credential } = caller.clone();
-                let key = TokenKey { realm, scope, credential };
+                let key = TokenKey { realm, scope: Arc::clone(&caller.scope), account: caller.account().cloned() };
                 let (upstream, wanted) = (Arc::clone(self), key.clone());
                 let fetched = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted).await }).await;
                 // Nothing was said about the caller, so the endpoint may have changed its mind: ask it anew the next time.
@@ -142,11 +173,11 @@ impl Upstream {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(credential) = &key.credential {
-            headers.insert(AUTHORIZATION, basic(credential)?);
+        if let Some(account) = &key.account {
+            headers.insert(AUTHORIZATION, basic(account)?);
         }
         let received = Instant::now();
-        let response = self.request(&endpoint.api, &Method::GET, &url, &headers).await?;
+        let response = self.request(endpoint, Line::Api, &Method::GET, &url, &headers).await?;
         let status = response.status();
         match status {
             StatusCode::OK => Token::parse(&self.read(response, ANSWER_LIMIT).await?, received),
@@ -165,8 +196,8 @@ impl Upstream {
     }
 }
 
-fn basic(credential: &Credential) -> Result<HeaderValue, Failure> {
-    let encoded = STANDARD.encode(format!("{}:{}", credential.username, credential.password));
+fn basic(account: &Account) -> Result<HeaderValue, Failure> {
+    let encoded = STANDARD.encode(format!("{}:{}", account.username, account.password));
     let mut header = HeaderValue::try_from(format!("Basic {encoded}"))
         .map_err(|_| Failure::Invalid("the credential cannot be sent".to_owned()))?;
     header.set_sensitive(true);

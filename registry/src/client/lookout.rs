@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::endpoint::{Endpoint, Scheme};
 use super::failure::Failure;
-use super::upstream::Upstream;
+use super::upstream::{Line, Upstream};
 
 /// A restart is over within moments.
 const FIRST: Duration = Duration::from_millis(100);
@@ -44,7 +44,7 @@ pub(super) fn start(upstream: &Arc<Upstream>, index: usize) {
 }
 
 async fn answers(upstream: &Upstream, endpoint: &Endpoint) -> bool {
-    let ask = async |url| upstream.request(&endpoint.api, &Method::GET, &url, &HeaderMap::new()).await;
+    let ask = async |url| upstream.request(endpoint, Line::Api, &Method::GET, &url, &HeaderMap::new()).await;
     let response = match ask(endpoint.join("", None)).await {
         Ok(response) => response,
         Err(failure) => return !matches!(failure, Failure::Dead(_)),

@@ -22,6 +22,7 @@ mod retry;
 mod send;
 mod settings;
 mod token;
+mod transport;
 mod upstream;
 
 use std::sync::Arc;
@@ -34,7 +35,8 @@ use crate::oci::{Digest, RepositoryName};
 pub use body::BlobBody;
 pub use error::{BuildError, ClientError};
 pub use repository::Repository;
-pub use settings::{Credential, EndpointSettings, Settings};
+pub use settings::{Account, Credential, EndpointSettings, Settings};
+pub use transport::{SharedTransport, Transport, TransportBody, TransportError};
 use upstream::Upstream;
 
 /// What the client tells whoever watches it. All methods are called from async tasks and must not block.
@@ -61,13 +63,13 @@ impl Client {
 
     /// Whether there is an endpoint that would be asked: one that answered when it was last asked.
     pub fn available(&self) -> bool {
-        self.upstream.endpoints.iter().any(|endpoint| !endpoint.breaker.is_open())
+        self.upstream.endpoints.iter().any(|endpoint| endpoint.is_available())
     }
 
     /// A repository, as seen with a caller's credential, or with the client's own when `None`.
     pub fn repository(&self, name: &RepositoryName, credential: Option<&Credential>) -> Repository {
-        let credential = credential.or(self.upstream.settings.credential.as_ref()).cloned();
-        Repository::new(Arc::clone(&self.upstream), name.clone(), credential)
+        let own = || self.upstream.settings.credential.clone().map(Credential::Account);
+        Repository::new(Arc::clone(&self.upstream), name.clone(), credential.cloned().or_else(own))
     }
 }
 

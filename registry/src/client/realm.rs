@@ -22,12 +22,21 @@ pub(super) enum RealmError {
     Foreign,
 }
 
-/// The token service, if `endpoint` may name it. `listed` are hosts, or `host:port`, that may issue tokens besides.
-pub(super) fn pin(endpoint: &Url, realm: &str, listed: &[String]) -> Result<Url, RealmError> {
+/// The token service, if `endpoint` may name it. `listed` are hosts, or `host:port`, that may issue tokens besides;
+/// `own` tells of a URL that it is the endpoint's own, by whatever way that is reached.
+pub(super) fn pin(
+    endpoint: &Url,
+    realm: &str,
+    listed: &[String],
+    own: impl Fn(&Url) -> bool,
+) -> Result<Url, RealmError> {
     let realm = Url::parse(realm).map_err(|_| RealmError::Shape)?;
     // `user@` in a realm serves only to deceive the reader of a log.
     if !realm.username().is_empty() || realm.password().is_some() {
         return Err(RealmError::Shape);
+    }
+    if own(&realm) && matches!(realm.scheme(), "https" | "http") {
+        return Ok(realm);
     }
     match (realm.scheme(), endpoint.scheme()) {
         ("https", _) | ("http", "http") => {}
@@ -100,7 +109,7 @@ mod tests {
             ("https://quay.io", "", Err(RealmError::Shape)),
         ] {
             let endpoint = Url::parse(endpoint).unwrap();
-            assert_eq!(pin(&endpoint, realm, &listed).map(drop), expected, "{endpoint} {realm}");
+            assert_eq!(pin(&endpoint, realm, &listed, |_| false).map(drop), expected, "{endpoint} {realm}");
         }
     }
 }

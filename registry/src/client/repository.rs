@@ -10,7 +10,7 @@ use reqwest::{Method, Response, StatusCode};
 use serde::de::IgnoredAny;
 
 use super::body::BlobSource;
-use super::exchange::Caller;
+use super::exchange::{Caller, Identity};
 use super::failure::Failure;
 use super::retry::Attempts;
 use super::send::{Answer, Call};
@@ -32,7 +32,7 @@ pub struct Repository {
 impl Repository {
     pub(super) fn new(upstream: Arc<Upstream>, name: RepositoryName, credential: Option<Credential>) -> Repository {
         let scope = format!("repository:{name}:pull").into();
-        Repository { upstream, name, caller: Caller { scope, credential: credential.map(Arc::new) } }
+        Repository { upstream, name, caller: Caller { scope, credential: credential.map(Identity::from) } }
     }
 
     /// Whether an error that somebody else was given may be taken for this repository's and this credential's as well:

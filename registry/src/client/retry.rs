@@ -89,7 +89,7 @@ impl Attempts {
     }
 
     fn hope(&self) -> bool {
-        self.order.iter().any(|index| !self.upstream.endpoints[*index].breaker.is_open())
+        self.order.iter().any(|index| self.upstream.endpoints[*index].is_available())
     }
 
     fn exhausted(&self) -> ClientError {
@@ -129,9 +129,9 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// If the endpoint's breaker lets it.
+    /// If the endpoint is available.
     pub(super) fn admit(upstream: &Arc<Upstream>, index: usize) -> Option<Turn> {
-        (!upstream.endpoints[index].breaker.is_open()).then(|| Turn::insist(upstream, index))
+        upstream.endpoints[index].is_available().then(|| Turn::insist(upstream, index))
     }
 
     /// Even if it does not.
@@ -143,6 +143,9 @@ impl Turn {
     pub(super) fn settle(self, failure: Option<&Failure>) {
         let endpoint = &self.upstream.endpoints[self.index];
         let (registry, host) = (self.upstream.name(), endpoint.host());
+        if endpoint.transport.is_some() {
+            return;
+        }
         match failure {
             Some(Failure::Dead(reason)) => {
                 if endpoint.breaker.failed(self.began) {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::endpoint::Endpoint;
 use super::failure::Failure;
-use super::upstream::Upstream;
+use super::upstream::{Line, Upstream};
 
 /// Real registries redirect once or twice.
 const REDIRECTS: usize = 5;
@@ -61,12 +61,12 @@ impl Upstream {
         if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, value.clone());
         }
-        let mut client = if call.blob { &endpoint.body } else { &endpoint.api };
+        let mut line = if call.blob { Line::Body } else { Line::Api };
         let mut visited = vec![endpoint.join(&call.path, call.query.as_deref())];
         let mut foreign = false;
         loop {
             let Some(url) = visited.last() else { return Err(Failure::Invalid("no address".to_owned())) };
-            let result = self.request(client, &call.method, url, &headers).await;
+            let result = self.request(endpoint, line, &call.method, url, &headers).await;
             let response = result.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
             let Some(target) = redirect(&response, url, &endpoint.url)? else {
                 return if is_identity(response.headers()) {
@@ -81,9 +81,9 @@ impl Upstream {
             if visited.len() > REDIRECTS {
                 return Err(Failure::Invalid(format!("more than {REDIRECTS} redirects")));
             }
-            if target.origin() != endpoint.url.origin() {
+            if endpoint.is_foreign(&target) {
                 foreign = true;
-                client = &endpoint.foreign;
+                line = Line::Foreign;
                 headers.remove(AUTHORIZATION);
             }
             visited.push(target);

@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
 use url::Url;
+
+use super::transport::SharedTransport;
 
 /// Everything the client of one registry needs to know.
 #[derive(Clone, Debug)]
@@ -14,7 +17,7 @@ pub struct Settings {
     /// The addresses, tried in order. At least one.
     pub endpoints: Vec<EndpointSettings>,
     /// Used when a request brings no credential of its own.
-    pub credential: Option<Credential>,
+    pub credential: Option<Account>,
     /// Hosts that may issue tokens, beside those on the endpoint's own registrable domain.
     pub realms: Vec<String>,
     /// TCP and TLS set-up.
@@ -44,19 +47,31 @@ pub struct EndpointSettings {
     pub ca: Option<PathBuf>,
     /// PEM files of certificate chain and key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// How requests get there, when it is not by connecting to the URL's host.
+    pub transport: Option<SharedTransport>,
+}
+
+/// What a registry is shown of whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// An account, shown in the way that the registry asks for.
+    Account(Account),
+    /// An `Authorization` header that somebody else made, or none, passed on as it is: what the registry says to it is
+    /// its answer. Values must be marked as sensitive.
+    Verbatim(Option<HeaderValue>),
 }
 
 /// An account at a registry. Its `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Credential {
+pub struct Account {
     /// User name.
     pub username: String,
     /// Password or token.
     pub password: String,
 }
 
-impl fmt::Debug for Credential {
+impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Account").field("username", &self.username).finish_non_exhaustive()
     }
 }

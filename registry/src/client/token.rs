@@ -12,7 +12,7 @@ use moka::ops::compute::Op;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
-use super::Credential;
+use super::Account;
 use super::endpoint::Realm;
 use super::failure::Failure;
 
@@ -33,7 +33,7 @@ pub(super) struct TokenKey {
     /// For what.
     pub(super) scope: Arc<str>,
     /// To whom; `None` for anybody.
-    pub(super) credential: Option<Arc<Credential>>,
+    pub(super) account: Option<Arc<Account>>,
 }
 
 /// A token, as a header.
@@ -139,7 +139,7 @@ mod tests {
 
     fn key(scope: &str) -> TokenKey {
         let realm = Realm { url: "https://auth.example.com/token".parse().unwrap(), service: None };
-        TokenKey { realm: Arc::new(realm), scope: scope.into(), credential: None }
+        TokenKey { realm: Arc::new(realm), scope: scope.into(), account: None }
     }
 
     fn token(text: &str) -> Result<Token, Failure> {

@@ -3,19 +3,31 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::HeaderMap;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::header::{HeaderMap, HeaderValue, USER_AGENT};
+use reqwest::{Body, Method, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{self, Endpoint};
 use super::failure::Failure;
 use super::limit::{self, RateLimit};
 use super::token::Tokens;
+use super::transport::Transport;
 use super::{BuildError, ClientError, Observer, Settings};
 
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Which of an endpoint's HTTP clients a request goes by, unless it goes by the endpoint's transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Everything but blobs.
+    Api,
+    /// Blobs.
+    Body,
+    /// Hosts that are not the endpoint's.
+    Foreign,
+}
 
 /// See the module.
 pub(super) struct Upstream {
@@ -60,17 +72,29 @@ impl Upstream {
     /// One HTTP request, up to the header of its answer, which may have any status but 429.
     pub(super) async fn request(
         &self,
-        client: &reqwest::Client,
+        endpoint: &Endpoint,
+        line: Line,
         method: &Method,
         url: &Url,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
         let started = Instant::now();
-        let request = client.request(method.clone(), url.clone()).headers(headers.clone()).send();
+        let request = async {
+            if let Some(transport) = endpoint.carrier(url) {
+                return carried(transport, method, url, headers).await;
+            }
+            let client = match line {
+                Line::Api => &endpoint.api,
+                Line::Body => &endpoint.body,
+                Line::Foreign => &endpoint.foreign,
+            };
+            let request = client.request(method.clone(), url.clone()).headers(headers.clone());
+            request.send().await.map_err(Failure::unanswered)
+        };
         // Connecting, where it is needed, has a limit of its own within this one.
         let limit = self.settings.connect_timeout + self.settings.first_byte_timeout;
         let result = match timeout(limit, request).await {
-            Ok(result) => result.map_err(Failure::unanswered),
+            Ok(result) => result,
             Err(_) => Err(Failure::Dead("no answer in time".to_owned())),
         };
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
@@ -88,8 +112,11 @@ impl Upstream {
         }
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             let wait = limit::retry_after(response.headers(), SystemTime::now());
-            self.limit.wait(Instant::now(), wait);
-            tracing::warn!(registry, host, seconds = wait.as_secs(), "upstream limits the rate of requests");
+            // What the origin behind us says to one of its users is none of the others' business.
+            if endpoint.transport.is_none() {
+                self.limit.wait(Instant::now(), wait);
+                tracing::warn!(registry, host, seconds = wait.as_secs(), "upstream limits the rate of requests");
+            }
             return Err(Failure::RateLimited(wait));
         }
         Ok(response)
@@ -125,6 +152,22 @@ impl Upstream {
             Some(left) => Err(Failure::RateLimited(left).into_error(self.name())),
         }
     }
+}
+
+/// One request by a transport, up to the header of its answer.
+async fn carried(
+    transport: &Arc<dyn Transport>,
+    method: &Method,
+    url: &Url,
+    headers: &HeaderMap,
+) -> Result<Response, Failure> {
+    let mut request = http::Request::new(());
+    *request.uri_mut() = url.as_str().parse().map_err(Failure::invalid)?;
+    *request.method_mut() = method.clone();
+    *request.headers_mut() = headers.clone();
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(endpoint::USER_AGENT));
+    let response = transport.send(request).await?;
+    Ok(response.map(Body::wrap_stream).into())
 }
 
 /// No time-out beyond a month, so that none overflows the clock.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pierhead_registry::client::{
-    BlobBody, Client, ClientError, Credential, EndpointSettings, Observer, Repository, Settings,
+    Account, BlobBody, Client, ClientError, Credential, EndpointSettings, Observer, Repository, Settings,
 };
 use pierhead_registry::oci::{Algorithm, Digest};
 use url::Url;
@@ -48,7 +48,7 @@ impl Observer for Watch {
 
 /// Settings with limits short enough for tests.
 fn settings(urls: &[Url]) -> Settings {
-    let endpoint = |url: &Url| EndpointSettings { url: url.clone(), ca: None, client_certificate: None };
+    let endpoint = |url: &Url| EndpointSettings { url: url.clone(), ca: None, client_certificate: None, transport: None };
     Settings {
         name: "registry.test".to_owned(),
         endpoints: urls.iter().map(endpoint).collect(),
@@ -65,8 +65,8 @@ fn settings(urls: &[Url]) -> Settings {
     }
 }
 
-fn login(username: &str, password: &str) -> Credential {
-    Credential { username: username.to_owned(), password: password.to_owned() }
+fn login(username: &str, password: &str) -> Account {
+    Account { username: username.to_owned(), password: password.to_owned() }
 }
 
 fn client(settings: Settings) -> Client {
