@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pierhead_config::{Config, HttpTarget, Registry};
-use pierhead_registry::client::{BuildError, Client, Credential, EndpointSettings, Settings};
+use pierhead_registry::client::{Account, BuildError, Client, EndpointSettings, Settings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -207,7 +207,7 @@ fn registries(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<RegistryPar
     for registry in &config.registries {
         let client = Client::new(upstream(registry), Arc::new(metrics.upstream(&registry.name)))
             .map_err(|source| AppError::Client { name: registry.name.clone(), source })?;
-        parts.push(RegistryParts { config: registry.clone(), client });
+        parts.push(RegistryParts { config: registry.clone(), client, pool: None });
     }
     Ok(parts)
 }
@@ -228,9 +228,10 @@ fn upstream(registry: &Registry) -> Settings {
                     .client_certificate
                     .as_ref()
                     .map(|files| (files.cert.clone(), files.key.clone())),
+                transport: None,
             })
             .collect(),
-        credential: upstream.credentials.as_ref().map(|credentials| Credential {
+        credential: upstream.credentials.as_ref().map(|credentials| Account {
             username: credentials.username.clone(),
             password: credentials.password.reveal().to_owned(),
         }),

@@ -60,6 +60,7 @@ impl Hot {
             lists: Moka::builder()
                 .max_capacity(memory / 8)
                 .weigher(|_, list: &Arc<ListRecord>| weigh(list.bytes.len()))
+                .support_invalidation_closures()
                 .build(),
             tags: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0)).build(),
             links: Moka::builder().max_capacity(small).weigher(|_, ()| weigh(0)).build(),
@@ -100,6 +101,13 @@ impl Hot {
 
     pub(super) fn put_list(&self, id: &RepositoryId, key: &Arc<str>, record: Arc<ListRecord>) {
         self.lists.insert((id.clone(), Arc::clone(key)), record);
+    }
+
+    /// Forgets all lists of a repository.
+    pub(super) fn forget_lists(&self, id: &RepositoryId) {
+        let id = id.clone();
+        // It fails only where closures are not supported, and here they are.
+        let _ = self.lists.invalidate_entries_if(move |(of, _), _| *of == id);
     }
 
     pub(super) fn linked(&self, id: &RepositoryId, digest: &Digest) -> bool {

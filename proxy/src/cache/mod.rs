@@ -220,6 +220,20 @@ impl Cache {
         self.done(stored.await);
     }
 
+    /// Forgets all lists of a repository: something was written to it.
+    pub(crate) async fn remove_lists(&self, repository: &RepositoryId) {
+        self.store.hot.forget_lists(repository);
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        let removed = blocking(move || {
+            if let Err(error) = store.tree.remove_lists(&id) {
+                store.failed("deleting lists", &error);
+            }
+        });
+        self.done(removed.await);
+        // One that was just being read may have come back into memory meanwhile.
+        self.store.hot.forget_lists(repository);
+    }
+
     /// When upstream last said yes to this caller (an opaque hash of its credential) for this repository.
     pub(crate) async fn authorised(&self, repository: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
         if let Some(when) = self.store.hot.authorised(repository, caller) {
@@ -231,9 +245,18 @@ impl Cache {
         Some(when)
     }
 
-    /// Keeps upstream's yes (`Some(when)`), or forgets it (`None`).
-    pub(crate) async fn put_authorised(&self, repository: &RepositoryId, caller: &[u8; 32], when: Option<SystemTime>) {
+    /// Keeps upstream's yes (`Some(when)`) or forgets it (`None`); in memory only unless it is to be `lasting`.
+    pub(crate) async fn put_authorised(
+        &self,
+        repository: &RepositoryId,
+        caller: &[u8; 32],
+        when: Option<SystemTime>,
+        lasting: bool,
+    ) {
         self.store.hot.put_authorised(repository, caller, when);
+        if !lasting {
+            return;
+        }
         let (store, id, caller) = (Arc::clone(&self.store), repository.clone(), *caller);
         self.done(blocking(move || store.index.put_authorised(&id, &caller, when)).await);
     }

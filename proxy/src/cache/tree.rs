@@ -295,6 +295,14 @@ impl Tree {
         path.parent().map_or(Ok(()), prune_lists)
     }
 
+    /// Deletes all lists of a repository.
+    pub(super) fn remove_lists(&self, id: &RepositoryId) -> io::Result<()> {
+        match self.layout.list(id, "").parent().map_or(Ok(()), std::fs::remove_dir_all) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// A kept list.
     pub(super) fn read_list(&self, id: &RepositoryId, key: &str) -> Option<ListRecord> {
         let bytes = bytes::Bytes::from(read_small(&self.layout.list(id, key)).ok()?);

@@ -15,10 +15,10 @@ use aws_lc_rs::hmac;
 use http::HeaderValue;
 use moka::sync::Cache;
 use pierhead_config::{Access, Secret};
-use pierhead_registry::client::Credential;
+use pierhead_registry::client::Account;
 use tokio::sync::Semaphore;
 
-use super::credential::{basic, fingerprint};
+use super::credential::{account_print, basic};
 use super::flights::Flights;
 use super::refusal::Refusal;
 use crate::admin::metrics::Metrics;
@@ -84,7 +84,7 @@ impl Users {
         peer: IpAddr,
     ) -> Result<Arc<str>, Refusal> {
         let credential = basic(header).ok_or(Refusal::Login)?;
-        let print = fingerprint(&self.key, Some(&credential));
+        let print = account_print(&self.key, &credential);
         if let Some(user) = self.verified.get(&print) {
             return Ok(user);
         }
@@ -96,7 +96,7 @@ impl Users {
     }
 
     /// Verifies a login, if there were not too many wrong ones lately.
-    async fn attempt(&self, credential: Credential, print: [u8; 32], peer: IpAddr) -> Result<Arc<str>, Refusal> {
+    async fn attempt(&self, credential: Account, print: [u8; 32], peer: IpAddr) -> Result<Arc<str>, Refusal> {
         // Counted as failures until proven otherwise: a burst of guesses must not pass while the first is computed.
         let suspects = [Suspect::Address(network(peer)), Suspect::User(self.name_print(&credential.username))];
         let counters = suspects.map(|suspect| self.failures.get_with(suspect, Arc::default));
@@ -121,7 +121,7 @@ impl Users {
         Ok(user)
     }
 
-    async fn verify(&self, credential: Credential) -> bool {
+    async fn verify(&self, credential: Account) -> bool {
         let known = self.hashes.get(&credential.username);
         let (exists, hash) = (known.is_some(), known.or(self.decoy.as_ref()).cloned());
         let Some(hash) = hash else { return false };
@@ -134,7 +134,7 @@ impl Users {
     }
 
     fn name_print(&self, name: &str) -> [u8; 32] {
-        fingerprint(&self.key, Some(&Credential { username: name.to_owned(), password: String::new() }))
+        account_print(&self.key, &Account { username: name.to_owned(), password: String::new() })
     }
 }
 

@@ -4,33 +4,54 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use pierhead_registry::client::Credential;
+use pierhead_registry::client::{Account, Credential};
 
 /// Longest `Authorization` header that is read: some registries hand out tokens of kilobytes as passwords.
 const LIMIT: usize = 16 * 1024;
 
 /// Reads Basic credentials. `None` for nothing, for another scheme, for what cannot be read, and for an empty name
 /// with an empty password, which is what podman sends when it was challenged and has nothing.
-pub(crate) fn basic(header: Option<&HeaderValue>) -> Option<Credential> {
-    let header = header?.as_bytes();
+pub(crate) fn basic(header: Option<&HeaderValue>) -> Option<Account> {
+    let (username, password) = decode(header?)?;
+    let empty = username.is_empty() && password.is_empty();
+    (!empty).then_some(Account { username, password })
+}
+
+/// Whether a header shows something of another kind than an account.
+pub(crate) fn is_other(header: &HeaderValue) -> bool {
+    header.len() <= LIMIT && !header.is_empty() && decode(header).is_none()
+}
+
+fn decode(header: &HeaderValue) -> Option<(String, String)> {
+    let header = header.as_bytes();
     if header.len() > LIMIT || header.len() < 6 || !header[..6].eq_ignore_ascii_case(b"basic ") {
         return None;
     }
     let decoded = String::from_utf8(STANDARD.decode(header[6..].trim_ascii()).ok()?).ok()?;
     let (username, password) = decoded.split_once(':')?;
-    let empty = username.is_empty() && password.is_empty();
-    (!empty).then(|| Credential { username: username.to_owned(), password: password.to_owned() })
+    Some((username.to_owned(), password.to_owned()))
 }
 
-/// A credential as it is remembered: useless to whoever has not the key.
-pub(crate) fn fingerprint(key: &hmac::Key, credential: Option<&Credential>) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(key);
-    if let Some(credential) = credential {
-        // The length keeps `ab` + `c` apart from `a` + `bc`.
-        context.update(&(credential.username.len() as u64).to_be_bytes());
-        context.update(credential.username.as_bytes());
-        context.update(credential.password.as_bytes());
+/// An account as it is remembered: useless to whoever has not the key.
+pub(crate) fn account_print(key: &hmac::Key, account: &Account) -> [u8; 32] {
+    let length = (account.username.len() as u64).to_be_bytes();
+    // The length keeps `ab` + `c` apart from `a` + `bc`.
+    print(key, &[&length, account.username.as_bytes(), account.password.as_bytes()])
+}
+
+fn fingerprint(key: &hmac::Key, credential: Option<&Credential>) -> [u8; 32] {
+    match credential {
+        None => print(key, &[]),
+        Some(Credential::Account(account)) => account_print(key, account),
+        // No account begins like this: its first eight bytes are a length.
+        Some(Credential::Verbatim(None)) => print(key, &[b"anonymous"]),
+        Some(Credential::Verbatim(Some(header))) => print(key, &[b"verbatim:", header.as_bytes()]),
     }
+}
+
+fn print(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(key);
+    parts.iter().for_each(|part| context.update(part));
     let mut print = [0; 32];
     print.copy_from_slice(&context.sign().as_ref()[..32]);
     print
@@ -39,17 +60,42 @@ pub(crate) fn fingerprint(key: &hmac::Key, credential: Option<&Credential>) -> [
 /// Who asks a registry whose hits need upstream's yes for that very caller.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    /// What upstream is shown; `None`: nothing.
+    /// What upstream is shown; `None`: nothing, or what anybody may have of its token service.
     pub(crate) credential: Option<Credential>,
     /// What is remembered.
     pub(crate) id: [u8; 32],
+    /// Whether it is worth remembering for long: a token is another one in a few minutes.
+    pub(crate) lasting: bool,
 }
 
 impl Caller {
-    /// The caller behind an `Authorization` header.
-    pub(crate) fn read(key: &hmac::Key, header: Option<&HeaderValue>) -> Caller {
-        let credential = basic(header);
-        Caller { id: fingerprint(key, credential.as_ref()), credential }
+    /// Somebody who shows this.
+    pub(crate) fn new(key: &hmac::Key, credential: Option<Credential>) -> Caller {
+        let lasting = !matches!(credential, Some(Credential::Verbatim(Some(_))));
+        Caller { id: fingerprint(key, credential.as_ref()), credential, lasting }
+    }
+
+    /// The caller behind an `Authorization` header, at an upstream that is somebody else's: only accounts are passed on,
+    /// for a token would have been made out to this edge.
+    pub(crate) fn of_upstream(key: &hmac::Key, header: Option<&HeaderValue>) -> Caller {
+        Caller::new(key, basic(header).map(Credential::Account))
+    }
+
+    /// The same at the origin behind this edge, whose tokens callers hold. `at_home`: where it is named as it names
+    /// itself. A caller who has nothing then gets the origin's own answer, and can ask its token service by itself.
+    pub(crate) fn of_origin(key: &hmac::Key, header: Option<&HeaderValue>, at_home: bool) -> Caller {
+        let nothing = at_home.then_some(Credential::Verbatim(None));
+        let credential = match (header, basic(header)) {
+            (_, Some(account)) => Some(Credential::Account(account)),
+            // What is too long to be remembered is shown by nobody else than the caller itself.
+            (Some(header), None) if is_other(header) => {
+                let mut header = header.clone();
+                header.set_sensitive(true);
+                Some(Credential::Verbatim(Some(header)))
+            }
+            _ => nothing,
+        };
+        Caller::new(key, credential)
     }
 }
 
@@ -59,12 +105,16 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     use http::HeaderValue;
-    use pierhead_registry::client::Credential;
+    use pierhead_registry::client::{Account, Credential};
 
-    use super::{basic, fingerprint};
+    use super::{Caller, basic, fingerprint};
 
     fn header(text: &str) -> HeaderValue {
         HeaderValue::from_str(text).unwrap()
+    }
+
+    fn key() -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &[1; 32])
     }
 
     #[test]
@@ -81,22 +131,62 @@ mod tests {
             (format!("Basic {}", encode(&"a".repeat(20_000))), None),
         ] {
             let read = basic(Some(&header(&value)));
-            let read = read.as_ref().map(|credential| (credential.username.as_str(), credential.password.as_str()));
+            let read = read.as_ref().map(|account| (account.username.as_str(), account.password.as_str()));
             assert_eq!(read, expected, "{value}");
         }
         assert!(basic(None).is_none());
     }
 
     #[test]
-    fn fingerprints_tell_callers_apart() {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &[1; 32]);
-        let print = |username: &str, password: &str| {
-            let credential = Credential { username: username.to_owned(), password: password.to_owned() };
-            fingerprint(&key, Some(&credential))
+    fn an_origin_is_shown_what_the_caller_showed() {
+        let account = |name: &str| {
+            Some(Credential::Account(Account { username: name.to_owned(), password: "secret".to_owned() }))
         };
-        assert_eq!(print("a", "b"), print("a", "b"));
-        assert_ne!(print("ab", "c"), print("a", "bc"));
-        assert_ne!(print("a", ""), fingerprint(&key, None));
-        assert_ne!(fingerprint(&key, None), fingerprint(&hmac::Key::new(hmac::HMAC_SHA256, &[2; 32]), None));
+        let verbatim = |text: &str| Some(Credential::Verbatim(Some(header(text))));
+        let nothing = Some(Credential::Verbatim(None));
+        let ann = format!("Basic {}", STANDARD.encode("ann:secret"));
+        let nobody = format!("Basic {}", STANDARD.encode(":"));
+        let endless = format!("Bearer {}", "x".repeat(20_000));
+        for (value, at_home, expected) in [
+            (None, true, nothing.clone()),
+            (None, false, None),
+            (Some(ann.as_str()), true, account("ann")),
+            (Some(&ann), false, account("ann")),
+            (Some(&nobody), true, nothing.clone()),
+            (Some("Bearer abc"), true, verbatim("Bearer abc")),
+            (Some("Bearer abc"), false, verbatim("Bearer abc")),
+            (Some(&endless), true, nothing),
+        ] {
+            let header = value.map(header);
+            let caller = Caller::of_origin(&key(), header.as_ref(), at_home);
+            assert_eq!(caller.credential, expected, "{at_home}");
+            assert!(!format!("{:?}", caller.credential).contains("abc"), "a token is printed");
+            let upstream = Caller::of_upstream(&key(), header.as_ref()).credential;
+            assert_eq!(upstream, basic(header.as_ref()).map(Credential::Account));
+        }
+        assert!(!Caller::of_origin(&key(), Some(&header("Bearer abc")), true).lasting);
+        assert!(Caller::of_origin(&key(), Some(&header(&ann)), true).lasting);
+    }
+
+    #[test]
+    fn fingerprints_tell_callers_apart() {
+        let account = |username: &str, password: &str| {
+            Credential::Account(Account { username: username.to_owned(), password: password.to_owned() })
+        };
+        let verbatim = |text: &str| Credential::Verbatim(Some(header(text)));
+        let all = [
+            None,
+            Some(account("ab", "c")),
+            Some(account("a", "bc")),
+            Some(account("a", "")),
+            Some(Credential::Verbatim(None)),
+            Some(verbatim("Bearer a")),
+            Some(verbatim("Bearer b")),
+        ];
+        let prints: std::collections::HashSet<_> =
+            all.iter().map(|credential| fingerprint(&key(), credential.as_ref())).collect();
+        assert_eq!(prints.len(), all.len());
+        assert_eq!(fingerprint(&key(), Some(&account("a", "b"))), fingerprint(&key(), Some(&account("a", "b"))));
+        assert_ne!(fingerprint(&key(), None), fingerprint(&hmac::Key::new(hmac::HMAC_SHA256, &[2; 32]), None));
     }
 }

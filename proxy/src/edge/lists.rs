@@ -79,6 +79,9 @@ impl Edge {
             checked: SystemTime::now(),
         });
         self.cache.put_list(&scope.repository, name, Arc::clone(&list)).await;
+        if scope.is_outdated() {
+            self.cache.remove_lists(&scope.repository).await;
+        }
         Ok(list)
     }
 }

@@ -17,44 +17,47 @@ mod lists;
 mod manifests;
 mod negotiate;
 mod outcome;
+mod passage;
 mod plan;
 mod range;
 mod refusal;
+mod resolve;
 mod respond;
 mod route;
 mod scope;
 mod served;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use aws_lc_rs::hmac;
-use http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use http::header::USER_AGENT;
 use pierhead_config::{Access, Registry};
-use pierhead_registry::client::{Client, ListKind};
-use pierhead_registry::oci::{Action, Endpoint};
+use pierhead_registry::client::Client;
+use pierhead_registry::oci::Action;
 use pingora_core::protocols::http::ServerSession;
-use pingora_http::RequestHeader;
 
 use self::authorise::Users;
-use self::credential::Caller;
 use self::flights::Flights;
 pub(crate) use self::gate::{Gate, Generation};
-use self::manifests::{Arrival, Wish};
+use self::manifests::Arrival;
 use self::outcome::{AccessLine, Kind, Outcome};
 use self::refusal::Refusal;
-use self::respond::{Asked, is_read};
-use self::route::{Query, Routes};
-use self::scope::{Key, Negatives, Questions, Scope, Upstream};
-use self::served::{Content, Refused, Served};
-use crate::admin::health::{Check, Health};
+use self::resolve::Found;
+use self::respond::Asked;
+use self::route::Routes;
+use self::scope::{Key, Negatives, Questions, Upstream};
+use self::served::Refused;
+use crate::admin::health::Health;
 use crate::admin::metrics::Metrics;
 use crate::cache::{Blob, BlobError, Cache, ListRecord, RepositoryId};
 use crate::front::{Connection, Reuse};
 use crate::logging::{AccessLog, Time, milliseconds};
+use crate::pool::Pool;
 
 /// Most questions of one kind that may wait for upstreams at once.
 const FLIGHTS: usize = 4096;
@@ -85,6 +88,8 @@ pub(crate) struct RegistryParts {
     pub(crate) config: Registry,
     /// Its client.
     pub(crate) client: Client,
+    /// The servers of its origin, where it has a pool.
+    pub(crate) pool: Option<Arc<Pool>>,
 }
 
 /// Answers requests.
@@ -93,6 +98,8 @@ pub(crate) struct Edge {
     routes: Routes,
     /// Whether a ping that names no registry may be about one that wants callers' credentials.
     passthrough_by_path: bool,
+    /// Whether any registry has a pool, so that more than pulls has somewhere to go.
+    has_origin: bool,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -126,10 +133,10 @@ impl Edge {
     /// Puts the parts together.
     pub(crate) fn new(parts: EdgeParts) -> Edge {
         let routes = Routes::new(parts.registries.iter().map(|registry| &registry.config));
-        let registries: Vec<_> =
-            parts.registries.into_iter().map(|parts| Arc::new(Upstream::new(parts.config, parts.client))).collect();
+        let registries: Vec<_> = parts.registries.into_iter().map(|parts| Arc::new(Upstream::new(parts))).collect();
         Edge {
             passthrough_by_path: registries.iter().any(|registry| registry.is_passthrough()),
+            has_origin: registries.iter().any(|registry| registry.pool.is_some()),
             registries,
             routes,
             caller_key: hmac::Key::new(hmac::HMAC_SHA256, parts.cache.caller_key()),
@@ -147,82 +154,6 @@ impl Edge {
             ids: RequestIds::new(),
         }
     }
-
-    /// Finds the content that a request asks for.
-    async fn resolve(
-        self: &Arc<Self>,
-        request: &RequestHeader,
-        connection: &Connection,
-        trace: &mut Trace,
-        now: SystemTime,
-    ) -> Result<Served, Refused> {
-        let path = request.uri.path();
-        // Without a login: a load balancer has none.
-        if let Some(check) = Check::at(path) {
-            return match is_read(&request.method) {
-                true => Ok(Served::new(Content::Health(self.health.report(check)), Outcome::None)),
-                false => Err(Refusal::Method.into()),
-            };
-        }
-        let endpoint = Endpoint::parse(path).map_err(Refusal::from)?;
-        let authorization = request.headers.get(AUTHORIZATION);
-        if let Some(users) = &self.users {
-            trace.user = Some(users.login(authorization, connection.client.ip()).await?);
-        }
-        if !is_read(&request.method) {
-            return Err(Refusal::Method.into());
-        }
-        let query = Query::parse(request.uri.query())?;
-        trace.namespace.clone_from(&query.ns);
-        let host = match request.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => request.headers.get(HOST).and_then(|host| host.to_str().ok()),
-        };
-        let (name, action) = match endpoint {
-            Endpoint::Ping => return self.ping(&query, host, credential::basic(authorization).is_some()),
-            Endpoint::Catalog => return Err(Refusal::Catalog.into()),
-            Endpoint::Repository { name, action } => (name, action),
-        };
-        let library = |registry: usize| self.registries.get(registry).is_some_and(|registry| registry.config.library);
-        let route = self.routes.route(&library, query.ns.as_deref(), host, &name)?;
-        let upstream = self.registries.get(route.registry).ok_or(Refusal::NotServed)?;
-        let repository = RepositoryId { registry: Arc::clone(&upstream.name), name: route.repository };
-        trace.registry = Some(Arc::clone(&upstream.name));
-        trace.repository = Some(repository.clone());
-        if !upstream.config.allows(&repository.name) {
-            return Err(Refusal::NotServed.into());
-        }
-        let caller = upstream.is_passthrough().then(|| Arc::new(Caller::read(&self.caller_key, authorization)));
-        let scope = Scope { upstream: Arc::clone(upstream), repository, caller, offline: self.offline };
-        let head = request.method == http::Method::HEAD;
-        trace.kind = kind(&action);
-        trace.action = Some(action.clone());
-        match action {
-            Action::Manifest(reference) => {
-                self.manifest(&scope, &reference, Wish { head, headers: &request.headers }, now).await
-            }
-            Action::Blob(digest) => self.blob(&scope, &digest, head, &request.headers, now).await,
-            Action::Tags => self.list(&scope, ListKind::Tags, query.list.as_deref(), route.addressed, now).await,
-            Action::Referrers(digest) => {
-                self.list(&scope, ListKind::Referrers(digest), query.list.as_deref(), route.addressed, now).await
-            }
-            Action::Upload => Err(Refusal::Method.into()),
-        }
-    }
-
-    /// `/v2/`. podman and older Docker learn only here that they are to send credentials, so where any registry that
-    /// the ping may be about wants the caller's own, it is challenged. A client that has none sends none (or empty
-    /// ones) and is then served as an anonymous caller; registries with `auth: shared` look at none of it.
-    fn ping(&self, query: &Query, host: Option<&str>, credential: bool) -> Result<Served, Refused> {
-        let challenge = match self.routes.ping(query.ns.as_deref(), host) {
-            Some(registry) => self.registries.get(registry).is_some_and(|registry| registry.is_passthrough()),
-            None => self.passthrough_by_path,
-        };
-        if challenge && !credential {
-            return Err(Refusal::Login.into());
-        }
-        Ok(Served::new(Content::Ping, Outcome::None))
-    }
 }
 
 impl Edge {
@@ -232,7 +163,13 @@ impl Edge {
         let id = self.ids.next();
         let mut trace = Trace::default();
         let request = session.req_header();
-        let result = self.resolve(request, connection, &mut trace, now).await;
+        let result = match self.resolve(request, connection, &mut trace, now).await {
+            Ok(Found::Served(served)) => Ok(served),
+            Ok(Found::Passage(passage)) => {
+                passage.otherwise.map_or_else(|| Err(Refusal::Unavailable.into()), |otherwise| *otherwise)
+            }
+            Err(refused) => Err(refused),
+        };
         let mut outcome = match &result {
             Ok(served) => served.outcome,
             Err(refused) => refused.outcome,

@@ -42,6 +42,9 @@ pub(crate) enum StaleReason {
 pub(crate) enum BypassReason {
     /// The store is full, failing, or too small for this.
     Uncached,
+    /// No pull: passed on to the servers of a pool.
+    #[allow(dead_code, reason = "those who use it come next")]
+    Forwarded,
 }
 
 impl Outcome {
@@ -65,6 +68,7 @@ impl Outcome {
             Outcome::Stale(StaleReason::RateLimited) => Some("rate limited"),
             Outcome::Stale(StaleReason::Deleted) => Some("deleted"),
             Outcome::Bypass(BypassReason::Uncached) => Some("uncached"),
+            Outcome::Bypass(BypassReason::Forwarded) => Some("forwarded"),
             Outcome::Hit | Outcome::Miss | Outcome::Revalidated | Outcome::None => None,
         }
     }

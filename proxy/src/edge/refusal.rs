@@ -1,5 +1,6 @@
 //! Why a request gets no content. Inner parts speak in these words; `respond` alone knows what they are in HTTP.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pierhead_registry::client::ClientError;
@@ -26,6 +27,9 @@ pub(crate) enum Refusal {
     /// Anything but GET and HEAD.
     #[error("this is a cache: it can be pulled from, and pushed to nowhere")]
     Method,
+    /// A push, or what else only the origin can do, where its own name was not used.
+    #[error("this can be pulled from here, and not pushed to: {}", push_to(.0.as_deref()))]
+    Elsewhere(Option<Arc<str>>),
     /// `/v2/_catalog`
     #[error("a cache has no catalogue")]
     Catalog,
@@ -85,6 +89,10 @@ pub(crate) enum Refusal {
     Busy,
 }
 
+fn push_to(host: Option<&str>) -> String {
+    host.map_or_else(|| "push to the registry itself".to_owned(), |host| format!("push to {host}"))
+}
+
 impl Refusal {
     /// What upstream's failure to give `thing` is to the client. `passthrough`: the caller's credential was used.
     pub(crate) fn upstream(error: &ClientError, thing: Thing, passthrough: bool) -> Refusal {
@@ -110,6 +118,20 @@ impl Refusal {
 }
 
 impl Refusal {
+    /// Whether the origin would have more to say to the caller: why it is refused, and how it may be let in; or what this
+    /// edge could not read or store.
+    pub(crate) fn is_better_from_the_origin(&self) -> bool {
+        matches!(
+            self,
+            Refusal::CallerRefused
+                | Refusal::EdgeRefused(_)
+                | Refusal::NotAcceptable(_)
+                | Refusal::Unknown(Thing::Manifest | Thing::Tags | Thing::Referrers)
+                | Refusal::Invalid
+                | Refusal::Storage
+        )
+    }
+
     /// Whether nobody said no: upstream failed to answer.
     pub(crate) fn is_failure(&self) -> bool {
         matches!(

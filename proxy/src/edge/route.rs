@@ -71,6 +71,11 @@ impl Routes {
         }
     }
 
+    /// The registry whose front door a host is: its own, or else the default's.
+    pub(crate) fn door(&self, host: Option<&str>) -> Option<usize> {
+        host.and_then(|host| self.by_host(host)).or(self.default)
+    }
+
     /// Finds the registry, and takes its name off the repository's. `library` tells whether one-part names of a
     /// registry lie below `library/`. Whether it serves the repository (`allow`, `deny`) is for the caller to ask.
     pub(crate) fn route(
@@ -171,6 +176,13 @@ impl Query {
     }
 }
 
+/// A path with its query, but for `ns`, which means something to an edge alone. The rest stays as it was written.
+pub(crate) fn without_ns(path: &str, query: &str) -> String {
+    let is_ns = |pair: &str| url::form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(name, _)| name == "ns");
+    let rest: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !is_ns(pair)).collect();
+    if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -234,6 +246,31 @@ mod tests {
         assert_eq!(routes.ping(Some("quay.io"), None), Some(2));
         assert_eq!(routes.ping(None, Some("quay.example.com")), Some(2));
         assert_eq!(routes.ping(None, Some("edge")), None);
+    }
+
+    #[test]
+    fn doors() {
+        for (default, host, expected) in [
+            (Some(0), Some("quay.example.com"), Some(2)),
+            (Some(0), Some("edge"), Some(0)),
+            (Some(0), None, Some(0)),
+            (None, Some("edge"), None),
+            (None, Some("quay.example.com:443"), Some(2)),
+        ] {
+            assert_eq!(routes(default).door(host), expected, "{default:?} {host:?}");
+        }
+    }
+
+    #[test]
+    fn takes_ns_off() {
+        for (query, expected) in [
+            ("ns=quay.io", "/v2/a"),
+            ("n=5&ns=quay.io&last=b%2Fc", "/v2/a?n=5&last=b%2Fc"),
+            ("%6es=quay.io&nsx=1", "/v2/a?nsx=1"),
+            ("ns", "/v2/a"),
+        ] {
+            assert_eq!(super::without_ns("/v2/a", query), expected, "{query}");
+        }
     }
 
     #[test]

@@ -9,14 +9,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use moka::sync::Cache as Memory;
 use pierhead_config::{AuthMode, Registry};
-use pierhead_registry::client::{Client, ClientError, Repository};
+use pierhead_registry::client::Client;
+use pierhead_registry::client::{ClientError, Repository};
 use pierhead_registry::oci::{Digest, Reference, Tag};
 
+use super::RegistryParts;
 use super::credential::Caller;
 use super::flights::Flights;
 use super::outcome::StaleReason;
 use super::plan::{Authorisation, Unconfirmed, authorise, unconfirmed};
+use super::writes::Writes;
 use crate::cache::{Cache, RepositoryId};
+use crate::pool::Pool;
 
 /// Negative answers that are remembered.
 const NEGATIVES: u64 = 20_000;
@@ -27,6 +31,10 @@ pub(crate) struct Upstream {
     pub(crate) config: Registry,
     /// The name, shared by all records.
     pub(crate) name: Arc<str>,
+    /// The servers of its origin, where it has a pool: what cannot come from the cache is forwarded to them.
+    pub(crate) pool: Option<Arc<Pool>>,
+    /// What was written through this edge.
+    pub(crate) writes: Writes,
     client: Client,
     /// Whether the last word from upstream was a failure. Known answers then do not wait for the next attempt.
     failing: AtomicBool,
@@ -37,14 +45,21 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// A registry and the client that speaks to it.
-    pub(crate) fn new(config: Registry, client: Client) -> Upstream {
+    pub(crate) fn new(parts: RegistryParts) -> Upstream {
+        let RegistryParts { config, client, pool } = parts;
         let (failing, slow) = (AtomicBool::new(false), AtomicBool::new(false));
-        Upstream { name: config.name.as_str().into(), config, client, failing, slow }
+        let name = config.name.as_str().into();
+        Upstream { name, config, pool, writes: Writes::new(), client, failing, slow }
     }
 
     /// Whether a caller's own credential decides.
     pub(crate) fn is_passthrough(&self) -> bool {
         self.config.auth == AuthMode::Passthrough
+    }
+
+    /// Whether its origin has a server that would be asked.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.available())
     }
 
     /// Whether upstream failed when it was last asked.
@@ -85,9 +100,27 @@ pub(crate) struct Scope {
     pub(crate) caller: Option<Arc<Caller>>,
     /// Whether upstream may not be asked.
     pub(crate) offline: bool,
+    /// Of the repository, when this began.
+    pub(crate) epoch: u64,
 }
 
 impl Scope {
+    /// What a caller sees of a repository, from now on.
+    pub(crate) fn new(
+        upstream: &Arc<Upstream>,
+        repository: RepositoryId,
+        caller: Option<Arc<Caller>>,
+        offline: bool,
+    ) -> Scope {
+        let epoch = upstream.writes.epoch(&repository.name);
+        Scope { upstream: Arc::clone(upstream), repository, caller, offline, epoch }
+    }
+
+    /// Whether something was written to the repository since: what upstream says of its tags may be older than that.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.upstream.writes.epoch(&self.repository.name) != self.epoch
+    }
+
     /// The repository upstream, with the credential that decides.
     pub(crate) fn source(&self) -> Repository {
         let credential = self.caller.as_ref().and_then(|caller| caller.credential.as_ref());
@@ -104,9 +137,12 @@ impl Scope {
         self.upstream.note(&result);
         if let Some(caller) = &self.caller {
             match &result {
-                Ok(_) => cache.put_authorised(&self.repository, &caller.id, Some(SystemTime::now())).await,
+                Ok(_) => {
+                    let now = Some(SystemTime::now());
+                    cache.put_authorised(&self.repository, &caller.id, now, caller.lasting).await;
+                }
                 Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }) => {
-                    cache.put_authorised(&self.repository, &caller.id, None).await;
+                    cache.put_authorised(&self.repository, &caller.id, None, caller.lasting).await;
                 }
                 Err(_) => {}
             }
@@ -155,7 +191,8 @@ impl Scope {
 
     /// A key for what this caller asks of this repository.
     pub(crate) fn key(&self, wanted: Wanted) -> Key {
-        Key { repository: self.repository.clone(), caller: self.caller.as_ref().map(|caller| caller.id), wanted }
+        let caller = self.caller.as_ref().map(|caller| caller.id);
+        Key { repository: self.repository.clone(), caller, epoch: self.epoch, wanted }
     }
 }
 
@@ -179,6 +216,7 @@ pub(crate) enum Wanted {
 pub(crate) struct Key {
     repository: RepositoryId,
     caller: Option<[u8; 32]>,
+    epoch: u64,
     wanted: Wanted,
 }
 

@@ -10,10 +10,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pierhead_config::{AuthMode, Globs, OfflinePolicy, Registry};
-use pierhead_registry::client::{Client, Credential, EndpointSettings, ListKind, Settings};
+use pierhead_registry::client::{Account, Client, Credential, EndpointSettings, ListKind, Settings};
 use pierhead_registry::oci::{Algorithm, Digest, Reference, media_type};
 
-use super::credential::{Caller, fingerprint};
+use super::credential::Caller;
 use super::manifests::Wish;
 use super::outcome::{Outcome, StaleReason};
 use super::plan::tests::registry;
@@ -104,7 +104,12 @@ impl Stage {
         let metrics = Arc::new(Metrics::new().unwrap());
         let settings = Settings {
             name: config.name.clone(),
-            endpoints: vec![EndpointSettings { url: url.parse().unwrap(), ca: None, client_certificate: None }],
+            endpoints: vec![EndpointSettings {
+                url: url.parse().unwrap(),
+                ca: None,
+                client_certificate: None,
+                transport: None,
+            }],
             credential: None,
             realms: Vec::new(),
             connect_timeout: HOUR,
@@ -129,7 +134,7 @@ impl Stage {
             parallel: HashMap::new(),
         };
         let edge = Edge::new(EdgeParts {
-            registries: vec![RegistryParts { config, client }],
+            registries: vec![RegistryParts { config, client, pool: None }],
             cache: Cache::open(store, Arc::clone(&metrics)).await.unwrap(),
             metrics,
             health: Arc::new(Health::default()),
@@ -143,14 +148,14 @@ impl Stage {
     fn scope(&self) -> Scope {
         let upstream = Arc::clone(&self.edge.registries[0]);
         let repository = RepositoryId { registry: Arc::clone(&upstream.name), name: "team/app".parse().unwrap() };
-        Scope { upstream, repository, caller: self.caller.clone(), offline: self.offline }
+        Scope::new(&upstream, repository, self.caller.clone(), self.offline)
     }
 
     /// Asks as somebody else.
     fn by(&mut self, login: Option<(&str, &str)>) {
-        let credential = login.map(|(name, word)| Credential { username: name.to_owned(), password: word.to_owned() });
-        let id = fingerprint(&self.edge.caller_key, credential.as_ref());
-        self.caller = Some(Arc::new(Caller { credential, id }));
+        let account = |(name, word): (&str, &str)| Account { username: name.to_owned(), password: word.to_owned() };
+        let credential = login.map(|login| Credential::Account(account(login)));
+        self.caller = Some(Arc::new(Caller::new(&self.edge.caller_key, credential)));
     }
 
     async fn manifest(&self, reference: &str, head: bool, now: SystemTime) -> Result<Served, Refused> {

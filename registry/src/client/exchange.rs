@@ -129,10 +129,12 @@ impl Upstream {
         let challenges = challenge::parse(lines);
         for challenge in &challenges {
             if let Challenge::Bearer { realm, service } = challenge {
-                let url = realm::pin(&endpoint.url, realm, &self.settings.realms, |url| endpoint.carrier(url).is_some()).map_err(|error| {
-                    tracing::warn!(registry = self.name(), host = endpoint.host(), %error, "challenge refused");
-                    Failure::invalid(error)
-                })?;
+                let url =
+                    realm::pin(&endpoint.url, realm, &self.settings.realms, |url| endpoint.carrier(url).is_some())
+                        .map_err(|error| {
+                            tracing::warn!(registry = self.name(), host = endpoint.host(), %error, "challenge refused");
+                            Failure::invalid(error)
+                        })?;
                 return Ok(Scheme::Bearer(Arc::new(Realm { url, service: service.clone() })));
             }
         }
@@ -141,9 +143,7 @@ impl Upstream {
 
     async fn show(self: &Arc<Self>, index: usize, scheme: Scheme, caller: &Caller) -> Result<Shown, Failure> {
         match scheme {
-            Scheme::Basic => {
-                caller.account().map_or(Ok(Shown::Nothing), |account| basic(account).map(Shown::Basic))
-            }
+            Scheme::Basic => caller.account().map_or(Ok(Shown::Nothing), |account| basic(account).map(Shown::Basic)),
             Scheme::Bearer(realm) => {
                 let key = TokenKey { realm, scope: Arc::clone(&caller.scope), account: caller.account().cloned() };
                 let (upstream, wanted) = (Arc::clone(self), key.clone());

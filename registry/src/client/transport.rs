@@ -28,10 +28,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Sends a request, whose URI is absolute, and returns the header of its answer, whatever its status. Dropping the
     /// future, or the body, ends the exchange.
-    fn send(
-        &self,
-        request: http::Request<()>,
-    ) -> BoxFuture<'_, Result<http::Response<TransportBody>, TransportError>>;
+    fn send(&self, request: http::Request<()>) -> BoxFuture<'_, Result<http::Response<TransportBody>, TransportError>>;
 }
 
 /// Why there is no answer. The texts are for logs: they hold no credential.

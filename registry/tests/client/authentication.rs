@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use pierhead_registry::client::ClientError;
 
 use crate::fake::{Fake, Seen, Step, answer, head};
-use crate::{client, digest, login, settings, silent_about, team};
+use crate::{as_account, client, digest, login, settings, silent_about, team};
 
 /// An answer to a HEAD of a blob of seven bytes.
 fn seven() -> Vec<Step> {
@@ -87,10 +87,10 @@ async fn a_token_is_issued_to_its_caller() {
     let fake = bearer_registry("@SELF@/token", token, |shown| shown == "Bearer hers").await;
     let client = client(settings(&[fake.url()]));
     let name = "team/app".parse().unwrap();
-    let alice = client.repository(&name, Some(&login("alice", "s3cret")));
+    let alice = client.repository(&name, Some(&as_account(login("alice", "s3cret"))));
     assert_eq!(alice.head_blob(&digest(b"x")).await.unwrap(), 7);
     assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
-    let mallory = client.repository(&name, Some(&login("alice", "guess")));
+    let mallory = client.repository(&name, Some(&as_account(login("alice", "guess"))));
     assert!(matches!(mallory.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
     let toward_registry = fake.seen().into_iter().filter(|seen| !seen.target.starts_with("/token"));
     for seen in toward_registry {

@@ -48,7 +48,8 @@ impl Observer for Watch {
 
 /// Settings with limits short enough for tests.
 fn settings(urls: &[Url]) -> Settings {
-    let endpoint = |url: &Url| EndpointSettings { url: url.clone(), ca: None, client_certificate: None, transport: None };
+    let endpoint =
+        |url: &Url| EndpointSettings { url: url.clone(), ca: None, client_certificate: None, transport: None };
     Settings {
         name: "registry.test".to_owned(),
         endpoints: urls.iter().map(endpoint).collect(),
@@ -67,6 +68,10 @@ fn settings(urls: &[Url]) -> Settings {
 
 fn login(username: &str, password: &str) -> Account {
     Account { username: username.to_owned(), password: password.to_owned() }
+}
+
+fn as_account(account: Account) -> Credential {
+    Credential::Account(account)
 }
 
 fn client(settings: Settings) -> Client {

@@ -6,7 +6,7 @@ use pierhead_registry::client::{BuildError, ClientError, ListKind};
 use pierhead_registry::oci::{Reference, media_type};
 
 use crate::real::Registry;
-use crate::{client, content, digest, drain, login, repository, settings, team};
+use crate::{as_account, client, content, digest, drain, login, repository, settings, team};
 
 #[tokio::test]
 async fn blobs_whole_in_part_and_their_size() {
@@ -90,8 +90,8 @@ async fn basic_authentication() {
     // A caller's credential counts for that caller alone.
     let name = "team/app".parse().unwrap();
     let alice = login("alice", "s3cret");
-    assert_eq!(anonymous.repository(&name, Some(&alice)).head_blob(&digest).await.unwrap(), 7);
-    let wrong = anonymous.repository(&name, Some(&login("alice", "guess"))).head_blob(&digest).await;
+    assert_eq!(anonymous.repository(&name, Some(&as_account(alice.clone()))).head_blob(&digest).await.unwrap(), 7);
+    let wrong = anonymous.repository(&name, Some(&as_account(login("alice", "guess")))).head_blob(&digest).await;
     assert!(matches!(wrong, Err(ClientError::Unauthorized { .. })));
     assert!(matches!(team(&anonymous).head_blob(&digest).await, Err(ClientError::Unauthorized { .. })));
 

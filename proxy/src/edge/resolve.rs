@@ -1,0 +1,295 @@
+//! What a request comes to: content, a refusal, or a passage to the origin behind this edge.
+//!
+//! Everything that reads a manifest, a blob or a list is a pull, and goes by the cache. Of a registry that is somebody
+//! else's nothing else is to be had here. A registry with a pool has this edge as its front door: there all else is
+//! passed on, and so is a pull that the origin refuses, that the client may see why and what it could do about it.
+//!
+//! Invariant: a repository that `allow` and `deny` keep out is not reached by any other way of writing its name.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderValue, Method};
+use percent_encoding::percent_decode_str;
+use pierhead_registry::client::ListKind;
+use pierhead_registry::oci::{Action, Endpoint};
+use pingora_http::RequestHeader;
+use url::form_urlencoded;
+
+use super::credential::{self, Caller};
+use super::manifests::Wish;
+use super::outcome::Outcome;
+use super::passage::{Passage, Write};
+use super::refusal::Refusal;
+use super::respond::is_read;
+use super::route::{Addressed, Query, Route, without_ns};
+use super::scope::{Scope, Upstream};
+use super::served::{Content, Refused, Served};
+use super::{Edge, Trace, kind};
+use crate::admin::health::Check;
+use crate::cache::RepositoryId;
+use crate::front::Connection;
+
+/// What a request comes to, if it is not refused.
+pub(super) enum Found {
+    /// Content.
+    Served(Served),
+    /// A passage to the origin.
+    Passage(Passage),
+}
+
+/// What of a request is looked at more than once.
+struct Visit<'a> {
+    request: &'a RequestHeader,
+    host: Option<&'a str>,
+    authorization: Option<&'a HeaderValue>,
+    query: Query,
+    /// The registry whose front door this is, by the Host header or by default: what names none is for it.
+    door: Option<usize>,
+}
+
+impl Edge {
+    /// Finds what a request asks for.
+    pub(super) async fn resolve(
+        self: &Arc<Self>,
+        request: &RequestHeader,
+        connection: &Connection,
+        trace: &mut Trace,
+        now: SystemTime,
+    ) -> Result<Found, Refused> {
+        let (path, read) = (request.uri.path(), is_read(&request.method));
+        // Without a login: a load balancer has none.
+        if let Some(check) = Check::at(path) {
+            return match read {
+                true => Ok(Found::Served(Served::new(Content::Health(self.health.report(check)), Outcome::None))),
+                false => Err(Refusal::Method.into()),
+            };
+        }
+        let host = match request.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => request.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        };
+        let door = self.routes.door(host).filter(|registry| self.origin(*registry).is_some());
+        let endpoint = match (Endpoint::parse(path), door) {
+            (Ok(endpoint), _) => Some(endpoint),
+            // A page of the registry's own, or something that only it understands.
+            (Err(_), Some(_)) => None,
+            (Err(error), None) => return Err(Refusal::from(error).into()),
+        };
+        let authorization = request.headers.get(AUTHORIZATION);
+        if let Some(users) = &self.users {
+            trace.user = Some(users.login(authorization, connection.client.ip()).await?);
+        }
+        if !read && !self.has_origin {
+            return Err(Refusal::Method.into());
+        }
+        let query = match Query::parse(request.uri.query()) {
+            Ok(query) => query,
+            // It is not for us to read.
+            Err(_) if door.is_some() && (endpoint.is_none() || !read) => Query::default(),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        trace.namespace.clone_from(&query.ns);
+        let visit = Visit { request, host, authorization, query, door };
+        match endpoint {
+            None => self.page(&visit, trace),
+            Some(Endpoint::Ping) => self.ping(&visit, trace),
+            Some(Endpoint::Catalog) => match visit.query.ns {
+                None if door.is_some() => self.page(&visit, trace),
+                _ => Err(Refusal::Catalog.into()),
+            },
+            Some(Endpoint::Repository { name, action }) => self.repository(&visit, &name, action, trace, now).await,
+        }
+    }
+
+    /// The registry at a place in the configuration, if it has a pool.
+    fn origin(&self, registry: usize) -> Option<&Arc<Upstream>> {
+        self.registries.get(registry).filter(|registry| registry.pool.is_some())
+    }
+
+    /// Something that names no repository: for the origin whose front door this is.
+    fn page(&self, visit: &Visit<'_>, trace: &mut Trace) -> Result<Found, Refused> {
+        let upstream = visit.door.and_then(|door| self.origin(door)).ok_or(Refusal::NotServed)?;
+        trace.registry = Some(Arc::clone(&upstream.name));
+        let config = &upstream.config;
+        let ruled = !(config.allow.is_empty() && config.deny.is_empty());
+        if ruled && may_be_a_repository(visit.request.uri.path()) {
+            return Err(Refusal::NotServed.into());
+        }
+        self.pass(upstream, visit, None, None)
+    }
+
+    /// `/v2/`. podman and older Docker learn only here how they are to log in. At the front door of a registry that
+    /// wants callers' own credentials its origin tells them.
+    fn ping(&self, visit: &Visit<'_>, trace: &mut Trace) -> Result<Found, Refused> {
+        let named = self.routes.ping(visit.query.ns.as_deref(), visit.host).or(visit.door);
+        let own = if is_read(&visit.request.method) { self.own_ping(visit) } else { Err(Refusal::Method.into()) };
+        let Some(upstream) = named.and_then(|named| self.origin(named)).filter(|origin| origin.is_passthrough()) else {
+            return own.map(Found::Served);
+        };
+        trace.registry = Some(Arc::clone(&upstream.name));
+        // What is known is served while the origin is away, and no client gets to ask for it without a ping.
+        if self.offline || !upstream.is_reachable() {
+            return own.map(Found::Served);
+        }
+        self.pass(upstream, visit, None, Some(own))
+    }
+
+    /// The answer to a ping that is not the origin's: where any registry that the ping may be about wants the caller's
+    /// own credentials, it is challenged. A client that has none sends none (or empty ones) and is then served as an
+    /// anonymous caller; registries with `auth: shared` look at none of it.
+    fn own_ping(&self, visit: &Visit<'_>) -> Result<Served, Refused> {
+        let challenge = match self.routes.ping(visit.query.ns.as_deref(), visit.host) {
+            Some(registry) => self.registries.get(registry).is_some_and(|registry| registry.is_passthrough()),
+            None => self.passthrough_by_path,
+        };
+        // A token is one of an origin's that is away.
+        let token = || self.has_origin && visit.authorization.is_some_and(credential::is_other);
+        if challenge && credential::basic(visit.authorization).is_none() && !token() {
+            return Err(Refusal::Login.into());
+        }
+        Ok(Served::new(Content::Ping, Outcome::None))
+    }
+
+    async fn repository(
+        self: &Arc<Self>,
+        visit: &Visit<'_>,
+        name: &str,
+        action: Action,
+        trace: &mut Trace,
+        now: SystemTime,
+    ) -> Result<Found, Refused> {
+        let (request, query) = (visit.request, &visit.query);
+        let library = |registry: usize| self.registries.get(registry).is_some_and(|registry| registry.config.library);
+        let route = self.routes.route(&library, query.ns.as_deref(), visit.host, name)?;
+        let upstream = self.registries.get(route.registry).ok_or(Refusal::NotServed)?;
+        let repository = RepositoryId { registry: Arc::clone(&upstream.name), name: route.repository.clone() };
+        trace.registry = Some(Arc::clone(&upstream.name));
+        trace.repository = Some(repository.clone());
+        if !upstream.config.allows(&repository.name) {
+            return Err(Refusal::NotServed.into());
+        }
+        trace.kind = kind(&action);
+        trace.action = Some(action.clone());
+        let way = way(visit.door, &route, upstream.pool.is_some());
+        let pull = is_read(&request.method) && action != Action::Upload;
+        match (pull, way) {
+            (true, _) => {}
+            (false, Way::Home) => return self.write(upstream, visit, &action, &repository),
+            (false, Way::Upstream) => return Err(Refusal::Method.into()),
+            (false, Way::Named | Way::Path) => {
+                let host = upstream.config.hosts.first().map(|host| host.as_str().into());
+                return Err(Refusal::Elsewhere(host).into());
+            }
+        }
+        // Whoever pushes asks so whether there is still something to push: the cache does not know what the origin lost.
+        let exists = request.method == Method::HEAD && matches!(action, Action::Blob(_));
+        if exists && way == Way::Home && !self.offline && upstream.is_reachable() {
+            return self.pass(upstream, visit, None, None);
+        }
+        let caller = upstream.is_passthrough().then(|| match way {
+            Way::Upstream => Caller::of_upstream(&self.caller_key, visit.authorization),
+            Way::Home | Way::Named => Caller::of_origin(&self.caller_key, visit.authorization, true),
+            Way::Path => Caller::of_origin(&self.caller_key, visit.authorization, false),
+        });
+        let scope = Scope::new(upstream, repository, caller.map(Arc::new), self.offline);
+        match self.pull(&scope, visit, action, route.addressed, now).await {
+            Err(refused) if self.is_for_the_origin(&refused, request, way) => {
+                self.pass(upstream, visit, None, Some(Err(refused)))
+            }
+            result => result.map(Found::Served),
+        }
+    }
+
+    /// Answers from the cache, and upstream where it must.
+    async fn pull(
+        self: &Arc<Self>,
+        scope: &Scope,
+        visit: &Visit<'_>,
+        action: Action,
+        addressed: Addressed,
+        now: SystemTime,
+    ) -> Result<Served, Refused> {
+        let head = visit.request.method == Method::HEAD;
+        let (headers, list) = (&visit.request.headers, visit.query.list.as_deref());
+        match action {
+            Action::Manifest(reference) => self.manifest(scope, &reference, Wish { head, headers }, now).await,
+            Action::Blob(digest) => self.blob(scope, &digest, head, headers, now).await,
+            Action::Tags => self.list(scope, ListKind::Tags, list, addressed, now).await,
+            Action::Referrers(digest) => self.list(scope, ListKind::Referrers(digest), list, addressed, now).await,
+            Action::Upload => Err(Refusal::Method.into()),
+        }
+    }
+
+    /// Whether the origin is to answer instead of us. A 404 that is remembered was its answer already.
+    fn is_for_the_origin(&self, refused: &Refused, request: &RequestHeader, way: Way) -> bool {
+        let refusal = &refused.refusal;
+        let unknown = matches!(refusal, Refusal::Unknown(_));
+        let told = unknown && (request.method == Method::HEAD || refused.outcome == Outcome::Hit);
+        matches!(way, Way::Home | Way::Named) && !self.offline && refusal.is_better_from_the_origin() && !told
+    }
+
+    /// A push, a deletion, or what belongs to them.
+    fn write(
+        &self,
+        upstream: &Arc<Upstream>,
+        visit: &Visit<'_>,
+        action: &Action,
+        repository: &RepositoryId,
+    ) -> Result<Found, Refused> {
+        // From where a blob is mounted.
+        let mut parameters = form_urlencoded::parse(visit.request.uri.query().unwrap_or_default().as_bytes());
+        let kept_out = |from: &str| !from.parse().is_ok_and(|from| upstream.config.allows(&from));
+        if parameters.any(|(name, value)| name == "from" && kept_out(&value)) {
+            return Err(Refusal::NotServed.into());
+        }
+        let write = Write::of(&visit.request.method, action, &self.cache, upstream, repository);
+        self.pass(upstream, visit, write, None)
+    }
+
+    /// Hands the request on as it is.
+    fn pass(
+        &self,
+        upstream: &Arc<Upstream>,
+        visit: &Visit<'_>,
+        write: Option<Write>,
+        otherwise: Option<Result<Served, Refused>>,
+    ) -> Result<Found, Refused> {
+        let pool = upstream.pool.clone().filter(|_| !self.offline).ok_or(Refusal::Unavailable)?;
+        let uri = &visit.request.uri;
+        let target = visit.query.ns.as_ref().map(|_| without_ns(uri.path(), uri.query().unwrap_or_default()));
+        let (own_login, otherwise) = (self.users.is_some(), otherwise.map(Box::new));
+        Ok(Found::Passage(Passage { pool, target, own_login, otherwise, write }))
+    }
+}
+
+/// How a request reached a registry, which decides what it may ask of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Somebody else's registry.
+    Upstream,
+    /// The front door of the registry: what is forwarded comes to what was meant, and so do links in its answers.
+    Home,
+    /// By `?ns=` elsewhere: single questions can be forwarded.
+    Named,
+    /// By a path that the origin does not know.
+    Path,
+}
+
+fn way(door: Option<usize>, route: &Route, has_pool: bool) -> Way {
+    match route.addressed {
+        _ if !has_pool => Way::Upstream,
+        Addressed::Path => Way::Path,
+        _ if door == Some(route.registry) => Way::Home,
+        _ => Way::Named,
+    }
+}
+
+/// Whether an origin may read a path as that of a repository although we do not: below `/v2/` in whatever spelling.
+fn may_be_a_repository(path: &str) -> bool {
+    let Ok(path) = percent_decode_str(path).decode_utf8() else { return true };
+    let twisted = ["//", "/./", "/../", "\\", "%"].iter().any(|twist| path.contains(twist));
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    twisted || first.eq_ignore_ascii_case("v2") && !path.eq_ignore_ascii_case("/v2/_catalog")
+}
