@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pierhead_config::{Config, HttpTarget, Registry};
+use pierhead_config::{Config, HttpListener, HttpTarget, Registry, Source};
 use pierhead_registry::client::{Account, BuildError, Client, EndpointSettings, Settings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
@@ -19,7 +19,7 @@ use crate::cache::{self, Cache, OpenError, Parallel, Pins};
 use crate::edge::{Edge, EdgeParts, Gate, Generation, RegistryParts};
 use crate::front::{self, Admission, BindError, Drain, Listener, Phase};
 use crate::logging::Logging;
-use crate::pool::{PoolError, Pools};
+use crate::pool::{Pool, PoolError, Pools, transport};
 
 /// Threads for reads of cold files, writes and password hashes.
 const BLOCKING_THREADS: usize = 64;
@@ -134,7 +134,7 @@ async fn run(config: Config, logging: &Logging) -> Result<(), AppError> {
         None => None,
     };
     let pools = Arc::new(Pools::new(&config.pools, None, &metrics)?);
-    let registries = registries(&config, &metrics)?;
+    let registries = registries(&config, &metrics, &pools)?;
     pools.start().await;
     let offline = config.cache.as_ref().is_some_and(|cache| cache.offline);
     let health = Arc::new(health(offline, &drain, cache.as_ref(), &registries, &pools));
@@ -202,14 +202,28 @@ fn targets(config: &Config) -> HashMap<Arc<str>, HttpTarget> {
 }
 
 /// Every registry with its client. Contacts nobody: an edge starts while all upstreams are down.
-fn registries(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<RegistryParts>, AppError> {
+fn registries(config: &Config, metrics: &Arc<Metrics>, pools: &Pools) -> Result<Vec<RegistryParts>, AppError> {
     let mut parts = Vec::with_capacity(config.registries.len());
     for registry in &config.registries {
-        let client = Client::new(upstream(registry), Arc::new(metrics.upstream(&registry.name)))
+        let pool = match &registry.upstream.source {
+            Source::Pool(name) => pools.get(name).cloned(),
+            Source::Upstream(_) => None,
+        };
+        let mut settings = upstream(registry);
+        settings.endpoints.extend(pool.as_ref().and_then(|pool| origin(registry, pool, config)));
+        let client = Client::new(settings, Arc::new(metrics.upstream(&registry.name)))
             .map_err(|source| AppError::Client { name: registry.name.clone(), source })?;
-        parts.push(RegistryParts { config: registry.clone(), client, pool: None });
+        parts.push(RegistryParts { config: registry.clone(), client, pool });
     }
     Ok(parts)
+}
+
+/// The origin behind a pool, called by the registry's own host where it has one.
+fn origin(registry: &Registry, pool: &Arc<Pool>, config: &Config) -> Option<EndpointSettings> {
+    let hosts = registry.hosts.iter().chain([&registry.name]).map(String::as_str);
+    let is_door = |http: &HttpListener| http.tls.is_some() && http.target == HttpTarget::Registries;
+    let secure = config.listeners.iter().filter_map(|listener| listener.http()).any(is_door);
+    transport::endpoint(pool, hosts, secure)
 }
 
 /// An upstream, as the client wants to know it.

@@ -300,6 +300,11 @@ impl Exchange {
         poll_fn(|context| self.poll_body(context)).await
     }
 
+    /// Whether the whole answer was read.
+    pub(crate) fn is_done(&self) -> bool {
+        self.wire.is_done()
+    }
+
     /// The answer was read as far as anybody wants to. The connection is kept when nothing is left on it.
     pub(crate) fn finish(self) {
         if self.reusable

@@ -27,6 +27,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub(crate) mod transport;
 pub(crate) mod view;
 mod wire;
 
