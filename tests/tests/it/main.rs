@@ -3,6 +3,7 @@
 mod access;
 mod fills;
 mod harness;
+mod layer4;
 mod lies;
 mod lifecycle;
 mod manifests;

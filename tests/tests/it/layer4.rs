@@ -1,0 +1,378 @@
+//! Layer 4: sessions that are passed on as they are, to redis, to nginx, through haproxy, and what ends them.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use pierhead_tests::eventually;
+use pierhead_tests::image::noise;
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::process::run;
+use pierhead_tests::server::{Server, certificate, redis_cli};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// An edge whose only listener passes everything on to these servers.
+fn passing_on(servers: &[SocketAddr]) -> Setup {
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    Setup::front()
+        .set("/listeners/0/mode", "tcp")
+        .set("/listeners/0/pool", "servers")
+        .pool(json!({ "name": "servers", "servers": servers }))
+}
+
+/// The access-log line of a session that ended so.
+async fn ended(edge: &Pierhead, end: &str) -> Value {
+    eventually(&format!("a session that ended with {end}"), LONG, async || {
+        edge.log().find(0, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            (line["end"] == end).then_some(line)
+        })
+    })
+    .await
+}
+
+/// The address of a port that nobody listens on.
+fn nobody() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+async fn ask_redis(stream: &mut TcpStream, command: &str, expected: &str) {
+    stream.write_all(command.as_bytes()).await.unwrap();
+    let mut answer = vec![0; expected.len()];
+    timeout(LONG, stream.read_exact(&mut answer)).await.expect("redis does not answer").unwrap();
+    assert_eq!(String::from_utf8(answer).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn redis_notices_nothing() {
+    let redis = Server::redis(&[]).await;
+    let edge = passing_on(&[redis.address()]).start().await;
+    let value = "v".repeat(100_000);
+    redis_cli(edge.registry, &["SET", "key", &value]).await.expect_success();
+    assert_eq!(redis_cli(redis.address(), &["GET", "key"]).await.expect_success().stdout.trim(), value);
+    assert_eq!(redis_cli(edge.registry, &["GET", "key"]).await.expect_success().stdout.trim(), value);
+
+    // A subscription is silent until somebody publishes, elsewhere.
+    let mut subscriber = TcpStream::connect(edge.registry).await.unwrap();
+    let subscribed = "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n";
+    ask_redis(&mut subscriber, "SUBSCRIBE news\r\n", subscribed).await;
+    assert_eq!(redis_cli(edge.registry, &["PUBLISH", "news", "hello"]).await.expect_success().stdout.trim(), "1");
+    ask_redis(&mut subscriber, "", "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n").await;
+
+    // Many commands at once, and the end of the client's direction behind them.
+    let mut client = TcpStream::connect(edge.registry).await.unwrap();
+    client.write_all("INCR n\r\n".repeat(10_000).as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut answers = String::new();
+    timeout(LONG, client.read_to_string(&mut answers)).await.expect("the server's end is not passed on").unwrap();
+    assert_eq!(answers, (1..=10_000).map(|n| format!(":{n}\r\n")).collect::<String>());
+
+    let line = ended(&edge, "client").await;
+    assert_eq!(
+        (&line["listener"], &line["pool"], &line["protocol"]),
+        (&"registry".into(), &"servers".into(), &"tcp".into())
+    );
+    assert_eq!(line["server"], redis.address().to_string());
+    assert!(line["bytes_up"].as_u64().unwrap() > 100_000, "{line}");
+    drop(subscriber);
+    eventually("all sessions are over", LONG, async || {
+        (edge.metric("pierhead_connections", &[("listener", "registry")]).await == 0.0).then_some(())
+    })
+    .await;
+    let sum = edge.metric("pierhead_session_bytes_total", &[("listener", "registry"), ("direction", "received")]).await;
+    assert!(sum > 180_000.0, "{sum}");
+    assert!(edge.metric("pierhead_sessions_total", &[("listener", "registry")]).await >= 5.0);
+    let server = [("pool", "servers"), ("direction", "sent")];
+    assert!(edge.metric("pierhead_server_bytes_total", &server).await > 180_000.0);
+    assert!(edge.metric("pierhead_server_sessions_total", &[("pool", "servers")]).await >= 5.0);
+}
+
+#[tokio::test]
+async fn redis_benchmark_runs_through() {
+    let redis = Server::redis(&[]).await;
+    let edge = passing_on(&[redis.address()]).start().await;
+    for pipeline in ["1", "16"] {
+        let mut command = Command::new("redis-benchmark");
+        let port = edge.registry.port().to_string();
+        command.args(["-h", "127.0.0.1", "-p", &port, "-t", "set,get,lrange_100", "-n", "2000", "-q", "-P", pipeline]);
+        let output = run(command, Duration::from_secs(60)).await.expect_success();
+        assert_eq!(output.stdout.matches("requests per second").count(), 4, "{}", output.stdout);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_costs_no_session() {
+    let redis = Server::redis(&[]).await;
+    let edge = passing_on(&[nobody(), redis.address()]).start().await;
+    for _ in 0..10 {
+        let mut client = TcpStream::connect(edge.registry).await.unwrap();
+        ask_redis(&mut client, "PING\r\n", "+PONG\r\n").await;
+    }
+    let retried = eventually("a session that was tried again", LONG, async || {
+        edge.log().find(0, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["retries"].is_number().then_some(line)
+        })
+    })
+    .await;
+    assert_eq!((&retried["retries"], &retried["server"]), (&1.into(), &redis.address().to_string().into()));
+}
+
+#[tokio::test]
+async fn who_gets_no_server_sees_a_reset() {
+    let edge = passing_on(&[nobody()]).set("/pools/0/retries", 0).start().await;
+    let mut client = TcpStream::connect(edge.registry).await.unwrap();
+    let error = timeout(LONG, client.read_u8()).await.expect("the connection stays open").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let line = ended(&edge, "unreachable").await;
+    assert_eq!(line["bytes_up"], 0);
+}
+
+#[tokio::test]
+async fn a_reset_is_passed_on_both_ways() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let edge = passing_on(&[listener.local_addr().unwrap()]).start().await;
+    for client_breaks in [true, false] {
+        let mut client = TcpStream::connect(edge.registry).await.unwrap();
+        let mut server = listener.accept().await.unwrap().0;
+        client.write_all(b"a").await.unwrap();
+        server.read_u8().await.unwrap();
+        let (breaks, mut sees) = if client_breaks { (client, server) } else { (server, client) };
+        rustix::net::sockopt::set_socket_linger(&breaks, Some(Duration::ZERO)).unwrap();
+        drop(breaks);
+        let error = timeout(LONG, sees.read_u8()).await.expect("the connection stays open").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        ended(&edge, if client_breaks { "client_broke" } else { "server_broke" }).await;
+    }
+}
+
+#[tokio::test]
+async fn sessions_have_a_time_for_silence() {
+    let redis = Server::redis(&[]).await;
+    let setup = passing_on(&[redis.address()]).set("/listeners/0/idle_timeout", "300ms");
+    let edge = setup.start().await;
+    let mut client = TcpStream::connect(edge.registry).await.unwrap();
+    ask_redis(&mut client, "PING\r\n", "+PONG\r\n").await;
+    assert_eq!(timeout(LONG, client.read(&mut [0; 1])).await.expect("the connection stays open").unwrap(), 0);
+    ended(&edge, "idle").await;
+}
+
+/// A server that answers checks no longer, though the connections to it are there: stopped, as by a frozen machine.
+#[tokio::test]
+async fn sessions_end_with_their_server_if_they_are_to() {
+    for close in [true, false] {
+        let redis = Server::redis(&[]).await;
+        let edge = passing_on(&[redis.address()])
+            .set("/pools/0/health", json!({ "kind": "redis", "interval": "100ms", "timeout": "200ms", "fall": 2 }))
+            .set("/pools/0/on_down", if close { "close" } else { "keep" })
+            .start()
+            .await;
+        let mut client = TcpStream::connect(edge.registry).await.unwrap();
+        ask_redis(&mut client, "PING\r\n", "+PONG\r\n").await;
+        redis.signal(Signal::STOP);
+        edge.metric_until("pierhead_server_state", &[("state", "down")], |down| down == 1.0).await;
+        if close {
+            let error = timeout(LONG, client.read_u8()).await.expect("the connection stays open").unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+            ended(&edge, "server_down").await;
+        }
+        redis.signal(Signal::CONT);
+        if !close {
+            ask_redis(&mut client, "PING\r\n", "+PONG\r\n").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_go_on_while_the_edge_drains_but_not_for_ever() {
+    let redis = Server::redis(&[]).await;
+    let setup = passing_on(&[redis.address()]).set("/drain_wait", "10ms").set("/drain_timeout", "2s");
+    let mut edge = setup.start().await;
+    let mut client = TcpStream::connect(edge.registry).await.unwrap();
+    ask_redis(&mut client, "PING\r\n", "+PONG\r\n").await;
+    edge.terminate();
+    eventually("the listener is closed", LONG, async || TcpStream::connect(edge.registry).await.err()).await;
+    ask_redis(&mut client, "PING\r\n", "+PONG\r\n").await;
+    edge.wait(LONG).await;
+    ended(&edge, "stopped").await;
+    assert!(client.read_u8().await.is_err());
+}
+
+/// A client that believes one certificate and looks up every name at one address.
+fn https(address: SocketAddr, names: &[&str], certificates: &[&str]) -> reqwest::Client {
+    let roots = certificates.iter().map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).unwrap());
+    let mut client = reqwest::Client::builder().no_proxy().tls_certs_only(roots).timeout(LONG);
+    for name in names {
+        client = client.resolve(name, address);
+    }
+    client.build().unwrap()
+}
+
+#[tokio::test]
+async fn tls_is_passed_through_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["one.example.com", "two.example.com", "own.example.org", "other.example.org"];
+    let [one, two, own] = [0, 1, 2].map(|index| certificate(folder.path(), &names[index..=index]));
+    let server = |port: &str, files: &(std::path::PathBuf, std::path::PathBuf, String), says: &str| {
+        let (cert, key) = (files.0.display(), files.1.display());
+        format!(
+            "server {{ listen 127.0.0.1:{port} ssl http2; ssl_certificate {cert}; ssl_certificate_key {key}; return 200 {says}; }}\n"
+        )
+    };
+    let nginx = Server::nginx(2, &(server("@PORT@", &one, "one") + &server("@PORT1@", &two, "two"))).await;
+    let redis = Server::redis(&[]).await;
+    let routes = json!([
+        { "names": ["one.example.com"], "pool": "one" },
+        { "names": ["*.example.com"], "pool": "two" },
+    ]);
+    let edge = Setup::new()
+        .registry("upstream", "http://127.0.0.1:9")
+        .set("/listeners/0/tls", json!({ "certificates": [{ "cert": own.0, "key": own.1 }] }))
+        .set("/listeners/0/sni", routes.clone())
+        .with("listeners", json!({ "name": "strict", "bind": "127.0.0.1:0", "mode": "tcp", "sni": routes.clone() }))
+        .with(
+            "listeners",
+            json!({ "name": "lenient", "bind": "127.0.0.1:0", "mode": "tcp", "sni": routes, "pool": "redis" }),
+        )
+        .pool(json!({ "name": "one", "servers": [nginx.addresses[0].to_string()] }))
+        .pool(json!({ "name": "two", "servers": [nginx.addresses[1].to_string()] }))
+        .pool(json!({ "name": "redis", "servers": [redis.address().to_string()] }))
+        .start()
+        .await;
+    for listener in ["registry", "strict", "lenient"] {
+        let client = https(edge.address(listener), &names, &[&one.2, &two.2, &own.2]);
+        for says in ["one", "two"] {
+            let answer = client.get(format!("https://{says}.example.com/")).send().await.unwrap();
+            assert_eq!(answer.version(), reqwest::Version::HTTP_2, "{listener}");
+            assert_eq!(answer.text().await.unwrap(), says, "{listener}");
+        }
+    }
+    // What has no route is served here, or by the pool for all else, or is told that nobody has its name.
+    let client = https(edge.registry, &names, &[&own.2]);
+    let answer = client.get("https://own.example.org/health/instance").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut plain = TcpStream::connect(edge.address("lenient")).await.unwrap();
+    ask_redis(&mut plain, "PING\r\n", "+PONG\r\n").await;
+    let client = https(edge.address("strict"), &names, &[&own.2]);
+    let error = format!("{:?}", client.get("https://other.example.org/").send().await.unwrap_err());
+    assert!(error.contains("UnrecognisedName"), "{error}");
+    let mut plain = TcpStream::connect(edge.address("strict")).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: one.example.com\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // It may see a reset: what it sent is not read to its end.
+    drop(timeout(LONG, plain.read_to_end(&mut answer)).await.expect("the connection stays open"));
+    assert_eq!(answer, b"");
+    let refused = [("listener", "strict"), ("reason", "sni")];
+    edge.metric_until("pierhead_refusals_total", &refused, |refused| refused == 2.0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_say_what_it_wants_is_let_go() {
+    let redis = Server::redis(&[]).await;
+    let setup = passing_on(&[redis.address()])
+        .set("/listeners/0/sni", json!([{ "names": ["a.example"], "pool": "servers" }]))
+        .set("/listeners/0/header_timeout", "200ms");
+    let edge = setup.start().await;
+    let mut client = TcpStream::connect(edge.registry).await.unwrap();
+    client.write_all(b"\x16\x03\x01").await.unwrap();
+    drop(timeout(LONG, client.read_u8()).await.expect("the connection stays open"));
+    edge.metric_until("pierhead_refusals_total", &[("reason", "hello")], |refused| refused == 1.0).await;
+}
+
+#[tokio::test]
+async fn the_clients_address_goes_from_haproxy_to_nginx() {
+    let nginx = Server::nginx(
+        1,
+        "server { listen 127.0.0.1:@PORT@ proxy_protocol; return 200 $proxy_protocol_addr:$proxy_protocol_server_port; }",
+    )
+    .await;
+    for version in ["v1", "v2"] {
+        let edge = passing_on(&[nginx.address()])
+            .set("/trusted_proxies", json!(["127.0.0.1/32"]))
+            .set("/listeners/0/accept_proxy", true)
+            .set("/pools/0/send_proxy", version)
+            .start()
+            .await;
+        let before = Server::haproxy(
+            1,
+            &format!(
+                "defaults\n mode tcp\n timeout client 20s\n timeout server 20s\n timeout connect 5s\n\
+                 listen front\n bind 127.0.0.1:@PORT@\n server edge {} send-proxy-v2\n",
+                edge.registry
+            ),
+        )
+        .await;
+        let mut command = Command::new("curl");
+        command.args(["-s", "--interface", "127.0.0.9", &format!("http://{}/", before.address())]);
+        let answer = run(command, LONG).await.expect_success().stdout;
+        assert_eq!(answer, format!("127.0.0.9:{}", before.address().port()), "{version}");
+        assert_eq!(ended(&edge, "client").await["client"], "127.0.0.9");
+    }
+}
+
+#[tokio::test]
+async fn tls_may_be_added_on_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key, _) = certificate(folder.path(), &["server.example"]);
+    let nginx = Server::nginx(
+        1,
+        &format!(
+            "server {{ listen 127.0.0.1:@PORT@ ssl; ssl_certificate {}; ssl_certificate_key {}; return 200 $ssl_server_name; }}",
+            cert.display(),
+            key.display()
+        ),
+    )
+    .await;
+    let edge = passing_on(&[nginx.address()])
+        .set("/pools/0/tls", json!({ "ca": cert, "sni": "server.example" }))
+        .start()
+        .await;
+    let answer = reqwest::Client::builder().no_proxy().build().unwrap().get(edge.url()).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "server.example");
+}
+
+/// Both ways at once, more than fits anywhere, to a reader that takes its time at first.
+#[tokio::test]
+async fn heavy_a_gigabyte_each_way_takes_no_memory() {
+    const CHUNKS: usize = 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let edge = passing_on(&[listener.local_addr().unwrap()]).start().await;
+    let client = TcpStream::connect(edge.registry).await.unwrap();
+    let server = listener.accept().await.unwrap().0;
+    let chunk = noise(7, 1 << 20);
+    let begun = Instant::now();
+    let (mut client_reads, mut client_writes) = client.into_split();
+    let (mut server_reads, mut server_writes) = server.into_split();
+    let write = async |writer: &mut tokio::net::tcp::OwnedWriteHalf| {
+        for _ in 0..CHUNKS {
+            writer.write_all(&chunk).await.unwrap();
+        }
+        writer.shutdown().await.unwrap();
+    };
+    let read = async |reader: &mut tokio::net::tcp::OwnedReadHalf| {
+        let mut found = vec![0; 1 << 20];
+        for number in 0..CHUNKS {
+            reader.read_exact(&mut found).await.unwrap();
+            assert!(found == chunk, "chunk {number} is not what was sent");
+        }
+        assert_eq!(reader.read(&mut found).await.unwrap(), 0);
+    };
+    tokio::join!(write(&mut client_writes), write(&mut server_writes), read(&mut client_reads), async {
+        // What the edge does not hold back piles up in it.
+        eventually("the edge waits for the reader", LONG, async || {
+            (begun.elapsed() > Duration::from_secs(1)).then_some(())
+        })
+        .await;
+        read(&mut server_reads).await;
+    });
+    let line = ended(&edge, "client").await;
+    assert_eq!((line["bytes_up"].as_u64(), line["bytes_down"].as_u64()), (Some(1 << 30), Some(1 << 30)));
+    assert!(edge.peak_memory() < 64 << 20, "{} MiB", edge.peak_memory() >> 20);
+}
