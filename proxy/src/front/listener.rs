@@ -108,8 +108,9 @@ impl Listener {
         let limits = Limits::of(&self.mode);
         let _watch = self.tls.as_ref().map(|tls| Watch::start(&self.name, tls, &metrics));
         let (mode, sni, accept_proxy, tls) = (self.mode.clone(), self.sni.clone(), self.accept_proxy, self.tls.clone());
+        let counts = metrics.listener(&self.name);
         let service =
-            Arc::new(Service { mode, sni, accept_proxy, admission, tls, application, limits, drain, metrics });
+            Arc::new(Service { mode, sni, accept_proxy, admission, tls, application, limits, drain, metrics, counts });
         tokio::select! {
             () = service.drain.draining() => {}
             () = self.accept(&service) => {}

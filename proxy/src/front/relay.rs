@@ -24,6 +24,9 @@ pub(super) struct Silence {
     pub(super) half_close: Duration,
 }
 
+/// How often what was passed on is told.
+const TELL: Duration = Duration::from_secs(1);
+
 /// What a session has passed on so far.
 #[derive(Debug, Default)]
 pub(super) struct Passed {
@@ -50,16 +53,20 @@ pub(super) enum Over {
     HalfClosed,
 }
 
-/// Passes bytes on, beginning with those that the client had sent already.
+/// Passes bytes on, beginning with those that the client had sent already. Calls `tell` now and then, while something
+/// moves.
 pub(super) async fn relay<S: End>(
     client: &mut TcpStream,
     server: &mut S,
     received: BytesMut,
     silence: Silence,
     passed: &Passed,
+    tell: impl Fn(),
 ) -> Over {
+    let begun = Instant::now();
+    let mut told = begun;
     let (mut up, mut down) = (Flow::new(received), Flow::new(BytesMut::new()));
-    let mut deadline = Deadline::new(Instant::now() + silence.idle);
+    let mut deadline = Deadline::new(begun + silence.idle);
     let (mut progress, mut first) = (0, None);
     poll_fn(|context| {
         let upward = up.poll(context, client, server);
@@ -84,7 +91,12 @@ pub(super) async fn relay<S: End>(
         if seen != progress {
             progress = seen;
             let limit = if first.is_some() { silence.half_close } else { silence.idle };
-            deadline.set(Instant::now() + limit);
+            let now = Instant::now();
+            deadline.set(now + limit);
+            if now.duration_since(told) > TELL {
+                told = now;
+                tell();
+            }
         }
         deadline.poll_passed(context).map(|()| if first.is_some() { Over::HalfClosed } else { Over::Idle })
     })
@@ -123,7 +135,8 @@ mod tests {
         let (mut server_side, server) = pair().await;
         let task = tokio::spawn(async move {
             let passed = Passed::default();
-            let over = relay(&mut client_side, &mut server_side, BytesMut::from("hello "), silence, &passed).await;
+            let over =
+                relay(&mut client_side, &mut server_side, BytesMut::from("hello "), silence, &passed, || {}).await;
             (over, passed.up.into_inner(), passed.down.into_inner())
         });
         (client, server, task)

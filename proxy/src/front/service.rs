@@ -9,7 +9,7 @@ use super::admission::Admission;
 use super::drain::Drain;
 use super::tls::Termination;
 use super::{Application, Connection};
-use crate::admin::metrics::Metrics;
+use crate::admin::metrics::{ListenerMetrics, Metrics};
 
 /// What a client may take of us.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,8 @@ pub(crate) struct Service<A: Application> {
     pub(crate) drain: Drain,
     /// Counts connections and refusals.
     pub(crate) metrics: Arc<Metrics>,
+    /// What this listener counts.
+    pub(crate) counts: Arc<ListenerMetrics>,
 }
 
 impl<A: Application> Service<A> {

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use pierhead_config::{HttpListener, Mode, TcpListener};
@@ -19,6 +19,7 @@ use super::hello::{self, Hello, UNRECOGNIZED_NAME};
 use super::relay::{Over, Passed, Silence, relay};
 use super::service::Service;
 use super::{Application, Connection};
+use crate::admin::metrics::ListenerMetrics;
 use crate::logging::{AccessLog, Time, milliseconds};
 use crate::pool::{Lease, LeaseError, Pool, ServerStream, Told, Wish};
 
@@ -134,15 +135,33 @@ struct Account<'a> {
     reached: Option<Duration>,
     retries: u32,
     passed: Passed,
+    /// How much of `passed` the metrics have.
+    counted: Passed,
+    counts: &'a ListenerMetrics,
     end: End,
+}
+
+impl Account<'_> {
+    /// Brings the metrics up to date.
+    fn count(&self) {
+        let fresh = |passed: &AtomicU64, counted: &AtomicU64| {
+            let all = passed.load(Ordering::Relaxed);
+            all - counted.swap(all, Ordering::Relaxed)
+        };
+        let (up, down) = (fresh(&self.passed.up, &self.counted.up), fresh(&self.passed.down, &self.counted.down));
+        self.counts.session_received.inc_by(up);
+        self.counts.session_sent.inc_by(down);
+    }
 }
 
 impl Drop for Account<'_> {
     fn drop(&mut self) {
+        let total = self.begun.elapsed();
+        self.count();
+        self.counts.session(self.end.as_str(), total);
         if !self.log.is_on() {
             return;
         }
-        let total = self.begun.elapsed();
         self.log.write(&SessionLine {
             time: Time(SystemTime::now() - total),
             client: self.connection.client.ip(),
@@ -219,6 +238,8 @@ async fn serve<A: Application>(
         reached: None,
         retries: 0,
         passed: Passed::default(),
+        counted: Passed::default(),
+        counts: &service.counts,
         end: End::Stopped,
     };
     let reached = match service.application.pool(pool) {
@@ -228,7 +249,7 @@ async fn serve<A: Application>(
     account.end = match reached {
         Ok((lease, mut server)) => {
             account.reached = Some(account.begun.elapsed());
-            let running = relay(&mut client, &mut server, received, silence, &account.passed);
+            let running = relay(&mut client, &mut server, received, silence, &account.passed, || account.count());
             let end = tokio::select! {
                 biased;
                 over = running => End::Over(over),
