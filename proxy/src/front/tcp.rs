@@ -19,7 +19,7 @@ use super::hello::{self, Hello, UNRECOGNIZED_NAME};
 use super::relay::{Over, Passed, Silence, relay};
 use super::service::Service;
 use super::{Application, Connection};
-use crate::admin::metrics::ListenerMetrics;
+use crate::admin::metrics::{ListenerMetrics, ServerMetrics};
 use crate::logging::{AccessLog, Time, milliseconds};
 use crate::pool::{Lease, LeaseError, Pool, ServerStream, Told, Wish};
 
@@ -138,6 +138,7 @@ struct Account<'a> {
     /// How much of `passed` the metrics have.
     counted: Passed,
     counts: &'a ListenerMetrics,
+    server_counts: Option<Arc<ServerMetrics>>,
     end: End,
 }
 
@@ -151,6 +152,10 @@ impl Account<'_> {
         let (up, down) = (fresh(&self.passed.up, &self.counted.up), fresh(&self.passed.down, &self.counted.down));
         self.counts.session_received.inc_by(up);
         self.counts.session_sent.inc_by(down);
+        if let Some(server) = &self.server_counts {
+            server.sent.inc_by(up);
+            server.received.inc_by(down);
+        }
     }
 }
 
@@ -240,6 +245,7 @@ async fn serve<A: Application>(
         passed: Passed::default(),
         counted: Passed::default(),
         counts: &service.counts,
+        server_counts: None,
         end: End::Stopped,
     };
     let reached = match service.application.pool(pool) {
@@ -249,6 +255,8 @@ async fn serve<A: Application>(
     account.end = match reached {
         Ok((lease, mut server)) => {
             account.reached = Some(account.begun.elapsed());
+            lease.server().metrics().sessions.inc();
+            account.server_counts = Some(Arc::clone(lease.server().metrics()));
             let running = relay(&mut client, &mut server, received, silence, &account.passed, || account.count());
             let end = tokio::select! {
                 biased;
@@ -274,11 +282,16 @@ async fn serve<A: Application>(
 async fn reach(pool: &Pool, account: &mut Account<'_>) -> Result<(Lease, ServerStream), End> {
     let told = Told { source: account.connection.client, destination: account.connection.destination };
     let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut last: Option<Arc<ServerMetrics>> = None;
     loop {
         let wish = Wish { client: Some(account.connection.client.ip()), key: None, tried: &tried };
         let lease = pool.lease(&wish).await.map_err(End::Refused)?;
-        let name = lease.server().shared_name();
-        if tried.contains(name) {
+        let (name, metrics) = (lease.server().shared_name(), lease.server().metrics());
+        let again = tried.contains(name);
+        if let Some(last) = &last {
+            if Arc::ptr_eq(last, metrics) { &metrics.retries } else { &last.redispatches }.inc();
+        }
+        if again {
             tokio::time::sleep(AGAIN.min(pool.settings().connect_timeout)).await;
         }
         account.server = Some(Arc::clone(name));
@@ -294,7 +307,10 @@ async fn reach(pool: &Pool, account: &mut Account<'_>) -> Result<(Lease, ServerS
                     return Err(End::Unreachable);
                 }
                 account.retries += 1;
-                tried.push(Arc::clone(name));
+                last = Some(Arc::clone(metrics));
+                if !again {
+                    tried.push(Arc::clone(name));
+                }
             }
         }
     }

@@ -34,6 +34,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -56,7 +57,7 @@ use self::server::Surroundings;
 pub(crate) use self::view::{Operator, PoolView};
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::wire::{Outgoing, WireError};
-use crate::admin::metrics::{Metrics, PoolMetrics};
+use crate::admin::metrics::{Metrics, PoolMetrics, ServerFailure};
 
 /// Why a pool cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -228,7 +229,14 @@ impl Pool {
 
     /// Opens a connection to a leased server: TCP, the PROXY header where the pool sends one, TLS where it has it.
     pub(crate) async fn connect(&self, lease: &Lease, told: Option<&Told>) -> Result<ServerStream, ConnectError> {
-        let server = lease.server();
-        connect::connect(&self.settings, self.tls.as_ref(), server.address(), server.host(), told).await
+        let (server, begun) = (lease.server(), Instant::now());
+        let outcome = connect::connect(&self.settings, self.tls.as_ref(), server.address(), server.host(), told).await;
+        match &outcome {
+            Ok(_) => server.metrics().connected(begun.elapsed()),
+            Err(ConnectError::Timeout) => server.metrics().failed(ServerFailure::Timeout),
+            Err(ConnectError::Name(_)) => server.metrics().failed(ServerFailure::Tls),
+            Err(ConnectError::Io(_)) => server.metrics().failed(ServerFailure::Connect),
+        }
+        outcome
     }
 }
