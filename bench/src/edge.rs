@@ -47,6 +47,11 @@ impl Plan {
         Plan { setup }.set("/access_log", false)
     }
 
+    /// Servers that everything is passed on to as it is, and that are checked every second.
+    pub(crate) fn layer4(servers: &[SocketAddr]) -> Plan {
+        Plan::front(servers).set("/listeners/0/mode", "tcp")
+    }
+
     /// Sets a key, named as a JSON pointer.
     pub(crate) fn set(self, pointer: &str, value: impl Into<Value>) -> Plan {
         Plan { setup: self.setup.set(pointer, value) }

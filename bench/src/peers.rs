@@ -25,6 +25,8 @@ const HAPROXY: Template =
     Template { text: include_str!("../peers/haproxy.cfg"), file: "haproxy.cfg", command: haproxy };
 const HAPROXY_FRONT: Template =
     Template { text: include_str!("../peers/haproxy-front.cfg"), file: "haproxy-front.cfg", command: haproxy };
+const HAPROXY_LAYER4: Template =
+    Template { text: include_str!("../peers/haproxy-layer4.cfg"), file: "haproxy-layer4.cfg", command: haproxy };
 const DOCKER_REGISTRY: Template = Template {
     text: include_str!("../peers/docker-registry.yml"),
     file: "docker-registry.yml",
@@ -72,6 +74,11 @@ impl Peer {
     /// haproxy before servers that it checks every second: `PROXY_TLS_PORT`, and `PROXY_PORT` without TLS.
     pub(crate) async fn haproxy_front(dir: &Path, servers: &[SocketAddr]) -> Peer {
         start(&HAPROXY_FRONT, dir, servers, &["PROXY_TLS_PORT", "PROXY_PORT"]).await
+    }
+
+    /// haproxy before servers that it passes everything on to, on `PROXY_PORT`.
+    pub(crate) async fn haproxy_layer4(dir: &Path, servers: &[SocketAddr]) -> Peer {
+        start(&HAPROXY_LAYER4, dir, servers, &["PROXY_PORT"]).await
     }
 
     /// docker-registry as a pull-through cache, on `PORT`.

@@ -6,6 +6,7 @@ mod blob_http2;
 mod cold;
 mod front;
 mod herd;
+mod layer4;
 mod manifest;
 mod memory;
 mod start;
@@ -56,6 +57,8 @@ const ALL: &[Measurement] = &[
     },
     Measurement { name: "front-death", about: front::DEATH, measure: |scale| front::death(scale).boxed_local() },
     Measurement { name: "front-push", about: front::PUSH, measure: |scale| front::push(scale).boxed_local() },
+    Measurement { name: "layer4-redis", about: layer4::REDIS, measure: |scale| layer4::redis(scale).boxed_local() },
+    Measurement { name: "layer4-bulk", about: layer4::BULK, measure: |scale| layer4::bulk(scale).boxed_local() },
     Measurement { name: "start", about: start::ABOUT, measure: |scale| start::measure(scale).boxed_local() },
 ];
 
