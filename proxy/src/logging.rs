@@ -55,7 +55,7 @@ impl Logging {
 }
 
 /// One JSON object a line for each request, or nothing at all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct AccessLog {
     writer: Option<NonBlocking>,
 }

@@ -296,6 +296,16 @@ impl Pierhead {
         self.process.peak_memory()
     }
 
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        self.process.memory()
+    }
+
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> usize {
+        self.process.descriptors()
+    }
+
     /// Ends it as a power failure would.
     pub async fn kill(&mut self) {
         self.process.kill().await;

@@ -73,7 +73,7 @@ pub struct Cache {
 }
 
 /// The operators' listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Address and port.
     pub bind: SocketAddr,
@@ -82,7 +82,7 @@ pub struct Admin {
 }
 
 /// Who may pull.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// User and bcrypt hash, as in an htpasswd file.
     pub users: Vec<(String, Secret)>,
@@ -118,5 +118,11 @@ impl Globs {
     /// As written.
     pub fn patterns(&self) -> &[String] {
         &self.patterns
+    }
+}
+
+impl PartialEq for Globs {
+    fn eq(&self, other: &Globs) -> bool {
+        self.patterns == other.patterns
     }
 }

@@ -10,7 +10,7 @@ use super::{CertificateFiles, Globs, Rate};
 use crate::secret::Secret;
 
 /// A registry that clients pull from through the edge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Registry {
     /// As a path prefix and as `?ns=`, for example `docker.io` or `registry.local:5000`.
     pub name: String,
@@ -59,7 +59,7 @@ impl Registry {
 }
 
 /// How the edge reaches a registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamSettings {
     /// Whom to ask.
     pub source: Source,

@@ -4,6 +4,7 @@
 //! `/health/endtoend` says as well whether what it depends on works. Both are answered from what is known anyway:
 //! asking for health contacts nobody and so costs nothing, however often it is done.
 
+use parking_lot::RwLock;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -48,10 +49,10 @@ struct Service {
     probe: Probe,
 }
 
-/// All that is checked.
+/// All that is checked. What that is changes with the configuration; who asks does not.
 #[derive(Default)]
 pub(crate) struct Health {
-    services: Vec<Service>,
+    services: RwLock<Vec<Service>>,
 }
 
 impl Health {
@@ -63,14 +64,19 @@ impl Health {
         name: impl Into<String>,
         probe: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Health {
-        self.services.push(Service { name: name.into(), check, probe: Box::new(probe) });
+        self.services.get_mut().push(Service { name: name.into(), check, probe: Box::new(probe) });
         self
+    }
+
+    /// From here on, this is what is checked.
+    pub(crate) fn replace(&self, next: Health) {
+        *self.services.write() = next.services.into_inner();
     }
 
     /// Asks every service of a check.
     pub(crate) fn report(&self, which: Check) -> Report {
-        let services: Vec<(&str, bool)> = self
-            .services
+        let services = self.services.read();
+        let services: Vec<(&str, bool)> = services
             .iter()
             .filter(|service| which == Check::EndToEnd || service.check == Check::Instance)
             .map(|service| (service.name.as_str(), (service.probe)()))

@@ -3,7 +3,6 @@
 //! It stands on an address of its own, so that whoever may pull images may not read metrics. Operators are trusted, but
 //! not to have no broken clients: connections have a number and a header has a time, which axum's own loop lacks.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +14,12 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::control::Control;
 use super::health::{CACHE_CONTROL, Check, Health};
 use super::metrics::Metrics;
+use crate::front::Listening;
 
 /// Connections at a time; more wait.
 const CONNECTIONS: usize = 64;
@@ -39,8 +39,9 @@ const PAGE: &str = concat!(
 
 /// The listener, open but not yet answering.
 pub(crate) struct Admin {
-    socket: TcpListener,
-    address: SocketAddr,
+    socket: Listening,
+    #[allow(dead_code, reason = "those who use it come next")]
+    control: Arc<dyn Control>,
 }
 
 #[derive(Clone)]
@@ -50,16 +51,9 @@ struct Seen {
 }
 
 impl Admin {
-    /// Opens the listener.
-    pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<Admin> {
-        let socket = TcpListener::bind(address).await?;
-        let address = socket.local_addr()?;
-        Ok(Admin { socket, address })
-    }
-
-    /// The real address, also when port 0 was asked for.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    /// On a socket that is open already.
+    pub(crate) fn new(socket: Listening, control: Arc<dyn Control>) -> Admin {
+        Admin { socket, control }
     }
 
     /// Answers for ever: while the edge drains, operators still want to see it.
@@ -74,7 +68,7 @@ impl Admin {
         let free = Arc::new(Semaphore::new(CONNECTIONS));
         // Never closed, so there is always a place some day.
         while let Ok(place) = Arc::clone(&free).acquire_owned().await {
-            let tcp = match self.socket.accept().await {
+            let tcp = match self.socket.socket().accept().await {
                 Ok((tcp, _)) => tcp,
                 Err(error) => {
                     tracing::warn!(listener = "admin", %error, "cannot accept");
@@ -111,10 +105,13 @@ async fn show_metrics(State(seen): State<Seen>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::admin::control::Status;
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut client = TcpStream::connect(address).await.unwrap();
@@ -125,10 +122,29 @@ mod tests {
         answer.to_ascii_lowercase()
     }
 
+    struct NoControl;
+
+    #[async_trait::async_trait]
+    impl Control for NoControl {
+        fn status(&self) -> Status {
+            let now = std::time::SystemTime::now();
+            Status { generation: 1, since: now, looked: now, problems: Vec::new() }
+        }
+
+        async fn reload(&self) -> Result<Status, Vec<String>> {
+            Ok(self.status())
+        }
+    }
+
+    fn open() -> (Admin, SocketAddr) {
+        let socket = Listening::open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.address();
+        (Admin::new(socket, Arc::new(NoControl)), address)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn silent_connections_do_not_lock_operators_out() {
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = admin.address();
+        let (admin, address) = open();
         let server = tokio::spawn(admin.serve(Arc::default(), Arc::new(Metrics::new().unwrap())));
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -140,8 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn operators_see_health_and_metrics() {
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = admin.address();
+        let (admin, address) = open();
         let health =
             Health::default().with(Check::Instance, "listeners", || true).with(Check::EndToEnd, "far", || false);
         let metrics = Arc::new(Metrics::new().unwrap());

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -54,7 +55,7 @@ pub(super) struct NoRoom(pub(super) u64);
 
 /// The ledger.
 pub(super) struct Ledger {
-    limit: u64,
+    limit: AtomicU64,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
@@ -114,7 +115,11 @@ impl Ledger {
     pub(super) fn new(limit: u64, entries: HashMap<Digest, Entry>, metrics: Arc<Metrics>) -> Ledger {
         let bytes = entries.values().map(|entry| blocks(entry.size)).sum();
         metrics.cache_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
-        let ledger = Ledger { limit, state: Mutex::new(State { entries, bytes, ..State::default() }), metrics };
+        let ledger = Ledger {
+            limit: AtomicU64::new(limit),
+            state: Mutex::new(State { entries, bytes, ..State::default() }),
+            metrics,
+        };
         ledger.show(&ledger.state());
         ledger
     }
@@ -130,7 +135,14 @@ impl Ledger {
 
     /// Most bytes.
     pub(super) fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Another limit; by how much what is here exceeds it.
+    pub(super) fn resize(&self, limit: u64) -> u64 {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.metrics.cache_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        self.state().bytes.saturating_sub(limit)
     }
 
     /// The entry of a digest.
@@ -161,8 +173,9 @@ impl Ledger {
         let before = state.entries.get(digest).map_or(0, |entry| blocks(entry.size));
         let after = blocks(size).max(before);
         let total = (state.bytes - before).saturating_add(after);
-        if total > self.limit {
-            return Err(NoRoom(total - self.limit));
+        let limit = self.limit();
+        if total > limit {
+            return Err(NoRoom(total - limit));
         }
         state.bytes = total;
         let entry = state.entries.entry(*digest).or_insert(Entry {
@@ -245,7 +258,7 @@ impl Ledger {
             })
             .collect();
         drop(state);
-        let spare = self.limit / 100;
+        let spare = self.limit() / 100;
         let plan = evict::plan(&candidates, need.saturating_add(spare)).or_else(|| evict::plan(&candidates, need));
         victims.digests = plan.filter(|plan| !plan.is_empty())?;
         Some(victims)

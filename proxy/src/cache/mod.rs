@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use pierhead_registry::client::Repository;
 use pierhead_registry::oci::{Digest, Tag};
@@ -55,8 +56,6 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Settings {
     /// The tree's root; made when missing.
     pub(crate) path: PathBuf,
-    /// Most bytes of content.
-    pub(crate) max_size: u64,
     /// Whether a commit must survive a power failure.
     pub(crate) fsync: bool,
     /// Hash every blob on every read.
@@ -65,6 +64,15 @@ pub(crate) struct Settings {
     pub(crate) scrub_interval: Option<Duration>,
     /// Memory for hot manifests, tags, lists and authorisations.
     pub(crate) memory: u64,
+    /// The rest.
+    pub(crate) changing: Changing,
+}
+
+/// What may change while the store is open.
+#[derive(Clone, Debug)]
+pub(crate) struct Changing {
+    /// Most bytes of content.
+    pub(crate) max_size: u64,
     /// What is never evicted.
     pub(crate) pins: Pins,
     /// How large blobs of each registry are fetched.
@@ -86,7 +94,7 @@ pub(crate) struct Cache {
     fills: Arc<Fills>,
     verify_on_read: bool,
     caller_key: [u8; 32],
-    parallel: HashMap<Arc<str>, Parallel>,
+    parallel: ArcSwap<HashMap<Arc<str>, Parallel>>,
 }
 
 impl Cache {
@@ -94,7 +102,7 @@ impl Cache {
     pub(crate) async fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Arc<Cache>, OpenError> {
         let path = settings.path.clone();
         let (interval, verify_on_read) = (settings.scrub_interval, settings.verify_on_read);
-        let parallel = settings.parallel.clone();
+        let parallel = ArcSwap::from_pointee(settings.changing.parallel.clone());
         let opened = blocking(move || open(settings, metrics)).await;
         let (store, caller_key) = opened.map_err(|source| OpenError::Io { path, source })??;
         let store = Arc::new(store);
@@ -126,6 +134,13 @@ impl Cache {
         if let Err(error) = closed.await {
             tracing::warn!(%error, "closing the cache");
         }
+    }
+
+    /// Takes up what may change while the store is open. What is now too much is evicted.
+    pub(crate) async fn change(&self, to: Changing) {
+        self.parallel.store(Arc::new(to.parallel));
+        let store = Arc::clone(&self.store);
+        self.done(blocking(move || store.change(to.max_size, to.pins)).await);
     }
 
     /// A manifest by digest, if this repository is known to hold it and its bytes are here. Counts as a use.
@@ -168,7 +183,7 @@ impl Cache {
 
     /// Whether the configuration pins a repository, or a tag of it.
     pub(crate) fn is_pinned(&self, repository: &RepositoryId, tag: Option<&Tag>) -> bool {
-        self.store.pins.pinned(repository, tag)
+        self.store.pins.load().pinned(repository, tag)
     }
 
     /// What a tag was last known to mean.
@@ -331,7 +346,7 @@ impl Cache {
         source: Option<Repository>,
     ) -> Result<Blob, BlobError> {
         let held = self.holds(repository, digest).await;
-        let parallel = self.parallel.get(&repository.registry);
+        let parallel = self.parallel.load().get(&repository.registry).copied();
         let origin = source.map(|source| Origin {
             source,
             hint: self.store.hot.size(digest),
@@ -420,7 +435,8 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
             .insert(digest, Entry { size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } });
     }
     tracing::info!(entries = entries.len(), path = %root.display(), "cache open");
-    let ledger = Ledger::new(settings.max_size, entries, Arc::clone(&metrics));
+    let Changing { max_size, pins, .. } = settings.changing;
+    let ledger = Ledger::new(max_size, entries, Arc::clone(&metrics));
     let hot = Hot::new(settings.memory);
-    Ok((Store::new(tree, ledger, index, hot, settings.pins, metrics), caller_key))
+    Ok((Store::new(tree, ledger, index, hot, pins, metrics), caller_key))
 }

@@ -9,7 +9,7 @@ use pierhead_registry::oci::Tag;
 use super::RepositoryId;
 
 /// The `pin` patterns of every registry.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Pins(HashMap<Arc<str>, Globs>);
 
 impl Pins {

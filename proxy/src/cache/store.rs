@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pierhead_registry::oci::{Digest, Tag};
 
@@ -51,7 +52,7 @@ pub(super) struct Store {
     pub(super) ledger: Ledger,
     pub(super) index: Index,
     pub(super) hot: Hot,
-    pub(super) pins: Pins,
+    pub(super) pins: ArcSwap<Pins>,
     pub(super) metrics: Arc<Metrics>,
     /// Until when nothing is stored, and why.
     failing: Mutex<Option<(Instant, String)>>,
@@ -74,7 +75,7 @@ impl Store {
             ledger,
             index,
             hot,
-            pins,
+            pins: ArcSwap::from_pointee(pins),
             metrics,
             failing: Mutex::new(None),
             works: AtomicBool::new(true),
@@ -112,6 +113,22 @@ impl Store {
             } else {
                 tracing::error!(reason = why, "the cache cannot store: requests are served through, uncached");
             }
+        }
+    }
+
+    // --- changes
+
+    /// Takes up other limits and pins. Blocks.
+    pub(super) fn change(&self, max_size: u64, pins: Pins) {
+        if **self.pins.load() != pins {
+            self.pins.store(Arc::new(pins));
+            self.refresh_pins();
+        }
+        let excess = self.ledger.resize(max_size);
+        if excess > 0
+            && let Err(why) = self.evict(excess)
+        {
+            tracing::warn!(excess, %why, "the cache is larger than its new max_size");
         }
     }
 
@@ -366,9 +383,9 @@ impl Store {
             self.failed("writing a tag", &error);
         }
         self.index.put_tag(id, tag, record);
-        if before.is_some_and(|before| before != record.digest) && self.pins.any(&id.registry) {
+        if before.is_some_and(|before| before != record.digest) && self.pins.load().any(&id.registry) {
             self.refresh_pins();
-        } else if self.pins.pinned(id, Some(tag)) {
+        } else if self.pins.load().pinned(id, Some(tag)) {
             self.ledger.pin(&record.digest);
         }
     }
@@ -384,8 +401,9 @@ impl Store {
 
     /// Pins what the configuration pins now, and nothing else.
     fn refresh_pins(&self) {
-        let by_tag = self.index.all_tags().filter(|(id, tag, _)| self.pins.pinned(id, Some(tag)));
-        let by_repository = self.index.all_manifests().filter(|(id, _)| self.pins.pinned(id, None));
+        let pins = self.pins.load();
+        let by_tag = self.index.all_tags().filter(|(id, tag, _)| pins.pinned(id, Some(tag)));
+        let by_repository = self.index.all_manifests().filter(|(id, _)| pins.pinned(id, None));
         let pinned = by_tag.map(|(_, _, digest)| digest).chain(by_repository.map(|(_, digest)| digest)).collect();
         self.ledger.set_pins(&pinned);
     }

@@ -9,7 +9,7 @@ use pierhead_registry::oci::{Algorithm, Digest};
 
 use super::ledger::Kind;
 use super::store::Store;
-use super::{CachedManifest, ListRecord, Pins, RepositoryId, Settings};
+use super::{CachedManifest, Changing, ListRecord, Pins, RepositoryId, Settings};
 use crate::admin::metrics::Metrics;
 
 fn repository() -> RepositoryId {
@@ -20,13 +20,11 @@ fn repository() -> RepositoryId {
 fn store(folder: &tempfile::TempDir) -> (Store, Digest, &'static [u8]) {
     let settings = Settings {
         path: folder.path().to_owned(),
-        max_size: 1 << 30,
         fsync: false,
         verify_on_read: false,
         scrub_interval: None,
         memory: 1 << 20,
-        pins: Pins::default(),
-        parallel: HashMap::new(),
+        changing: Changing { max_size: 1 << 30, pins: Pins::default(), parallel: HashMap::new() },
     };
     let (store, _) = super::open(settings, Arc::new(Metrics::new().unwrap())).unwrap();
     let id = repository();

@@ -23,7 +23,7 @@ use super::flights::Flights;
 use super::refusal::Refusal;
 use crate::admin::metrics::Metrics;
 
-/// How long a login is remembered after it was last used. Users change only with the configuration, and with it all of this.
+/// How long a login is remembered after it was last used. Other users, and all of this is forgotten.
 const REMEMBER: Duration = Duration::from_secs(3600);
 /// Failures are counted over this long.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -43,6 +43,7 @@ const PARALLEL: usize = 2;
 
 /// Checks logins.
 pub(crate) struct Users {
+    access: Access,
     hashes: HashMap<String, Secret>,
     /// Compared for names that nobody has, so that time does not tell which names exist.
     decoy: Option<Secret>,
@@ -64,8 +65,9 @@ enum Suspect {
 impl Users {
     /// The users of the configuration.
     pub(crate) fn new(access: Access, metrics: Arc<Metrics>) -> Users {
-        let hashes: HashMap<_, _> = access.users.into_iter().collect();
+        let hashes: HashMap<_, _> = access.users.iter().cloned().collect();
         Users {
+            access,
             decoy: hashes.values().next().cloned(),
             hashes,
             key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
@@ -75,6 +77,11 @@ impl Users {
             attempts: Flights::new(ATTEMPTS),
             metrics,
         }
+    }
+
+    /// Whether these are the users of that configuration.
+    pub(crate) fn are(&self, access: &Access) -> bool {
+        self.access == *access
     }
 
     /// The user behind an `Authorization` header.

@@ -17,7 +17,8 @@ use crate::front::{Application, Connection, Reuse};
 use crate::logging::AccessLog;
 use crate::pool::{Pool, Pools};
 
-/// What one configuration came to. It lives for as long as a request that began under it.
+/// What one configuration came to; at first nothing. It lives for as long as a request that began under it.
+#[derive(Default)]
 pub(crate) struct Generation {
     /// The registries, where there are any.
     pub(crate) edge: Option<Arc<Edge>>,

@@ -90,6 +90,8 @@ pub(crate) struct RegistryParts {
     pub(crate) client: Client,
     /// The servers of its origin, where it has a pool.
     pub(crate) pool: Option<Arc<Pool>>,
+    /// All is as it was in the edge before: so is what is known of the registry.
+    pub(crate) kept: bool,
 }
 
 /// Answers requests.
@@ -130,17 +132,28 @@ struct Trace {
 }
 
 impl Edge {
-    /// Puts the parts together.
-    pub(crate) fn new(parts: EdgeParts) -> Edge {
+    /// Puts the parts together. What was learnt under the configuration before, and still holds, is kept: who has logged
+    /// in, and which upstreams fail.
+    pub(crate) fn new(parts: EdgeParts, before: Option<&Edge>) -> Edge {
         let routes = Routes::new(parts.registries.iter().map(|registry| &registry.config));
-        let registries: Vec<_> = parts.registries.into_iter().map(|parts| Arc::new(Upstream::new(parts))).collect();
+        let known = |name: &str| before?.registries.iter().find(|upstream| upstream.config.name == name);
+        let registries: Vec<_> = (parts.registries.into_iter())
+            .map(|parts| match known(&parts.config.name).filter(|_| parts.kept) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Upstream::new(parts)),
+            })
+            .collect();
+        let users = |access: Access| match before.and_then(|before| before.users.as_ref()) {
+            Some(users) if users.are(&access) => Arc::clone(users),
+            _ => Arc::new(Users::new(access, Arc::clone(&parts.metrics))),
+        };
         Edge {
             passthrough_by_path: registries.iter().any(|registry| registry.is_passthrough()),
             has_origin: registries.iter().any(|registry| registry.pool.is_some()),
             registries,
             routes,
             caller_key: hmac::Key::new(hmac::HMAC_SHA256, parts.cache.caller_key()),
-            users: parts.access.map(|access| Arc::new(Users::new(access, Arc::clone(&parts.metrics)))),
+            users: parts.access.map(users),
             cache: parts.cache,
             metrics: parts.metrics,
             health: parts.health,

@@ -46,7 +46,7 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// A registry and the client that speaks to it.
     pub(crate) fn new(parts: RegistryParts) -> Upstream {
-        let RegistryParts { config, client, pool } = parts;
+        let RegistryParts { config, client, pool, kept: _ } = parts;
         let (failing, slow) = (AtomicBool::new(false), AtomicBool::new(false));
         let name = config.name.as_str().into();
         Upstream { name, config, pool, writes: Writes::new(), client, failing, slow }

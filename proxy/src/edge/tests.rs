@@ -125,23 +125,22 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let store = cache::Settings {
             path: folder.path().to_owned(),
-            max_size: 1 << 30,
             fsync: false,
             verify_on_read: false,
             scrub_interval: None,
             memory: 1 << 20,
-            pins: cache::Pins::default(),
-            parallel: HashMap::new(),
+            changing: cache::Changing { max_size: 1 << 30, pins: cache::Pins::default(), parallel: HashMap::new() },
         };
-        let edge = Edge::new(EdgeParts {
-            registries: vec![RegistryParts { config, client, pool: None }],
+        let parts = EdgeParts {
+            registries: vec![RegistryParts { config, client, pool: None, kept: false }],
             cache: Cache::open(store, Arc::clone(&metrics)).await.unwrap(),
             metrics,
             health: Arc::new(Health::default()),
             access: None,
             access_log: AccessLog::off(),
             offline: false,
-        });
+        };
+        let edge = Edge::new(parts, None);
         Stage { upstream, edge: Arc::new(edge), caller: None, offline: false, _folder: folder }
     }
 

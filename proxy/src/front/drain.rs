@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Where in its life an edge is. Phases only ever advance.
@@ -20,17 +21,34 @@ pub(crate) enum Phase {
     Draining,
 }
 
-/// The phase, and the count of what is running.
+/// The phase, and the count of what is running. What is cloned is the same; a [`Drain::branch`] may end by itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
     phase: watch::Sender<Phase>,
     running: TaskTracker,
+    paused: watch::Sender<bool>,
+    ended: CancellationToken,
 }
 
 impl Drain {
     /// At [`Phase::Starting`].
     pub(crate) fn new() -> Drain {
-        Drain { phase: watch::Sender::new(Phase::Starting), running: TaskTracker::new() }
+        Drain {
+            phase: watch::Sender::new(Phase::Starting),
+            running: TaskTracker::new(),
+            paused: watch::Sender::new(false),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// The part of one listener, which ends with the edge, or before it by [`Drain::end`].
+    pub(crate) fn branch(&self) -> Drain {
+        Drain { ended: self.ended.child_token(), ..self.clone() }
+    }
+
+    /// Ends this branch: its listener closes, its connections are kept for no other request.
+    pub(crate) fn end(&self) {
+        self.ended.cancel();
     }
 
     /// Goes on to a later phase; going back is ignored.
@@ -42,6 +60,9 @@ impl Drain {
             }
             later
         });
+        if to == Phase::Draining {
+            self.ended.cancel();
+        }
     }
 
     /// The phase at the moment.
@@ -49,11 +70,27 @@ impl Drain {
         *self.phase.borrow()
     }
 
-    /// Waits for [`Phase::Draining`].
+    /// Whether no connection is to be kept for another request.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Waits until no connection is to be kept for another request: for [`Phase::Draining`], or the end of this branch.
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut phase = self.phase.subscribe();
+        self.ended.clone().cancelled_owned()
+    }
+
+    #[allow(dead_code, reason = "those who use it come next")]
+    /// Connections are left in the kernel's queues: another process may be about to take them. Or no longer.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.paused.send_replace(paused);
+    }
+
+    /// Waits until connections may, or may not, be accepted.
+    pub(crate) fn paused(&self, paused: bool) -> impl Future<Output = ()> + Send + use<> {
+        let mut seen = self.paused.subscribe();
         // The sender outlives every task that waits: it is the edge itself.
-        async move { drop(phase.wait_for(|phase| *phase == Phase::Draining).await) }
+        async move { drop(seen.wait_for(|seen| *seen == paused).await) }
     }
 
     /// Runs a task that a stop waits for.
@@ -88,6 +125,18 @@ mod tests {
         drain.advance(Phase::Leaving);
         drain.advance(Phase::Serving);
         assert_eq!(drain.phase(), Phase::Leaving);
+    }
+
+    #[tokio::test]
+    async fn a_branch_ends_by_itself_or_with_all() {
+        let drain = Drain::new();
+        let (one, other) = (drain.branch(), drain.branch());
+        one.end();
+        one.draining().await;
+        assert_eq!((one.is_draining(), other.is_draining(), drain.is_draining()), (true, false, false));
+        drain.advance(Phase::Draining);
+        other.draining().await;
+        assert!(drain.is_draining());
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::deadline::Deadline;
-use super::drain::Phase;
 use super::head::{self, Refusal, Scanner};
 use super::service::{Limits, Service};
 use super::{Application, Connection, Reuse};
@@ -70,7 +69,7 @@ pub(crate) async fn serve<A: Application>(mut stream: Stream, service: &Service<
                 return;
             }
         };
-        if drain.phase() == Phase::Draining {
+        if drain.is_draining() {
             session.set_keepalive(None);
         }
         if application.handle(&mut session, connection).await == Reuse::Close {

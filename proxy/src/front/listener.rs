@@ -1,160 +1,244 @@
-//! One listening socket: accept, limit, hand on.
+//! One listener: accept, limit, hand on.
 //!
-//! Invariant: no more than `max_connections` are open at once. Those beyond wait in the kernel's queue, unaccepted,
+//! Invariants: no more than `max_connections` are open at once. Those beyond wait in the kernel's queue, unaccepted,
 //! until one ends: waiting costs us nothing, and a client that is served late is better off than one that is refused.
+//! A connection stays with the [`Service`] that it was accepted under; a reload changes what the next one gets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pierhead_config::{Mode, SniRoute};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use super::admission::Admission;
 use super::drain::Drain;
+use super::listening::Listening;
 use super::service::{Limits, Service};
 use super::tls::{Termination, TlsError, Watch};
 use super::{Application, Connection, accepted};
 use crate::admin::metrics::Metrics;
 
-/// Connections that the kernel keeps for us until they are accepted. It takes less when `net.core.somaxconn` says so.
-const BACKLOG: u32 = 4096;
-
-/// How soon a silent peer is asked whether it is still there, and how often again before it is given up.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_COUNT: u32 = 4;
-
 /// How long to wait before accepting again when the system is short of descriptors or memory.
 const SHORTAGE: Duration = Duration::from_millis(200);
 
-/// Why a listener cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BindError {
-    /// The address cannot be had.
-    #[error("listener {name}: {address}: {source}")]
-    Address {
-        /// Which listener.
-        name: String,
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The certificates cannot be used.
-    #[error("listener {name}: {source}")]
-    Tls {
-        /// Which listener.
-        name: String,
-        /// Why not.
-        source: Box<TlsError>,
-    },
+/// What all listeners of an edge have in common.
+pub(crate) struct Common<A: Application> {
+    /// Answers requests.
+    pub(crate) application: Arc<A>,
+    /// Of the whole edge.
+    pub(crate) drain: Drain,
+    /// Counts connections and refusals.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-/// An open listener.
-pub(crate) struct Listener {
+/// What a configuration makes of a listener: all that can fail has not.
+pub(crate) struct Prepared<A: Application> {
     name: Arc<str>,
-    socket: TcpListener,
-    address: SocketAddr,
-    mode: Mode,
-    sni: Vec<SniRoute>,
-    accept_proxy: bool,
-    tls: Option<Arc<Termination>>,
-    free: Arc<Semaphore>,
+    places: usize,
+    service: Service<A>,
 }
 
-impl Listener {
-    /// Opens it: from here on the kernel queues connections.
-    pub(crate) fn bind(settings: &pierhead_config::Listener) -> Result<Listener, BindError> {
+impl<A: Application> Prepared<A> {
+    /// Prepares a listener that is new, or takes the place of `before`.
+    pub(crate) fn new(
+        settings: &pierhead_config::Listener,
+        common: &Common<A>,
+        admission: &Arc<Admission>,
+        before: Option<&Listener<A>>,
+    ) -> Result<Prepared<A>, TlsError> {
+        let known = before.map(|before| before.current.load_full());
+        let known = known.as_ref().and_then(|known| known.service.tls.as_deref());
         let tls = settings.http().and_then(|http| http.tls.as_ref());
-        let tls = tls.map(|tls| Termination::new(tls, None).map(Arc::new)).transpose();
-        let tls = tls.map_err(|source| BindError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
-        let (socket, address) = listen(settings.bind).map_err(|source| BindError::Address {
-            name: settings.name.clone(),
-            address: settings.bind,
-            source,
-        })?;
-        Ok(Listener {
-            name: settings.name.as_str().into(),
-            socket,
-            address,
-            mode: settings.mode.clone(),
+        let service = Service {
+            tls: tls.map(|tls| Termination::new(tls, known).map(Arc::new)).transpose()?,
+            limits: Limits::of(&settings.mode),
             sni: settings.sni.clone(),
             accept_proxy: settings.accept_proxy,
-            tls,
-            free: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
-        })
+            admission: Arc::clone(admission),
+            mode: settings.mode.clone(),
+            application: Arc::clone(&common.application),
+            drain: before.map_or_else(|| common.drain.branch(), |before| before.drain.clone()),
+            metrics: Arc::clone(&common.metrics),
+            counts: common.metrics.listener(&settings.name),
+        };
+        Ok(Prepared { name: settings.name.as_str().into(), places: settings.max_connections, service })
     }
 
     /// The configured name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
+}
 
-    /// The real address, also when port 0 was asked for.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+/// A listener at work. It closes when the edge drains, or by [`Listener::close`].
+pub(crate) struct Listener<A: Application> {
+    socket: Listening,
+    drain: Drain,
+    places: Arc<Places>,
+    current: ArcSwap<Current<A>>,
+}
+
+/// What the next connection gets.
+struct Current<A: Application> {
+    name: Arc<str>,
+    service: Arc<Service<A>>,
+    /// Looks after the certificates.
+    _watch: Option<Watch>,
+}
+
+impl<A: Application> Current<A> {
+    fn new(name: Arc<str>, service: Service<A>) -> Current<A> {
+        let watch = service.tls.as_ref().map(|tls| Watch::start(&name, tls, &service.metrics));
+        Current { name, service: Arc::new(service), _watch: watch }
+    }
+}
+
+impl<A: Application> Listener<A> {
+    /// Accepts from here on.
+    pub(crate) fn start(socket: Listening, prepared: Prepared<A>) -> Arc<Listener<A>> {
+        let listener = Arc::new(Listener {
+            socket,
+            drain: prepared.service.drain.clone(),
+            places: Arc::new(Places::new(prepared.places)),
+            current: ArcSwap::from_pointee(Current::new(prepared.name, prepared.service)),
+        });
+        tokio::spawn(Arc::clone(&listener).run());
+        listener
     }
 
-    /// Accepts until the edge drains, then closes. Connections go on by themselves.
-    pub(crate) async fn serve<A: Application>(
-        self,
-        application: Arc<A>,
-        admission: Arc<Admission>,
-        drain: Drain,
-        metrics: Arc<Metrics>,
-    ) {
-        let limits = Limits::of(&self.mode);
-        let _watch = self.tls.as_ref().map(|tls| Watch::start(&self.name, tls, &metrics));
-        let (mode, sni, accept_proxy, tls) = (self.mode.clone(), self.sni.clone(), self.accept_proxy, self.tls.clone());
-        let counts = metrics.listener(&self.name);
-        let service =
-            Arc::new(Service { mode, sni, accept_proxy, admission, tls, application, limits, drain, metrics, counts });
+    /// The socket, to be handed on.
+    pub(crate) fn socket(&self) -> &Listening {
+        &self.socket
+    }
+
+    /// From here on, connections get this.
+    pub(crate) fn replace(&self, prepared: Prepared<A>) {
+        self.places.resize(prepared.places);
+        self.current.store(Arc::new(Current::new(prepared.name, prepared.service)));
+    }
+
+    /// Closes. Connections that are open finish what they are at.
+    pub(crate) fn close(&self) {
+        self.drain.end();
+    }
+
+    async fn run(self: Arc<Self>) {
         tokio::select! {
-            () = service.drain.draining() => {}
-            () = self.accept(&service) => {}
+            () = self.drain.draining() => {}
+            () = self.accept() => {}
+        }
+        // Those who are in the queue already were not refused, so they are not to be reset.
+        while let Some(Ok((tcp, peer))) = self.socket.socket().accept().now_or_never() {
+            if let Some(place) = self.places.try_take() {
+                self.serve(tcp, peer, place).await;
+            }
         }
     }
 
-    async fn accept<A: Application>(&self, service: &Arc<Service<A>>) {
+    async fn accept(&self) {
         loop {
-            // Never closed, so it never fails.
-            let Ok(place) = Arc::clone(&self.free).acquire_owned().await else { return };
-            let (tcp, peer) = match self.socket.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => {
-                    tracing::warn!(listener = %self.name, %error, "cannot accept");
-                    tokio::time::sleep(SHORTAGE).await;
-                    continue;
-                }
+            self.drain.paused(false).await;
+            let place = self.places.take().await;
+            let accepted = tokio::select! {
+                biased;
+                () = self.drain.paused(true) => continue,
+                accepted = self.socket.socket().accept() => accepted,
             };
-            let everywhere = service.admission.place().await;
-            let destination = tcp.local_addr().unwrap_or(self.address);
-            let listener = Arc::clone(&self.name);
-            let connection = Connection { listener, client: peer, peer, destination, secure: false };
-            let open = service.metrics.connection(&self.name);
-            let own = Arc::clone(service);
-            service.drain.spawn(async move {
-                accepted::serve(tcp, &own, connection).await;
-                drop((place, everywhere, open));
-            });
+            match accepted {
+                Ok((tcp, peer)) => self.serve(tcp, peer, place).await,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(listener = %self.current.load().name, %error, "cannot accept");
+                    tokio::time::sleep(SHORTAGE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, tcp: TcpStream, peer: SocketAddr, place: Place) {
+        let current = self.current.load_full();
+        let everywhere = current.service.admission.place().await;
+        let destination = tcp.local_addr().unwrap_or(self.socket.address());
+        let listener = Arc::clone(&current.name);
+        let open = current.service.metrics.connection(&listener);
+        let connection = Connection { listener, client: peer, peer, destination, secure: false };
+        let service = Arc::clone(&current.service);
+        self.drain.spawn(async move {
+            accepted::serve(tcp, &service, connection).await;
+            drop((place, everywhere, open));
+        });
+    }
+}
+
+/// How many connections may be open. Unlike those of a semaphore, places can be taken away while they are in use.
+struct Places {
+    limit: AtomicUsize,
+    open: AtomicUsize,
+    freed: Notify,
+}
+
+/// One of them, until it is dropped.
+struct Place(Arc<Places>);
+
+impl Places {
+    fn new(limit: usize) -> Places {
+        Places { limit: AtomicUsize::new(limit), open: AtomicUsize::new(0), freed: Notify::new() }
+    }
+
+    fn resize(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.freed.notify_one();
+    }
+
+    /// Only one task, the accept loop, ever takes places, so none is taken between the look and the count.
+    fn try_take(self: &Arc<Self>) -> Option<Place> {
+        (self.open.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed)).then(|| {
+            self.open.fetch_add(1, Ordering::Relaxed);
+            Place(Arc::clone(self))
+        })
+    }
+
+    async fn take(self: &Arc<Self>) -> Place {
+        loop {
+            if let Some(place) = self.try_take() {
+                return place;
+            }
+            // A place that is given up between the look and here has left a permit.
+            self.freed.notified().await;
         }
     }
 }
 
-/// Opens a socket. What is set here is inherited by every connection that it accepts.
-fn listen(bind: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
-    let socket = if bind.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.set_nodelay(true)?;
-    socket.set_keepalive(true)?;
-    rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
-    rustix::net::sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
-    rustix::net::sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_COUNT)?;
-    socket.bind(bind)?;
-    let listener = socket.listen(BACKLOG)?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn places_can_be_added_and_taken_away_while_they_are_in_use() {
+        let places = Arc::new(Places::new(2));
+        let (one, _two) = (places.take().await, places.take().await);
+        assert!(places.try_take().is_none());
+        places.resize(1);
+        drop(one);
+        assert!(places.try_take().is_none(), "two were open, one is allowed");
+        let waiting = tokio::spawn({
+            let places = Arc::clone(&places);
+            async move { places.take().await }
+        });
+        tokio::task::yield_now().await;
+        places.resize(2);
+        let _three = waiting.await.unwrap();
+        assert!(places.try_take().is_none());
+    }
 }

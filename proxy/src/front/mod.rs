@@ -24,6 +24,7 @@ mod http1;
 mod http2;
 mod limits;
 mod listener;
+mod listening;
 mod pipe;
 mod proxy_protocol;
 mod relay;
@@ -49,8 +50,9 @@ pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use limits::RequestLimits;
-pub(crate) use listener::{BindError, Listener};
-pub(crate) use tls::check as check_tls;
+pub(crate) use listener::{Common, Listener, Prepared};
+pub(crate) use listening::Listening;
+pub(crate) use tls::{TlsError, check as check_tls};
 
 /// Where a request came from.
 #[allow(dead_code, reason = "those who use it come next")]

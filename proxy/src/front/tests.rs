@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Admission, Application, Connection, Drain, Listener, Phase, Reuse};
+use super::{Admission, Application, Common, Connection, Drain, Listener, Listening, Phase, Prepared, Reuse};
 use crate::admin::metrics::Metrics;
 use crate::logging::AccessLog;
 use crate::pool::Pool;
@@ -126,11 +126,12 @@ async fn start_with(settings: pierhead_config::Listener, limits: &Limits) -> Run
 }
 
 async fn start_trusting(settings: pierhead_config::Listener, limits: &Limits, trusted: &str) -> Running {
-    let listener = Listener::bind(&settings).unwrap();
-    let (address, drain, echo) = (listener.address(), Drain::new(), Arc::new(Echo::default()));
+    let (drain, echo) = (Drain::new(), Arc::new(Echo::default()));
     let metrics = Arc::new(Metrics::new().unwrap());
+    let common = Common { application: Arc::clone(&echo), drain: drain.clone(), metrics: Arc::clone(&metrics) };
     let admission = Arc::new(Admission::new(&[trusted.parse().unwrap()], limits, None));
-    drain.spawn(listener.serve(Arc::clone(&echo), admission, drain.clone(), Arc::clone(&metrics)));
+    let prepared = Prepared::new(&settings, &common, &admission, None).unwrap();
+    let address = Listener::start(Listening::open(settings.bind).unwrap(), prepared).socket().address();
     drain.advance(Phase::Serving);
     Running { address, drain, echo, metrics }
 }

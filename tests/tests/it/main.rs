@@ -11,6 +11,7 @@ mod naming;
 mod neighbours;
 mod pulls;
 mod ranges;
+mod reload;
 mod seen;
 mod store;
 mod tags;

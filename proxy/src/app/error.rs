@@ -1,0 +1,69 @@
+//! Why an edge did not start, or did not stop as it should.
+
+use std::io;
+use std::net::SocketAddr;
+
+use pierhead_registry::client::BuildError;
+
+use crate::cache::OpenError;
+use crate::front::TlsError;
+use crate::pool::PoolError;
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    /// No threads, no signals.
+    #[error("runtime: {0}")]
+    Runtime(#[source] io::Error),
+    /// The names of metrics are wrong: a fault of ours.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The address of a listener cannot be had.
+    #[error("listener {name}: {address}: {source}")]
+    Bind {
+        /// Which listener; the operators' is `admin`.
+        name: String,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The certificates of a listener cannot be used.
+    #[error("listener {name}: {source}")]
+    Tls {
+        /// Which listener.
+        name: String,
+        /// Why not.
+        source: Box<TlsError>,
+    },
+    /// The store.
+    #[error(transparent)]
+    Cache(#[from] OpenError),
+    /// The client of a registry.
+    #[error("registry {name}: {source}")]
+    Client {
+        /// Which registry.
+        name: String,
+        /// Why not.
+        source: BuildError,
+    },
+    /// A pool.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// What is wrong with a new configuration, a line each.
+    #[error("{}", .0.join("\n"))]
+    Refused(Vec<String>),
+    /// A second signal.
+    #[error("stopped at once by a second signal")]
+    Interrupted,
+}
+
+impl AppError {
+    /// A line for each problem.
+    pub(super) fn problems(&self) -> Vec<String> {
+        match self {
+            AppError::Refused(problems) => problems.clone(),
+            other => vec![other.to_string()],
+        }
+    }
+}

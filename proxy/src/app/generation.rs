@@ -1,0 +1,263 @@
+//! From one checked configuration to what runs: built whole beside what runs already, then put in its place.
+//!
+//! Invariants: all that can fail fails while it is built, and then nothing has changed; what a new configuration does
+//! not change goes on as it was: sockets, tokens of upstreams, states of servers, logins. A generation that nobody uses any more is
+//! dropped, and with it what belonged to it alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pierhead_config::{Admin, Config};
+use tokio::task::JoinHandle;
+
+use super::clients::{self, Known};
+use super::sockets::{Place, Sockets};
+use super::{AppError, parts};
+use crate::admin;
+use crate::admin::control::Control;
+use crate::admin::health::{Check, Health};
+use crate::admin::metrics::Metrics;
+use crate::cache::{self, Cache};
+use crate::edge::{Edge, EdgeParts, Gate, Generation, RegistryParts};
+use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepared};
+use crate::logging::AccessLog;
+use crate::pool::Pools;
+
+/// What the operators' listener is called.
+const ADMIN: &str = "admin";
+
+/// What outlives every generation.
+pub(super) struct Foundation {
+    /// Application, drain and metrics of all listeners.
+    pub(super) common: Common<Gate>,
+    /// Of the newest generation.
+    pub(super) health: Arc<Health>,
+    /// The log of requests, for configurations that want one.
+    pub(super) access_log: AccessLog,
+    /// For operators.
+    pub(super) control: Arc<dyn Control>,
+}
+
+impl Foundation {
+    pub(super) fn new(access_log: AccessLog, control: Arc<dyn Control>) -> Result<Foundation, AppError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let common = Common { application: Arc::new(Gate::new(Generation::default())), drain: Drain::new(), metrics };
+        Ok(Foundation { common, health: Arc::default(), access_log, control })
+    }
+}
+
+/// What runs under one configuration.
+pub(super) struct Running {
+    pub(super) config: Config,
+    registries: Vec<Known>,
+    edge: Option<Arc<Edge>>,
+    pools: Arc<Pools>,
+    admission: Arc<Admission>,
+    /// Once open it stays open: requests of older generations use it.
+    cache: Option<(cache::Settings, Arc<Cache>)>,
+    listeners: BTreeMap<Place, Arc<Listener<Gate>>>,
+    admin: Operators,
+}
+
+/// The operators' listener at work.
+struct Operators {
+    settings: Admin,
+    socket: Listening,
+    serving: JoinHandle<()>,
+}
+
+/// A generation that is built and not yet at work.
+pub(super) struct Built {
+    config: Config,
+    registries: Vec<Known>,
+    edge: Option<Arc<Edge>>,
+    pools: Arc<Pools>,
+    admission: Arc<Admission>,
+    cache: Option<(cache::Settings, Arc<Cache>)>,
+    listeners: Vec<(Place, Listening, Prepared<Gate>)>,
+    admin: Listening,
+}
+
+impl Built {
+    /// Builds what a configuration says, with what can be kept of what runs.
+    pub(super) async fn new(
+        foundation: &Foundation,
+        config: Config,
+        before: Option<&Running>,
+        mut sockets: Sockets,
+    ) -> Result<Built, AppError> {
+        let Foundation { common, .. } = foundation;
+        let settings = parts::store(&config);
+        if let (Some((fixed, _)), Some(settings)) = (before.and_then(|before| before.cache.as_ref()), &settings) {
+            let problems = parts::fixed(fixed, settings);
+            if !problems.is_empty() {
+                return Err(AppError::Refused(problems));
+            }
+        }
+        let admission = before.map(|before| before.admission.as_ref());
+        let admission = Arc::new(Admission::new(&config.trusted_proxies, &config.limits, admission));
+        let mut listeners = Vec::new();
+        for settings in &config.listeners {
+            let place = Place::of(&settings.name, settings.bind);
+            let known = before.and_then(|before| before.listeners.get(&place));
+            let prepared = Prepared::new(settings, common, &admission, known.map(Arc::as_ref))
+                .map_err(|source| AppError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
+            let socket = match known {
+                Some(known) => known.socket().clone(),
+                None => sockets.take(&settings.name, settings.bind)?,
+            };
+            listeners.push((place, socket, prepared));
+        }
+        let admin = match before {
+            Some(before) if before.admin.settings.bind == config.admin.bind => before.admin.socket.clone(),
+            _ => sockets.take(ADMIN, config.admin.bind)?,
+        };
+        let pools = Pools::new(&config.pools, before.map(|before| before.pools.as_ref()), &common.metrics)?;
+        let known = before.map(|before| before.registries.as_slice()).unwrap_or_default();
+        let (registries, kept) = clients::make(&config, &pools, known, &common.metrics)?;
+        let cache = match (before.and_then(|before| before.cache.clone()), settings) {
+            (Some((_, cache)), Some(settings)) => Some((settings, cache)),
+            (Some(unused), None) => Some(unused),
+            (None, Some(settings)) => {
+                let cache = Cache::open(settings.clone(), Arc::clone(&common.metrics)).await?;
+                Some((settings, cache))
+            }
+            (None, None) => None,
+        };
+        let mut built =
+            Built { config, registries, edge: None, pools: Arc::new(pools), admission, cache, listeners, admin };
+        built.edge = built.edge(foundation, before, &kept);
+        Ok(built)
+    }
+
+    /// The edge before, where nothing of it changes; else a new one, that knows what is still true of the one before.
+    fn edge(&self, foundation: &Foundation, before: Option<&Running>, kept: &[bool]) -> Option<Arc<Edge>> {
+        let (_, cache) = self.cache.as_ref().filter(|_| !self.registries.is_empty())?;
+        let offline = parts::offline(&self.config);
+        if let Some(before) = before
+            && kept.iter().all(|kept| *kept)
+            && before.registries.len() == self.registries.len()
+            && before.config.access == self.config.access
+            && before.config.access_log == self.config.access_log
+            && parts::offline(&before.config) == offline
+            && let Some(edge) = &before.edge
+        {
+            return Some(Arc::clone(edge));
+        }
+        let registries = self.registries.iter().zip(kept).map(|(known, kept)| RegistryParts {
+            config: known.registry.clone(),
+            client: known.client.clone(),
+            pool: known.pool.clone(),
+            kept: *kept,
+        });
+        let parts = EdgeParts {
+            registries: registries.collect(),
+            cache: Arc::clone(cache),
+            metrics: Arc::clone(&foundation.common.metrics),
+            health: Arc::clone(&foundation.health),
+            access: self.config.access.clone(),
+            access_log: self.access_log(foundation),
+            offline,
+        };
+        Some(Arc::new(Edge::new(parts, before.and_then(|before| before.edge.as_deref()))))
+    }
+
+    fn access_log(&self, foundation: &Foundation) -> AccessLog {
+        if self.config.access_log { foundation.access_log.clone() } else { AccessLog::off() }
+    }
+
+    /// Puts it to work in the place of what ran before. From here on nothing fails.
+    pub(super) async fn start(self, foundation: &Foundation, before: Option<Running>) -> Running {
+        let Foundation { common, health, .. } = foundation;
+        if let (Some((settings, cache)), Some(_)) = (&self.cache, &before) {
+            cache.change(settings.changing.clone()).await;
+        }
+        self.pools.start().await;
+        health.replace(self.health(&common.drain));
+        common.application.replace(Generation {
+            edge: self.edge.clone(),
+            pools: Arc::clone(&self.pools),
+            targets: parts::targets(&self.config, before.as_ref().map(|before| &before.config)),
+            access_log: self.access_log(foundation),
+        });
+        let (mut known, operators) = match before {
+            Some(before) => (before.listeners, Some(before.admin)),
+            None => (BTreeMap::new(), None),
+        };
+        let mut listeners = BTreeMap::new();
+        for (place, socket, prepared) in self.listeners {
+            let listener = match known.remove(&place) {
+                Some(listener) => {
+                    listener.replace(prepared);
+                    listener
+                }
+                None => {
+                    tracing::info!(listener = prepared.name(), address = %socket.address(), "listening");
+                    Listener::start(socket, prepared)
+                }
+            };
+            listeners.insert(place, listener);
+        }
+        for listener in known.into_values() {
+            tracing::info!(address = %listener.socket().address(), "no longer listening");
+            listener.close();
+        }
+        let admin = match operators {
+            Some(operators) if operators.settings == self.config.admin => operators,
+            before => Operators::start(foundation, self.config.admin.clone(), self.admin, before),
+        };
+        let Built { config, registries, edge, pools, admission, cache, .. } = self;
+        Running { config, registries, edge, pools, admission, cache, listeners, admin }
+    }
+
+    /// What is checked: this instance by its listeners and its store, the rest by each upstream's circuit breaker. An
+    /// edge that is meant to be offline misses no upstream.
+    fn health(&self, drain: &Drain) -> Health {
+        let (drain, offline) = (drain.clone(), parts::offline(&self.config));
+        let mut health = Health::default().with(Check::Instance, "listeners", move || drain.phase() == Phase::Serving);
+        if let Some((_, cache)) = &self.cache {
+            let writable = Arc::clone(cache);
+            health = health
+                // Open since before there was anybody to ask.
+                .with(Check::Instance, "cache", || true)
+                .with(Check::EndToEnd, "cache_writable", move || writable.writable());
+        }
+        for pool in self.pools.iter() {
+            let (name, pool) = (pool.settings().name.clone(), Arc::clone(pool));
+            health = health.with(Check::EndToEnd, name, move || pool.available());
+        }
+        for known in &self.registries {
+            let client = known.client.clone();
+            health = health.with(Check::EndToEnd, &known.registry.name, move || offline || client.available());
+        }
+        health
+    }
+}
+
+impl Operators {
+    /// Answers operators, in the place of the listener before. What that one is answering it finishes.
+    fn start(foundation: &Foundation, settings: Admin, socket: Listening, before: Option<Operators>) -> Operators {
+        if let Some(before) = before {
+            before.serving.abort();
+        }
+        tracing::info!(listener = ADMIN, address = %socket.address(), "listening");
+        let (health, metrics) = (Arc::clone(&foundation.health), Arc::clone(&foundation.common.metrics));
+        let serving =
+            tokio::spawn(admin::Admin::new(socket.clone(), Arc::clone(&foundation.control)).serve(health, metrics));
+        Operators { settings, socket, serving }
+    }
+}
+
+impl Running {
+    /// Leaves the listeners to themselves: each closes its socket when the edge drains.
+    pub(super) fn let_go(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// Closes the store. What runs without it is lost at most to the cache.
+    pub(super) async fn close(&self) {
+        if let Some((_, cache)) = &self.cache {
+            cache.close().await;
+        }
+    }
+}

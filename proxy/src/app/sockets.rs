@@ -1,0 +1,46 @@
+//! Which listening socket is for which listener: those that are open already, those that somebody handed over, and new
+//! ones.
+//!
+//! Invariant: a socket that is asked for again is the same socket, so that a connection in its queue is never lost.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::AppError;
+use crate::front::Listening;
+
+/// What makes a socket the one that a listener wants: its address, and where the system chose the port, the listener's
+/// name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    bind: SocketAddr,
+    name: Option<String>,
+}
+
+impl Place {
+    pub(super) fn of(name: &str, bind: SocketAddr) -> Place {
+        Place { bind, name: (bind.port() == 0).then(|| name.to_owned()) }
+    }
+}
+
+/// Sockets that are open and wait to be asked for.
+#[derive(Default)]
+pub(super) struct Sockets {
+    open: BTreeMap<Place, Listening>,
+}
+
+impl Sockets {
+    #[allow(dead_code, reason = "those who use it come next")]
+    /// Offers a socket.
+    pub(super) fn offer(&mut self, place: Place, socket: Listening) {
+        self.open.insert(place, socket);
+    }
+
+    /// The socket of a listener, opened when nobody offers it.
+    pub(super) fn take(&mut self, name: &str, bind: SocketAddr) -> Result<Listening, AppError> {
+        if let Some(socket) = self.open.remove(&Place::of(name, bind)) {
+            return Ok(socket);
+        }
+        Listening::open(bind).map_err(|source| AppError::Bind { name: name.to_owned(), address: bind, source })
+    }
+}
