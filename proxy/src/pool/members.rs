@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use pierhead_config as config;
 use pierhead_config::{Address, DnsRecord};
 
+use super::discover::Kept;
 use super::server::{Orders, Server, Spec, Surroundings, Terms};
 use super::state::Rules;
 use crate::admin::metrics::Metrics;
@@ -48,8 +49,8 @@ pub(super) struct Found {
     pub(super) backup: bool,
 }
 
-/// The last good answer to each question.
-pub(super) type Answers = BTreeMap<Question, Vec<Found>>;
+/// What is known of the answers to each question.
+pub(super) type Answers = BTreeMap<Question, Kept>;
 
 /// The servers of a pool at one moment, and whose turn it is.
 pub(super) struct Members {
@@ -108,7 +109,7 @@ fn discovery(discovery: &config::Discovery) -> Question {
 pub(super) fn specs(settings: &config::Pool, answers: &Answers) -> Vec<Spec> {
     let mut specs: Vec<Spec> = settings.servers.iter().filter_map(|server| written(server, answers)).collect();
     let discovered = settings.discovery.as_ref();
-    let found = discovered.and_then(|discovery| Some((discovery, answers.get(&self::discovery(discovery))?)));
+    let found = discovered.and_then(|discovery| Some((discovery, &answers.get(&self::discovery(discovery))?.found)));
     for (discovery, found) in found.into_iter().flat_map(|(discovery, all)| all.iter().map(move |one| (discovery, one)))
     {
         let name = found.address.to_string();
@@ -132,7 +133,7 @@ fn written(server: &config::Server, answers: &Answers) -> Option<Spec> {
     let (address, host) = match &server.address {
         Address::Socket(address) => (*address, None),
         Address::Name { host, port } => {
-            let found = answers.get(&Question::Host(host.clone(), *port))?.first()?;
+            let found = answers.get(&Question::Host(host.clone(), *port))?.found.first()?;
             (found.address, Some(host.clone()))
         }
     };

@@ -15,6 +15,8 @@ mod answer;
 mod check;
 mod chunks;
 mod connect;
+mod discover;
+mod dns;
 mod exchange;
 mod idle;
 mod lease;
@@ -37,9 +39,13 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use pierhead_config as config;
 use rustls::ClientConfig;
+use tokio::sync::oneshot;
+use tokio::time::{Duration, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::answer::{Answer, Framing, has_token};
@@ -54,10 +60,13 @@ use self::queue::Queue;
 use self::select::Open;
 pub(crate) use self::server::Server;
 use self::server::Surroundings;
-pub(crate) use self::view::{Operator, PoolView};
+pub(crate) use self::view::{NameView, Operator, PoolView};
 #[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::wire::{Outgoing, WireError};
 use crate::admin::metrics::{Metrics, PoolMetrics, ServerFailure};
+
+/// How long a start waits for the first answers of DNS.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Why a pool cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -105,9 +114,9 @@ impl Pools {
         for pool in self.before.iter().filter_map(Weak::upgrade) {
             pool.stop();
         }
-        for pool in self.iter() {
-            pool.start();
-        }
+        let asked: Vec<_> = self.iter().flat_map(Pool::start).collect();
+        // A pool that has no server yet refuses until it has: an edge must start while DNS is away.
+        drop(timeout(FIRST_ANSWERS, join_all(asked)).await);
     }
 
     /// One pool.
@@ -127,13 +136,22 @@ pub(crate) struct Pool {
     tls: Option<Arc<ClientConfig>>,
     idle: Arc<Idle>,
     members: ArcSwap<Members>,
-    answers: Mutex<Answers>,
+    work: Mutex<Work>,
     surroundings: Surroundings,
     checker: Option<Arc<Checker>>,
-    checks: Mutex<Checks>,
     next: AtomicUsize,
     all_metrics: Arc<Metrics>,
     metrics: PoolMetrics,
+}
+
+/// What goes on by itself, while this generation is the newest.
+#[derive(Default)]
+struct Work {
+    running: bool,
+    /// The last good answers of DNS.
+    answers: Answers,
+    questions: Vec<AbortOnDropHandle<()>>,
+    checks: Checks,
 }
 
 impl Pool {
@@ -147,46 +165,61 @@ impl Pool {
             |pool| pool.surroundings.clone(),
         );
         let known = before.map(Pool::servers).unwrap_or_default();
-        let answers = before.map(|pool| pool.answers.lock().clone()).unwrap_or_default();
+        let answers = before.map(|pool| pool.work.lock().answers.clone()).unwrap_or_default();
         let specs = members::specs(&settings, &answers);
         let members = Members::of(&specs, &known, &members::terms(&settings), &surroundings, metrics);
         Ok(Pool {
             tls,
             idle: Idle::new(settings.keep_alive),
             members: ArcSwap::from_pointee(members),
-            answers: Mutex::new(answers),
+            work: Mutex::new(Work { answers, ..Work::default() }),
             metrics: metrics.pool(&settings.name),
             all_metrics: Arc::clone(metrics),
             surroundings,
             checker: checker.map(Arc::new),
-            checks: Mutex::default(),
             next: AtomicUsize::new(0),
             settings,
         })
     }
 
-    /// From here on this generation says what holds for its servers.
-    fn start(self: &Arc<Pool>) {
-        self.checks.lock().begin();
-        let specs = members::specs(&self.settings, &self.answers.lock());
-        self.renew(&specs);
+    /// From here on this generation says what holds for its servers. The answers come when DNS has answered, or not, what
+    /// has never been asked before.
+    fn start(self: &Arc<Pool>) -> Vec<oneshot::Receiver<()>> {
+        let mut work = self.work.lock();
+        work.running = true;
+        work.checks.begin();
+        self.renew(&mut work);
+        let mut new = Vec::new();
+        for question in members::questions(&self.settings) {
+            let known = work.answers.contains_key(&question);
+            let (handle, first) = discover::watch(self, question);
+            work.questions.push(handle);
+            if !known {
+                new.push(first);
+            }
+        }
+        new
     }
 
     /// Ends what goes on by itself. Leases go on.
     fn stop(&self) {
-        self.checks.lock().end();
+        let mut work = self.work.lock();
+        work.running = false;
+        work.questions.clear();
+        work.checks.end();
     }
 
     /// The servers are these from here on.
-    fn renew(&self, specs: &[server::Spec]) {
+    fn renew(&self, work: &mut Work) {
+        let specs = members::specs(&self.settings, &work.answers);
         let terms = members::terms(&self.settings);
-        let known = self.servers();
-        let members = Members::of(specs, &known, &terms, &self.surroundings, &self.all_metrics);
-        for (server, spec) in members.servers.iter().zip(specs) {
+        let members = Members::of(&specs, &self.servers(), &terms, &self.surroundings, &self.all_metrics);
+        for (server, spec) in members.servers.iter().zip(&specs) {
             server.adopt(spec, &terms);
         }
-        self.checks.lock().follow(&members.servers, self.checker.as_ref());
+        work.checks.follow(&members.servers, self.checker.as_ref());
         self.members.store(Arc::new(members));
+        // Who waits looks again.
         self.surroundings.queue.wake();
     }
 
@@ -213,8 +246,15 @@ impl Pool {
             queued: self.surroundings.queue.len(),
             queue_size: self.settings.queue_size,
             servers: self.servers().iter().map(|server| server.view()).collect(),
-            names: Vec::new(),
+            names: self.names(),
         }
+    }
+
+    fn names(&self) -> Vec<NameView> {
+        let work = self.work.lock();
+        let view =
+            |question: members::Question| work.answers.get(&question).cloned().unwrap_or_default().view(&question);
+        members::questions(&self.settings).into_iter().map(view).collect()
     }
 
     /// The operator wants something of a server. `false`: there is none of this name.
