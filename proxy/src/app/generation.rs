@@ -18,8 +18,8 @@ use crate::admin::control::Control;
 use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::cache::{self, Cache};
-use crate::edge::{Edge, EdgeParts, Gate, Generation, RegistryParts};
-use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepared};
+use crate::edge::{Edge, EdgeParts, Gate, Generation, Recorder, RegistryParts};
+use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepared, RequestLimits};
 use crate::logging::AccessLog;
 use crate::pool::Pools;
 
@@ -41,8 +41,11 @@ pub(super) struct Foundation {
 impl Foundation {
     pub(super) fn new(access_log: AccessLog, control: Arc<dyn Control>) -> Result<Foundation, AppError> {
         let metrics = Arc::new(Metrics::new()?);
-        let common = Common { application: Arc::new(Gate::new(Generation::default())), drain: Drain::new(), metrics };
-        Ok(Foundation { common, health: Arc::default(), access_log, control })
+        let health = Arc::<Health>::default();
+        let recorder = Recorder::new(Arc::clone(&metrics), AccessLog::off());
+        let nothing = Generation::nothing(recorder, Arc::clone(&health));
+        let common = Common { application: Arc::new(Gate::new(nothing)), drain: Drain::new(), metrics };
+        Ok(Foundation { common, health, access_log, control })
     }
 }
 
@@ -138,7 +141,6 @@ impl Built {
             && kept.iter().all(|kept| *kept)
             && before.registries.len() == self.registries.len()
             && before.config.access == self.config.access
-            && before.config.access_log == self.config.access_log
             && parts::offline(&before.config) == offline
             && let Some(edge) = &before.edge
         {
@@ -156,7 +158,6 @@ impl Built {
             metrics: Arc::clone(&foundation.common.metrics),
             health: Arc::clone(&foundation.health),
             access: self.config.access.clone(),
-            access_log: self.access_log(foundation),
             offline,
         };
         Some(Arc::new(Edge::new(parts, before.and_then(|before| before.edge.as_deref()))))
@@ -174,11 +175,15 @@ impl Built {
         }
         self.pools.start().await;
         health.replace(self.health(&common.drain));
+        let current = common.application.current();
         common.application.replace(Generation {
             edge: self.edge.clone(),
             pools: Arc::clone(&self.pools),
             targets: parts::targets(&self.config, before.as_ref().map(|before| &before.config)),
-            access_log: self.access_log(foundation),
+            trusted_proxies: self.config.trusted_proxies.clone(),
+            limits: RequestLimits::new(&self.config.limits, &self.config.registries, Some(&current.limits)),
+            recorder: Arc::new(Recorder::new(Arc::clone(&common.metrics), self.access_log(foundation))),
+            health: Arc::clone(health),
         });
         let (mut known, operators) = match before {
             Some(before) => (before.listeners, Some(before.admin)),

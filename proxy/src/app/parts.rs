@@ -7,6 +7,7 @@ use pierhead_config::{Config, HttpTarget, Listener, Registry};
 use pierhead_registry::client::{Account, EndpointSettings, Settings};
 
 use crate::cache::{self, Parallel, Pins};
+use crate::edge::Target;
 
 /// The store, as the cache wants to know it.
 pub(super) fn store(config: &Config) -> Option<cache::Settings> {
@@ -56,9 +57,9 @@ pub(super) fn fixed(before: &cache::Settings, after: &cache::Settings) -> Vec<St
 }
 
 /// Who answers the requests of each listener. Connections that were accepted by a listener which is gone may still ask.
-pub(super) fn targets(config: &Config, before: Option<&Config>) -> HashMap<Arc<str>, HttpTarget> {
-    let target = |listener: &Listener| Some((Arc::from(listener.name.as_str()), listener.http()?.target.clone()));
-    let still = |target: &HttpTarget| match target {
+pub(super) fn targets(config: &Config, before: Option<&Config>) -> HashMap<Arc<str>, Target> {
+    let target = |listener: &Listener| Some((Arc::from(listener.name.as_str()), Target::from(listener.http()?)));
+    let still = |target: &Target| match &target.kind {
         HttpTarget::Pool(name) => config.pools.iter().any(|pool| pool.name == *name),
         HttpTarget::Registries | HttpTarget::RedirectToHttps(_) => true,
     };

@@ -43,7 +43,6 @@ pub(crate) enum BypassReason {
     /// The store is full, failing, or too small for this.
     Uncached,
     /// No pull: passed on to the servers of a pool.
-    #[allow(dead_code, reason = "those who use it come next")]
     Forwarded,
 }
 
@@ -105,6 +104,10 @@ impl Kind {
     }
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// One request in the access log. Never a credential, never a query.
 #[derive(Debug, Serialize)]
 pub(crate) struct AccessLine<'a> {
@@ -139,6 +142,15 @@ pub(crate) struct AccessLine<'a> {
     /// Why, for outcomes that have a reason, and for refusals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'a str>,
+    /// Whose servers it was forwarded to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pool: Option<&'a str>,
+    /// Which one answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<&'a str>,
+    /// How often it was tried again.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) retries: u32,
     /// Of the answer; 499 when the client went away before there was one.
     pub(crate) status: u16,
     /// Body bytes that were sent.
@@ -182,6 +194,9 @@ mod tests {
             kind: "",
             outcome: "",
             reason: Some(""),
+            pool: Some(""),
+            server: Some(""),
+            retries: 1,
             status: 0,
             bytes: 0,
             aborted: true,

@@ -3,13 +3,12 @@
 //! Invariant: what a write makes out of date is forgotten before the writer hears of its success, so the next pull sees
 //! what was pushed.
 
-#![allow(dead_code, reason = "those who use it come next")]
-
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use pierhead_registry::oci::{Action, Digest, Reference, Tag};
 
+use super::forward::Errand;
 use super::scope::Upstream;
 use super::served::{Refused, Served};
 use crate::cache::{Cache, RepositoryId};
@@ -29,10 +28,20 @@ pub(crate) struct Passage {
     pub(crate) write: Option<Write>,
 }
 
-impl Passage {
-    /// To be called with the status of the answer before the client sees it; with `None` when the answer was lost, though
-    /// the request may have been carried out.
-    pub(crate) async fn answered(&self, status: Option<StatusCode>) {
+impl Errand for Passage {
+    fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    fn target(&self) -> Option<&str> {
+        self.target.as_deref()
+    }
+
+    fn own_login(&self) -> bool {
+        self.own_login
+    }
+
+    async fn answered(&self, status: Option<StatusCode>) {
         if let Some(write) = &self.write {
             write.answered(status).await;
         }

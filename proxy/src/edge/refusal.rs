@@ -30,6 +30,21 @@ pub(crate) enum Refusal {
     /// A push, or what else only the origin can do, where its own name was not used.
     #[error("this can be pulled from here, and not pushed to: {}", push_to(.0.as_deref()))]
     Elsewhere(Option<Arc<str>>),
+    /// A request that is none, or none that can be passed on.
+    #[error("a request that cannot be passed on")]
+    Malformed,
+    /// One client asks for more than it may.
+    #[error("too many requests")]
+    TooMany {
+        /// How long to wait.
+        retry_after: Duration,
+    },
+    /// It broke off within its body.
+    #[error("the body did not come")]
+    Slow,
+    /// A server took too long.
+    #[error("the registry did not answer in time")]
+    Silent,
     /// `/v2/_catalog`
     #[error("a cache has no catalogue")]
     Catalog,

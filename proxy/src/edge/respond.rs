@@ -236,7 +236,9 @@ fn refuse(head: bool, refusal: &Refusal, id: &str) -> Answer {
     match refusal {
         Refusal::Method | Refusal::Elsewhere(_) => lines.put(ALLOW, HeaderValue::from_static("GET, HEAD")),
         Refusal::Login | Refusal::CallerRefused => lines.put(WWW_AUTHENTICATE, CHALLENGE),
-        Refusal::LoginLimited { retry_after } | Refusal::RateLimited { retry_after } => {
+        Refusal::LoginLimited { retry_after }
+        | Refusal::RateLimited { retry_after }
+        | Refusal::TooMany { retry_after } => {
             lines.number(RETRY_AFTER, seconds(*retry_after));
         }
         Refusal::Unavailable | Refusal::Storage | Refusal::Busy => lines.number(RETRY_AFTER, 5),
@@ -265,11 +267,14 @@ fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
         Refusal::Path(EndpointError::Foreign | EndpointError::Unknown) => {
             (StatusCode::NOT_FOUND, ErrorCode::Unsupported)
         }
+        Refusal::Malformed => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+        Refusal::Slow => (StatusCode::REQUEST_TIMEOUT, ErrorCode::Unsupported),
+        Refusal::Silent => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
         Refusal::Query => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
         Refusal::Name(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
         Refusal::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
         Refusal::Login | Refusal::CallerRefused => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
-        Refusal::LoginLimited { .. } | Refusal::RateLimited { .. } => {
+        Refusal::LoginLimited { .. } | Refusal::RateLimited { .. } | Refusal::TooMany { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
         Refusal::EdgeRefused(thing) | Refusal::Unknown(thing) | Refusal::Offline(thing) => {

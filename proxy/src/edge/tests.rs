@@ -25,7 +25,6 @@ use super::{Edge, EdgeParts, RegistryParts};
 use crate::admin::health::Health;
 use crate::admin::metrics::Metrics;
 use crate::cache::{self, Cache, RepositoryId};
-use crate::logging::AccessLog;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -137,7 +136,6 @@ impl Stage {
             metrics,
             health: Arc::new(Health::default()),
             access: None,
-            access_log: AccessLog::off(),
             offline: false,
         };
         let edge = Edge::new(parts, None);
@@ -398,11 +396,4 @@ async fn lists_are_kept_served_stale_and_linked_as_the_client_asks() {
     let referrers = ListKind::Referrers(Digest::of(Algorithm::Sha256, b"image"));
     let refused = stage.edge.list(&stage.scope(), referrers, None, Addressed::Default, later()).await;
     assert!(matches!(refused.map(|_| ()).unwrap_err().refusal, Refusal::Offline(_)));
-}
-
-#[test]
-fn request_ids_differ() {
-    let ids = super::RequestIds::new();
-    assert_ne!(ids.next().as_str(), ids.next().as_str());
-    assert_eq!(super::RequestId::new(0x0123_4567_89ab_cdef).as_str(), "0123456789abcdef");
 }

@@ -5,8 +5,6 @@
 //! so every write begins a new epoch of its repository, questions of different epochs are not joined, and what a
 //! question of an earlier epoch kept is forgotten again.
 
-#![allow(dead_code, reason = "those who use it come next")]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

@@ -44,11 +44,20 @@ const SEND_BUFFER: usize = 4 * FRAME;
 /// How long a client that has nothing to wait for may take to acknowledge the end of the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The settings. Windows for what clients send stay small (64 KiB a connection): no request here has a body worth it.
+/// How much of one body may be on its way here. Uploads from afar are as fast as this allows: with the 64 KiB of the
+/// protocol, a client at 50 ms gets 1.3 MB/s.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// The same of all bodies of a connection: what a client can make us keep that sends what nobody reads.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// The settings.
 fn options(limits: &Limits) -> H2Options {
     let mut options = default_h2_options();
     options
         .max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(limits.max_header_size).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER);
     options

@@ -48,7 +48,6 @@ pub(crate) use admission::Admission;
 pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
-#[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use limits::RequestLimits;
 pub(crate) use listener::{Common, Listener, Prepared};
 pub(crate) use listening::Listening;

@@ -23,6 +23,8 @@ use super::{Lease, LeaseError, Pool, Server, Wish};
 /// How long to wait before the same server is asked again, and at most.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long the answer of a server that stopped to listen may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What is asked of a pool.
 #[derive(Clone, Debug)]
@@ -81,6 +83,12 @@ pub(crate) struct Exchange {
     reusable: bool,
     /// Whether the request was sent whole.
     sent: bool,
+    /// How long to wait for an answer, where it is not the pool that says.
+    patience: Option<Duration>,
+    /// Another protocol is spoken: the longest silence in it.
+    upgraded: Option<Duration>,
+    /// Whether our side is to be ended.
+    ending: bool,
 }
 
 /// What came of one try.
@@ -176,6 +184,9 @@ impl<'q> Attempts<'q> {
             retries: self.retries,
             reusable: true,
             sent: false,
+            patience: None,
+            upgraded: None,
+            ending: false,
         };
         let mut outgoing = Outgoing::default();
         outgoing.push(self.question.head.clone());
@@ -272,7 +283,7 @@ impl Exchange {
     /// The header of the next answer, 1xx included.
     pub(crate) fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, WireError>> {
         // For as long as the client has not said all, the server may well be silent.
-        let limit = self.pool.settings.first_byte_timeout.filter(|_| self.sent);
+        let limit = self.patience.or(self.pool.settings.first_byte_timeout.filter(|_| self.sent));
         let answer = std::task::ready!(self.wire.poll_answer(context, &self.method, limit));
         match &answer {
             Ok(answer) if answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS => {}
@@ -292,7 +303,10 @@ impl Exchange {
 
     /// The next piece of the body; `None` at its end.
     pub(crate) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, WireError>> {
-        self.wire.poll_body(context, self.pool.settings.idle_timeout)
+        if self.ending && self.wire.poll_end(context).is_ready() {
+            self.ending = false;
+        }
+        self.wire.poll_body(context, self.upgraded.unwrap_or(self.pool.settings.idle_timeout))
     }
 
     /// The same, waited for.
@@ -317,10 +331,21 @@ impl Exchange {
         }
     }
 
-    /// Gives the connection up to another protocol, for as long as the lease is kept.
-    pub(crate) fn upgraded(mut self) -> (Wire, Lease) {
+    /// The server takes no more of the request: if it has answered, its answer is here or about to come.
+    pub(crate) fn expect_soon(&mut self) {
+        self.patience = Some(LAST_WORD);
+        self.wire.wait_anew();
+    }
+
+    /// From here on another protocol is spoken, in which nobody is silent for longer than this.
+    pub(crate) fn upgrade(&mut self, silence: Duration) {
+        self.upgraded = Some(silence);
         self.wire.open_ended();
-        (self.wire, self.lease)
+    }
+
+    /// After an upgrade: the client has ended its side.
+    pub(crate) fn end(&mut self) {
+        self.ending = true;
     }
 }
 

@@ -47,11 +47,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-#[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::answer::{Answer, Framing, has_token};
 use self::check::{Checker, Checks};
 pub(crate) use self::connect::{ConnectError, ServerStream, Told};
-#[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::exchange::{Exchange, ExchangeError, Question};
 use self::idle::Idle;
 pub(crate) use self::lease::{Lease, LeaseError, Wish};
@@ -61,7 +59,6 @@ use self::select::Open;
 pub(crate) use self::server::Server;
 use self::server::Surroundings;
 pub(crate) use self::view::{NameView, Operator, PoolView};
-#[allow(unused_imports, reason = "those who use it come next")]
 pub(crate) use self::wire::{Outgoing, WireError};
 use crate::admin::metrics::{Metrics, PoolMetrics, ServerFailure};
 

@@ -255,6 +255,11 @@ impl Wire {
         self.rest == Rest::None
     }
 
+    /// What is awaited may take as long as if it were awaited from now on.
+    pub(super) fn wait_anew(&mut self) {
+        self.waiting = false;
+    }
+
     /// After an upgrade: whatever comes, until the server ends it.
     pub(crate) fn open_ended(&mut self) {
         self.rest = Rest::Close;
