@@ -5,6 +5,7 @@
 //! leave nothing behind. Nothing here sleeps for a fixed time: what is waited for is polled, with a deadline.
 
 pub mod clients;
+pub mod dns;
 pub mod http;
 pub mod image;
 pub mod misbehaving;

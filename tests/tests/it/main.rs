@@ -9,6 +9,7 @@ mod lifecycle;
 mod manifests;
 mod naming;
 mod neighbours;
+mod pools;
 mod pulls;
 mod ranges;
 mod reload;
