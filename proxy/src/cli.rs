@@ -8,6 +8,7 @@ use pierhead_config::Config;
 
 use crate::app;
 use crate::client_config::{self, Address, Client};
+use crate::crypto::VERSION;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -17,7 +18,7 @@ Exit codes:
 
 /// Edge proxy and pull-through cache for container registries.
 #[derive(Debug, Parser)]
-#[command(name = "pierhead", version, after_help = EXIT_CODES)]
+#[command(name = "pierhead", version = VERSION, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,

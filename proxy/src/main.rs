@@ -5,6 +5,7 @@ mod app;
 mod cache;
 mod cli;
 mod client_config;
+mod crypto;
 mod edge;
 mod front;
 mod logging;
@@ -18,7 +19,9 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before anything else makes a TLS configuration: Pingora would install ring. It can only fail when done twice.
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    if let Err(problem) = crypto::install() {
+        eprintln!("{problem}");
+        return ExitCode::FAILURE;
+    }
     cli::Cli::parse().run()
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod fills;
+mod front;
 mod harness;
 mod layer4;
 mod lies;
@@ -16,3 +17,4 @@ mod reload;
 mod seen;
 mod store;
 mod tags;
+mod tls;
