@@ -10,7 +10,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, ServerConnection,
+    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, ServerConnection,
     SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -27,6 +27,7 @@ type Shown = (CertificateDer<'static>, PrivateKeyDer<'static>);
 #[derive(Debug)]
 struct Shaken {
     kind: HandshakeKind,
+    suite: CipherSuite,
     /// Whom the server knows the client as.
     client: bool,
     certificate: Vec<u8>,
@@ -57,6 +58,7 @@ fn shake(config: &Arc<ClientConfig>, name: &str, termination: &Termination) -> R
     }
     Ok(Shaken {
         kind: server.handshake_kind().unwrap(),
+        suite: server.negotiated_cipher_suite().unwrap().suite(),
         client: server.peer_certificates().is_some(),
         certificate: client.peer_certificates().unwrap()[0].to_vec(),
     })
@@ -202,6 +204,23 @@ fn versions_are_those_of_the_policy() {
         assert!(shake(&client(&termination, &[&TLS13], None), "a.example", &termination).is_ok());
         let old = shake(&client(&termination, &[&TLS12], None), "a.example", &termination);
         assert_eq!(old.is_ok(), tls12, "{min_version:?} {ciphers:?}");
+    }
+}
+
+#[test]
+fn suites_are_in_our_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let termination = Termination::new(&settings(vec![pair(folder.path(), "a.example")], None), None).unwrap();
+    for (version, expected) in [
+        (&TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ] {
+        let mut provider = provider();
+        provider.cipher_suites.reverse();
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]).unwrap();
+        let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(OnlyEcdsa)).with_no_client_auth();
+        assert_eq!(shake(&Arc::new(config), "a.example", &termination).unwrap().suite, expected);
     }
 }
 

@@ -13,7 +13,7 @@ use rustls::server::{
     danger::ClientCertVerifier,
 };
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use super::TlsError;
 use super::certificate::{Usable, chain};
@@ -53,7 +53,7 @@ pub(crate) fn server_config(
     certificates: &[Usable],
     before: Option<&Sessions>,
 ) -> Result<(Arc<ServerConfig>, Sessions), TlsError> {
-    let provider = Arc::new(default_provider());
+    let provider = Arc::new(provider());
     let sessions = Sessions::new(settings, material, before)?;
     let verifier = match &material.client_ca {
         Some(file) => client_verifier(settings, file, &provider)?,
@@ -63,15 +63,28 @@ pub(crate) fn server_config(
         .with_protocol_versions(versions(settings))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Choice::new(certificates, settings.strict_sni)));
+    // Ours, so that what is negotiated does not depend on how careless a client is.
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.session_storage = Arc::clone(&sessions.storage);
     config.ticketer = Arc::clone(&sessions.ticketer);
     Ok((Arc::new(config), sessions))
 }
 
-/// The provider of everything here.
+/// The provider of everything here, with its suites in the order of Mozilla's lists: strong enough and fast, first.
 pub(crate) fn provider() -> CryptoProvider {
-    default_provider()
+    let mut provider = default_provider();
+    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => 1,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => 2,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => 3,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 4,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => 5,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => 6,
+        _ => 7,
+    });
+    provider
 }
 
 /// The library's suites of TLS 1.2 are those of Mozilla's intermediate list: forward secret, authenticated, no CBC.
