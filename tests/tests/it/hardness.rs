@@ -63,7 +63,9 @@ async fn heavy_slow_clients_keep_nobody_out() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let output = attack.await.unwrap();
-        assert!(served > 10 && output.stdout.contains("No open connections left"), "{mode:?} {served} {}", output.stdout);
+        // Who reads slowly has not read yet that the connection is closed.
+        let over = mode[0] == "-X" || output.stdout.contains("No open connections left");
+        assert!(served > 10 && over, "{mode:?} {served} {}", output.stdout);
         edge.metric_until("pierhead_connections", &[("listener", "registry")], |open| open <= 1.0).await;
     }
     assert!(edge.metric("pierhead_refusals_total", &[("reason", "timeout")]).await >= 250.0);

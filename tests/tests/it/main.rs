@@ -3,6 +3,7 @@
 mod access;
 mod fills;
 mod front;
+mod hardness;
 mod harness;
 mod layer4;
 mod lies;
