@@ -77,6 +77,13 @@ impl Podman {
         self.run(&["pull", "--quiet", "--signature-policy", policy.to_str().unwrap(), image]).await
     }
 
+    /// Pushes an image that it has.
+    pub async fn push(&self, image: &str, to: &str) -> Output {
+        let policy = self.dir.path().join("policy.json");
+        self.run(&["push", "--quiet", "--tls-verify=false", "--signature-policy", policy.to_str().unwrap(), image, to])
+            .await
+    }
+
     /// Logs in at the edge, as `podman login` does. It is the edge's address that counts, not the registry's name.
     pub fn login(&self, edge: SocketAddr, account: &str) {
         let auth = json!({ "auths": { edge.to_string(): { "auth": STANDARD.encode(account) } } });

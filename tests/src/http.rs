@@ -41,8 +41,15 @@ impl Request {
 
     /// The value of a query parameter, percent-decoded as far as scopes need it.
     pub fn parameter(&self, name: &str) -> Option<String> {
-        let value = self.query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-        Some(value.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",").replace('+', " ").replace("%20", " "))
+        self.parameters(name).next()
+    }
+
+    /// All values of a query parameter.
+    pub fn parameters(&self, name: &str) -> impl Iterator<Item = String> {
+        let values = self.query.split('&').filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix('='));
+        values.map(|value| {
+            value.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",").replace('+', " ").replace("%20", " ")
+        })
     }
 
     /// First and last byte of `Range: bytes=a-b`; the last is `None` for an open range.

@@ -1,7 +1,9 @@
-//! Debian's docker-registry, as the upstream of tests: plain, behind htpasswd, or behind a token service.
+//! Debian's docker-registry, as the upstream of tests: plain, behind htpasswd, or behind a token service; alone or as
+//! several nodes over one store.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,7 +22,8 @@ pub struct DockerRegistry {
     pub address: SocketAddr,
     // Before its directory goes.
     process: Option<Process>,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    auth: Value,
     lines: Lines,
     account: Option<(String, String)>,
 }
@@ -28,7 +31,7 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// One that lets everybody do everything.
     pub async fn start() -> DockerRegistry {
-        DockerRegistry::with(scratch(), Value::Null, None).await
+        DockerRegistry::with(Arc::new(scratch()), Value::Null, None).await
     }
 
     /// One with a single account.
@@ -39,17 +42,22 @@ impl DockerRegistry {
         let file = dir.path().join("htpasswd");
         std::fs::write(&file, run(command, Duration::from_secs(10)).await.expect_success().stdout).unwrap();
         let auth = json!({ "htpasswd": { "realm": "test", "path": file } });
-        DockerRegistry::with(dir, auth, Some((user.to_owned(), password.to_owned()))).await
+        DockerRegistry::with(Arc::new(dir), auth, Some((user.to_owned(), password.to_owned()))).await
     }
 
     /// One that believes a token service.
     pub async fn with_tokens(service: &TokenService) -> DockerRegistry {
         let dir = scratch();
         let auth = service.registry_config(dir.path());
-        DockerRegistry::with(dir, auth, None).await
+        DockerRegistry::with(Arc::new(dir), auth, None).await
     }
 
-    async fn with(mut dir: TempDir, auth: Value, account: Option<(String, String)>) -> DockerRegistry {
+    /// Another node over the same store.
+    pub async fn sibling(&self) -> DockerRegistry {
+        DockerRegistry::with(Arc::clone(&self.dir), self.auth.clone(), self.account.clone()).await
+    }
+
+    async fn with(dir: Arc<TempDir>, auth: Value, account: Option<(String, String)>) -> DockerRegistry {
         let lines = Lines::default();
         // It cannot say which port it took, so a free one is looked for, and somebody may be faster.
         for _ in 0..10 {
@@ -67,13 +75,18 @@ impl DockerRegistry {
             if !auth.is_null() {
                 config["auth"] = auth.clone();
             }
-            std::fs::write(dir.path().join("config.yml"), config.to_string()).unwrap();
-            let mut registry =
-                DockerRegistry { address, dir, process: None, lines: lines.clone(), account: account.clone() };
+            let mut registry = DockerRegistry {
+                address,
+                dir: Arc::clone(&dir),
+                auth: auth.clone(),
+                process: None,
+                lines: lines.clone(),
+                account: account.clone(),
+            };
+            std::fs::write(registry.config_file(), config.to_string()).unwrap();
             if registry.launch().await {
                 return registry;
             }
-            dir = registry.dir;
         }
         panic!("docker-registry does not start:\n{}", lines.all().join("\n"));
     }
@@ -97,7 +110,7 @@ impl DockerRegistry {
     }
 
     fn config_file(&self) -> PathBuf {
-        self.dir.path().join("config.yml")
+        self.dir.path().join(format!("config-{}.yml", self.address.port()))
     }
 
     /// Its base URL.

@@ -22,6 +22,7 @@ const ISSUER: &str = "issuer.test";
 #[derive(Clone, Default)]
 pub struct Policy {
     accounts: HashMap<String, (String, Vec<String>)>,
+    pushers: Vec<String>,
 }
 
 impl Policy {
@@ -29,6 +30,12 @@ impl Policy {
     pub fn user(mut self, name: &str, password: &str, repositories: &[&str]) -> Policy {
         let repositories = repositories.iter().map(|name| (*name).to_owned()).collect();
         self.accounts.insert(name.to_owned(), (password.to_owned(), repositories));
+        self
+    }
+
+    /// Lets a user do everything, and not only pull, where it may do anything.
+    pub fn pushes(mut self, name: &str) -> Policy {
+        self.pushers.push(name.to_owned());
         self
     }
 
@@ -115,13 +122,17 @@ fn issue(request: &Request, policy: &Policy, signer: &Signer) -> Answer {
             _ => return Answer::new(401, &[("Content-Type", "application/json")], r#"{"errors":[]}"#),
         },
     };
-    let scope = request.parameter("scope").unwrap_or_default();
-    let access: Vec<Value> = match scope.split(':').collect::<Vec<_>>()[..] {
-        ["repository", name, actions] if policy.allows(&user, name) && actions.split(',').any(|a| a == "pull") => {
-            vec![json!({ "type": "repository", "name": name, "actions": ["pull"] })]
+    let pushes = policy.pushers.contains(&user);
+    // Docker's login asks for none, and clients that push ask for several, one parameter each or all in one.
+    let scopes: Vec<String> = request.parameters("scope").collect();
+    let granted = |scope: &str| match scope.split(':').collect::<Vec<_>>()[..] {
+        ["repository", name, actions] if policy.allows(&user, name) => {
+            let actions: Vec<&str> = actions.split(',').filter(|action| pushes || *action == "pull").collect();
+            Some(json!({ "type": "repository", "name": name, "actions": actions }))
         }
-        _ => Vec::new(),
+        _ => None,
     };
+    let access: Vec<Value> = scopes.iter().flat_map(|scope| scope.split(' ')).filter_map(granted).collect();
     let body = json!({ "token": signer.token(&user, &access), "expires_in": 300 });
     Answer::new(200, &[("Content-Type", "application/json")], body.to_string())
 }
