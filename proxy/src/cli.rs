@@ -8,6 +8,7 @@ use pierhead_config::Config;
 
 use crate::app;
 use crate::client_config::{self, Address, Client};
+use crate::convert;
 use crate::crypto::VERSION;
 
 const EXIT_CODES: &str = "\
@@ -49,6 +50,18 @@ enum Command {
         #[arg(long, value_name = "HOST[:PORT]")]
         address: Option<Address>,
     },
+    /// Print the configuration that does what another proxy's does; what could not be carried over goes to standard
+    /// error, line by line.
+    Convert {
+        /// Whose configuration it is.
+        from: convert::Format,
+        /// The file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Fail when anything could not be carried over.
+        #[arg(long)]
+        strict: bool,
+    },
 }
 
 impl Cli {
@@ -60,6 +73,15 @@ impl Cli {
             Command::ClientConfig { client, config, address } => {
                 load(&config).map(|config| println(client_config::render(client, &config, address.as_ref()).trim_end()))
             }
+            Command::Convert { from, file, strict } => from.convert(&file).and_then(|converted| {
+                println(converted.yaml.trim_end());
+                let left = converted.left(&file);
+                if strict && !left.is_empty() {
+                    return Err(left);
+                }
+                eprint!("{left}");
+                Ok(())
+            }),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
@@ -109,12 +131,17 @@ mod tests {
         let path = folder.path().join("edge.yaml");
         for (key, ca, problems) in [
             ("one.key", "two.crt", &[][..]),
-            ("two.key", "two.key", &["listeners[0].tls: ", "registries[0].upstream: "]),
+            (
+                "two.key",
+                "two.key",
+                &["listeners[0].tls: ", "pools[0].tls: ", "pools[0].health.tls: ", "registries[0].upstream: "],
+            ),
         ] {
             let text = format!(
                 "listeners: [{{ name: a, bind: \"127.0.0.1:0\", tls: {{ certificates: [{{ cert: one.crt, key: {key} }}] }} }}]\n\
                  admin: {{ bind: \"127.0.0.1:0\" }}\ncache: {{ path: store, max_size: 1GiB }}\n\
-                 registries: [{{ name: r.example, upstream: \"https://r.example\", ca: {ca} }}]\n"
+                 registries: [{{ name: r.example, upstream: \"https://r.example\", ca: {ca} }}]\n\
+                 pools: [{{ name: p, servers: [\"127.0.0.1:1\"], tls: {{ ca: {ca} }}, health: {{ kind: tls, tls: {{ ca: {ca}, sni: a.io }} }} }}]\n"
             );
             std::fs::write(&path, text).unwrap();
             let found = check(&path).err().unwrap_or_default();

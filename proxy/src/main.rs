@@ -5,6 +5,7 @@ mod app;
 mod cache;
 mod cli;
 mod client_config;
+mod convert;
 mod crypto;
 mod edge;
 mod front;

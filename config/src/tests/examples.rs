@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::load_in;
-use crate::model::{AuthMode, Config};
+use crate::model::{AuthMode, Config, HttpTarget, Source};
 
 /// Loads an example in a directory with the files that the examples name.
 fn load(name: &str) -> Config {
@@ -16,7 +16,7 @@ fn load(name: &str) -> Config {
             std::fs::write(directory.path().join(format!("tls/{file}.{kind}")), "").unwrap();
         }
     }
-    for file in ["docker.io", "registry.redhat.io"] {
+    for file in ["docker.io", "registry.redhat.io", "redis"] {
         std::fs::write(directory.path().join("secrets").join(file), "secret\n").unwrap();
     }
     std::fs::write(directory.path().join("users"), format!("example:$2y$05${}\n", "a".repeat(53))).unwrap();
@@ -32,7 +32,7 @@ fn all_are_good() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.ends_with(".yaml"))
         .collect();
-    assert!(names.len() >= 4, "{names:?}");
+    assert!(names.len() >= 6, "{names:?}");
     for name in names {
         load(&name);
     }
@@ -75,6 +75,18 @@ fn the_others_mean_what_they_say() {
     assert!(private.registries[0].upstream.source.endpoints()[0].client_certificate.is_some());
 
     assert!(load("offline.yaml").cache.unwrap().offline);
+
+    let replacement = load("haproxy-replacement.yaml");
+    let ports: Vec<u16> = replacement.listeners.iter().map(|listener| listener.bind.port()).collect();
+    assert_eq!(ports, [80, 443, 6379, 7480]);
+    assert!(replacement.pools.iter().all(|pool| pool.servers.len() == 3 && pool.retries == 3 && pool.health.is_some()));
+    assert!(replacement.cache.is_none());
+
+    let door = load("front-door.yaml");
+    assert_eq!(door.registries[0].upstream.source, Source::Pool("quay".to_owned()));
+    assert_eq!(door.registries[0].auth, AuthMode::Passthrough);
+    assert_eq!(door.listeners[1].http().unwrap().target, HttpTarget::RedirectToHttps(443));
+    assert!(door.pools[0].tls.is_some() && door.pools[0].servers[2].backup);
 }
 
 #[test]

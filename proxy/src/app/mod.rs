@@ -31,6 +31,7 @@ use self::sockets::Sockets;
 use crate::admin::metrics::Metrics;
 use crate::front::{Phase, check_tls};
 use crate::logging::Logging;
+use crate::pool::check_tls as check_pool_tls;
 
 /// Threads for reads of cold files, writes and password hashes.
 const BLOCKING_THREADS: usize = 64;
@@ -50,7 +51,10 @@ pub(crate) fn check(config: &Config) -> Result<Vec<String>, AppError> {
         let error = Client::new(parts::upstream(registry), Arc::new(metrics.upstream(&registry.name))).err()?;
         Some(format!("registries[{index}].upstream: {error}"))
     });
-    Ok(listeners.chain(registries).collect())
+    let pools = config.pools.iter().enumerate().flat_map(|(index, pool)| {
+        check_pool_tls(pool).into_iter().map(move |(section, error)| format!("pools[{index}].{section}: {error}"))
+    });
+    Ok(listeners.chain(pools).chain(registries).collect())
 }
 
 /// Reads a configuration and all that it names; the problems, one a line, are the error.

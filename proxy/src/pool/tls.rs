@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pierhead_config::{CertificateFiles, ServerTls, TlsVersion};
+use pierhead_config::{CertificateFiles, Pool, ServerTls, TlsVersion};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -15,6 +15,14 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+/// What is wrong with the files that a pool names, by the section of the pool that names them.
+pub(crate) fn check_tls(pool: &Pool) -> Vec<(&'static str, String)> {
+    let own = pool.health.as_ref().and_then(|health| health.tls.as_ref()).filter(|tls| pool.tls.as_ref() != Some(tls));
+    let sections = [("tls", pool.tls.as_ref()), ("health.tls", own)];
+    let wrong = |(section, tls): (&'static str, Option<&ServerTls>)| Some((section, client_config(tls?).err()?));
+    sections.into_iter().filter_map(wrong).collect()
+}
 
 /// The configuration of a pool's connections; the text says what is wrong with it.
 pub(super) fn client_config(settings: &ServerTls) -> Result<Arc<ClientConfig>, String> {

@@ -1,0 +1,145 @@
+//! The converter against its documentation, and against the examples.
+
+use std::path::Path;
+
+use pierhead_config::Config;
+
+use super::haproxy;
+
+/// What is converted, and the numbers of the lines that are left.
+fn converted(text: &str) -> (String, Vec<usize>) {
+    let made = haproxy(text, &|_| false);
+    let lines = made.left.iter().map(|left| left.line).collect();
+    (made.yaml, lines)
+}
+
+/// What stands in quotes of code.
+fn code(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// A whole file around the lines of a row, and the numbers of those.
+fn around(heading: &str, lines: &[&str]) -> (String, std::ops::Range<usize>) {
+    let (before, prefix, after) = match heading {
+        "`global`" => ("global\n", "", "frontend f\n bind :80\n default_backend b\nbackend b\n server s 10.0.0.1:80\n"),
+        "`resolvers`" => (
+            "backend b\n server s quay.example.com:80 resolvers r\nfrontend f\n bind :80\n default_backend b\nresolvers r\n",
+            "",
+            "",
+        ),
+        "`frontend`, `mode http`" => (
+            "backend b\n mode http\n server s 10.0.0.1:80\nfrontend f\n mode http\n bind :80\n default_backend b\n",
+            "",
+            "",
+        ),
+        "`frontend`, `mode tcp`" => {
+            ("backend b\n server s 10.0.0.1:80\nfrontend f\n bind :80\n default_backend b\n", "", "")
+        }
+        "`bind`" => (
+            "backend b\n mode http\n server s 10.0.0.1:80\nfrontend f\n mode http\n default_backend b\n",
+            "bind :443 ",
+            "",
+        ),
+        "`backend`" => (
+            "frontend f\n mode http\n bind :80\n default_backend b\nbackend b\n mode http\n server s 10.0.0.1:80 check\n",
+            "",
+            "",
+        ),
+        "`server`" => ("frontend f\n bind :80\n default_backend b\nbackend b\n", "server s 10.0.0.1:443 ", ""),
+        _ => panic!("{heading}"),
+    };
+    let first = before.lines().count() + 1;
+    let body: String = lines.iter().map(|line| format!(" {prefix}{line}\n")).collect();
+    (format!("{before}{body}{after}"), first..first + lines.len())
+}
+
+#[test]
+fn does_what_is_documented() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/haproxy.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (mut heading, mut checked) = ("", 0);
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            heading = title;
+        }
+        let Some(row) = line.strip_prefix("| `") else { continue };
+        let row = format!("`{row}");
+        let [theirs, ours, ..] = row.split(" | ").collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let (file, lines) = around(heading, &code(theirs));
+        let (yaml, left) = converted(&file);
+        let told = left.iter().any(|number| lines.contains(number));
+        assert_eq!(told, ours == "—", "{line}\n{file}{yaml}{left:?}");
+        for key in code(ours) {
+            // `limits.max_connections: 5` stands there as `max_connections: 5`.
+            let (name, value) = key.split_once(':').unwrap_or((key, ""));
+            let last = name.rsplit('.').next().unwrap();
+            let written = if value.is_empty() { format!("{last}:") } else { format!("{last}:{value}") };
+            assert!(yaml.contains(&written), "{line}\n{file}{yaml}");
+        }
+        checked += 1;
+    }
+    assert!(checked > 90, "{checked}");
+}
+
+#[test]
+fn the_example_means_what_its_haproxy_cfg_is_converted_to() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("converted.yaml");
+    let text = std::fs::read_to_string(examples.join("haproxy.cfg")).unwrap();
+    let (yaml, left) = converted(&text);
+    std::fs::write(&path, yaml).unwrap();
+    let told: Vec<&str> =
+        left.iter().map(|number| text.lines().nth(number - 1).unwrap().split_whitespace().next().unwrap()).collect();
+    assert_eq!(told, ["log", "stats"]);
+    let [converted, example] = [path, examples.join("haproxy-replacement.yaml")].map(|path| {
+        let config = Config::load(&path).unwrap();
+        (format!("{:#?}", config.listeners), config.pools, format!("{:?}", config.limits))
+    });
+    assert_eq!(converted, example);
+}
+
+#[test]
+fn hosts_lead_to_registries_with_one_default() {
+    let file = "defaults\n mode http\nfrontend f\n bind :80\n use_backend lab if { hdr(host) -i lab.example.com }\n default_backend my_quay\n\
+                backend lab\n server a 10.0.0.1:80\nbackend my_quay\n server a 10.0.0.2:80\n";
+    let (yaml, left) = converted(file);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.yaml");
+    std::fs::write(&path, &yaml).unwrap();
+    let config = Config::load(&path).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
+    let registries: Vec<(&str, bool)> =
+        config.registries.iter().map(|registry| (registry.name.as_str(), registry.default)).collect();
+    assert_eq!(registries, [("lab.example.com", false), ("my-quay.internal", true)]);
+    assert_eq!(left, [5, 5]);
+}
+
+#[test]
+fn shows_no_password() {
+    let file = "backend b\n option tcp-check\n tcp-check send AUTH\\ hunter2\\r\\n\n tcp-check send hunter2\n server a 10.0.0.1:6379 check\n\
+                userlist u\n user me insecure-password hunter2\nlisten stats\n bind :9000\n stats auth me:hunter2\n";
+    let made = haproxy(file, &|_| false);
+    assert!(!made.left.is_empty());
+    for left in made.left {
+        assert!(!format!("{left:?}").contains("hunter2"), "{left:?}");
+    }
+}
+
+#[test]
+fn nothing_is_left_silently_and_nothing_breaks() {
+    for (file, expected) in [
+        ("", &[][..]),
+        ("bind :80\n", &[1]),
+        ("frontend\n", &[]),
+        ("frontend f\n bind\n server\n", &[2, 3]),
+        (".if defined(X)\nfrontend f\n bind :80\n.endif\n", &[1, 3, 4]),
+        ("frontend f\n bind :80\n default_backend nowhere\n", &[2, 3]),
+        ("backend b\n server a /run/a.sock\n server\n server-template a 3\n", &[2, 3, 4]),
+        ("frontend f\n bind unix@/run/f.sock\n whatever 1 2\n", &[2, 3]),
+        ("peers p\n peer a 10.0.0.1:1000\nmailers m\n", &[1, 3]),
+        ("backend b\n server a 10.0.0.1:80 check\n server b 10.0.0.2:80 check inter 5s\n", &[3]),
+        ("backend b\n server a 10.0.0.1:80 check inter 0\n timeout server 0\n timeout tarpit 5s\n", &[2, 3, 4]),
+    ] {
+        assert_eq!(converted(file).1, expected, "{file}");
+    }
+}
