@@ -10,12 +10,15 @@ use crate::app;
 use crate::client_config::{self, Address, Client};
 use crate::convert;
 use crate::crypto::VERSION;
+use crate::ctl;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for `serve`: stopped by SIGTERM or SIGINT, after running requests were finished or had their time
-  1  the configuration is not valid, the edge could not start, or a second signal stopped it at once
-  2  the command line is wrong";
+  1  the configuration is not valid, the edge could not start, or a second signal stopped it at once;
+     for `ctl` and `reload`: the edge says no
+  2  the command line is wrong
+  3  for `ctl` and `reload`: no edge answers";
 
 /// Edge proxy and pull-through cache for container registries.
 #[derive(Debug, Parser)]
@@ -62,6 +65,18 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// See what a running edge does, and tell it what to do, through its admin listener.
+    Ctl {
+        #[command(flatten)]
+        options: ctl::Options,
+        #[command(subcommand)]
+        wanted: ctl::Wanted,
+    },
+    /// Make a running edge read its configuration again: `ctl reload`.
+    Reload {
+        #[command(flatten)]
+        options: ctl::Options,
+    },
 }
 
 impl Cli {
@@ -82,6 +97,8 @@ impl Cli {
                 eprint!("{left}");
                 Ok(())
             }),
+            Command::Ctl { options, wanted } => return operate(&options, &wanted),
+            Command::Reload { options } => return operate(&options, &ctl::Wanted::Reload),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
@@ -89,6 +106,20 @@ impl Cli {
                 eprintln!("{}", problem.trim_end());
                 ExitCode::FAILURE
             }
+        }
+    }
+}
+
+/// Asks a running edge.
+fn operate(options: &ctl::Options, wanted: &ctl::Wanted) -> ExitCode {
+    match ctl::run(options, wanted) {
+        Ok(answer) => {
+            println(&answer);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
         }
     }
 }

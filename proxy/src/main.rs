@@ -7,6 +7,7 @@ mod cli;
 mod client_config;
 mod convert;
 mod crypto;
+mod ctl;
 mod edge;
 mod front;
 mod logging;

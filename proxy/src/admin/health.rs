@@ -76,11 +76,16 @@ impl Health {
     /// Asks every service of a check.
     pub(crate) fn report(&self, which: Check) -> Report {
         let services = self.services.read();
-        let services: Vec<(&str, bool)> = services
-            .iter()
-            .filter(|service| which == Check::EndToEnd || service.check == Check::Instance)
-            .map(|service| (service.name.as_str(), (service.probe)()))
-            .collect();
+        let asked = services.iter().filter(|service| which == Check::EndToEnd || service.check == Check::Instance);
+        let mut services: Vec<(&str, bool)> = Vec::new();
+        for service in asked {
+            let well = (service.probe)();
+            // A pool and a registry may have the same name. Each name is there once, and well when all of it is.
+            match services.iter_mut().find(|(name, _)| *name == service.name) {
+                Some((_, all)) => *all &= well,
+                None => services.push((&service.name, well)),
+            }
+        }
         let status = if services.iter().all(|(_, well)| *well) { 200 } else { 503 };
         let body = Body { data: Data { services: Services(services) }, status_code: status };
         // Strings and booleans always serialise.
@@ -154,6 +159,7 @@ mod tests {
         }
         far.store(false, Ordering::Relaxed);
         own.store(true, Ordering::Relaxed);
+        let health = health.with(Check::EndToEnd, "docker.io", || true);
         assert_eq!(
             String::from_utf8(health.report(Check::EndToEnd).body).unwrap(),
             r#"{"data":{"services":{"listeners":true,"docker.io":false}},"status_code":503}"#

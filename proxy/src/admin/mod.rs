@@ -1,8 +1,11 @@
-//! What operators see: health, metrics and, later, the API and the dashboard.
+//! What operators see and ask for: health, metrics, the API.
 
+mod api;
 pub(crate) mod control;
 pub(crate) mod health;
 pub(crate) mod metrics;
 mod server;
+pub(crate) mod sessions;
 
+pub(crate) use api::{Operated, shape};
 pub(crate) use server::Admin;

@@ -14,9 +14,10 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use pierhead_config::Secret;
 use tokio::sync::Semaphore;
 
-use super::control::Control;
+use super::api::{self, Operated};
 use super::health::{CACHE_CONTROL, Check, Health};
 use super::metrics::Metrics;
 use crate::front::Listening;
@@ -34,14 +35,13 @@ const PAGE: &str = concat!(
     "pierhead ",
     env!("CARGO_PKG_VERSION"),
     "\n\n/health/instance   whether this process serves\n/health/endtoend   and whether what it depends on works\n",
-    "/metrics           for Prometheus\n"
+    "/metrics           for Prometheus\n/api/v1/…           for operators, described at /api/v1/openapi.json; `pierhead ctl` uses it\n"
 );
 
 /// The listener, open but not yet answering.
 pub(crate) struct Admin {
     socket: Listening,
-    #[allow(dead_code, reason = "those who use it come next")]
-    control: Arc<dyn Control>,
+    router: Router,
 }
 
 #[derive(Clone)]
@@ -51,20 +51,28 @@ struct Seen {
 }
 
 impl Admin {
-    /// On a socket that is open already.
-    pub(crate) fn new(socket: Listening, control: Arc<dyn Control>) -> Admin {
-        Admin { socket, control }
-    }
-
-    /// Answers for ever: while the edge drains, operators still want to see it.
-    pub(crate) async fn serve(self, health: Arc<Health>, metrics: Arc<Metrics>) {
+    /// On a socket that is open already. Whoever brings the token may use the API.
+    pub(crate) fn new(
+        socket: Listening,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+        operated: Operated,
+        token: Option<&Secret>,
+    ) -> Admin {
+        let api = api::router(operated, token, Arc::clone(&metrics));
         let router = Router::new()
             .route("/", get(async || PAGE))
             .route("/metrics", get(show_metrics))
             .route("/health", get(async |state| report(state, Check::Instance)))
             .route("/health/instance", get(async |state| report(state, Check::Instance)))
             .route("/health/endtoend", get(async |state| report(state, Check::EndToEnd)))
-            .with_state(Seen { health, metrics });
+            .with_state(Seen { health, metrics })
+            .merge(api);
+        Admin { socket, router }
+    }
+
+    /// Answers for ever: while the edge drains, operators still want to see it.
+    pub(crate) async fn serve(self) {
         let free = Arc::new(Semaphore::new(CONNECTIONS));
         // Never closed, so there is always a place some day.
         while let Ok(place) = Arc::clone(&free).acquire_owned().await {
@@ -76,7 +84,7 @@ impl Admin {
                     continue;
                 }
             };
-            let service = TowerToHyperService::new(router.clone());
+            let service = TowerToHyperService::new(self.router.clone());
             tokio::spawn(async move {
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -111,7 +119,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::admin::control::Status;
+    use crate::admin::api::tests::operated;
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut client = TcpStream::connect(address).await.unwrap();
@@ -122,30 +130,17 @@ mod tests {
         answer.to_ascii_lowercase()
     }
 
-    struct NoControl;
-
-    #[async_trait::async_trait]
-    impl Control for NoControl {
-        fn status(&self) -> Status {
-            let now = std::time::SystemTime::now();
-            Status { generation: 1, since: now, looked: now, problems: Vec::new() }
-        }
-
-        async fn reload(&self) -> Result<Status, Vec<String>> {
-            Ok(self.status())
-        }
-    }
-
-    fn open() -> (Admin, SocketAddr) {
+    fn open(health: Health) -> (Admin, SocketAddr) {
         let socket = Listening::open("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.address();
-        (Admin::new(socket, Arc::new(NoControl)), address)
+        let metrics = Arc::new(Metrics::new().unwrap());
+        (Admin::new(socket, Arc::new(health), metrics, operated(), None), address)
     }
 
     #[tokio::test(start_paused = true)]
     async fn silent_connections_do_not_lock_operators_out() {
-        let (admin, address) = open();
-        let server = tokio::spawn(admin.serve(Arc::default(), Arc::new(Metrics::new().unwrap())));
+        let (admin, address) = open(Health::default());
+        let server = tokio::spawn(admin.serve());
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS {
             silent.push(TcpStream::connect(address).await.unwrap());
@@ -156,11 +151,10 @@ mod tests {
 
     #[tokio::test]
     async fn operators_see_health_and_metrics() {
-        let (admin, address) = open();
         let health =
             Health::default().with(Check::Instance, "listeners", || true).with(Check::EndToEnd, "far", || false);
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let server = tokio::spawn(admin.serve(Arc::new(health), metrics));
+        let (admin, address) = open(health);
+        let server = tokio::spawn(admin.serve());
         for (path, parts) in [
             (
                 "/health/instance",

@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use pierhead_config::{Admin, Config};
 use tokio::task::JoinHandle;
 
 use super::clients::{self, Known};
 use super::sockets::{Place, Sockets};
 use super::{AppError, parts};
-use crate::admin;
 use crate::admin::control::Control;
 use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
+use crate::admin::{self, Operated};
 use crate::cache::{self, Cache};
 use crate::edge::{Edge, EdgeParts, Gate, Generation, Recorder, RegistryParts};
 use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepared, RequestLimits};
@@ -32,6 +33,8 @@ pub(super) struct Foundation {
     pub(super) common: Common<Gate>,
     /// Of the newest generation.
     pub(super) health: Arc<Health>,
+    /// The listeners of the newest generation.
+    pub(super) listening: Arc<ArcSwap<Vec<Arc<Listener<Gate>>>>>,
     /// The log of requests, for configurations that want one.
     pub(super) access_log: AccessLog,
     /// For operators.
@@ -44,8 +47,28 @@ impl Foundation {
         let health = Arc::<Health>::default();
         let recorder = Recorder::new(Arc::clone(&metrics), AccessLog::off());
         let nothing = Generation::nothing(recorder, Arc::clone(&health));
-        let common = Common { application: Arc::new(Gate::new(nothing)), drain: Drain::new(), metrics };
-        Ok(Foundation { common, health, access_log, control })
+        let common = Common {
+            application: Arc::new(Gate::new(nothing)),
+            drain: Drain::new(),
+            metrics,
+            sessions: Arc::default(),
+        };
+        Ok(Foundation { common, health, listening: Arc::default(), access_log, control })
+    }
+}
+
+impl Foundation {
+    /// What operators see and steer, as the newest generation has it whenever they ask.
+    fn operated(&self) -> Operated {
+        let (gate, listening) = (Arc::clone(&self.common.application), Arc::clone(&self.listening));
+        Operated {
+            pools: Box::new(move || Arc::clone(&gate.current().pools)),
+            certificates: Box::new(move || {
+                listening.load().iter().filter_map(|listener| listener.certificates()).collect()
+            }),
+            sessions: Arc::clone(&self.common.sessions),
+            control: Arc::clone(&self.control),
+        }
     }
 }
 
@@ -207,6 +230,7 @@ impl Built {
             tracing::info!(address = %listener.socket().address(), "no longer listening");
             listener.close();
         }
+        foundation.listening.store(Arc::new(listeners.values().cloned().collect()));
         let admin = match operators {
             Some(operators) if operators.settings == self.config.admin => operators,
             before => Operators::start(foundation, self.config.admin.clone(), self.admin, before),
@@ -247,8 +271,8 @@ impl Operators {
         }
         tracing::info!(listener = ADMIN, address = %socket.address(), "listening");
         let (health, metrics) = (Arc::clone(&foundation.health), Arc::clone(&foundation.common.metrics));
-        let serving =
-            tokio::spawn(admin::Admin::new(socket.clone(), Arc::clone(&foundation.control)).serve(health, metrics));
+        let admin = admin::Admin::new(socket.clone(), health, metrics, foundation.operated(), settings.token.as_ref());
+        let serving = tokio::spawn(admin.serve());
         Operators { settings, socket, serving }
     }
 }

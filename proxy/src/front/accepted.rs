@@ -12,6 +12,7 @@ use super::encrypted::Encrypted;
 use super::service::Service;
 use super::socket::Socket;
 use super::{Application, Connection, http1, http2, proxy_protocol, tcp as layer4};
+use crate::admin::sessions::Protocol;
 
 /// How much is read at a time of what precedes the protocol.
 const READ_SIZE: usize = 2 * 1024;
@@ -49,6 +50,7 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         match timeout_at(deadline, proxy_protocol::receive(&mut accepted)).await {
             Ok(Ok(Some(addresses))) => {
                 (connection.client, connection.destination) = (addresses.client, addresses.destination);
+                connection.session.on_behalf_of(connection.client);
             }
             Ok(Ok(None)) => {}
             Ok(Err(error)) => return service.refused(&connection, "proxy_header", Some(&error)),
@@ -72,8 +74,10 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         },
     };
     if stream.selected_alpn_proto() == Some(ALPN::H2) {
+        connection.session.speaks(Protocol::Http2, connection.secure);
         http2::serve(stream, service, &connection).await;
     } else {
+        connection.session.speaks(Protocol::Http1, connection.secure);
         http1::serve(stream, service, &connection).await;
     }
 }

@@ -18,9 +18,10 @@ use super::admission::Admission;
 use super::drain::Drain;
 use super::listening::Listening;
 use super::service::{Limits, Service};
-use super::tls::{Termination, TlsError, Watch};
+use super::tls::{Certificate, Termination, TlsError, Watch};
 use super::{Application, Connection, accepted};
 use crate::admin::metrics::Metrics;
+use crate::admin::sessions::Sessions;
 
 /// How long to wait before accepting again when the system is short of descriptors or memory.
 const SHORTAGE: Duration = Duration::from_millis(200);
@@ -33,6 +34,8 @@ pub(crate) struct Common<A: Application> {
     pub(crate) drain: Drain,
     /// Counts connections and refusals.
     pub(crate) metrics: Arc<Metrics>,
+    /// All connections that are open.
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 /// What a configuration makes of a listener: all that can fail has not.
@@ -64,6 +67,7 @@ impl<A: Application> Prepared<A> {
             drain: before.map_or_else(|| common.drain.branch(), |before| before.drain.clone()),
             metrics: Arc::clone(&common.metrics),
             counts: common.metrics.listener(&settings.name),
+            sessions: Arc::clone(&common.sessions),
         };
         Ok(Prepared { name: settings.name.as_str().into(), places: settings.max_connections, service })
     }
@@ -108,6 +112,12 @@ impl<A: Application> Listener<A> {
         });
         tokio::spawn(Arc::clone(&listener).run());
         listener
+    }
+
+    /// What it shows to clients now, under its name.
+    pub(crate) fn certificates(&self) -> Option<(String, Arc<[Certificate]>)> {
+        let current = self.current.load();
+        Some((current.name.as_ref().to_owned(), current.service.tls.as_ref()?.certificates()))
     }
 
     /// The socket, to be handed on.
@@ -165,11 +175,17 @@ impl<A: Application> Listener<A> {
         let destination = tcp.local_addr().unwrap_or(self.socket.address());
         let listener = Arc::clone(&current.name);
         let open = current.service.metrics.connection(&listener);
-        let connection = Connection { listener, client: peer, peer, destination, secure: false };
+        let listed = current.service.sessions.open(&listener, peer);
+        let session = Arc::clone(listed.session());
+        let connection = Connection { listener, client: peer, peer, destination, secure: false, session };
         let service = Arc::clone(&current.service);
         self.drain.spawn(async move {
-            accepted::serve(tcp, &service, connection).await;
-            drop((place, everywhere, open));
+            tokio::select! {
+                biased;
+                () = accepted::serve(tcp, &service, connection) => {}
+                () = listed.session().closed() => {}
+            }
+            drop((place, everywhere, open, listed));
         });
     }
 }

@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 use pingora_core::protocols::http::ServerSession;
 
+use crate::admin::sessions::Session;
 use crate::logging::AccessLog;
 use crate::pool::Pool;
 
@@ -51,7 +52,7 @@ pub(crate) use http2::FRAME;
 pub(crate) use limits::RequestLimits;
 pub(crate) use listener::{Common, Listener, Prepared};
 pub(crate) use listening::Listening;
-pub(crate) use tls::{TlsError, check as check_tls};
+pub(crate) use tls::{Certificate, TlsError, check as check_tls};
 
 /// Where a request came from.
 #[allow(dead_code, reason = "those who use it come next")]
@@ -67,6 +68,8 @@ pub(crate) struct Connection {
     pub(crate) destination: SocketAddr,
     /// Whether over TLS that ended here.
     pub(crate) secure: bool,
+    /// Its entry among those that are open.
+    pub(crate) session: Arc<Session>,
 }
 
 /// What may become of a connection after a request.

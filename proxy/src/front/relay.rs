@@ -4,7 +4,7 @@
 //! directions are one task: an answer then wakes no more than its question did.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::splice::{Broken, End, Flow};
+use crate::admin::sessions::Passed;
 
 /// How long a session may be silent.
 #[derive(Clone, Copy, Debug)]
@@ -26,15 +27,6 @@ pub(super) struct Silence {
 
 /// How often what was passed on is told.
 const TELL: Duration = Duration::from_secs(1);
-
-/// What a session has passed on so far.
-#[derive(Debug, Default)]
-pub(super) struct Passed {
-    /// From the client to the server.
-    pub(super) up: AtomicU64,
-    /// From the server to the client.
-    pub(super) down: AtomicU64,
-}
 
 /// How a session came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use super::drain::Drain;
 use super::tls::Termination;
 use super::{Application, Connection};
 use crate::admin::metrics::{ListenerMetrics, Metrics};
+use crate::admin::sessions::Sessions;
 
 /// What a client may take of us.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +71,8 @@ pub(crate) struct Service<A: Application> {
     pub(crate) metrics: Arc<Metrics>,
     /// What this listener counts.
     pub(crate) counts: Arc<ListenerMetrics>,
+    /// All connections that are open.
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl<A: Application> Service<A> {

@@ -16,10 +16,11 @@ use tokio::time::timeout_at;
 
 use super::accepted::Accepted;
 use super::hello::{self, Hello, UNRECOGNIZED_NAME};
-use super::relay::{Over, Passed, Silence, relay};
+use super::relay::{Over, Silence, relay};
 use super::service::Service;
 use super::{Application, Connection};
 use crate::admin::metrics::{ListenerMetrics, ServerMetrics};
+use crate::admin::sessions::{Passed, Protocol};
 use crate::logging::{AccessLog, Time, milliseconds};
 use crate::pool::{Lease, LeaseError, Pool, ServerStream, Told, Wish};
 
@@ -134,8 +135,7 @@ struct Account<'a> {
     begun: Instant,
     reached: Option<Duration>,
     retries: u32,
-    passed: Passed,
-    /// How much of `passed` the metrics have.
+    /// How much of what was passed on the metrics have.
     counted: Passed,
     counts: &'a ListenerMetrics,
     server_counts: Option<Arc<ServerMetrics>>,
@@ -149,7 +149,10 @@ impl Account<'_> {
             let all = passed.load(Ordering::Relaxed);
             all - counted.swap(all, Ordering::Relaxed)
         };
-        let (up, down) = (fresh(&self.passed.up, &self.counted.up), fresh(&self.passed.down, &self.counted.down));
+        let (up, down) = (
+            fresh(&self.connection.session.passed().up, &self.counted.up),
+            fresh(&self.connection.session.passed().down, &self.counted.down),
+        );
         self.counts.session_received.inc_by(up);
         self.counts.session_sent.inc_by(down);
         if let Some(server) = &self.server_counts {
@@ -175,8 +178,8 @@ impl Drop for Account<'_> {
             pool: self.pool,
             server: self.server.as_deref(),
             end: self.end.as_str(),
-            bytes_up: self.passed.up.load(Ordering::Relaxed),
-            bytes_down: self.passed.down.load(Ordering::Relaxed),
+            bytes_up: self.connection.session.passed().up.load(Ordering::Relaxed),
+            bytes_down: self.connection.session.passed().down.load(Ordering::Relaxed),
             retries: self.retries,
             connect_ms: self.reached.map(milliseconds),
             total_ms: milliseconds(total),
@@ -234,6 +237,7 @@ async fn serve<A: Application>(
     pool: &str,
     silence: Silence,
 ) {
+    connection.session.speaks(Protocol::Tcp, false);
     let mut account = Account {
         log: service.application.access_log(),
         connection,
@@ -242,7 +246,6 @@ async fn serve<A: Application>(
         begun: Instant::now(),
         reached: None,
         retries: 0,
-        passed: Passed::default(),
         counted: Passed::default(),
         counts: &service.counts,
         server_counts: None,
@@ -257,7 +260,8 @@ async fn serve<A: Application>(
             account.reached = Some(account.begun.elapsed());
             lease.server().metrics().sessions.inc();
             account.server_counts = Some(Arc::clone(lease.server().metrics()));
-            let running = relay(&mut client, &mut server, received, silence, &account.passed, || account.count());
+            let passed = connection.session.passed();
+            let running = relay(&mut client, &mut server, received, silence, passed, || account.count());
             let end = tokio::select! {
                 biased;
                 over = running => End::Over(over),
@@ -298,6 +302,7 @@ async fn reach(pool: &Pool, account: &mut Account<'_>) -> Result<(Lease, ServerS
         match pool.connect(&lease, Some(&told)).await {
             Ok(stream) => {
                 lease.answered(None);
+                account.connection.session.to(account.pool, name);
                 return Ok((lease, stream));
             }
             Err(error) => {

@@ -128,7 +128,12 @@ async fn start_with(settings: pierhead_config::Listener, limits: &Limits) -> Run
 async fn start_trusting(settings: pierhead_config::Listener, limits: &Limits, trusted: &str) -> Running {
     let (drain, echo) = (Drain::new(), Arc::new(Echo::default()));
     let metrics = Arc::new(Metrics::new().unwrap());
-    let common = Common { application: Arc::clone(&echo), drain: drain.clone(), metrics: Arc::clone(&metrics) };
+    let common = Common {
+        application: Arc::clone(&echo),
+        drain: drain.clone(),
+        metrics: Arc::clone(&metrics),
+        sessions: Arc::default(),
+    };
     let admission = Arc::new(Admission::new(&[trusted.parse().unwrap()], limits, None));
     let prepared = Prepared::new(&settings, &common, &admission, None).unwrap();
     let address = Listener::start(Listening::open(settings.bind).unwrap(), prepared).socket().address();

@@ -59,7 +59,7 @@ use self::select::Open;
 pub(crate) use self::server::Server;
 use self::server::Surroundings;
 pub(crate) use self::tls::check_tls;
-pub(crate) use self::view::{NameView, Operator, PoolView};
+pub(crate) use self::view::{NameView, Operator, PoolView, ServerView};
 pub(crate) use self::wire::{Outgoing, WireError};
 use crate::admin::metrics::{Metrics, PoolMetrics, ServerFailure};
 

@@ -11,6 +11,7 @@ mod lifecycle;
 mod manifests;
 mod naming;
 mod neighbours;
+mod operators;
 mod origin;
 mod pools;
 mod pulls;

@@ -13,7 +13,7 @@ use prometheus::{Error, Histogram, HistogramVec, IntCounter, IntCounterVec, IntG
 use super::family::{counters, gauges, times};
 
 /// The states of a server: its own, and those that operators put it in.
-const STATES: [&str; 5] = ["up", "down", "held", "drain", "maintenance"];
+const STATES: [&str; 4] = ["up", "down", "drain", "maintenance"];
 /// The classes of a status.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -256,7 +256,7 @@ impl ServerFailure {
 pub(crate) struct ServerMetrics {
     families: Arc<Servers>,
     key: (String, String),
-    states: [IntGauge; 5],
+    states: [IntGauge; 4],
     checks_ok: IntCounter,
     checks_failed: IntCounter,
     check_seconds: Histogram,
@@ -281,7 +281,7 @@ pub(crate) struct ServerMetrics {
 }
 
 impl ServerMetrics {
-    /// The state that it is in: the operator's (`drain`, `maintenance`), or else its own (`up`, `down`, `held`).
+    /// The state that it is in: the operator's (`drain`, `maintenance`), or else its own (`up`, `down`).
     pub(crate) fn state(&self, now: &str) {
         for (state, gauge) in STATES.iter().zip(&self.states) {
             gauge.set(i64::from(*state == now));

@@ -1,0 +1,89 @@
+//! What the API says when it cannot do what it was asked for: one shape, one status each.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::shape::{ErrorBody, Failure};
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ApiError {
+    /// Who asks is not known.
+    #[error("a bearer token is required, and this is not it")]
+    Unauthorized,
+    /// A web page of somebody else asks, through an operator's browser.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// There is no such thing.
+    #[error("there is no {what} {name:?}")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Which.
+        name: String,
+    },
+    /// There is nothing at this path.
+    #[error("there is nothing here; see /api/v1/openapi.json")]
+    NoRoute,
+    /// Something is here, but not for this method.
+    #[error("this method means nothing here; see /api/v1/openapi.json")]
+    NoMethod,
+    /// What was sent says nothing that can be done.
+    #[error("{message}")]
+    Invalid {
+        /// 400, 413, 415 or 422.
+        status: StatusCode,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The configuration cannot be used.
+    #[error("the configuration was not reloaded: the one before stays in use")]
+    NotReloaded(Vec<String>),
+    /// It took too long. What was begun may go on.
+    #[error("not within {0} seconds")]
+    Timeout(u64),
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
+            ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
+            ApiError::NotFound { .. } | ApiError::NoRoute => StatusCode::NOT_FOUND,
+            ApiError::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::Invalid { status, .. } => *status,
+            ApiError::NotReloaded(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            ApiError::Unauthorized => "unauthorized",
+            ApiError::Forbidden(_) => "forbidden",
+            ApiError::NotFound { .. } | ApiError::NoRoute => "not_found",
+            ApiError::NoMethod => "method_not_allowed",
+            ApiError::Invalid { .. } => "invalid",
+            ApiError::NotReloaded(_) => "not_reloaded",
+            ApiError::Timeout(_) => "timeout",
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code, message) = (self.status(), self.code().to_owned(), self.to_string());
+        let challenge = self == ApiError::Unauthorized;
+        let problems = match self {
+            ApiError::NotReloaded(problems) => problems,
+            _ => Vec::new(),
+        };
+        let mut response = (status, Json(ErrorBody { error: Failure { code, message, problems } })).into_response();
+        if challenge {
+            let value = HeaderValue::from_static("Bearer realm=\"pierhead\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+        }
+        response
+    }
+}

@@ -1,0 +1,229 @@
+//! `pierhead ctl`: what operators ask of a running edge, from the command line.
+//!
+//! Everything goes through the API of the admin listener, so nothing can be done here that cannot be done elsewhere, and
+//! who may do it is decided in one place.
+
+mod address;
+mod client;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::address::Target;
+pub(crate) use self::client::CtlError;
+use self::client::{Client, segment};
+use crate::admin::shape::{CertificateList, Order, Pool, PoolList, Reload, Server, SessionList, Version};
+
+/// How to reach the edge, and how to show what it says.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The admin listener [default: the configuration's, or http://127.0.0.1:9090]
+    #[arg(long, value_name = "URL", global = true)]
+    address: Option<String>,
+    /// A file with the token of the API [default: the configuration's]
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// The edge's configuration, to take address and token from
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// How to show the answer
+    #[arg(long, value_name = "FORMAT", global = true, default_value = "table")]
+    output: Output,
+}
+
+/// How to show an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs: as the API says it.
+    Json,
+}
+
+/// What to ask for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Wanted {
+    /// What runs, and how its pools and its configuration are
+    Status,
+    /// Pools: whether they can serve, and how many servers of theirs are up
+    Pools,
+    /// Servers: state, share, what they are busy with
+    Servers {
+        /// Of this pool only
+        pool: Option<String>,
+    },
+    /// Lets a server finish what it has, and gives it nothing new
+    Drain(Of),
+    /// Takes a server out at once: its layer-4 sessions are closed
+    Maintenance(Of),
+    /// Lets a server serve again
+    Ready(Of),
+    /// Gives a server another share
+    Weight {
+        #[command(flatten)]
+        of: Of,
+        /// 0 to 65535, or `configured` for the one that is written down
+        weight: Weight,
+    },
+    /// Open connections, the oldest first
+    Sessions {
+        /// Of this listener only
+        #[arg(long, value_name = "NAME")]
+        listener: Option<String>,
+        /// To this pool only
+        #[arg(long, value_name = "NAME")]
+        pool: Option<String>,
+        /// To servers of this name only
+        #[arg(long, value_name = "NAME")]
+        server: Option<String>,
+        /// How many at the most
+        #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Closes connections
+    Close {
+        /// Their numbers, as `sessions` shows them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<u64>,
+    },
+    /// Certificates that listeners show, and when they end
+    Certificates,
+    /// Reads the configuration again; one that cannot be used changes nothing
+    Reload,
+}
+
+/// A server.
+#[derive(Debug, Args)]
+pub(crate) struct Of {
+    /// The pool's name
+    pool: String,
+    /// The server's name in the pool
+    server: String,
+}
+
+/// A share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Weight(Option<u32>);
+
+impl std::str::FromStr for Weight {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Weight, Self::Err> {
+        match text {
+            "configured" => Ok(Weight(None)),
+            number => match number.parse::<u16>() {
+                Ok(weight) => Ok(Weight(Some(weight.into()))),
+                Err(_) => Err("neither a number from 0 to 65535 nor `configured`"),
+            },
+        }
+    }
+}
+
+/// Does what is wanted; what is to be shown.
+pub(crate) fn run(options: &Options, wanted: &Wanted) -> Result<String, CtlError> {
+    let target = Target::find(options.address.as_deref(), options.token_file.as_deref(), options.config.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CtlError::Runtime)?;
+    let asked = Asked { client: Client::new(target), output: options.output };
+    runtime.block_on(asked.ask(wanted))
+}
+
+struct Asked {
+    client: Client,
+    output: Output,
+}
+
+impl Asked {
+    async fn ask(&self, wanted: &Wanted) -> Result<String, CtlError> {
+        match wanted {
+            Wanted::Status => self.status().await,
+            Wanted::Pools => self.show("/api/v1/pools", |list: &PoolList| table::pools(&list.pools)).await,
+            Wanted::Servers { pool: None } => {
+                self.show("/api/v1/pools", |list: &PoolList| table::servers(&list.pools)).await
+            }
+            Wanted::Servers { pool: Some(pool) } => {
+                let path = format!("/api/v1/pools/{}", segment(pool));
+                self.show(&path, |pool: &Pool| table::servers(std::slice::from_ref(pool))).await
+            }
+            Wanted::Drain(of) => self.order(of, &Order::Drain).await,
+            Wanted::Maintenance(of) => self.order(of, &Order::Maintenance).await,
+            Wanted::Ready(of) => self.order(of, &Order::Ready).await,
+            Wanted::Weight { of, weight } => self.order(of, &Order::Weight { weight: weight.0 }).await,
+            Wanted::Sessions { listener, pool, server, limit } => {
+                let mut query = url::form_urlencoded::Serializer::new(String::new());
+                query.append_pair("limit", &limit.to_string());
+                for (name, value) in [("listener", listener), ("pool", pool), ("server", server)] {
+                    if let Some(value) = value {
+                        query.append_pair(name, value);
+                    }
+                }
+                let path = format!("/api/v1/sessions?{}", query.finish());
+                self.show(&path, |list: &SessionList| table::sessions(list)).await
+            }
+            Wanted::Close { ids } => self.close(ids).await,
+            Wanted::Certificates => {
+                self.show("/api/v1/certificates", |list: &CertificateList| table::certificates(&list.certificates))
+                    .await
+            }
+            Wanted::Reload => {
+                let reload: Reload = self.client.ask(Method::POST, "/api/v1/reload", None).await?;
+                self.rendered(&reload, |reload| format!("reloaded: configuration {} is in use", reload.generation))
+            }
+        }
+    }
+
+    async fn show<T: DeserializeOwned + Serialize>(
+        &self,
+        path: &str,
+        table: impl FnOnce(&T) -> String,
+    ) -> Result<String, CtlError> {
+        let answer: T = self.client.ask(Method::GET, path, None).await?;
+        self.rendered(&answer, table)
+    }
+
+    async fn order(&self, of: &Of, order: &Order) -> Result<String, CtlError> {
+        let path = format!("/api/v1/pools/{}/servers/{}", segment(&of.pool), segment(&of.server));
+        let body = serde_json::to_vec(order).map_err(CtlError::Shape)?;
+        let server: Server = self.client.ask(Method::POST, &path, Some(body)).await?;
+        self.rendered(&server, |server| table::server(&of.pool, server))
+    }
+
+    async fn close(&self, ids: &[u64]) -> Result<String, CtlError> {
+        for id in ids {
+            self.client.tell(Method::DELETE, &format!("/api/v1/sessions/{id}")).await?;
+        }
+        Ok(match self.output {
+            Output::Json => serde_json::json!({ "closed": ids }).to_string(),
+            Output::Table => format!("closed {}", ids.len()),
+        })
+    }
+
+    async fn status(&self) -> Result<String, CtlError> {
+        let version: Version = self.client.ask(Method::GET, "/api/v1/version", None).await?;
+        let reload: Reload = self.client.ask(Method::GET, "/api/v1/reload", None).await?;
+        let pools: PoolList = self.client.ask(Method::GET, "/api/v1/pools", None).await?;
+        let sessions: SessionList = self.client.ask(Method::GET, "/api/v1/sessions?limit=0", None).await?;
+        let health = self.client.health().await?;
+        Ok(match self.output {
+            Output::Json => pretty(&serde_json::json!({
+                "version": version, "health": health, "reload": reload, "sessions": sessions.total, "pools": pools.pools,
+            }))?,
+            Output::Table => table::status(&version, &health, &reload, sessions.total, &pools.pools),
+        })
+    }
+
+    fn rendered<T: Serialize>(&self, answer: &T, table: impl FnOnce(&T) -> String) -> Result<String, CtlError> {
+        match self.output {
+            Output::Json => pretty(answer),
+            Output::Table => Ok(table(answer)),
+        }
+    }
+}
+
+fn pretty<T: Serialize>(answer: &T) -> Result<String, CtlError> {
+    serde_json::to_string_pretty(answer).map_err(CtlError::Shape)
+}

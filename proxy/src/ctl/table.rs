@@ -1,0 +1,261 @@
+//! The API's documents as tables for people.
+//!
+//! Pure: what is shown depends on the document alone. Control characters are shown as such, never sent to the terminal:
+//! some texts come from servers and clients.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use serde_json::Value;
+
+use crate::admin::shape::{Certificate, Pool, Reload, Server, SessionList, Version};
+
+/// What stands where there is nothing to say.
+const NONE: &str = "-";
+
+pub(super) fn pools(pools: &[Pool]) -> String {
+    let mut table = table(&["POOL", "AVAILABLE", "SERVERS UP", "ACTIVE", "QUEUED", "REQUESTS", "ERRORS", "DNS"]);
+    for pool in pools {
+        let serving = pool.servers.iter().filter(|server| server.state == "up" && server.operator == "ready").count();
+        table.add_row([
+            text(&pool.name),
+            text(if pool.available { "yes" } else { "no" }),
+            number(format!("{serving}/{}", pool.servers.len())),
+            number(pool.servers.iter().map(|server| server.active).sum::<usize>()),
+            number(pool.queued),
+            number(pool.servers.iter().map(|server| server.requests).sum::<u64>()),
+            number(pool.servers.iter().map(|server| server.errors).sum::<u64>()),
+            text(&pool.names.iter().find_map(|name| name.failure.clone()).unwrap_or_else(|| NONE.to_owned())),
+        ]);
+    }
+    rendered(&table)
+}
+
+pub(super) fn servers(pools: &[Pool]) -> String {
+    let mut table = servers_table();
+    for pool in pools {
+        for server in &pool.servers {
+            add_server(&mut table, &pool.name, server);
+        }
+    }
+    rendered(&table)
+}
+
+/// One server.
+pub(super) fn server(pool: &str, server: &Server) -> String {
+    let mut table = servers_table();
+    add_server(&mut table, pool, server);
+    rendered(&table)
+}
+
+fn servers_table() -> Table {
+    table(&[
+        "POOL", "SERVER", "ADDRESS", "STATE", "WEIGHT", "ACTIVE", "REQUESTS", "ERRORS", "CHECKS", "SINCE", "REASON",
+    ])
+}
+
+fn add_server(table: &mut Table, pool: &str, server: &Server) {
+    let mut state = match server.operator.as_str() {
+        "ready" => server.state.clone(),
+        // Of a server that nothing is asked of, it still matters whether it could.
+        operator => format!("{operator} ({})", server.state),
+    };
+    if server.backup {
+        state.push_str(", backup");
+    }
+    let weight = match server.weight {
+        weight if weight == server.configured_weight => weight.to_string(),
+        weight => format!("{weight} (of {})", server.configured_weight),
+    };
+    let active = match server.max_connections {
+        Some(most) => format!("{}/{most}", server.active),
+        None => server.active.to_string(),
+    };
+    table.add_row([
+        text(pool),
+        text(&server.name),
+        text(&server.address),
+        text(&state),
+        number(weight),
+        number(active),
+        number(server.requests),
+        number(server.errors),
+        number(format!("{} ok, {} failed", server.checks.passed, server.checks.failed)),
+        text(&seconds(&server.since)),
+        text(if server.reason.is_empty() { NONE } else { &server.reason }),
+    ]);
+}
+
+pub(super) fn sessions(list: &SessionList) -> String {
+    let mut table = table(&["ID", "LISTENER", "CLIENT", "PROTOCOL", "SINCE", "POOL", "SERVER", "RECEIVED", "SENT"]);
+    for session in &list.sessions {
+        let client = match session.client == session.peer {
+            true => session.client.clone(),
+            false => format!("{} (by {})", session.client, session.peer),
+        };
+        let tls = if session.secure { ", TLS" } else { "" };
+        let bytes = |bytes: u64| if session.server.is_some() { bytes.to_string() } else { NONE.to_owned() };
+        table.add_row([
+            number(session.id),
+            text(&session.listener),
+            text(&client),
+            text(&format!("{}{tls}", session.protocol)),
+            text(&seconds(&session.since)),
+            text(session.pool.as_deref().unwrap_or(NONE)),
+            text(session.server.as_deref().unwrap_or(NONE)),
+            number(bytes(session.received)),
+            number(bytes(session.sent)),
+        ]);
+    }
+    let mut shown = rendered(&table);
+    if list.total > list.sessions.len() {
+        shown.push_str(&format!("\n{} of {}", list.sessions.len(), list.total));
+    }
+    shown
+}
+
+pub(super) fn certificates(certificates: &[Certificate]) -> String {
+    let mut table = table(&["LISTENER", "NAMES", "ENDS", "DAYS LEFT", "ISSUER", "FILE"]);
+    for certificate in certificates {
+        table.add_row([
+            text(&certificate.listener),
+            text(&certificate.names.join(", ")),
+            text(&seconds(&certificate.not_after)),
+            number(certificate.seconds_left.div_euclid(24 * 3600)),
+            text(&certificate.issuer),
+            text(&certificate.file),
+        ]);
+    }
+    rendered(&table)
+}
+
+pub(super) fn status(version: &Version, health: &Value, reload: &Reload, sessions: usize, of: &[Pool]) -> String {
+    let services = health.pointer("/data/services").and_then(Value::as_object);
+    let sick: Vec<&str> = services
+        .into_iter()
+        .flatten()
+        .filter(|(_, well)| well.as_bool() != Some(true))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let mut lines = vec![
+        format!("version        {} (process {}, since {})", version.version, version.pid, seconds(&version.started)),
+        match sick.is_empty() {
+            true => "health         all well".to_owned(),
+            false => format!("health         not well: {}", sick.join(", ")),
+        },
+        format!("configuration  {} since {}", reload.generation, seconds(&reload.since)),
+    ];
+    if !reload.problems.is_empty() {
+        lines.push(format!("               the file, read {}, cannot be used:", seconds(&reload.looked)));
+        lines.extend(reload.problems.iter().map(|problem| format!("                 {problem}")));
+    }
+    lines.push(format!("connections    {sessions}"));
+    let mut shown: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+    if !of.is_empty() {
+        shown.push(String::new());
+        shown.push(pools(of));
+    }
+    shown.join("\n")
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+}
+
+/// Without the blanks that fill the last column, and without the margin.
+fn rendered(table: &Table) -> String {
+    let lines: Vec<String> =
+        table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+fn text(text: &str) -> Cell {
+    Cell::new(printable(text))
+}
+
+fn number(number: impl ToString) -> Cell {
+    Cell::new(number.to_string()).set_alignment(CellAlignment::Right)
+}
+
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A time of the API, to the second.
+fn seconds(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(seconds, _)| format!("{seconds}Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pool() -> Pool {
+        serde_json::from_value(json!({
+            "name": "quay", "available": true, "queued": 0, "queue_size": 10, "names": [],
+            "servers": [
+                { "name": "a", "address": "192.0.2.1:443", "state": "up", "operator": "ready", "reason": "",
+                  "since": "2026-01-02T03:04:05.678Z", "weight": 100, "configured_weight": 100, "backup": false,
+                  "active": 3, "max_connections": 50, "requests": 1000, "errors": 2,
+                  "checks": { "passed": 7, "failed": 1 } },
+                { "name": "b", "address": "192.0.2.2:443", "state": "down", "operator": "drain",
+                  "reason": "bad\u{1b}[2J", "since": "2026-01-02T03:04:05Z", "weight": 1, "configured_weight": 100,
+                  "backup": true, "active": 0, "requests": 0, "errors": 0, "checks": { "passed": 0, "failed": 9 } },
+            ],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn servers_stand_below_each_other() {
+        let shown = servers(&[pool()]);
+        let lines: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|line| line.split("  ").map(str::trim).filter(|part| !part.is_empty()).collect())
+            .collect();
+        assert_eq!(lines[0].first(), Some(&"POOL"));
+        assert_eq!(
+            lines[1],
+            [
+                "quay",
+                "a",
+                "192.0.2.1:443",
+                "up",
+                "100",
+                "3/50",
+                "1000",
+                "2",
+                "7 ok, 1 failed",
+                "2026-01-02T03:04:05Z",
+                "-"
+            ]
+        );
+        assert_eq!(lines[2][3], "drain (down), backup");
+        assert_eq!(lines[2][4], "1 (of 100)");
+        assert!(!shown.contains('\u{1b}'), "a server does not write to the operator's terminal");
+        assert!(shown.lines().all(|line| line == line.trim()));
+    }
+
+    #[test]
+    fn a_pool_says_how_many_serve() {
+        let shown = pools(&[pool()]);
+        let row = shown.lines().nth(1).unwrap();
+        assert!(row.starts_with("quay") && row.contains("yes") && row.contains("1/2"), "{shown}");
+    }
+
+    #[test]
+    fn connections_that_are_not_shown_are_counted() {
+        let list: SessionList = serde_json::from_value(json!({ "total": 3, "sessions": [
+            { "id": 7, "listener": "redis", "client": "192.0.2.9:1", "peer": "192.0.2.1:2", "secure": false,
+              "since": "2026-01-02T03:04:05.000Z", "protocol": "tcp", "pool": "redis", "server": "one",
+              "received": 10, "sent": 20 },
+        ] }))
+        .unwrap();
+        let shown = sessions(&list);
+        assert!(shown.contains("192.0.2.9:1 (by 192.0.2.1:2)"), "{shown}");
+        assert!(shown.ends_with("\n1 of 3"), "{shown}");
+    }
+}
