@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use pierhead_config::{Config, Listener, Registry};
+use pierhead_config::{Config, HttpTarget, Listener, Registry, Source};
 
 /// `HOST[:PORT]`, as given on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,8 @@ pub(super) struct Edge {
 impl Edge {
     /// `machine` names this machine; it is asked only when nothing else tells where the edge is.
     pub(super) fn new(config: &Config, address: Option<&Address>, machine: impl Fn() -> String) -> Option<Edge> {
-        let listeners = &config.listeners;
+        let pulls = |listener: &&Listener| listener.http().is_some_and(|http| http.target == HttpTarget::Registries);
+        let listeners: Vec<&Listener> = config.listeners.iter().filter(pulls).collect();
         let has_tls = |listener: &Listener| listener.http().is_some_and(|http| http.tls.is_some());
         let listener = listeners.iter().find(|listener| has_tls(listener)).or(listeners.first())?;
         let (host, port) = match address {
@@ -84,10 +85,20 @@ impl Edge {
         format!("{}://{authority}", if self.tls { "https" } else { "http" })
     }
 
-    /// What stands before a registry's repositories in an image's name: the edge and the registry's name, or a virtual
+    /// Where a registry with a pool is at home: there it can be pushed to as well, and logged in to by its own tokens.
+    pub(super) fn home(&self, registry: &Registry) -> Option<String> {
+        let Source::Pool(_) = registry.upstream.source else { return None };
+        let host = registry.hosts.first().map(|host| self.authority_of(host));
+        host.or_else(|| registry.default.then(|| self.authority()))
+    }
+
+    /// What stands before a registry's repositories in an image's name: its home where it has one; the edge and the registry's name, or a virtual
     /// host of its own. A path cannot hold the colon of a port; and at a virtual host every path means that host's
     /// registry. Then there may be no way but `?ns=`.
     pub(super) fn place(&self, config: &Config, registry: &Registry) -> Option<String> {
+        if let Some(home) = self.home(registry) {
+            return Some(home);
+        }
         let authority = self.authority();
         let is_here = |registry: &&Registry| registry.hosts.iter().any(|host| *host == self.host || *host == authority);
         let own_host = || registry.hosts.first().map(|host| self.authority_of(host));

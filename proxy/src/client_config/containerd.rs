@@ -15,20 +15,26 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
          # ctr: --hosts-dir /etc/containerd/certs.d; nerdctl reads them anyway.\n\
          # When the edge is away, pulls go to `server`. To forbid that, write the edge's URL there.\n",
     );
-    let url = edge.url(&edge.authority());
     for registry in &config.registries {
+        let home = edge.home(registry);
+        let url = edge.url(&home.clone().unwrap_or_else(|| edge.authority()));
         // Writing to a String cannot fail.
         let _ = writeln!(text, "\n# /etc/containerd/certs.d/{}/hosts.toml", registry.name);
         if let Some(server) = server(registry) {
             let _ = writeln!(text, "server = \"{server}\"\n");
         }
-        let _ = writeln!(text, "[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]");
+        if home.is_some() {
+            let _ = writeln!(text, "server = \"{url}\"\n");
+        }
+        let capabilities = if home.is_some() { "\"pull\", \"resolve\", \"push\"" } else { "\"pull\", \"resolve\"" };
+        let _ = writeln!(text, "[host.\"{url}\"]\n  capabilities = [{capabilities}]");
         if edge.tls {
             text.push_str(
                 "  # ca = \"/etc/containerd/edge-ca.crt\"  # unless the system trusts the edge's certificate\n",
             );
         }
-        if needs_login(config, registry) {
+        // A registry at home tells by itself what it wants.
+        if home.is_none() && needs_login(config, registry) {
             let _ = writeln!(
                 text,
                 "  # the edge wants a login:\n  # [host.\"{url}\".header]\n  #   Authorization = \"Basic BASE64(USER:PASSWORD)\""

@@ -22,7 +22,10 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
     // Docker takes plain HTTP on loopback for granted.
     if !edge.tls && !edge.is_loopback() {
         let mut hosts = vec![edge.authority()];
-        hosts.extend(mirror.clone().filter(|mirror| *mirror != edge.authority()));
+        hosts.extend(mirror.clone());
+        hosts.extend(config.registries.iter().filter_map(|registry| edge.home(registry)));
+        let mut seen = std::collections::HashSet::new();
+        hosts.retain(|host| seen.insert(host.clone()));
         keys.insert("insecure-registries".to_owned(), json!(hosts));
     }
     // A map of texts always has a JSON form.
@@ -53,5 +56,8 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
 
 /// Where the edge answers for docker.io at the root.
 fn mirror(hub: &Registry, edge: &Edge) -> Option<String> {
+    if let Some(home) = edge.home(hub) {
+        return Some(home);
+    }
     if hub.default { Some(edge.authority()) } else { hub.hosts.first().map(|host| edge.authority_of(host)) }
 }

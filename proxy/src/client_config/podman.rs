@@ -18,6 +18,10 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
     );
     for registry in &config.registries {
         let name = &registry.name;
+        if let Some(home) = edge.home(registry) {
+            home_of(&mut text, edge, name, &home);
+            continue;
+        }
         let Some(mirror) = edge.place(config, registry) else {
             let _ =
                 writeln!(text, "\n# {name} cannot be named by a path at {}: give it one of `hosts`.", edge.authority());
@@ -37,4 +41,25 @@ pub(super) fn render(config: &Config, edge: &Edge) -> String {
         }
     }
     text
+}
+
+/// A registry that is at home here: there is no way past the edge, and pushes go the same way.
+fn home_of(text: &mut String, edge: &Edge, name: &str, home: &str) {
+    // Writing to a String cannot fail.
+    let _ = if name == home {
+        write!(text, "\n# {name} is served under its own name.\n")
+    } else {
+        write!(text, "\n# Images of {name} are pushed as {home}/….\n")
+    };
+    if name != home || !edge.tls {
+        let _ = write!(text, "[[registry]]\nprefix = \"{name}\"\nlocation = \"{home}\"\n");
+    }
+    if !edge.tls {
+        text.push_str("insecure = true\n");
+        if name != home {
+            let _ = write!(text, "\n[[registry]]\nprefix = \"{home}\"\nlocation = \"{home}\"\ninsecure = true\n");
+        }
+    }
+    let verify = if edge.tls { "" } else { "--tls-verify=false " };
+    let _ = writeln!(text, "# to push, or where it wants a login for pulls, once: podman login {verify}{home}");
 }

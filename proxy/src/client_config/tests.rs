@@ -130,6 +130,48 @@ fn docker_gets_a_mirror_of_docker_io_only() {
 }
 
 #[test]
+fn a_registry_at_home_is_pushed_to_as_well() {
+    let door = |listener: &str, registry: &str| {
+        config(&format!(
+            "
+listeners:
+  - {{ name: redis, bind: '0.0.0.0:6379', mode: tcp, pool: redis }}
+  - {{ name: registry, bind: '0.0.0.0:443'{listener} }}
+pools:
+  - {{ name: redis, servers: ['127.0.0.1:6379'] }}
+  - {{ name: quay, servers: ['127.0.0.1:8443'] }}
+registries:
+  - {{ name: quay.example.com, pool: quay{registry} }}
+cache: {{ path: /c, max_size: 1GiB }}
+"
+        ))
+    };
+    let tls = ", tls: { certificates: [{ cert: edge.yaml, key: edge.yaml }] }";
+    for (listener, registry, home, insecure) in [
+        (tls, ", hosts: [quay.example.com]", "quay.example.com", false),
+        (tls, ", hosts: [registry.example.com]", "registry.example.com", false),
+        ("", ", default: true", "edge:443", true),
+    ] {
+        let config = door(listener, registry);
+        let edge = edge(&config, Some("edge"));
+        assert_eq!(edge.place(&config, &config.registries[0]).as_deref(), Some(home));
+        let text = podman::render(&config, &edge);
+        assert!(
+            !text.contains("mirror]]")
+                && text.contains(&format!("podman login {}", if insecure { "--tls" } else { home }))
+        );
+        assert_eq!(text.contains("[[registry]]"), home != "quay.example.com", "{text}");
+        assert_eq!(text.contains("insecure = true"), insecure, "{text}");
+        let text = containerd::render(&config, &edge);
+        let url = edge.url(home);
+        assert!(text.contains(&format!("server = \"{url}\"\n\n[host.\"{url}\"]\n")), "{text}");
+        assert!(text.contains("\"push\""), "{text}");
+        let text = docker::render(&config, &edge);
+        assert!(text.contains(&format!("docker pull {home}/REPOSITORY:TAG")), "{text}");
+    }
+}
+
+#[test]
 fn all_is_everything_and_a_pull() {
     let quick = config(QUICK);
     let edge = edge(&quick, None);

@@ -13,6 +13,7 @@ mod real;
 mod redirects;
 mod registry;
 mod secrets;
+mod transports;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
