@@ -2,6 +2,7 @@
 # make test   everything that CI checks
 # make check  the quick part of it
 # make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
+# make install, make uninstall    program, systemd units, and an example configuration where there is none; DESTDIR, PREFIX
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pierhead/target
 
@@ -9,7 +10,7 @@ QUICKSTART := config/examples/quickstart.yaml
 RELEASE = $(CARGO_TARGET_DIR)/release/pierhead
 DEBUG = $(CARGO_TARGET_DIR)/debug/pierhead
 
-.PHONY: run build test check fmt lint doc deny examples unit bench build-tools test-tools bench-tools cargo-tools
+.PHONY: run build test check fmt lint doc deny examples unit bench build-tools test-tools bench-tools cargo-tools install uninstall
 
 run: build
 	@$(RELEASE) client-config all --config $(QUICKSTART)
@@ -61,3 +62,31 @@ bench-tools:
 
 cargo-tools:
 	@scripts/need --cargo
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+# What is installed: `make build` makes it.
+PROGRAM ?= $(RELEASE)
+ORIGIN ?= $(wildcard $(CARGO_TARGET_DIR)/release/pierhead-origin)
+INSTALLED = $(DESTDIR)$(PREFIX)
+UNITS = $(INSTALLED)/lib/systemd/system
+USERS = $(INSTALLED)/lib/sysusers.d/pierhead.conf
+
+install:
+	install -D -m 755 $(PROGRAM) $(INSTALLED)/bin/pierhead
+	$(if $(ORIGIN),install -D -m 755 $(ORIGIN) $(INSTALLED)/bin/pierhead-origin)
+	install -d $(UNITS) $(dir $(USERS))
+	set -e; for unit in pierhead.service pierhead.socket $(if $(ORIGIN),pierhead-origin.service); do \
+	    sed 's#/usr/bin/#$(PREFIX)/bin/#; s#/usr/share/#$(PREFIX)/share/#; s#/etc/pierhead#$(SYSCONFDIR)/pierhead#' systemd/$$unit >$(UNITS)/$$unit; \
+	    chmod 644 $(UNITS)/$$unit; \
+	done
+	install -m 644 systemd/pierhead.sysusers $(USERS)
+	install -D -m 644 -t $(INSTALLED)/share/doc/pierhead docs/*.md
+	[ -e $(DESTDIR)$(SYSCONFDIR)/pierhead/pierhead.yaml ] || \
+	    install -D -m 644 config/examples/service.yaml $(DESTDIR)$(SYSCONFDIR)/pierhead/pierhead.yaml
+
+# The configuration and the cache are the operator's.
+uninstall:
+	rm -f $(INSTALLED)/bin/pierhead $(INSTALLED)/bin/pierhead-origin
+	rm -f $(UNITS)/pierhead.service $(UNITS)/pierhead.socket $(UNITS)/pierhead-origin.service $(USERS)
+	rm -rf $(INSTALLED)/share/doc/pierhead

@@ -14,7 +14,7 @@ use crate::ctl;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; for `serve`: stopped by SIGTERM or SIGINT, after running requests were finished or had their time
+  0  done; for `serve`: stopped by SIGTERM or SIGINT, or replaced by SIGUSR2, after running requests were finished or had their time
   1  the configuration is not valid, the edge could not start, or a second signal stopped it at once;
      for `ctl` and `reload`: the edge says no
   2  the command line is wrong
@@ -35,6 +35,9 @@ enum Command {
         /// The configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Take over from the edge that started this process.
+        #[arg(long, hide = true)]
+        take_over: bool,
     },
     /// Check a configuration and say everything that is wrong with it.
     Check {
@@ -83,7 +86,7 @@ impl Cli {
     /// Does what was asked for.
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
-            Command::Serve { config } => app::serve(&config).map_err(|error| error.to_string()),
+            Command::Serve { config, take_over } => app::serve(&config, take_over).map_err(|error| error.to_string()),
             Command::Check { config } => check(&config).map(|_| println(&format!("{}: ok", config.display()))),
             Command::ClientConfig { client, config, address } => {
                 load(&config).map(|config| println(client_config::render(client, &config, address.as_ref()).trim_end()))

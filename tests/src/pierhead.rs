@@ -1,6 +1,7 @@
 //! The edge, as its users run it: a binary, a configuration file, a directory, signals, and what it says on
 //! standard error.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::eventually;
-use crate::process::{Lines, Output, Process, run};
+use crate::process::{Lines, Orphan, Output, Process, run};
 use crate::pull::{Client, Reply};
 
 /// The edge's binary, which lies beside the running program or, for a test, in a directory above it.
@@ -29,6 +30,9 @@ pub struct Setup {
     /// The scratch directory: configuration, cache, and whatever a test puts there.
     pub dir: TempDir,
     config: Value,
+    /// What is started, with what precedes `serve`.
+    program: Vec<OsString>,
+    variables: Vec<(String, OsString)>,
 }
 
 impl Default for Setup {
@@ -47,7 +51,7 @@ impl Setup {
             "cache": { "path": dir.path().join("cache"), "max_size": "4GiB", "fsync": "never" },
             "admin": { "bind": "127.0.0.1:0" },
         });
-        Setup { dir, config }
+        Setup { dir, config, program: vec![binary().into()], variables: Vec::new() }
     }
 
     /// A front door only: no registry, no cache; a pool is to be added, and the first listener's target to be set.
@@ -108,6 +112,18 @@ impl Setup {
         *at = value;
     }
 
+    /// Starts another program than the one that was built, or by way of another.
+    pub fn program<S: Into<OsString>>(mut self, program: impl IntoIterator<Item = S>) -> Setup {
+        self.program = program.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Setup {
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// Where the cache lies.
     pub fn cache(&self) -> PathBuf {
         PathBuf::from(self.config["cache"]["path"].as_str().unwrap())
@@ -136,11 +152,12 @@ impl Setup {
 }
 
 async fn launch(setup: &Setup, lines: &Lines) -> (Process, SocketAddr, SocketAddr) {
-    let mut command = Command::new(binary());
-    command.arg("serve").arg("--config").arg(setup.write());
+    let mut command = Command::new(&setup.program[0]);
+    command.args(&setup.program[1..]).arg("serve").arg("--config").arg(setup.write());
     for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "RUST_LOG"] {
         command.env_remove(variable);
     }
+    command.envs(setup.variables.iter().map(|(name, value)| (name, value)));
     let mark = lines.len();
     let mut process = Process::start(command, lines.clone());
     let registry = listening(&mut process, mark, "registry").await;
@@ -184,6 +201,24 @@ impl Pierhead {
     pub fn address(&self, listener: &str) -> SocketAddr {
         let found = self.lines.find(0, |line| listening_at(line, listener));
         found.unwrap_or_else(|| panic!("no listener {listener}:\n{}", self.lines.all().join("\n")))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits for the process that has taken over from it, once it was told to let one.
+    pub async fn successor(&self, mark: usize) -> Orphan {
+        eventually("a successor", Duration::from_secs(30), async || {
+            self.lines.find(mark, |line| {
+                let event: Value = serde_json::from_str(line).ok()?;
+                let fields = &event["fields"];
+                let process = fields["process"].as_u64().filter(|_| fields["message"] == "ready")?;
+                Some(Orphan::new(i32::try_from(process).unwrap()))
+            })
+        })
+        .await
     }
 
     /// Sends it a signal.

@@ -142,6 +142,47 @@ impl Drop for Process {
     }
 }
 
+/// A process that a program of the test has started and left behind. Dropping it kills it.
+pub struct Orphan(Pid);
+
+impl Orphan {
+    /// By its id.
+    pub fn new(pid: i32) -> Orphan {
+        Orphan(Pid::from_raw(pid).unwrap())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        u32::try_from(self.0.as_raw_nonzero().get()).unwrap()
+    }
+
+    /// Whether it runs: nobody may be there to take note of its end.
+    pub fn running(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        status.rsplit(')').next().is_some_and(|rest| rest.trim().chars().next().is_some_and(|state| state != 'Z'))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.0, signal).unwrap();
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn wait(&self, within: Duration) {
+        eventually("the end of a process", within, async || (!self.running()).then_some(())).await;
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.running() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// What a program that ran to its end has said.
 pub struct Output {
     /// Whether it exited with 0.

@@ -13,6 +13,10 @@ pub(crate) trait Control: Send + Sync + 'static {
 
     /// Reads the configuration again. What is wrong with it, a line each, is the error; then nothing has changed.
     async fn reload(&self) -> Result<Status, Vec<String>>;
+
+    /// Has the program that now lies where this one was started from take over. On success this process finishes what is
+    /// running, and ends.
+    async fn upgrade(&self) -> Result<Status, Vec<String>>;
 }
 
 /// Which configuration is in use, and what came of the last look at the file.

@@ -7,25 +7,26 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::signals::Told;
 use crate::admin::control::{Control, Status};
 use crate::admin::metrics::Metrics;
 
 /// Requests that may wait. Each operator waits for the answer, so there are never many.
 const QUEUE: usize = 16;
 
-/// What came of a reload.
-pub(super) type Reloaded = Result<Status, Vec<String>>;
+/// What came of a request; the error is what is wrong, a line each.
+pub(super) type Outcome = Result<Status, Vec<String>>;
 
 /// The operators' end.
 #[derive(Clone)]
 pub(super) struct Handle {
-    requests: mpsc::Sender<oneshot::Sender<Reloaded>>,
+    requests: mpsc::Sender<(Told, oneshot::Sender<Outcome>)>,
     status: Arc<Mutex<Status>>,
 }
 
 /// The loop's end.
 pub(super) struct Requests {
-    requests: mpsc::Receiver<oneshot::Sender<Reloaded>>,
+    requests: mpsc::Receiver<(Told, oneshot::Sender<Outcome>)>,
     status: Arc<Mutex<Status>>,
 }
 
@@ -43,25 +44,40 @@ impl Control for Handle {
         self.status.lock().clone()
     }
 
-    async fn reload(&self) -> Reloaded {
+    async fn reload(&self) -> Outcome {
+        self.ask(Told::Reload).await
+    }
+
+    async fn upgrade(&self) -> Outcome {
+        self.ask(Told::Upgrade).await
+    }
+}
+
+impl Handle {
+    async fn ask(&self, told: Told) -> Outcome {
         let stopping = || vec!["the edge is stopping".to_owned()];
         let (reply, answer) = oneshot::channel();
-        self.requests.send(reply).await.map_err(|_| stopping())?;
+        self.requests.send((told, reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 }
 
 impl Requests {
-    /// The next reload that is asked for, and who waits for what comes of it.
-    pub(super) async fn next(&mut self) -> oneshot::Sender<Reloaded> {
+    /// The next request, and who waits for what comes of it.
+    pub(super) async fn next(&mut self) -> (Told, oneshot::Sender<Outcome>) {
         match self.requests.recv().await {
-            Some(reply) => reply,
+            Some(request) => request,
             None => std::future::pending().await,
         }
     }
 
+    /// How things stand.
+    pub(super) fn status(&self) -> Status {
+        self.status.lock().clone()
+    }
+
     /// Notes what came of a reload.
-    pub(super) fn note(&self, problems: Vec<String>, now: SystemTime, metrics: &Metrics) -> Reloaded {
+    pub(super) fn note(&self, problems: Vec<String>, now: SystemTime, metrics: &Metrics) -> Outcome {
         let mut status = self.status.lock();
         status.looked = now;
         status.problems = problems;

@@ -53,6 +53,9 @@ pub(crate) enum AppError {
     /// What is wrong with a new configuration, a line each.
     #[error("{}", .0.join("\n"))]
     Refused(Vec<String>),
+    /// Started to take over from an edge that does not hand over.
+    #[error("taking over from a running edge: {0}")]
+    TakeOver(#[source] io::Error),
     /// A second signal.
     #[error("stopped at once by a second signal")]
     Interrupted,

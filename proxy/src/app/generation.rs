@@ -5,14 +5,15 @@
 //! dropped, and with it what belonged to it alone.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use pierhead_config::{Admin, Config};
 use tokio::task::JoinHandle;
 
 use super::clients::{self, Known};
-use super::sockets::{Place, Sockets};
+use super::sockets::{ADMIN, Place, Sockets};
+use super::upgrade::Predecessor;
 use super::{AppError, parts};
 use crate::admin::control::Control;
 use crate::admin::health::{Check, Health};
@@ -24,9 +25,6 @@ use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepare
 use crate::logging::AccessLog;
 use crate::pool::Pools;
 
-/// What the operators' listener is called.
-const ADMIN: &str = "admin";
-
 /// What outlives every generation.
 pub(super) struct Foundation {
     /// Application, drain and metrics of all listeners.
@@ -34,7 +32,7 @@ pub(super) struct Foundation {
     /// Of the newest generation.
     pub(super) health: Arc<Health>,
     /// The listeners of the newest generation.
-    pub(super) listening: Arc<ArcSwap<Vec<Arc<Listener<Gate>>>>>,
+    pub(super) listening: Arc<ArcSwap<Vec<Weak<Listener<Gate>>>>>,
     /// The log of requests, for configurations that want one.
     pub(super) access_log: AccessLog,
     /// For operators.
@@ -64,7 +62,7 @@ impl Foundation {
         Operated {
             pools: Box::new(move || Arc::clone(&gate.current().pools)),
             certificates: Box::new(move || {
-                listening.load().iter().filter_map(|listener| listener.certificates()).collect()
+                listening.load().iter().filter_map(|listener| listener.upgrade()?.certificates()).collect()
             }),
             sessions: Arc::clone(&self.common.sessions),
             control: Arc::clone(&self.control),
@@ -111,6 +109,7 @@ impl Built {
         config: Config,
         before: Option<&Running>,
         mut sockets: Sockets,
+        predecessor: Option<&mut Predecessor>,
     ) -> Result<Built, AppError> {
         let Foundation { common, .. } = foundation;
         let settings = parts::store(&config);
@@ -141,6 +140,9 @@ impl Built {
         let pools = Pools::new(&config.pools, before.map(|before| before.pools.as_ref()), &common.metrics)?;
         let known = before.map(|before| before.registries.as_slice()).unwrap_or_default();
         let (registries, kept) = clients::make(&config, &pools, known, &common.metrics)?;
+        if let Some(predecessor) = predecessor {
+            predecessor.store().await;
+        }
         let cache = match (before.and_then(|before| before.cache.clone()), settings) {
             (Some((_, cache)), Some(settings)) => Some((settings, cache)),
             (Some(unused), None) => Some(unused),
@@ -165,6 +167,7 @@ impl Built {
             && before.registries.len() == self.registries.len()
             && before.config.access == self.config.access
             && parts::offline(&before.config) == offline
+            && before.cache().is_some_and(|before| Arc::ptr_eq(before, cache))
             && let Some(edge) = &before.edge
         {
             return Some(Arc::clone(edge));
@@ -230,7 +233,7 @@ impl Built {
             tracing::info!(address = %listener.socket().address(), "no longer listening");
             listener.close();
         }
-        foundation.listening.store(Arc::new(listeners.values().cloned().collect()));
+        foundation.listening.store(Arc::new(listeners.values().map(Arc::downgrade).collect()));
         let admin = match operators {
             Some(operators) if operators.settings == self.config.admin => operators,
             before => Operators::start(foundation, self.config.admin.clone(), self.admin, before),
@@ -278,6 +281,29 @@ impl Operators {
 }
 
 impl Running {
+    /// The store, while it is open.
+    pub(super) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref().map(|(_, cache)| cache)
+    }
+
+    /// Forgets a store that was released: what is built next opens it anew.
+    pub(super) fn without_cache(self) -> Running {
+        Running { cache: None, ..self }
+    }
+
+    /// All listening sockets, to be handed over.
+    pub(super) fn sockets(&self) -> Vec<(Place, Listening)> {
+        let admin = (Place::of(ADMIN, self.config.admin.bind), self.admin.socket.clone());
+        let listeners = self.listeners.iter().map(|(place, listener)| (place.clone(), listener.socket().clone()));
+        listeners.chain([admin]).collect()
+    }
+
+    /// Another process serves: leaves clients and operators to it.
+    pub(super) fn retire(&mut self) {
+        self.admin.serving.abort();
+        self.let_go();
+    }
+
     /// Leaves the listeners to themselves: each closes its socket when the edge drains.
     pub(super) fn let_go(&mut self) {
         self.listeners.clear();

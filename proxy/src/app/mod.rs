@@ -3,17 +3,24 @@
 //!
 //! Invariant: the edge is ready only when everything is, and stops being ready before anything stops.
 
+mod activation;
+mod channel;
 mod clients;
 mod control;
 mod error;
 mod generation;
 mod parts;
+mod program;
 mod reload;
 mod signals;
 mod sockets;
 mod stop;
+mod supervisor;
+mod upgrade;
 
-use std::path::Path;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,13 +28,16 @@ use pierhead_config::Config;
 use pierhead_registry::client::Client;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
-use self::control::control;
+use self::control::{Outcome, control};
 pub(crate) use self::error::AppError;
-use self::generation::{Built, Foundation};
-use self::reload::reload;
+use self::generation::{Built, Foundation, Running};
+use self::reload::{reload, take_back};
 use self::signals::{Signals, Told};
-use self::sockets::Sockets;
+use self::sockets::{Place, Sockets};
+use self::upgrade::Predecessor;
+use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::front::{Phase, check_tls};
 use crate::logging::Logging;
@@ -38,6 +48,9 @@ const BLOCKING_THREADS: usize = 64;
 
 /// How long blocking work that nobody waits for may still run at the end.
 const LAST_WORK: Duration = Duration::from_secs(1);
+
+/// How long a process that has been taken over stays at least.
+const PARTING: Duration = Duration::from_millis(250);
 
 /// What is wrong with the files that a configuration names, as `path: message`: certificates that cannot be used,
 /// keys that are not theirs. Opens no port and touches no cache.
@@ -65,16 +78,37 @@ pub(crate) fn load(path: &Path) -> Result<Config, AppError> {
     if problems.is_empty() { Ok(config) } else { Err(AppError::Refused(problems)) }
 }
 
-/// Runs an edge until it is told to stop.
-pub(crate) fn serve(path: &Path) -> Result<(), AppError> {
+/// Runs an edge until it is told to stop, or another process has taken over. With `take_over` it is that process, started
+/// by the edge that runs.
+pub(crate) fn serve(path: &Path, take_over: bool) -> Result<(), AppError> {
+    let path = &std::path::absolute(path).map_err(AppError::Runtime)?;
+    let program = program::own_path().map_err(AppError::Runtime)?;
     let config = load(path)?;
+    let mut start = Start { program, sockets: Vec::new(), predecessor: None };
+    if take_over {
+        let channel = upgrade::channel().map_err(AppError::TakeOver)?;
+        start.sockets = channel::receive_sockets(&channel).map_err(AppError::TakeOver)?;
+        start.predecessor = Some(channel);
+    } else {
+        start.sockets = activation::sockets(&config);
+    }
     let logging = Logging::start();
     raise_descriptor_limit(&config);
     let runtime = runtime().map_err(AppError::Runtime)?;
-    let outcome = runtime.block_on(run(path, config, &logging));
+    let outcome = runtime.block_on(run(path, config, start, &logging));
     // Fills that are still in progress are left: what they have is durable, and they go on after the next start.
     runtime.shutdown_timeout(LAST_WORK);
     outcome
+}
+
+/// What a process begins with.
+struct Start {
+    /// Where this program lies.
+    program: PathBuf,
+    /// Sockets that others opened.
+    sockets: Vec<(Place, TcpListener)>,
+    /// The edge whose place this one takes.
+    predecessor: Option<UnixStream>,
 }
 
 fn runtime() -> std::io::Result<Runtime> {
@@ -103,35 +137,88 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-async fn run(path: &Path, config: Config, logging: &Logging) -> Result<(), AppError> {
+async fn run(path: &Path, config: Config, start: Start, logging: &Logging) -> Result<(), AppError> {
     let mut signals = Signals::listen().map_err(AppError::Runtime)?;
     let (handle, mut requests) = control(SystemTime::now());
     let foundation = Foundation::new(logging.access_log(true), Arc::new(handle))?;
-    let built = Built::new(&foundation, config, None, Sockets::default()).await?;
+    let mut predecessor = start.predecessor.map(Predecessor::new).transpose().map_err(AppError::TakeOver)?;
+    let sockets = Sockets::handed_over(start.sockets).map_err(AppError::Runtime)?;
+    let built = Built::new(&foundation, config, None, sockets, predecessor.as_mut()).await?;
     let mut running = built.start(&foundation, None).await;
     let drain = &foundation.common.drain;
     drain.advance(Phase::Serving);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-    loop {
-        let asked = tokio::select! {
-            told = signals.next() => match told {
-                Told::Stop => break,
-                Told::Reload => None,
-            },
-            asked = requests.next() => Some(asked),
-        };
-        let reloaded;
-        (running, reloaded) = reload(path, &foundation, running, &requests).await;
-        if let Some(asked) = asked {
-            // Whoever asked may have gone.
-            drop(asked.send(reloaded));
-        }
+    if let Some(predecessor) = predecessor {
+        predecessor.ready().await;
     }
-    running.let_go();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), process = std::process::id(), "ready");
+    supervisor::ready();
+    supervisor::beat();
+    let taken_over = loop {
+        let (told, asked) = tokio::select! {
+            told = signals.next() => (told, None),
+            (told, asked) = requests.next() => (told, Some(asked)),
+        };
+        let outcome = match told {
+            Told::Stop => break false,
+            Told::Reload => {
+                let reloaded;
+                (running, reloaded) = reload(path, &foundation, running, &requests).await;
+                reloaded
+            }
+            Told::Upgrade => {
+                let upgraded = tokio::select! {
+                    upgraded = hand_over(&start.program, path, &foundation, &running) => upgraded,
+                    () = signals.stop() => break false,
+                };
+                match upgraded {
+                    Ok(()) => {
+                        answer(asked, Ok(requests.status()));
+                        break true;
+                    }
+                    Err(reason) => {
+                        tracing::error!(reason, "not upgraded: this process serves on");
+                        if drain.is_paused() {
+                            running = take_back(&foundation, running).await;
+                            drain.pause(false);
+                        }
+                        Err(vec![reason])
+                    }
+                }
+            }
+        };
+        answer(asked, outcome);
+    };
+    let limit = running.config.drain_timeout;
+    let leaving = async {
+        if taken_over {
+            // Those who ask this process over connections that are open are not to look elsewhere.
+            foundation.health.replace(Health::default().with(Check::Instance, "listeners", || true));
+            running.retire();
+            // Whoever asked for this is still to be told.
+            tokio::time::sleep(PARTING).await;
+            stop::finish(drain, limit).await;
+        } else {
+            supervisor::stopping();
+            running.let_go();
+            stop::leave(drain, running.config.drain_wait, limit).await;
+        }
+    };
     let left = tokio::select! {
-        () = stop::leave(drain, running.config.drain_wait, running.config.drain_timeout) => Ok(()),
+        () = leaving => Ok(()),
         () = signals.stop() => Err(AppError::Interrupted),
     };
     running.close().await;
     left
+}
+
+async fn hand_over(program: &Path, config: &Path, foundation: &Foundation, running: &Running) -> Result<(), String> {
+    tracing::info!(program = %program.display(), "upgrading");
+    upgrade::start(program, config, running).await?.serve(foundation, running).await
+}
+
+/// Tells whoever asked, if somebody did, and is still there.
+fn answer(asked: Option<oneshot::Sender<Outcome>>, outcome: Outcome) {
+    if let Some(asked) = asked {
+        drop(asked.send(outcome));
+    }
 }

@@ -5,10 +5,10 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::control::{Reloaded, Requests};
+use super::control::{Outcome, Requests};
 use super::generation::{Built, Foundation, Running};
 use super::sockets::Sockets;
-use super::{AppError, load};
+use super::{AppError, load, supervisor};
 
 /// Reloads, if the file can be used; what runs from here on, and what came of it.
 pub(super) async fn reload(
@@ -16,7 +16,8 @@ pub(super) async fn reload(
     foundation: &Foundation,
     before: Running,
     requests: &Requests,
-) -> (Running, Reloaded) {
+) -> (Running, Outcome) {
+    supervisor::reloading();
     let (running, problems) = match build(path, foundation, &before).await {
         Ok(built) => (built.start(foundation, Some(before)).await, Vec::new()),
         Err(error) => (before, error.problems()),
@@ -28,6 +29,7 @@ pub(super) async fn reload(
     if let Ok(status) = &reloaded {
         tracing::info!(generation = status.generation, "configuration reloaded");
     }
+    supervisor::ready();
     (running, reloaded)
 }
 
@@ -35,5 +37,19 @@ async fn build(path: &Path, foundation: &Foundation, before: &Running) -> Result
     let path = path.to_owned();
     let config =
         tokio::task::spawn_blocking(move || load(&path)).await.map_err(|error| AppError::Runtime(error.into()))??;
-    Built::new(foundation, config, Some(before), Sockets::default()).await
+    Built::new(foundation, config, Some(before), Sockets::default(), None).await
+}
+
+/// Takes a store back that was released to another process, which has ended. When even that fails, what is in it is
+/// still served, and all else past it.
+pub(super) async fn take_back(foundation: &Foundation, before: Running) -> Running {
+    let config = before.config.clone();
+    let released = before.without_cache();
+    match Built::new(foundation, config, Some(&released), Sockets::default(), None).await {
+        Ok(built) => built.start(foundation, Some(released)).await,
+        Err(error) => {
+            tracing::error!(%error, "the store could not be taken back: nothing is stored until the next start");
+            released
+        }
+    }
 }

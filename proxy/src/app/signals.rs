@@ -9,6 +9,8 @@ pub(super) enum Told {
     Stop,
     /// SIGHUP
     Reload,
+    /// SIGUSR2
+    Upgrade,
 }
 
 /// The signals that an edge listens to.
@@ -16,6 +18,7 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user2: Signal,
 }
 
 impl Signals {
@@ -24,6 +27,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -33,6 +37,7 @@ impl Signals {
             _ = self.terminate.recv() => Told::Stop,
             _ = self.interrupt.recv() => Told::Stop,
             _ = self.hangup.recv() => Told::Reload,
+            _ = self.user2.recv() => Told::Upgrade,
         }
     }
 

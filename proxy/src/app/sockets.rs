@@ -4,14 +4,19 @@
 //! Invariant: a socket that is asked for again is the same socket, so that a connection in its queue is never lost.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+
+use serde::{Deserialize, Serialize};
 
 use super::AppError;
 use crate::front::Listening;
 
+/// What the operators' listener is called.
+pub(super) const ADMIN: &str = "admin";
+
 /// What makes a socket the one that a listener wants: its address, and where the system chose the port, the listener's
 /// name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Place {
     bind: SocketAddr,
     name: Option<String>,
@@ -30,10 +35,10 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    #[allow(dead_code, reason = "those who use it come next")]
-    /// Offers a socket.
-    pub(super) fn offer(&mut self, place: Place, socket: Listening) {
-        self.open.insert(place, socket);
+    /// Offers sockets that somebody handed over. Needs the runtime.
+    pub(super) fn handed_over(sockets: Vec<(Place, TcpListener)>) -> std::io::Result<Sockets> {
+        let adopt = |(place, socket)| Ok((place, Listening::adopt(socket)?));
+        Ok(Sockets { open: sockets.into_iter().map(adopt).collect::<std::io::Result<_>>()? })
     }
 
     /// The socket of a listener, opened when nobody offers it.

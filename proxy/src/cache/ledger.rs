@@ -213,6 +213,13 @@ impl Ledger {
         Some(entry)
     }
 
+    /// What is being written to.
+    pub(super) fn busy(&self) -> Vec<Digest> {
+        let state = self.state();
+        let busy = state.entries.iter().filter(|(_, entry)| entry.kind == Kind::Partial { busy: true });
+        busy.map(|(digest, _)| *digest).collect()
+    }
+
     /// An entry was hashed and is what it should be. Returns it when that is news.
     pub(super) fn vouch(&self, digest: &Digest) -> Option<Entry> {
         let mut state = self.state();

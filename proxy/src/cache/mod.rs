@@ -136,6 +136,13 @@ impl Cache {
         }
     }
 
+    /// Gives the store away to another process, for good: this one still reads what is committed, and serves all else past
+    /// the store.
+    pub(crate) async fn release(&self) -> std::io::Result<()> {
+        let store = Arc::clone(&self.store);
+        blocking(move || store.release()).await?
+    }
+
     /// Takes up what may change while the store is open. What is now too much is evicted.
     pub(crate) async fn change(&self, to: Changing) {
         self.parallel.store(Arc::new(to.parallel));

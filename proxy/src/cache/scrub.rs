@@ -22,7 +22,7 @@ pub(super) async fn run(store: Weak<Store>, interval: Duration) {
         drop(strong);
         let mut damaged = 0;
         for digest in digests {
-            let Some(store) = store.upgrade() else { return };
+            let Some(store) = store.upgrade().filter(|store| !store.tree.is_released()) else { return };
             let began = Instant::now();
             if !blocking(move || sound(&store, &digest)).await.unwrap_or(true) {
                 damaged += 1;

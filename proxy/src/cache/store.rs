@@ -41,6 +41,9 @@ pub(super) enum NotStored {
         /// What is left.
         free: u64,
     },
+    /// The store belongs to another process.
+    #[error("the cache was handed over to another process")]
+    Released,
     /// The disk failed a moment ago.
     #[error("the disk failed: {0}")]
     Failing(String),
@@ -118,6 +121,15 @@ impl Store {
 
     // --- changes
 
+    /// Gives the tree and the index away, for good: from here on nothing changes in either. What is committed can still be
+    /// read; fills that run go on in files that have no name any more. Blocks.
+    pub(super) fn release(&self) -> io::Result<()> {
+        self.save_recency();
+        self.tree.release(&self.ledger.busy())?;
+        self.index.release();
+        self.tree.unlock()
+    }
+
     /// Takes up other limits and pins. Blocks.
     pub(super) fn change(&self, max_size: u64, pins: Pins) {
         if **self.pins.load() != pins {
@@ -136,6 +148,9 @@ impl Store {
 
     /// Whether a digest might take up to `size` bytes. Evicts nothing. Blocks.
     pub(super) fn admit(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
+        if self.tree.is_released() {
+            return Err(NotStored::Released);
+        }
         if size > self.ledger.limit() {
             return Err(NotStored::Full);
         }
@@ -176,6 +191,7 @@ impl Store {
             if !self.ledger.is_victim(victim) {
                 continue;
             }
+            let Some(_held) = self.tree.hold() else { return Err(NotStored::Released) };
             if let Err(error) = self.tree.remove_content(victim) {
                 self.failed("evicting", &error);
                 return Err(NotStored::Failing(error.to_string()));
@@ -259,6 +275,11 @@ impl Store {
     /// evicted, or found out by somebody else and fetched again: then all is well.
     pub(super) fn damaged(&self, digest: &Digest, file: Option<&File>, problem: &str) {
         let _order = self.tree.order();
+        let Some(_held) = self.tree.hold() else {
+            // Another process evicts here now.
+            self.ledger.remove(digest);
+            return;
+        };
         let committed = self.ledger.get(digest).is_some_and(|entry| matches!(entry.kind, Kind::Committed { .. }));
         if !committed || !self.tree.is_blob(digest, file) {
             return;
@@ -276,6 +297,11 @@ impl Store {
     pub(super) fn commit(&self, digest: &Digest, size: u64, file: &File) -> io::Result<()> {
         self.tree.sync(file)?;
         let _order = self.tree.order();
+        let Some(_held) = self.tree.hold() else {
+            // Nobody but those who read it already will ever find it.
+            self.ledger.remove(digest);
+            return Ok(());
+        };
         self.tree.commit_partial(digest)?;
         self.committed(digest, size, Box::default());
         Ok(())
@@ -310,6 +336,10 @@ impl Store {
         }
         self.reserve(digest, size)?;
         let _order = self.tree.order();
+        let Some(_held) = self.tree.hold() else {
+            self.ledger.remove(digest);
+            return Err(NotStored::Released);
+        };
         if let Err(error) = self.tree.write_blob(digest, &manifest.bytes) {
             self.ledger.remove(digest);
             self.failed("writing a manifest", &error);
@@ -402,9 +432,9 @@ impl Store {
     /// Pins what the configuration pins now, and nothing else.
     fn refresh_pins(&self) {
         let pins = self.pins.load();
-        let by_tag = self.index.all_tags().filter(|(id, tag, _)| pins.pinned(id, Some(tag)));
-        let by_repository = self.index.all_manifests().filter(|(id, _)| pins.pinned(id, None));
-        let pinned = by_tag.map(|(_, _, digest)| digest).chain(by_repository.map(|(_, digest)| digest)).collect();
+        let by_tag = self.index.tagged(|id, tag| pins.pinned(id, Some(tag)));
+        let by_repository = self.index.manifests(|id| pins.pinned(id, None));
+        let pinned = by_tag.into_iter().chain(by_repository).collect();
         self.ledger.set_pins(&pinned);
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pierhead_registry::oci::{Algorithm, Digest};
 
 use super::ledger::Kind;
-use super::store::Store;
+use super::store::{NotStored, Store};
 use super::{CachedManifest, Changing, ListRecord, Pins, RepositoryId, Settings};
 use crate::admin::metrics::Metrics;
 
@@ -16,17 +16,20 @@ fn repository() -> RepositoryId {
     RepositoryId { registry: "r.example.com".into(), name: "team/app".parse().unwrap() }
 }
 
-/// A store that holds one manifest.
-fn store(folder: &tempfile::TempDir) -> (Store, Digest, &'static [u8]) {
-    let settings = Settings {
+fn settings(folder: &tempfile::TempDir) -> Settings {
+    Settings {
         path: folder.path().to_owned(),
         fsync: false,
         verify_on_read: false,
         scrub_interval: None,
         memory: 1 << 20,
         changing: Changing { max_size: 1 << 30, pins: Pins::default(), parallel: HashMap::new() },
-    };
-    let (store, _) = super::open(settings, Arc::new(Metrics::new().unwrap())).unwrap();
+    }
+}
+
+/// A store that holds one manifest.
+fn store(folder: &tempfile::TempDir) -> (Store, Digest, &'static [u8]) {
+    let (store, _) = super::open(settings(folder), Arc::new(Metrics::new().unwrap())).unwrap();
     let id = repository();
     let bytes: &[u8] = b"{\"layers\":[]}";
     let digest = Digest::of(Algorithm::Sha256, bytes);
@@ -107,4 +110,32 @@ fn a_manifest_that_came_as_a_blob_is_known_for_what_it_needs() {
     let manifest = CachedManifest { digest, media_type: "a/b".into(), bytes: bytes.into() };
     store.put_manifest(&repository(), &manifest, false).unwrap();
     assert_eq!(store.ledger.get(&digest).unwrap().kind, Kind::Committed { children: [child].into() });
+}
+
+#[test]
+fn what_was_released_can_be_read_and_changes_no_more_and_another_may_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, digest, bytes) = store(&folder);
+    let unfinished = Digest::of(Algorithm::Sha256, b"unfinished");
+    before.reserve(&unfinished, 10).unwrap();
+    let file = before.tree.open_partial(&unfinished).unwrap();
+    before.release().unwrap();
+    // Nothing is in its way, and there is nothing to be set right.
+    let settings = settings(&folder);
+    let (after, _) = super::open(settings, Arc::new(Metrics::new().unwrap())).unwrap();
+    assert!(after.ledger.get(&digest).is_some_and(|entry| !entry.suspect), "the index was closed in order");
+    assert_eq!(after.ledger.get(&unfinished), None);
+    assert!(!after.tree.layout.partial(&unfinished).exists());
+    // The one before still reads, and does no harm.
+    assert_eq!(before.read(&digest).unwrap(), bytes);
+    assert_eq!(before.read_link(&repository(), &digest).as_deref(), Some("a/b"));
+    before.damaged(&digest, None, "is missing");
+    assert!(before.commit(&unfinished, 10, &file).is_ok());
+    assert!(matches!(before.reserve(&unfinished, 10), Err(NotStored::Released)));
+    before.unlink(&repository(), &digest);
+    before.tree.remove_content(&digest).unwrap();
+    assert!(before.tree.open_partial(&unfinished).is_err());
+    assert_eq!(after.read(&digest).unwrap(), bytes);
+    assert_eq!(after.read_link(&repository(), &digest).as_deref(), Some("a/b"));
+    assert!(!after.tree.layout.blob(&unfinished).exists());
 }

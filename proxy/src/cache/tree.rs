@@ -1,6 +1,7 @@
 //! The files of the tree: made, read, renamed and deleted. All of it blocks; callers run it on blocking threads.
 //!
-//! Invariant: a file appears under its final name complete or not at all (written under `tmp/`, then renamed).
+//! Invariants: a file appears under its final name complete or not at all (written under `tmp/`, then renamed); nothing
+//! changes in a tree that was released.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use pierhead_registry::oci::{Digest, Hasher, Tag};
 
 use super::layout::{self, Layout};
@@ -33,8 +34,10 @@ pub(super) struct Tree {
     counter: AtomicU64,
     /// Held while committed files appear or vanish, so that an eviction and a commit of one digest cannot cross.
     order: Mutex<()>,
-    /// The lock on the tree, released when this closes.
-    _lock: File,
+    /// Held shared while anything changes; true once the tree was given away.
+    released: RwLock<bool>,
+    /// The lock on the tree, given up when this closes.
+    lock: File,
 }
 
 /// A partial's map file.
@@ -77,7 +80,46 @@ impl Tree {
             fs::remove_dir_all(&tmp).map_err(at(&tmp))?;
         }
         fs::create_dir_all(&tmp).map_err(at(&tmp))?;
-        Ok(Tree { layout, fsync, counter: AtomicU64::new(0), order: Mutex::new(()), _lock: lock })
+        Ok(Tree {
+            layout,
+            fsync,
+            counter: AtomicU64::new(0),
+            order: Mutex::new(()),
+            released: RwLock::new(false),
+            lock,
+        })
+    }
+
+    /// Waits for changes that are under way; none is made from here on. What is being written to loses its name: whoever
+    /// owns the tree next must never meet this process in a file.
+    pub(super) fn release(&self, busy: &[Digest]) -> io::Result<()> {
+        let mut released = self.released.write();
+        *released = true;
+        for digest in busy {
+            remove_if_there(&self.layout.partial_map(digest))?;
+            remove_if_there(&self.layout.partial(digest))?;
+        }
+        Ok(())
+    }
+
+    /// Lets another process have the tree.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        Ok(rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock)?)
+    }
+
+    /// Whether the tree was given away.
+    pub(super) fn is_released(&self) -> bool {
+        *self.released.read_recursive()
+    }
+
+    /// Keeps the tree while several changes belong together; `None` once it was given away.
+    pub(super) fn hold(&self) -> Option<RwLockReadGuard<'_, bool>> {
+        Some(self.released.read_recursive()).filter(|released| !**released)
+    }
+
+    /// Makes a change, unless the tree was given away: then nobody misses it.
+    fn change(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.hold().map_or(Ok(()), |_held| work())
     }
 
     /// The order in which committed files appear and vanish.
@@ -102,6 +144,7 @@ impl Tree {
 
     /// Writes a file whole, or not at all. Readable by the owner only: content may be private.
     fn write(&self, path: &Path, parts: &[&[u8]], sync: bool) -> io::Result<()> {
+        let Some(_held) = self.hold() else { return Ok(()) };
         let tmp = self.layout.tmp().join(self.counter.fetch_add(1, Ordering::Relaxed).to_string());
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
@@ -172,14 +215,18 @@ impl Tree {
 
     /// Turns a complete, verified, synced partial into committed content.
     pub(super) fn commit_partial(&self, digest: &Digest) -> io::Result<()> {
-        self.rename(&self.layout.partial(digest), &self.layout.blob(digest), self.fsync)?;
-        remove_if_there(&self.layout.partial_map(digest))
+        self.change(|| {
+            self.rename(&self.layout.partial(digest), &self.layout.blob(digest), self.fsync)?;
+            remove_if_there(&self.layout.partial_map(digest))
+        })
     }
 
     /// Deletes committed content and what there is of a partial.
     pub(super) fn remove_content(&self, digest: &Digest) -> io::Result<()> {
-        remove_if_there(&self.layout.blob(digest))?;
-        self.remove_partial(digest)
+        self.change(|| {
+            remove_if_there(&self.layout.blob(digest))?;
+            self.remove_partial(digest)
+        })
     }
 
     /// Hashes a file from its start.
@@ -202,6 +249,7 @@ impl Tree {
 
     /// Opens, or makes, the sparse file of a partial.
     pub(super) fn open_partial(&self, digest: &Digest) -> io::Result<File> {
+        let Some(_held) = self.hold() else { return Err(io::ErrorKind::ReadOnlyFilesystem.into()) };
         let path = self.layout.partial(digest);
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
     }
@@ -218,8 +266,10 @@ impl Tree {
 
     /// Deletes a partial.
     pub(super) fn remove_partial(&self, digest: &Digest) -> io::Result<()> {
-        remove_if_there(&self.layout.partial_map(digest))?;
-        remove_if_there(&self.layout.partial(digest))
+        self.change(|| {
+            remove_if_there(&self.layout.partial_map(digest))?;
+            remove_if_there(&self.layout.partial(digest))
+        })
     }
 
     /// All partials with what they hold; files without a usable map are deleted.
@@ -258,7 +308,7 @@ impl Tree {
 
     /// Forgets that a repository holds content.
     pub(super) fn remove_link(&self, id: &RepositoryId, digest: &Digest) -> io::Result<()> {
-        remove_if_there(&self.layout.link(id, digest))
+        self.change(|| remove_if_there(&self.layout.link(id, digest)))
     }
 
     /// Keeps what a tag means.
@@ -277,7 +327,7 @@ impl Tree {
 
     /// Forgets a tag.
     pub(super) fn remove_tag(&self, id: &RepositoryId, tag: &Tag) -> io::Result<()> {
-        remove_if_there(&self.layout.tag(id, tag))
+        self.change(|| remove_if_there(&self.layout.tag(id, tag)))
     }
 
     /// Keeps a list: one line of JSON about it, then its body.
@@ -292,7 +342,7 @@ impl Tree {
         head.push(b'\n');
         let path = self.layout.list(id, key);
         self.write(&path, &[&head, &record.bytes], false)?;
-        path.parent().map_or(Ok(()), prune_lists)
+        self.change(|| path.parent().map_or(Ok(()), prune_lists))
     }
 
     /// Deletes all lists of a repository.

@@ -80,10 +80,14 @@ impl Drain {
         self.ended.clone().cancelled_owned()
     }
 
-    #[allow(dead_code, reason = "those who use it come next")]
     /// Connections are left in the kernel's queues: another process may be about to take them. Or no longer.
     pub(crate) fn pause(&self, paused: bool) {
         self.paused.send_replace(paused);
+    }
+
+    /// Whether connections are left in the kernel's queues.
+    pub(crate) fn is_paused(&self) -> bool {
+        *self.paused.borrow()
     }
 
     /// Waits until connections may, or may not, be accepted.

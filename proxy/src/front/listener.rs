@@ -141,6 +141,10 @@ impl<A: Application> Listener<A> {
             () = self.drain.draining() => {}
             () = self.accept() => {}
         }
+        if self.drain.is_paused() {
+            // The queue is another process's.
+            return;
+        }
         // Those who are in the queue already were not refused, so they are not to be reset.
         while let Some(Ok((tcp, peer))) = self.socket.socket().accept().now_or_never() {
             if let Some(place) = self.places.try_take() {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,6 @@ impl Listening {
         Listening::new(socket.listen(BACKLOG)?)
     }
 
-    #[allow(dead_code, reason = "those who use it come next")]
     /// Takes over a socket that listens already.
     pub(crate) fn adopt(socket: std::net::TcpListener) -> io::Result<Listening> {
         socket.set_nonblocking(true)?;
@@ -59,8 +59,14 @@ impl Listening {
     }
 }
 
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// What every connection gets from the socket that accepts it.
-fn inherited(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+fn inherited(socket: &impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;

@@ -51,7 +51,8 @@ async fn heavy_slow_clients_keep_nobody_out() {
     // Headers that drip, then bodies that do, then answers that are read slowly.
     for mode in [&["-H"][..], &["-B"], &["-X", "-w", "1", "-y", "2", "-z", "1", "-n", "1"]] {
         let mut slow = Command::new("slowhttptest");
-        slow.args(["-c", "300", "-r", "150", "-i", "1", "-l", "20", "-p", "2", "-u"]).arg(format!("{}/v2/", edge.url()));
+        slow.args(["-c", "300", "-r", "150", "-i", "1", "-l", "20", "-p", "2", "-u"])
+            .arg(format!("{}/v2/", edge.url()));
         slow.args(mode).env("TERM", "dumb");
         let attack = tokio::spawn(run(slow, Duration::from_secs(60)));
         let mut served = 0;

@@ -19,5 +19,7 @@ mod ranges;
 mod reload;
 mod seen;
 mod store;
+mod systemd;
 mod tags;
 mod tls;
+mod upgrade;

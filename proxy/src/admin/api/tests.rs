@@ -38,6 +38,10 @@ impl Control for Alternating {
         status.generation += 1;
         Ok(status.clone())
     }
+
+    async fn upgrade(&self) -> Result<Status, Vec<String>> {
+        Ok(self.status())
+    }
 }
 
 /// An edge without pools, listeners and connections.

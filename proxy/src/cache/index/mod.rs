@@ -15,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::RwLock;
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::ledger::Entry;
@@ -28,8 +29,13 @@ const OPEN_MARK: &[u8] = b"open";
 /// When the last scrub ended.
 const SCRUBBED: &[u8] = b"scrubbed";
 
-/// The index.
+/// The index. Once it was released it knows nothing and keeps nothing.
 pub(super) struct Index {
+    open: RwLock<Option<Database>>,
+}
+
+/// sled, open.
+struct Database {
     db: sled::Db,
     entries: sled::Tree,
     links: sled::Tree,
@@ -85,7 +91,7 @@ impl Index {
             .flush_every_ms(Some(500))
             .mode(sled::Mode::HighThroughput)
             .open()?;
-        let index = Index {
+        let database = Database {
             entries: db.open_tree("entries")?,
             links: db.open_tree("links")?,
             tags: db.open_tree("tags")?,
@@ -93,131 +99,164 @@ impl Index {
             db,
         };
         let mut entries = HashMap::new();
-        for pair in &index.entries {
+        for pair in &database.entries {
             let (key, value) = pair?;
             let (digest, entry) = record::read_entry(&key, &value).ok_or(IndexError::Corrupt)?;
             entries.insert(digest, entry);
         }
-        let crashed = index.db.insert(OPEN_MARK, &[])?.is_some();
-        index.db.flush()?;
-        Ok((index, entries, crashed))
+        let crashed = database.db.insert(OPEN_MARK, &[])?.is_some();
+        database.db.flush()?;
+        Ok((Index { open: RwLock::new(Some(database)) }, entries, crashed))
+    }
+
+    fn with<T: Default>(&self, work: impl FnOnce(&Database) -> T) -> T {
+        self.open.read().as_ref().map(work).unwrap_or_default()
+    }
+
+    /// Writes everything out.
+    fn flush(&self) -> Result<(), sled::Error> {
+        self.open.read().as_ref().map_or(Ok(0), |open| open.db.flush()).map(drop)
     }
 
     /// Writes everything out and takes the mark away.
     pub(super) fn close(&self) {
-        let closed = self.db.flush().and_then(|_| self.db.remove(OPEN_MARK)).and_then(|_| self.db.flush());
-        if let Err(error) = closed {
-            tracing::warn!(%error, "the cache index could not be closed; it will be reconciled at the next start");
-        }
+        self.with(Database::close);
+    }
+
+    /// Closes it for good, so that another process may open it.
+    pub(super) fn release(&self) {
+        let Some(database) = self.open.write().take() else { return };
+        database.close();
     }
 
     /// Keeps an entry.
     pub(super) fn put_entry(&self, digest: &Digest, entry: &Entry) {
-        note(self.entries.insert(record::digest(digest), record::entry(entry)));
+        self.with(|open| note(open.entries.insert(record::digest(digest), record::entry(entry))));
     }
 
     /// Forgets an entry; its links stay.
     pub(super) fn remove_entry(&self, digest: &Digest) {
-        note(self.entries.remove(record::digest(digest)));
+        self.with(|open| note(open.entries.remove(record::digest(digest))));
     }
 
     /// Forgets an entry and its links, and returns the repositories that they were of.
     pub(super) fn remove_content(&self, digest: &Digest) -> Vec<RepositoryId> {
         self.remove_entry(digest);
-        let mut repositories = Vec::new();
-        for pair in self.links.scan_prefix(record::digest(digest)) {
-            let Some((key, _)) = note(pair) else { break };
-            repositories.extend(record::read_link_key(&key).map(|(id, _)| id));
-            note(self.links.remove(key));
-        }
-        repositories
+        self.with(|open| {
+            let mut repositories = Vec::new();
+            for pair in open.links.scan_prefix(record::digest(digest)) {
+                let Some((key, _)) = note(pair) else { break };
+                repositories.extend(record::read_link_key(&key).map(|(id, _)| id));
+                note(open.links.remove(key));
+            }
+            repositories
+        })
     }
 
     /// The media type of a link (empty for a blob), if the repository is known to hold the content.
     pub(super) fn link(&self, id: &RepositoryId, digest: &Digest) -> Option<String> {
-        let value = note(self.links.get(record::link(id, digest)))??;
+        let value = self.with(|open| note(open.links.get(record::link(id, digest)))).flatten()?;
         String::from_utf8(value.to_vec()).ok()
     }
 
     /// Keeps a link.
     pub(super) fn put_link(&self, id: &RepositoryId, digest: &Digest, media_type: &str) {
-        note(self.links.insert(record::link(id, digest), media_type.as_bytes()));
+        self.with(|open| note(open.links.insert(record::link(id, digest), media_type.as_bytes())));
     }
 
     /// Forgets a link.
     pub(super) fn remove_link(&self, id: &RepositoryId, digest: &Digest) {
-        note(self.links.remove(record::link(id, digest)));
+        self.with(|open| note(open.links.remove(record::link(id, digest))));
     }
 
     /// What a tag means.
     pub(super) fn tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
-        record::read_tag(&note(self.tags.get(record::tag(id, tag)))??)
+        record::read_tag(&self.with(|open| note(open.tags.get(record::tag(id, tag)))).flatten()?)
     }
 
     /// Keeps what a tag means.
     pub(super) fn put_tag(&self, id: &RepositoryId, tag: &Tag, value: TagRecord) {
-        note(self.tags.insert(record::tag(id, tag), record::tag_value(value)));
+        self.with(|open| note(open.tags.insert(record::tag(id, tag), record::tag_value(value))));
     }
 
     /// Forgets a tag.
     pub(super) fn remove_tag(&self, id: &RepositoryId, tag: &Tag) {
-        note(self.tags.remove(record::tag(id, tag)));
+        self.with(|open| note(open.tags.remove(record::tag(id, tag))));
     }
 
     /// The tags of a repository that mean this manifest.
     pub(super) fn tags_of(&self, id: &RepositoryId, digest: &Digest) -> Vec<Tag> {
         let prefix = record::tag_prefix(id);
-        let pairs = self.tags.scan_prefix(&prefix).map_while(note);
-        let matching = pairs.filter(|(_, value)| record::read_tag(value).is_some_and(|tag| tag.digest == *digest));
-        matching.filter_map(|(key, _)| std::str::from_utf8(key.get(prefix.len()..)?).ok()?.parse().ok()).collect()
-    }
-
-    /// All tags with what they mean.
-    pub(super) fn all_tags(&self) -> impl Iterator<Item = (RepositoryId, Tag, Digest)> {
-        self.tags.iter().map_while(note).filter_map(|(key, value)| {
-            let (id, tag) = record::read_tag_key(&key)?;
-            Some((id, tag, record::read_tag(&value)?.digest))
+        self.with(|open| {
+            let pairs = open.tags.scan_prefix(&prefix).map_while(note);
+            let matching = pairs.filter(|(_, value)| record::read_tag(value).is_some_and(|tag| tag.digest == *digest));
+            matching.filter_map(|(key, _)| std::str::from_utf8(key.get(prefix.len()..)?).ok()?.parse().ok()).collect()
         })
     }
 
-    /// All manifests with the repositories that hold them.
-    pub(super) fn all_manifests(&self) -> impl Iterator<Item = (RepositoryId, Digest)> {
-        let manifests = self.links.iter().map_while(note).filter(|(_, media_type)| !media_type.is_empty());
-        manifests.filter_map(|(key, _)| record::read_link_key(&key))
+    /// What all tags mean that are wanted.
+    pub(super) fn tagged(&self, wanted: impl Fn(&RepositoryId, &Tag) -> bool) -> Vec<Digest> {
+        self.with(|open| {
+            let tags = open.tags.iter().map_while(note).filter_map(|(key, value)| {
+                let (id, tag) = record::read_tag_key(&key)?;
+                wanted(&id, &tag).then(|| record::read_tag(&value)).flatten()
+            });
+            tags.map(|tag| tag.digest).collect()
+        })
+    }
+
+    /// All manifests of the repositories that are wanted.
+    pub(super) fn manifests(&self, wanted: impl Fn(&RepositoryId) -> bool) -> Vec<Digest> {
+        self.with(|open| {
+            let manifests = open.links.iter().map_while(note).filter(|(_, media_type)| !media_type.is_empty());
+            let named = manifests.filter_map(|(key, _)| record::read_link_key(&key));
+            named.filter(|(id, _)| wanted(id)).map(|(_, digest)| digest).collect()
+        })
     }
 
     /// When upstream last said yes to a caller.
     pub(super) fn authorised(&self, id: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
-        let value = note(self.authorised.get(record::authorisation(id, caller)))??;
+        let value = self.with(|open| note(open.authorised.get(record::authorisation(id, caller)))).flatten()?;
         record::read_time(&value)
     }
 
     /// Keeps, or forgets, upstream's yes.
     pub(super) fn put_authorised(&self, id: &RepositoryId, caller: &[u8; 32], when: Option<SystemTime>) {
         let key = record::authorisation(id, caller);
-        match when {
-            Some(when) => note(self.authorised.insert(key, record::time(when).to_vec())),
-            None => note(self.authorised.remove(key)),
-        };
+        self.with(|open| match when {
+            Some(when) => note(open.authorised.insert(key, record::time(when).to_vec())),
+            None => note(open.authorised.remove(key)),
+        });
     }
 
     /// When the last scrub ended.
     pub(super) fn scrubbed(&self) -> Option<SystemTime> {
-        record::read_time(&note(self.db.get(SCRUBBED))??)
+        record::read_time(&self.with(|open| note(open.db.get(SCRUBBED))).flatten()?)
     }
 
     /// Keeps when the last scrub ended.
     pub(super) fn set_scrubbed(&self, when: SystemTime) {
-        note(self.db.insert(SCRUBBED, record::time(when).to_vec()));
+        self.with(|open| note(open.db.insert(SCRUBBED, record::time(when).to_vec())));
     }
 
     /// Forgets what upstream said to callers long ago.
     pub(super) fn prune(&self, now: SystemTime) {
-        for (key, value) in self.authorised.iter().map_while(note) {
-            let when = record::read_time(&value);
-            if when.and_then(|when| now.duration_since(when).ok()).is_none_or(|age| age > AUTHORISATION_LIFE) {
-                note(self.authorised.remove(key));
+        self.with(|open| {
+            for (key, value) in open.authorised.iter().map_while(note) {
+                let when = record::read_time(&value);
+                if when.and_then(|when| now.duration_since(when).ok()).is_none_or(|age| age > AUTHORISATION_LIFE) {
+                    note(open.authorised.remove(key));
+                }
             }
+        });
+    }
+}
+
+impl Database {
+    fn close(&self) {
+        let closed = self.db.flush().and_then(|_| self.db.remove(OPEN_MARK)).and_then(|_| self.db.flush());
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the cache index could not be closed; it will be reconciled at the next start");
         }
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn rebuild(
     for (digest, entry) in &entries {
         index.put_entry(digest, entry);
     }
-    index.db.flush()?;
+    index.flush()?;
     tracing::info!(entries = entries.len(), "cache index made from the tree");
     Ok(entries)
 }

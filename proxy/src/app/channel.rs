@@ -1,0 +1,155 @@
+//! What a running edge and the one that takes its place say to each other: first the listening sockets, then single words.
+//!
+//! The channel is a pair of connected sockets; the new process has its end as standard input, so that no descriptor needs
+//! to be numbered in the environment and no other program can join in.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::sockets::Place;
+
+/// Most sockets that the kernel passes at once.
+const SOCKETS: usize = 253;
+/// Most bytes of their names.
+const NAMES: usize = 64 * 1024;
+/// How long a process that was started by a running edge waits for what that edge sends first.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// From the new process: all is built but what needs the store.
+    Opening,
+    /// From the old one: the store is free, and nobody accepts.
+    Released,
+    /// From the new one: it serves.
+    Ready,
+    /// From the old one: whoever supervises was told who serves.
+    Told,
+}
+
+impl Word {
+    const ALL: [(Word, u8); 4] =
+        [(Word::Opening, b'o'), (Word::Released, b'r'), (Word::Ready, b'y'), (Word::Told, b't')];
+}
+
+/// One end.
+pub(super) struct Channel {
+    stream: tokio::net::UnixStream,
+}
+
+impl Channel {
+    /// Needs the runtime.
+    pub(super) fn new(stream: UnixStream) -> io::Result<Channel> {
+        stream.set_nonblocking(true)?;
+        Ok(Channel { stream: tokio::net::UnixStream::from_std(stream)? })
+    }
+
+    pub(super) async fn say(&mut self, word: Word) -> io::Result<()> {
+        let byte = Word::ALL.iter().find(|(other, _)| *other == word).map_or(0, |(_, byte)| *byte);
+        self.stream.write_u8(byte).await
+    }
+
+    /// Waits for a word; an end that is gone is an error.
+    pub(super) async fn hear(&mut self, word: Word) -> io::Result<()> {
+        let byte = self.stream.read_u8().await?;
+        match Word::ALL.iter().find(|(_, other)| *other == byte) {
+            Some((heard, _)) if *heard == word => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("expected {word:?}, got {byte:#x}"))),
+        }
+    }
+}
+
+/// Sends sockets and what they are for.
+pub(super) fn send_sockets<S: AsFd>(stream: &UnixStream, sockets: &[(Place, S)]) -> io::Result<()> {
+    let places: Vec<&Place> = sockets.iter().map(|(place, _)| place).collect();
+    let mut text = serde_json::to_vec(&places)?;
+    text.push(b'\n');
+    if sockets.len() > SOCKETS || text.len() > NAMES {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many listeners to hand over"));
+    }
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("no room for the sockets"));
+    }
+    let sent = sendmsg(stream, &[IoSlice::new(&text)], &mut ancillary, SendFlags::empty())?;
+    if sent < text.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+}
+
+/// Receives what [`send_sockets`] sent.
+pub(super) fn receive_sockets(stream: &UnixStream) -> io::Result<Vec<(Place, TcpListener)>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = Vec::new();
+    let mut descriptors: Vec<OwnedFd> = Vec::new();
+    while !text.ends_with(b"\n") {
+        let mut part = vec![0; NAMES];
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(stream, &mut [IoSliceMut::new(&mut part)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = message {
+                descriptors.extend(passed);
+            }
+        }
+        text.extend_from_slice(&part[..received.bytes]);
+        if received.bytes == 0 || text.len() > NAMES {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let places: Vec<Place> = serde_json::from_slice(&text)?;
+    if places.len() != descriptors.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not as many sockets as names"));
+    }
+    Ok(places.into_iter().zip(descriptors.into_iter().map(TcpListener::from)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_arrive_with_what_they_are_for() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let sockets: Vec<_> = (0..SOCKETS)
+            .map(|number| {
+                let bind = if number % 2 == 0 { "127.0.0.1:0" } else { "0.0.0.0:443" };
+                let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+                (Place::of(&format!("listener {number}"), bind.parse().unwrap()), socket)
+            })
+            .collect();
+        send_sockets(&ours, &sockets).unwrap();
+        let received = receive_sockets(&theirs).unwrap();
+        assert_eq!(received.len(), SOCKETS);
+        for ((place, socket), (known, sent)) in received.iter().zip(&sockets) {
+            assert_eq!((place, socket.local_addr().unwrap()), (known, sent.local_addr().unwrap()));
+        }
+        let more: Vec<_> = sockets.iter().chain(&sockets).map(|(place, socket)| (place.clone(), socket)).collect();
+        assert!(send_sockets(&ours, &more).is_err());
+        drop(ours);
+        assert!(receive_sockets(&theirs).is_err());
+    }
+
+    #[tokio::test]
+    async fn another_word_than_was_expected_is_an_error() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut ours, mut theirs) = (Channel::new(ours).unwrap(), Channel::new(theirs).unwrap());
+        ours.say(Word::Opening).await.unwrap();
+        theirs.hear(Word::Opening).await.unwrap();
+        ours.say(Word::Opening).await.unwrap();
+        assert!(theirs.hear(Word::Ready).await.is_err());
+        drop(ours);
+        assert!(theirs.hear(Word::Ready).await.is_err());
+    }
+}

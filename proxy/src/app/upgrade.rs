@@ -1,0 +1,144 @@
+//! Upgrade: the program that now lies where this one was started from takes over the listening sockets, while this process
+//! finishes what it has begun.
+//!
+//! 1. The new process is started, gets the sockets, checks its configuration, and builds all that needs no store.
+//! 2. This one stops accepting (connections wait in the kernel's queues), gives the store away, and says so.
+//! 3. The new one opens the store, serves, and says so. This one drains, serves what runs past the store, and ends.
+//!
+//! Invariants: no connection is refused, for each socket has a holder all the time; two processes never write to one
+//! store; whatever goes wrong before the new process serves, it is ended, and this one takes everything back.
+//!
+//! See `docs/decisions/0003-upgrade.md` for why the edges do this among themselves.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::channel::{self, Channel, Word};
+use super::generation::{Foundation, Running};
+use super::supervisor;
+
+/// How long the new process may take to read and check its configuration. This one serves meanwhile.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take from then on to serve. Clients wait meanwhile.
+const SERVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Told by systemd to one process, and not true for another.
+const NOT_INHERITED: [&str; 5] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD", "WATCHDOG_PID"];
+
+/// The new process, ready but for the store. Dropping it ends it.
+pub(super) struct Successor {
+    child: Child,
+    channel: Channel,
+}
+
+/// Starts the new process, and waits until it needs the store.
+pub(super) async fn start(program: &Path, config: &Path, running: &Running) -> Result<Successor, String> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |error: std::io::Error| format!("{what}: {error}")
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(failed("channel"))?;
+    channel::send_sockets(&ours, &running.sockets()).map_err(failed("sockets"))?;
+    let mut command = Command::new(program);
+    command.arg("serve").arg("--config").arg(config).arg("--take-over");
+    command.stdin(Stdio::from(OwnedFd::from(theirs))).kill_on_drop(true);
+    for variable in NOT_INHERITED {
+        command.env_remove(variable);
+    }
+    let child = command.spawn().map_err(failed(&program.display().to_string()))?;
+    // The command holds the new process's end of the channel, which must have one holder only.
+    drop(command);
+    let mut successor = Successor { child, channel: Channel::new(ours).map_err(failed("channel"))? };
+    match timeout(START_LIMIT, successor.channel.hear(Word::Opening)).await {
+        Ok(Ok(())) => Ok(successor),
+        Ok(Err(_)) => Err(successor.ended("the new process has ended; its reasons are above").await),
+        Err(_) => Err("the new process took too long to read its configuration".to_owned()),
+    }
+}
+
+impl Successor {
+    /// Gives it the store, and waits until it serves. From here on this process accepts nothing, unless it takes everything
+    /// back.
+    pub(super) async fn serve(mut self, foundation: &Foundation, running: &Running) -> Result<(), String> {
+        foundation.common.drain.pause(true);
+        if let Some(cache) = running.cache() {
+            cache.release().await.map_err(|error| format!("the store cannot be released: {error}"))?;
+        }
+        let serving = async {
+            self.channel.say(Word::Released).await?;
+            self.channel.hear(Word::Ready).await
+        };
+        match timeout(SERVE_LIMIT, serving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(self.ended("the new process has ended before it served").await),
+            Err(_) => {
+                self.end().await;
+                return Err("the new process took too long to serve".to_owned());
+            }
+        }
+        if let Some(process) = self.child.id() {
+            tracing::info!(process, "a new process serves; this one finishes what is running");
+            supervisor::taken_over_by(process);
+        }
+        // It serves whether it hears this or not.
+        drop(self.channel.say(Word::Told).await);
+        let _left_alone = std::mem::ManuallyDrop::new(self.child);
+        Ok(())
+    }
+
+    async fn ended(&mut self, message: &str) -> String {
+        self.end().await;
+        message.to_owned()
+    }
+
+    /// Ends it, and waits until it has: it must not hold the store any more.
+    async fn end(&mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::warn!(%error, "ending the new process");
+        }
+    }
+}
+
+/// The new process's side: this one was started to take over.
+pub(super) struct Predecessor {
+    channel: Channel,
+}
+
+impl Predecessor {
+    /// Needs the runtime.
+    pub(super) fn new(stream: UnixStream) -> std::io::Result<Predecessor> {
+        Ok(Predecessor { channel: Channel::new(stream)? })
+    }
+
+    /// Waits until the store is free. A predecessor that is gone holds nothing.
+    pub(super) async fn store(&mut self) {
+        if self.channel.say(Word::Opening).await.is_ok()
+            && let Err(error) = self.channel.hear(Word::Released).await
+        {
+            tracing::warn!(%error, "the process before has gone");
+        }
+    }
+
+    /// This process serves. Waits until whoever supervises knows.
+    pub(super) async fn ready(mut self) {
+        let told = async {
+            self.channel.say(Word::Ready).await?;
+            self.channel.hear(Word::Told).await
+        };
+        if !matches!(timeout(START_LIMIT, told).await, Ok(Ok(()))) {
+            tracing::warn!("the process before has gone");
+        }
+    }
+}
+
+/// The channel that a process which is to take over was given as its standard input.
+pub(super) fn channel() -> std::io::Result<UnixStream> {
+    use std::os::fd::AsFd;
+    Ok(UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+}
