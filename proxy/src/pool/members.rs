@@ -12,7 +12,8 @@ use pierhead_config as config;
 use pierhead_config::{Address, DnsRecord};
 
 use super::discover::Kept;
-use super::server::{Orders, Server, Spec, Surroundings, Terms};
+use super::server::Server;
+use super::spec::{Orders, Spec, Surroundings, Terms};
 use super::state::Rules;
 use crate::admin::metrics::Metrics;
 

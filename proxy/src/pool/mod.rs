@@ -7,7 +7,8 @@
 //! alone, so a dead server never delays the check of another; state survives a reload.
 //!
 //! A generation of the configuration has pools of its own, with its own settings and its own list of servers, so that a
-//! request never meets a server with the settings of another generation. The servers themselves are shared.
+//! request never meets a server with the settings of another generation. The servers themselves are shared, and a pool
+//! of which nothing has changed is, whole.
 
 #![allow(dead_code, reason = "those who use it come next")]
 
@@ -25,6 +26,7 @@ mod proxy_header;
 mod queue;
 mod select;
 mod server;
+mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -57,7 +59,7 @@ use self::members::{Answers, Members};
 use self::queue::Queue;
 use self::select::Open;
 pub(crate) use self::server::Server;
-use self::server::Surroundings;
+use self::spec::Surroundings;
 pub(crate) use self::tls::check_tls;
 pub(crate) use self::view::{NameView, Operator, PoolView, ServerView};
 pub(crate) use self::wire::{Outgoing, WireError};
@@ -88,8 +90,8 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    /// Makes the pools. What is known of servers that `before` has as well is kept; `before` goes on undisturbed until
-    /// these are started.
+    /// Makes the pools. One that is as it is in `before` stays the same; of others, what is known of their servers is
+    /// kept. `before` goes on undisturbed until these are started.
     pub(crate) fn new(
         settings: &[config::Pool],
         before: Option<&Pools>,
@@ -97,13 +99,17 @@ impl Pools {
     ) -> Result<Pools, PoolError> {
         let make = |settings: &config::Pool| {
             let before = before.and_then(|pools| pools.get(&settings.name));
-            let pool = Pool::new(settings.clone(), before.map(Arc::as_ref), metrics)?;
+            let files = tls::fingerprint(settings);
+            if let Some(same) = before.filter(|before| before.settings == *settings && before.files == files) {
+                return Ok((settings.name.clone(), Arc::clone(same)));
+            }
+            let pool = Pool::new(settings.clone(), files, before.map(Arc::as_ref), metrics)?;
             Ok((settings.name.clone(), Arc::new(pool)))
         };
-        Ok(Pools {
-            pools: settings.iter().map(make).collect::<Result<_, _>>()?,
-            before: before.map(|pools| pools.iter().map(Arc::downgrade).collect()).unwrap_or_default(),
-        })
+        let pools: BTreeMap<String, Arc<Pool>> = settings.iter().map(make).collect::<Result<_, _>>()?;
+        let gone = |pool: &&Arc<Pool>| !pools.values().any(|kept| Arc::ptr_eq(kept, pool));
+        let before = before.map(|before| before.iter().filter(gone).map(Arc::downgrade).collect()).unwrap_or_default();
+        Ok(Pools { pools, before })
     }
 
     /// Begins to check and to discover, in place of those that these pools were made after. Waits a moment for the first
@@ -131,6 +137,8 @@ impl Pools {
 /// Servers that do the same.
 pub(crate) struct Pool {
     settings: config::Pool,
+    /// What its files held: see [`tls::fingerprint`].
+    files: u64,
     tls: Option<Arc<ClientConfig>>,
     idle: Arc<Idle>,
     members: ArcSwap<Members>,
@@ -153,7 +161,12 @@ struct Work {
 }
 
 impl Pool {
-    fn new(settings: config::Pool, before: Option<&Pool>, metrics: &Arc<Metrics>) -> Result<Pool, PoolError> {
+    fn new(
+        settings: config::Pool,
+        files: u64,
+        before: Option<&Pool>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Pool, PoolError> {
         let tls = settings.tls.as_ref().map(tls::client_config).transpose();
         let tls = tls.map_err(|reason| PoolError::Tls { pool: settings.name.clone(), reason })?;
         let checker = Checker::new(&settings, tls.as_ref());
@@ -176,6 +189,7 @@ impl Pool {
             surroundings,
             checker: checker.map(Arc::new),
             next: AtomicUsize::new(0),
+            files,
             settings,
         })
     }
@@ -184,6 +198,9 @@ impl Pool {
     /// has never been asked before.
     fn start(self: &Arc<Pool>) -> Vec<oneshot::Receiver<()>> {
         let mut work = self.work.lock();
+        if work.running {
+            return Vec::new();
+        }
         work.running = true;
         work.checks.begin();
         self.renew(&mut work);

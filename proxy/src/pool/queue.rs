@@ -73,7 +73,11 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut line = self.queue.line.lock();
         let first = line.front().is_some_and(|first| Arc::ptr_eq(first, &self.turn));
-        line.retain(|turn| !Arc::ptr_eq(turn, &self.turn));
+        if first {
+            line.pop_front();
+        } else {
+            line.retain(|turn| !Arc::ptr_eq(turn, &self.turn));
+        }
         self.queue.waiting.store(line.len(), Ordering::SeqCst);
         // There may be more than the one place that this one was told of.
         if first && let Some(next) = line.front() {

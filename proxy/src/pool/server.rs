@@ -14,66 +14,11 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 use twox_hash::XxHash3_64;
 
-use super::queue::Queue;
 use super::select::{Candidate, Open};
-use super::state::{self, Rules, Standing, WHOLE};
+use super::spec::{self, Orders, Spec, Surroundings, Terms};
+use super::state::{self, Standing, WHOLE};
 use super::view::{CheckView, Operator, ServerState, ServerView};
 use crate::admin::metrics::ServerMetrics;
-
-/// The operator has not said what a server weighs.
-const UNSAID: u32 = u32::MAX;
-
-/// What is written down of a server, or said of it by DNS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Spec {
-    /// In the pool.
-    pub(super) name: String,
-    /// Where.
-    pub(super) address: SocketAddr,
-    /// The host name that the address was found by.
-    pub(super) host: Option<String>,
-    /// Its share.
-    pub(super) weight: u32,
-    /// Only used when no other is up.
-    pub(super) backup: bool,
-    /// Requests and sessions at once.
-    pub(super) max_connections: Option<usize>,
-    /// Down until a check succeeds.
-    pub(super) checked_first: bool,
-}
-
-/// What holds for all servers of a pool.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
-    /// What results mean.
-    pub(super) rules: Rules,
-    /// How long a server that comes back gets less than its share.
-    pub(super) slow_start: Duration,
-    /// Whether sessions are closed when their server goes down.
-    pub(super) closes: bool,
-}
-
-/// What a server has in common with the others of its pool.
-#[derive(Clone)]
-pub(super) struct Surroundings {
-    /// The pool's name.
-    pub(super) pool: Arc<str>,
-    /// Who waits for a place.
-    pub(super) queue: Arc<Queue>,
-}
-
-/// What the operator has said of a server.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Orders {
-    operator: Operator,
-    weight: u32,
-}
-
-impl Default for Orders {
-    fn default() -> Orders {
-        Orders { operator: Operator::Ready, weight: UNSAID }
-    }
-}
 
 /// A server.
 pub(crate) struct Server {
@@ -314,7 +259,8 @@ impl Server {
 
     /// The operator gives it a weight, or the configured one back.
     pub(super) fn set_weight(&self, weight: Option<u32>) {
-        self.ordered_weight.store(weight.map_or(UNSAID, |weight| weight.min(UNSAID - 1)), Ordering::Relaxed);
+        self.ordered_weight
+            .store(weight.map_or(spec::UNSAID, |weight| weight.min(spec::UNSAID - 1)), Ordering::Relaxed);
         tracing::info!(pool = %self.surroundings.pool, server = %self.name, weight, "operator");
         self.surroundings.queue.wake();
     }
@@ -353,7 +299,7 @@ impl Server {
 
     fn effective_weight(&self) -> u32 {
         match self.ordered_weight.load(Ordering::Relaxed) {
-            UNSAID => self.weight.load(Ordering::Relaxed),
+            spec::UNSAID => self.weight.load(Ordering::Relaxed),
             weight => weight,
         }
     }
@@ -403,10 +349,9 @@ impl Server {
         let errors_count = known.terms.rules.passive.is_some_and(|passive| passive.server_errors);
         self.errors_count.store(errors_count, Ordering::Relaxed);
         self.open.store(open, Ordering::SeqCst);
-        self.metrics.state(match (standing.operator(), standing.state()) {
-            (Operator::Ready, ServerState::Up) => "up",
-            (Operator::Ready, ServerState::Down | ServerState::Held) => "down",
-            (wanted, _) => wanted.name(),
+        self.metrics.state(match standing.operator() {
+            Operator::Ready => standing.state().name(),
+            wanted => wanted.name(),
         });
     }
 

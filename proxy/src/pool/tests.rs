@@ -268,3 +268,26 @@ async fn what_is_known_outlives_a_generation() {
     quay(&second).set_weight("a", None);
     assert_eq!(quay(&second).view().servers[0].weight, 1);
 }
+
+#[tokio::test]
+async fn a_pool_of_which_nothing_changes_stays_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.crt");
+    let certificate = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert.pem();
+    std::fs::write(&ca, certificate("a")).unwrap();
+    let mut settings = settings(vec![server("a")]);
+    settings.tls = Some(config::ServerTls { ca: Some(ca.clone()), ..config::ServerTls::default() });
+    let first = started(settings.clone(), None).await;
+    let second = started(settings.clone(), Some(&first)).await;
+    assert!(Arc::ptr_eq(quay(&first), quay(&second)));
+    std::fs::write(&ca, certificate("b")).unwrap();
+    let third = started(settings.clone(), Some(&second)).await;
+    assert!(!Arc::ptr_eq(quay(&second), quay(&third)), "its file is another");
+    settings.retries += 1;
+    let fourth = started(settings.clone(), Some(&third)).await;
+    assert!(!Arc::ptr_eq(quay(&third), quay(&fourth)));
+    assert!(
+        Arc::ptr_eq(&quay(&first).servers()[0], &quay(&fourth).servers()[0]),
+        "its servers are the same all the time"
+    );
+}

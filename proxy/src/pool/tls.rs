@@ -15,6 +15,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use twox_hash::XxHash3_64;
 
 /// What is wrong with the files that a pool names, by the section of the pool that names them.
 pub(crate) fn check_tls(pool: &Pool) -> Vec<(&'static str, String)> {
@@ -54,6 +55,17 @@ pub(super) fn client_config(settings: &ServerTls) -> Result<Arc<ClientConfig>, S
         }
     };
     Ok(Arc::new(config))
+}
+
+/// A number that is another when the content of a file that a pool's TLS is made from is.
+pub(super) fn fingerprint(settings: &Pool) -> u64 {
+    let health = settings.health.as_ref().and_then(|health| health.tls.as_ref());
+    let files = settings.tls.iter().chain(health).flat_map(|tls| {
+        let pair = tls.client_certificate.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+        tls.ca.iter().chain(pair)
+    });
+    // One that cannot be read is found out when it is used.
+    files.fold(0, |before, file| XxHash3_64::oneshot_with_seed(before, &std::fs::read(file).unwrap_or_default()))
 }
 
 /// The system's authorities and the pool's own.

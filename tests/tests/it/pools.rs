@@ -328,3 +328,35 @@ async fn a_registry_that_dies_is_noticed_and_one_that_returns_too() {
     assert_eq!(edge.client().get("/v2/").await.status, 200);
     assert!(edge.metric("pierhead_server_sessions_total", &labels).await > served, "it has its share again");
 }
+
+#[tokio::test]
+async fn nginx_that_expects_tls_and_a_proxy_header_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key, _) = certificate(folder.path(), &["quay.test"]);
+    let block = format!(
+        "server {{ listen 127.0.0.1:@PORT@ ssl proxy_protocol; ssl_certificate {}; ssl_certificate_key {}; \
+         location /health {{ return 200 '{{\"data\":{{\"services\":{{\"storage\":true,\"redis\":false}}}}}}'; }} }}",
+        cert.display(),
+        key.display(),
+    );
+    let nginx = Server::nginx(1, &block).await;
+    let pool = |name: &str, version: &str, service: &str| {
+        let field = json!({ "pointer": format!("/data/services/{service}"), "equals": true });
+        json!({
+            "name": name, "servers": [nginx.address().to_string()], "send_proxy": version,
+            "tls": { "ca": cert, "sni": "quay.test" },
+            "health": {
+                "kind": "http", "path": "/health", "json": field, "interval": "100ms", "fast_interval": "50ms",
+            },
+        })
+    };
+    let setup = passing_on(pool("servers", "v2", "storage")).pool(pool("first", "v1", "storage"));
+    let edge = setup.pool(pool("ill", "v2", "redis")).start().await;
+    for name in ["servers", "first"] {
+        let passed = [("pool", name), ("result", "ok")];
+        edge.metric_until("pierhead_server_checks_total", &passed, |count| count > 2.0).await;
+        assert_eq!(edge.metric("pierhead_server_checks_total", &[("pool", name), ("result", "failed")]).await, 0.0);
+    }
+    edge.metric_until("pierhead_server_state", &[("pool", "ill"), ("state", "down")], |value| value == 1.0).await;
+    until_logged(&edge, "/data/services/redis is not what is expected").await;
+}
