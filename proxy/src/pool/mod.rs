@@ -10,8 +10,6 @@
 //! request never meets a server with the settings of another generation. The servers themselves are shared, and a pool
 //! of which nothing has changed is, whole.
 
-#![allow(dead_code, reason = "those who use it come next")]
-
 mod answer;
 mod check;
 mod chunks;
