@@ -12,6 +12,7 @@
 //! a fixed time, has no deadline for a header and no place for limits.
 
 mod accepted;
+mod account;
 mod admission;
 mod deadline;
 mod drain;
@@ -22,6 +23,7 @@ mod head;
 mod hello;
 mod http1;
 mod http2;
+mod lanes;
 mod limits;
 mod listener;
 mod listening;

@@ -1,0 +1,62 @@
+//! Lanes: threads with an event loop each, which sessions of layer 4 run on.
+//!
+//! A session does next to nothing but wait for one of two sockets. Where all threads share all work, it is the waking and
+//! the handing over from one thread to another that costs most of its time: a session on a lane is woken by the thread
+//! that runs it, and nobody takes it away. What computes, or is uneven, does not belong here.
+//!
+//! Invariant: what runs on a lane ends when whoever waits for it is gone.
+
+use std::io;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::task::AbortOnDropHandle;
+
+/// As many as there are cores. They are there from the first session on, and as long as the process.
+static LANES: LazyLock<Vec<Handle>> = LazyLock::new(|| {
+    let count = thread::available_parallelism().map_or(1, usize::from);
+    (0..count)
+        .filter_map(|_| open().inspect_err(|error| tracing::warn!(%error, "a lane cannot be opened")).ok())
+        .collect()
+});
+
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+fn open() -> io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new().name("lane".to_owned()).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    Ok(handle)
+}
+
+/// Runs a task on one of the lanes. Sockets that it uses must be made in it, for it is the lane that watches them. `None`
+/// when it panicked.
+pub(super) async fn run<F>(task: F) -> Option<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    match LANES.get(NEXT.fetch_add(1, Ordering::Relaxed) % LANES.len().max(1)) {
+        Some(lane) => AbortOnDropHandle::new(lane.spawn(task)).await.ok(),
+        None => Some(task.await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_runs_on_a_thread_of_its_own_and_ends_with_who_waits() {
+        let here = thread::current().id();
+        assert_ne!(run(async { thread::current().id() }).await, Some(here));
+        let (alive, gone) = tokio::sync::oneshot::channel::<()>();
+        let endless = run(async move {
+            std::future::pending::<()>().await;
+            drop(alive);
+        });
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(10), endless).await.is_err());
+        assert!(gone.await.is_err(), "dropped");
+    }
+}
