@@ -66,6 +66,8 @@ impl Admin {
             .route("/health", get(async |state| report(state, Check::Instance)))
             .route("/health/instance", get(async |state| report(state, Check::Instance)))
             .route("/health/endtoend", get(async |state| report(state, Check::EndToEnd)))
+            // The API's own is not for those who do not ask the API.
+            .fallback(async || StatusCode::NOT_FOUND)
             .with_state(Seen { health, metrics })
             .merge(api);
         Admin { socket, router }

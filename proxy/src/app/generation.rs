@@ -31,7 +31,7 @@ pub(super) struct Foundation {
     pub(super) common: Common<Gate>,
     /// Of the newest generation.
     pub(super) health: Arc<Health>,
-    /// The listeners of the newest generation.
+    /// The listeners of the newest generation, not held: whoever held one would keep its socket open.
     pub(super) listening: Arc<ArcSwap<Vec<Weak<Listener<Gate>>>>>,
     /// The log of requests, for configurations that want one.
     pub(super) access_log: AccessLog,

@@ -149,9 +149,9 @@ impl Asked {
                 let path = format!("/api/v1/pools/{}", segment(pool));
                 self.show(&path, |pool: &Pool| table::servers(std::slice::from_ref(pool))).await
             }
-            Wanted::Drain(of) => self.order(of, &Order::Drain).await,
-            Wanted::Maintenance(of) => self.order(of, &Order::Maintenance).await,
-            Wanted::Ready(of) => self.order(of, &Order::Ready).await,
+            Wanted::Drain(of) => self.order(of, &Order::Drain {}).await,
+            Wanted::Maintenance(of) => self.order(of, &Order::Maintenance {}).await,
+            Wanted::Ready(of) => self.order(of, &Order::Ready {}).await,
             Wanted::Weight { of, weight } => self.order(of, &Order::Weight { weight: weight.0 }).await,
             Wanted::Sessions { listener, pool, server, limit } => {
                 let mut query = url::form_urlencoded::Serializer::new(String::new());

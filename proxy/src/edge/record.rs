@@ -112,7 +112,7 @@ impl Recorder {
         let first_byte = told.first_byte.saturating_duration_since(begun.started);
         let (kind, outcome) = (trace.kind.as_str(), told.outcome.as_str());
         let registry = trace.registry.as_deref().unwrap_or_default();
-        let status = told.status.as_ref().map_or("499", StatusCode::as_str);
+        let status = told.status.map_or(499, |status| status.as_u16());
         self.metrics.request(registry, kind, outcome, status, told.bytes, first_byte);
         if !self.access_log.is_on() {
             return;
@@ -136,7 +136,7 @@ impl Recorder {
             pool: server.map(|server| server.pool.as_str()),
             server: server.and_then(|server| server.server.as_deref()),
             retries: server.map_or(0, |server| server.retries),
-            status: told.status.map_or(499, |status| status.as_u16()),
+            status,
             bytes: told.bytes,
             aborted: !told.complete,
             ttfb_ms: milliseconds(first_byte),

@@ -178,7 +178,7 @@ impl<A: Application> Listener<A> {
         let everywhere = current.service.admission.place().await;
         let destination = tcp.local_addr().unwrap_or(self.socket.address());
         let listener = Arc::clone(&current.name);
-        let open = current.service.metrics.connection(&listener);
+        let open = current.service.counts.connection();
         let listed = current.service.sessions.open(&listener, peer);
         let session = Arc::clone(listed.session());
         let connection = Connection { listener, client: peer, peer, destination, secure: false, session };

@@ -55,9 +55,9 @@ pub(super) async fn order(
     let order = sent(body)?;
     let of = named(&shared.operated.pools, &pool)?;
     let known = match order {
-        Order::Drain => of.operate(&server, Operator::Drain),
-        Order::Maintenance => of.operate(&server, Operator::Maintenance),
-        Order::Ready => of.operate(&server, Operator::Ready),
+        Order::Drain {} => of.operate(&server, Operator::Drain),
+        Order::Maintenance {} => of.operate(&server, Operator::Maintenance),
+        Order::Ready {} => of.operate(&server, Operator::Ready),
         Order::Weight { weight } => of.set_weight(&server, weight),
     };
     if !known {

@@ -107,16 +107,16 @@ pub(crate) struct Name {
     pub(crate) failure: Option<String>,
 }
 
-/// What an operator wants of a server.
+/// What an operator wants of a server. All variants have braces: serde lets the others have any field beside their tag.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Order {
     /// To finish what it has and to get nothing new.
-    Drain,
+    Drain {},
     /// To have nothing at all: its layer-4 sessions are closed.
-    Maintenance,
+    Maintenance {},
     /// To serve again.
-    Ready,
+    Ready {},
     /// To have another share.
     Weight {
         /// Which; the configured one when absent.

@@ -104,11 +104,6 @@ impl Listeners {
         })
     }
 
-    pub(super) fn connection(&self, listener: &str) -> OpenConnection {
-        self.accepted.with_label_values(&[listener]).inc();
-        OpenConnection::new(self.open.with_label_values(&[listener]))
-    }
-
     pub(super) fn refused(&self, listener: &str, reason: &str) {
         self.refusals.with_label_values(&[listener, reason]).inc();
     }

@@ -6,23 +6,25 @@
 //! No metric is labelled by digest, tag or repository: their number is not ours to limit. Labels are names from the
 //! configuration, and words of ours.
 
-#![allow(dead_code, unused_imports, reason = "those who count come next")]
+#![allow(dead_code, reason = "those who count limits, handshakes and answers come next")]
 
 mod family;
 mod listener;
 mod reload;
+mod request;
 mod server;
 mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 
-use self::family::{counter, counters, gauge, gauges, times};
+use self::family::{counter, counters, gauge, gauges};
+pub(crate) use self::listener::ListenerMetrics;
 use self::listener::Listeners;
-pub(crate) use self::listener::{ListenerMetrics, OpenConnection};
 use self::reload::Reloads;
+use self::request::Requests;
 use self::server::Servers;
 pub(crate) use self::server::{PoolMetrics, ServerFailure, ServerMetrics};
 pub(crate) use self::upstream::UpstreamObserver;
@@ -31,12 +33,7 @@ use self::upstream::Upstreams;
 /// All metrics of one edge.
 pub(crate) struct Metrics {
     registry: Registry,
-    /// `pierhead_requests_total{registry,kind,outcome,code}`
-    requests: IntCounterVec,
-    /// `pierhead_response_bytes_total{registry,kind,outcome}`
-    response_bytes: IntCounterVec,
-    /// `pierhead_time_to_first_byte_seconds{kind,outcome}`
-    first_byte: HistogramVec,
+    requests: Requests,
     /// `pierhead_authentications_total{result}`
     authentications: IntCounterVec,
     /// `pierhead_api_requests_total{code}`
@@ -76,24 +73,7 @@ impl Metrics {
         let version = gauges(&r, "pierhead_build_info", "Always 1; the version is the label.", &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Metrics {
-            requests: counters(
-                &r,
-                "pierhead_requests_total",
-                "Requests by kind (manifest, blob, list, other), cache outcome and status.",
-                &["registry", "kind", "outcome", "code"],
-            )?,
-            response_bytes: counters(
-                &r,
-                "pierhead_response_bytes_total",
-                "Body bytes sent to clients.",
-                &["registry", "kind", "outcome"],
-            )?,
-            first_byte: times(
-                &r,
-                "pierhead_time_to_first_byte_seconds",
-                "From the end of a request's header to the first byte of its answer.",
-                &["kind", "outcome"],
-            )?,
+            requests: Requests::new(&r)?,
             authentications: counters(
                 &r,
                 "pierhead_authentications_total",
@@ -145,15 +125,13 @@ impl Metrics {
     pub(crate) fn request(
         &self,
         registry: &str,
-        kind: &str,
-        outcome: &str,
-        code: &str,
+        kind: &'static str,
+        outcome: &'static str,
+        status: u16,
         bytes: u64,
         first_byte: Duration,
     ) {
-        self.requests.with_label_values(&[registry, kind, outcome, code]).inc();
-        self.response_bytes.with_label_values(&[registry, kind, outcome]).inc_by(bytes);
-        self.first_byte.with_label_values(&[kind, outcome]).observe(first_byte.as_secs_f64());
+        self.requests.ended(registry, (kind, outcome), status, bytes, first_byte);
     }
 
     /// An attempt to log in to this edge: `ok`, `failed` or `limited`.
@@ -194,11 +172,6 @@ impl Metrics {
     /// The handle of a listener.
     pub(crate) fn listener(&self, listener: &str) -> Arc<ListenerMetrics> {
         self.listeners.listener(listener)
-    }
-
-    /// A connection, open until the answer is dropped.
-    pub(crate) fn connection(&self, listener: &str) -> OpenConnection {
-        self.listeners.connection(listener)
     }
 
     /// A client that was turned away before its request was looked at.
@@ -259,6 +232,7 @@ mod tests {
             include_str!("mod.rs"),
             include_str!("listener.rs"),
             include_str!("reload.rs"),
+            include_str!("request.rs"),
             include_str!("server.rs"),
             include_str!("upstream.rs"),
         ];
