@@ -143,3 +143,13 @@ fn nothing_is_left_silently_and_nothing_breaks() {
         assert_eq!(converted(file).1, expected, "{file}");
     }
 }
+
+#[test]
+fn each_address_is_a_listener_with_a_name_of_its_own() {
+    let file = "frontend admin\n bind :80,:81\n bind [::1]:82\n default_backend b\nfrontend admin-2\n bind :83\n default_backend b\n\
+                frontend a:b\n bind :84\n default_backend b\nbackend b\n server a 10.0.0.1:80\n";
+    let (yaml, left) = converted(file);
+    assert!(left.is_empty(), "{left:?}");
+    let names: Vec<&str> = yaml.split("name: ").skip(1).map(|rest| rest.split(',').next().unwrap()).collect();
+    assert_eq!(names, ["admin_2", "admin_2-2", "admin_2-3", "admin-2", "a-b", "b", "a"]);
+}

@@ -1,6 +1,7 @@
 //! The edge, pulled through by real clients from real registries, and from upstreams that misbehave.
 
 mod access;
+mod convert;
 mod fills;
 mod front;
 mod hardness;
