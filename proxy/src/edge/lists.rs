@@ -62,7 +62,7 @@ impl Edge {
         Ok(Served::new(Content::List(list, link), outcome))
     }
 
-    async fn list_upstream(
+    pub(super) async fn list_upstream(
         &self,
         scope: &Scope,
         kind: &ListKind,

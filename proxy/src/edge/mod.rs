@@ -15,6 +15,7 @@ mod credential;
 mod flights;
 mod forward;
 mod gate;
+mod grant;
 mod lists;
 mod manifests;
 mod negotiate;

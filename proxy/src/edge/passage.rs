@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use pierhead_registry::oci::{Action, Digest, Reference, Tag};
 
 use super::forward::Errand;
+use super::grant::Grant;
 use super::scope::Upstream;
 use super::served::{Refused, Served};
 use crate::cache::{Cache, RepositoryId};
@@ -26,6 +27,8 @@ pub(crate) struct Passage {
     pub(crate) otherwise: Option<Box<Result<Served, Refused>>>,
     /// What it writes, if it does.
     pub(crate) write: Option<Write>,
+    /// The token that it asks for, if it does.
+    pub(crate) grant: Option<Grant>,
 }
 
 impl Errand for Passage {
@@ -44,6 +47,11 @@ impl Errand for Passage {
     async fn answered(&self, status: Option<StatusCode>) {
         if let Some(write) = &self.write {
             write.answered(status).await;
+        }
+        if let Some(grant) = &self.grant
+            && status == Some(StatusCode::OK)
+        {
+            grant.issued();
         }
     }
 }

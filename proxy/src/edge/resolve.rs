@@ -12,12 +12,14 @@ use std::time::SystemTime;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Method};
 use percent_encoding::percent_decode_str;
+use pierhead_config::OfflinePolicy;
 use pierhead_registry::client::ListKind;
-use pierhead_registry::oci::{Action, Endpoint};
+use pierhead_registry::oci::{Action, Endpoint, Reference};
 use pingora_http::RequestHeader;
 use url::form_urlencoded;
 
 use super::credential::{self, Caller};
+use super::grant::Grant;
 use super::manifests::Wish;
 use super::outcome::Outcome;
 use super::passage::{Passage, Write};
@@ -109,7 +111,7 @@ impl Edge {
     }
 
     /// Something that names no repository: for the origin whose front door this is.
-    fn page(&self, visit: &Visit<'_>, trace: &mut Trace) -> Result<Found, Refused> {
+    fn page(self: &Arc<Self>, visit: &Visit<'_>, trace: &mut Trace) -> Result<Found, Refused> {
         let upstream = visit.door.and_then(|door| self.origin(door)).ok_or(Refusal::NotServed)?;
         trace.registry = Some(Arc::clone(&upstream.name));
         let config = &upstream.config;
@@ -117,7 +119,9 @@ impl Edge {
         if ruled && may_be_a_repository(visit.request.uri.path()) {
             return Err(Refusal::NotServed.into());
         }
-        self.pass(upstream, visit, None, None)
+        let mut passage = self.passage(upstream, visit)?;
+        passage.grant = Grant::of(self, upstream, visit.request);
+        Ok(Found::Passage(passage))
     }
 
     /// `/v2/`. podman and older Docker learn only here how they are to log in. At the front door of a registry that
@@ -133,7 +137,8 @@ impl Edge {
         if self.offline || !upstream.is_reachable() {
             return own.map(Found::Served);
         }
-        self.pass(upstream, visit, None, Some(own))
+        let passage = self.passage(upstream, visit)?;
+        Ok(Found::Passage(Passage { otherwise: Some(Box::new(own)), ..passage }))
     }
 
     /// The answer to a ping that is not the origin's: where any registry that the ping may be about wants the caller's
@@ -186,7 +191,7 @@ impl Edge {
         // Whoever pushes asks so whether there is still something to push: the cache does not know what the origin lost.
         let exists = request.method == Method::HEAD && matches!(action, Action::Blob(_));
         if exists && way == Way::Home && !self.offline && upstream.is_reachable() {
-            return self.pass(upstream, visit, None, None);
+            return self.passage(upstream, visit).map(Found::Passage);
         }
         let caller = upstream.is_passthrough().then(|| match way {
             Way::Upstream => Caller::of_upstream(&self.caller_key, visit.authorization),
@@ -194,12 +199,41 @@ impl Edge {
             Way::Path => Caller::of_origin(&self.caller_key, visit.authorization, false),
         });
         let scope = Scope::new(upstream, repository, caller.map(Arc::new), self.offline);
-        match self.pull(&scope, visit, action, route.addressed, now).await {
+        match self.pull(&scope, visit, &action, route.addressed, now).await {
             Err(refused) if self.is_for_the_origin(&refused, request, way) => {
-                self.pass(upstream, visit, None, Some(Err(refused)))
+                let passage = self.passage(upstream, visit)?;
+                Ok(Found::Passage(Passage { otherwise: Some(Box::new(Err(refused))), ..passage }))
+            }
+            Err(refused) if self.may_be_let_in(&refused, visit, &scope, &action, way).await => {
+                Err(Refused::new(Refusal::Login, refused.outcome))
             }
             result => result.map(Found::Served),
         }
+    }
+
+    /// Whether a caller who showed nothing might get what is known, by showing an account that the origin let in before.
+    async fn may_be_let_in(
+        &self,
+        refused: &Refused,
+        visit: &Visit<'_>,
+        scope: &Scope,
+        action: &Action,
+        way: Way,
+    ) -> bool {
+        let anonymous = scope.caller.is_some() && visit.authorization.is_none();
+        let policy = scope.upstream.config.offline_policy == OfflinePolicy::AllowKnown;
+        let (cache, repository) = (&self.cache, &scope.repository);
+        refused.refusal.is_failure()
+            && way != Way::Upstream
+            && anonymous
+            && policy
+            && match action {
+                Action::Manifest(Reference::Tag(tag)) => cache.tag(repository, tag).await.is_some(),
+                Action::Manifest(Reference::Digest(digest)) | Action::Blob(digest) => {
+                    cache.holds(repository, digest).await
+                }
+                Action::Tags | Action::Referrers(_) | Action::Upload => false,
+            }
     }
 
     /// Answers from the cache, and upstream where it must.
@@ -207,17 +241,17 @@ impl Edge {
         self: &Arc<Self>,
         scope: &Scope,
         visit: &Visit<'_>,
-        action: Action,
+        action: &Action,
         addressed: Addressed,
         now: SystemTime,
     ) -> Result<Served, Refused> {
         let head = visit.request.method == Method::HEAD;
         let (headers, list) = (&visit.request.headers, visit.query.list.as_deref());
         match action {
-            Action::Manifest(reference) => self.manifest(scope, &reference, Wish { head, headers }, now).await,
-            Action::Blob(digest) => self.blob(scope, &digest, head, headers, now).await,
+            Action::Manifest(reference) => self.manifest(scope, reference, Wish { head, headers }, now).await,
+            Action::Blob(digest) => self.blob(scope, digest, head, headers, now).await,
             Action::Tags => self.list(scope, ListKind::Tags, list, addressed, now).await,
-            Action::Referrers(digest) => self.list(scope, ListKind::Referrers(digest), list, addressed, now).await,
+            Action::Referrers(digest) => self.list(scope, ListKind::Referrers(*digest), list, addressed, now).await,
             Action::Upload => Err(Refusal::Method.into()),
         }
     }
@@ -245,22 +279,17 @@ impl Edge {
             return Err(Refusal::NotServed.into());
         }
         let write = Write::of(&visit.request.method, action, &self.cache, upstream, repository);
-        self.pass(upstream, visit, write, None)
+        let passage = self.passage(upstream, visit)?;
+        Ok(Found::Passage(Passage { write, ..passage }))
     }
 
     /// Hands the request on as it is.
-    fn pass(
-        &self,
-        upstream: &Arc<Upstream>,
-        visit: &Visit<'_>,
-        write: Option<Write>,
-        otherwise: Option<Result<Served, Refused>>,
-    ) -> Result<Found, Refused> {
+    fn passage(&self, upstream: &Arc<Upstream>, visit: &Visit<'_>) -> Result<Passage, Refused> {
         let pool = upstream.pool.clone().filter(|_| !self.offline).ok_or(Refusal::Unavailable)?;
         let uri = &visit.request.uri;
         let target = visit.query.ns.as_ref().map(|_| without_ns(uri.path(), uri.query().unwrap_or_default()));
-        let (own_login, otherwise) = (self.users.is_some(), otherwise.map(Box::new));
-        Ok(Found::Passage(Passage { pool, target, own_login, otherwise, write }))
+        let own_login = self.users.is_some();
+        Ok(Passage { pool, target, own_login, otherwise: None, write: None, grant: None })
     }
 }
 

@@ -1,0 +1,121 @@
+//! Learning, while the origin is there, whom its token service would let pull what.
+//!
+//! Clients of a registry with tokens show their account to its token service only, and the service is usually away
+//! together with the origin. Then they can but show the account to this edge, which has never seen the origin's yes to
+//! it. So where `offline_policy` lets known callers in, an account that gets a token for a repository is asked about:
+//! may it read there? The origin says so itself; a token is never taken apart.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::Method;
+use pierhead_config::OfflinePolicy;
+use pierhead_registry::client::{Credential, ListKind};
+use pierhead_registry::oci::RepositoryName;
+use pingora_http::RequestHeader;
+use url::form_urlencoded;
+
+use super::Edge;
+use super::credential::{Caller, basic};
+use super::scope::{Scope, Upstream, Wanted};
+use crate::cache::RepositoryId;
+
+/// Most repositories of one token that are asked about.
+const REPOSITORIES: usize = 8;
+/// How long the origin's yes is not asked for again.
+const ENOUGH: Duration = Duration::from_secs(3600);
+/// The smallest question that takes the right to pull.
+const QUESTION: &str = "n=1";
+
+/// A token that was asked for.
+pub(crate) struct Grant {
+    edge: Arc<Edge>,
+    upstream: Arc<Upstream>,
+    caller: Arc<Caller>,
+    repositories: Vec<RepositoryName>,
+}
+
+impl Grant {
+    /// If a request asks for a token that is worth learning from.
+    pub(crate) fn of(edge: &Arc<Edge>, upstream: &Arc<Upstream>, request: &RequestHeader) -> Option<Grant> {
+        let config = &upstream.config;
+        if request.method != Method::GET || config.offline_policy != OfflinePolicy::AllowKnown {
+            return None;
+        }
+        let account = basic(request.headers.get(http::header::AUTHORIZATION)).filter(|_| upstream.is_passthrough())?;
+        let mut repositories = pulled(request.uri.query()?);
+        repositories.retain(|repository| config.allows(repository));
+        let caller = Arc::new(Caller::new(&edge.caller_key, Some(Credential::Account(account))));
+        let (edge, upstream) = (Arc::clone(edge), Arc::clone(upstream));
+        (!repositories.is_empty()).then_some(Grant { edge, upstream, caller, repositories })
+    }
+
+    /// The token was issued, for whatever of it the account may have.
+    pub(crate) fn issued(&self) {
+        for name in &self.repositories {
+            let repository = RepositoryId { registry: Arc::clone(&self.upstream.name), name: name.clone() };
+            let caller = Some(Arc::clone(&self.caller));
+            let scope = Scope::new(&self.upstream, repository, caller, self.edge.offline);
+            tokio::spawn(learn(Arc::clone(&self.edge), scope));
+        }
+    }
+}
+
+/// Asks, unless it was answered not long ago.
+async fn learn(edge: Arc<Edge>, scope: Scope) {
+    let Some(caller) = &scope.caller else { return };
+    let yes = edge.cache.authorised(&scope.repository, &caller.id).await;
+    if yes.and_then(|yes| SystemTime::now().duration_since(yes).ok()).is_some_and(|age| age < ENOUGH) {
+        return;
+    }
+    let name = format!("tags/list?{QUESTION}");
+    let key = scope.key(Wanted::List(name.clone()));
+    let question = {
+        let (edge, scope) = (Arc::clone(&edge), scope.clone());
+        move || async move { edge.list_upstream(&scope, &ListKind::Tags, Some(QUESTION), &name).await }
+    };
+    // What came of it is written down by whoever asked; that there are too many questions already is no harm.
+    let _ = edge.lists.join(key, question).await;
+}
+
+/// The repositories that a token is to be good for pulling from: `scope=repository:team/app:pull,push`, as often as
+/// there are, or several in one.
+fn pulled(query: &str) -> Vec<RepositoryName> {
+    let scopes = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope");
+    let mut repositories = Vec::new();
+    for (_, scopes) in scopes.take(REPOSITORIES) {
+        for scope in scopes.split(' ') {
+            let Some((name, actions)) = scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':')) else {
+                continue;
+            };
+            if let Ok(name) = name.parse()
+                && actions.split(',').any(|action| action == "pull")
+                && repositories.len() < REPOSITORIES
+            {
+                repositories.push(name);
+            }
+        }
+    }
+    repositories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{REPOSITORIES, pulled};
+
+    #[test]
+    fn reads_scopes() {
+        let many = "scope=repository:a:pull&".repeat(2 * REPOSITORIES);
+        for (query, expected) in [
+            ("service=x&scope=repository%3Ateam%2Fapp%3Apull%2Cpush", &["team/app"][..]),
+            ("scope=repository:a:pull&scope=repository:b:push&scope=repository:c:push,pull", &["a", "c"]),
+            ("scope=repository:a:pull+repository:b:pull", &["a", "b"]),
+            ("scope=registry:catalog:*&scope=repository:A:pull&scope=repository:a", &[]),
+            ("account=alice", &[]),
+            (&many, &["a"; REPOSITORIES]),
+        ] {
+            let read = pulled(query);
+            assert_eq!(read.iter().map(|name| name.as_str()).collect::<Vec<_>>(), expected, "{query}");
+        }
+    }
+}
