@@ -85,7 +85,7 @@ impl Podman {
     }
 
     /// Logs in at the edge, as `podman login` does. It is the edge's address that counts, not the registry's name.
-    pub fn login(&self, edge: SocketAddr, account: &str) {
+    pub fn login(&self, edge: impl std::fmt::Display, account: &str) {
         let auth = json!({ "auths": { edge.to_string(): { "auth": STANDARD.encode(account) } } });
         std::fs::write(self.dir.path().join("auth.json"), auth.to_string()).unwrap();
     }

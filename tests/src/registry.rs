@@ -52,6 +52,19 @@ impl DockerRegistry {
         DockerRegistry::with(Arc::new(dir), auth, None).await
     }
 
+    /// One that believes a token service which clients find elsewhere.
+    pub async fn with_tokens_at(service: &TokenService, realm: &str) -> DockerRegistry {
+        let dir = scratch();
+        let mut auth = service.registry_config(dir.path());
+        auth["token"]["realm"] = json!(realm);
+        DockerRegistry::with(Arc::new(dir), auth, None).await
+    }
+
+    /// Where its files lie.
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
     /// Another node over the same store.
     pub async fn sibling(&self) -> DockerRegistry {
         DockerRegistry::with(Arc::clone(&self.dir), self.auth.clone(), self.account.clone()).await

@@ -1,5 +1,6 @@
 //! An edge as the front door of a registry of one's own: nodes of docker-registry over one store, behind a pool.
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use pierhead_tests::clients::{Containerd, Podman, Skopeo, assert_hashes};
@@ -8,23 +9,24 @@ use pierhead_tests::image::{Format, Image};
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::pull::{self, ACCEPT, Client, PullError, Reply};
 use pierhead_tests::registry::DockerRegistry;
+use pierhead_tests::server::Server;
 use pierhead_tests::token::{Policy, TokenService};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 /// An edge before these nodes. `more` are keys of the registry.
 async fn front_door(nodes: &[DockerRegistry], more: Value) -> Pierhead {
-    let servers: Vec<String> = nodes.iter().map(|node| node.address.to_string()).collect();
+    setup(nodes.iter().map(|node| node.address), more).start().await
+}
+
+fn setup(servers: impl Iterator<Item = SocketAddr>, more: Value) -> Setup {
+    let servers: Vec<String> = servers.map(|server| server.to_string()).collect();
     let check = json!({
         "kind": "tcp", "interval": "200ms", "fast_interval": "50ms", "timeout": "1s", "rise": 1, "fall": 2,
     });
     let mut registry = json!({ "name": "origin.test", "pool": "origin", "default": true });
     registry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    Setup::new()
-        .pool(json!({ "name": "origin", "servers": servers, "health": check }))
-        .with("registries", registry)
-        .start()
-        .await
+    Setup::new().pool(json!({ "name": "origin", "servers": servers, "health": check })).with("registries", registry)
 }
 
 /// Two nodes over one store, whom everybody may ask for everything.
@@ -446,4 +448,86 @@ async fn an_account_of_the_edges_own_pulls_for_everybody() {
     let known = edge.client().login("edge", "edge-password");
     assert_eq!(send(&known, Method::POST, "/v2/team/app/blobs/uploads/").await.status, 202);
     assert_eq!(edge.log().count(|line| line.contains("edge-password")), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_got_tokens_is_known_when_the_token_service_is_away_too() {
+    let policy = Policy::default().user("alice", "alice-password", &["team/app"]).user("bob", "bob-password", &["b"]);
+    let tokens = TokenService::start(policy).await;
+    // The origin tells clients where they find it, so that must be known before.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut node = DockerRegistry::with_tokens_at(&tokens, &format!("http://localhost:{port}/token")).await;
+    let image = Image::of(Format::Docker, "amd64", 7, &[100_000]);
+    node.push_as(&node.client().bearer(tokens.push_token("team/app")), "team/app", "latest", &image).await;
+    let mut whole = Server::nginx(
+        1,
+        &format!(
+            "server {{ listen 127.0.0.1:@PORT@; proxy_http_version 1.1; proxy_set_header Host $http_host;\n\
+             location /token {{ proxy_pass {}; }}\nlocation / {{ proxy_pass {}; }} }}",
+            tokens.server.url(),
+            node.url()
+        ),
+    )
+    .await;
+    let keys = json!({
+        "hosts": ["localhost"], "offline_policy": "allow_known", "authorization_ttl": "1ms", "tag_ttl": "1ms",
+        "negative_ttl": "1ms", "retries": 0,
+    });
+    let setup = setup([whole.address()].into_iter(), keys);
+    let mut edge = setup.set("/listeners/0/bind", format!("127.0.0.1:{port}")).start().await;
+    let home = format!("localhost:{port}");
+    let podman = Podman::with_registries(&format!(
+        "unqualified-search-registries = []\n[[registry]]\nlocation = \"{home}\"\ninsecure = true\n"
+    ));
+    let name = format!("{home}/team/app:latest");
+    podman.login(&home, "alice:alice-password");
+    podman.pull(&name).await.expect_success();
+    podman.forget().await;
+    eventually("the origin is asked about alice", Duration::from_secs(10), async || {
+        (node.requests("GET", "/v2/team/app/tags/list?n=1").await > 0).then_some(())
+    })
+    .await;
+    whole.kill().await;
+    node.stop().await;
+    edge.stop().await;
+    edge.start_again().await;
+    podman.pull(&name).await.expect_success();
+    podman.forget().await;
+    for stranger in ["bob:bob-password", "alice:wrong", "eve:x"] {
+        podman.login(&home, stranger);
+        podman.pull(&name).await.expect_failure();
+    }
+    // Who shows nothing hears that an account may help, where there is something to be had.
+    for (path, status) in [("manifests/latest", 401), ("manifests/never-seen", 503)] {
+        assert_eq!(edge.client().get(&format!("/v2/team/app/{path}")).await.status, status, "{path}");
+    }
+    for secret in ["alice-password", "YWxpY2U6", "eyJ"] {
+        assert_eq!(edge.log().count(|line| line.contains(secret)), 0, "{secret}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_the_origin_keeps_in_an_object_store_are_cached() {
+    let node = DockerRegistry::start().await;
+    let image = Image::new(1, &[300_000, 1000]);
+    node.push("team/app", "latest", &image).await;
+    let location = "/docker/registry/v2/blobs/sha256/$1/$1$2/data?signature=presigned";
+    let mut origin = Server::nginx(
+        2,
+        &format!(
+            "server {{ listen 127.0.0.1:@PORT@;\n\
+             location ~ \"^/v2/.*/blobs/sha256:(..)(.*)$\" {{\n\
+             if ($request_method = GET) {{ return 302 http://127.0.0.1:@PORT1@{location}; }} proxy_pass {0}; }}\n\
+             location / {{ proxy_pass {0}; }} }}\nserver {{ listen 127.0.0.1:@PORT1@; root {1}; }}",
+            node.url(),
+            node.store().display()
+        ),
+    )
+    .await;
+    let edge = setup(origin.addresses.iter().copied().take(1), json!({})).start().await;
+    for _ in 0..2 {
+        edge.client().pull("team/app", "latest").await.unwrap();
+        origin.kill().await;
+    }
+    assert_eq!(edge.log().count(|line| line.contains("presigned")), 0);
 }
