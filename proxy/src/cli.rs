@@ -16,9 +16,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for `serve`: stopped by SIGTERM or SIGINT, or replaced by SIGUSR2, after running requests were finished or had their time
   1  the configuration is not valid, the edge could not start, or a second signal stopped it at once;
-     for `ctl` and `reload`: the edge says no
+     for `ctl`, `reload` and `upgrade`: the edge says no
   2  the command line is wrong
-  3  for `ctl` and `reload`: no edge answers";
+  3  for `ctl`, `reload` and `upgrade`: no edge answers";
 
 /// Edge proxy and pull-through cache for container registries.
 #[derive(Debug, Parser)]
@@ -80,6 +80,11 @@ enum Command {
         #[command(flatten)]
         options: ctl::Options,
     },
+    /// Have the program that now lies where a running edge was started from take over: `ctl upgrade`.
+    Upgrade {
+        #[command(flatten)]
+        options: ctl::Options,
+    },
 }
 
 impl Cli {
@@ -102,6 +107,7 @@ impl Cli {
             }),
             Command::Ctl { options, wanted } => return operate(&options, &wanted),
             Command::Reload { options } => return operate(&options, &ctl::Wanted::Reload),
+            Command::Upgrade { options } => return operate(&options, &ctl::Wanted::Upgrade),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,

@@ -24,7 +24,7 @@ use super::generation::{Foundation, Running};
 use super::supervisor;
 
 /// How long the new process may take to read and check its configuration. This one serves meanwhile.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(25);
 /// How long it may take from then on to serve. Clients wait meanwhile.
 const SERVE_LIMIT: Duration = Duration::from_secs(30);
 

@@ -95,6 +95,8 @@ pub(crate) enum Wanted {
     Certificates,
     /// Reads the configuration again; one that cannot be used changes nothing
     Reload,
+    /// Has the program that now lies where the edge was started from take over, without refusing a connection
+    Upgrade,
 }
 
 /// A server.
@@ -172,6 +174,12 @@ impl Asked {
             Wanted::Reload => {
                 let reload: Reload = self.client.ask(Method::POST, "/api/v1/reload", None).await?;
                 self.rendered(&reload, |reload| format!("reloaded: configuration {} is in use", reload.generation))
+            }
+            Wanted::Upgrade => {
+                let _before: Reload = self.client.ask(Method::POST, "/api/v1/upgrade", None).await?;
+                // Answered by whoever serves now.
+                let version: Version = self.client.ask(Method::GET, "/api/v1/version", None).await?;
+                self.rendered(&version, |now| format!("upgraded: process {}, version {}", now.pid, now.version))
             }
         }
     }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::{Pierhead, Setup, binary};
+use pierhead_tests::process::run;
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::wire::Wire;
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::process::Command;
 
 const MIB: u64 = 1 << 20;
 
@@ -185,10 +187,18 @@ async fn what_cannot_serve_does_not_take_over() {
     let reply = edge.client().get(&format!("/v2/team/app/blobs/{layer}")).await;
     assert_eq!(edge.outcome_of(&reply).await, "hit");
     load.end().await;
-    // Put right, it takes over.
+    // Put right, it takes over, by a command this time.
+    let operator = format!("http://{}", edge.admin);
+    let mut upgrade = Command::new(binary());
+    upgrade.args(["upgrade", "--address", &operator]);
+    let output = run(upgrade, Duration::from_secs(60)).await.expect_failure();
+    assert!(output.stderr.contains("not upgraded"), "{}", output.stderr);
     install(&program);
     let mark = edge.log().len();
-    edge.signal(Signal::USR2);
+    let mut upgrade = Command::new(binary());
+    upgrade.args(["upgrade", "--address", &operator]);
+    let output = run(upgrade, Duration::from_secs(60)).await.expect_success();
+    assert!(output.stdout.starts_with("upgraded: process "), "{}", output.stdout);
     let successor = edge.successor(mark).await;
     assert!(edge.wait(Duration::from_secs(10)).await.success());
     edge.client().pull("team/app", "three").await.unwrap();

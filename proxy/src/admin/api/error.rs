@@ -40,6 +40,9 @@ pub(super) enum ApiError {
     /// The configuration cannot be used.
     #[error("the configuration was not reloaded: the one before stays in use")]
     NotReloaded(Vec<String>),
+    /// No other program took over.
+    #[error("not upgraded: this process serves on")]
+    NotUpgraded(Vec<String>),
     /// It took too long. What was begun may go on.
     #[error("not within {0} seconds")]
     Timeout(u64),
@@ -53,7 +56,7 @@ impl ApiError {
             ApiError::NotFound { .. } | ApiError::NoRoute => StatusCode::NOT_FOUND,
             ApiError::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Invalid { status, .. } => *status,
-            ApiError::NotReloaded(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiError::NotReloaded(_) | ApiError::NotUpgraded(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ApiError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -66,6 +69,7 @@ impl ApiError {
             ApiError::NoMethod => "method_not_allowed",
             ApiError::Invalid { .. } => "invalid",
             ApiError::NotReloaded(_) => "not_reloaded",
+            ApiError::NotUpgraded(_) => "not_upgraded",
             ApiError::Timeout(_) => "timeout",
         }
     }
@@ -76,7 +80,7 @@ impl IntoResponse for ApiError {
         let (status, code, message) = (self.status(), self.code().to_owned(), self.to_string());
         let challenge = self == ApiError::Unauthorized;
         let problems = match self {
-            ApiError::NotReloaded(problems) => problems,
+            ApiError::NotReloaded(problems) | ApiError::NotUpgraded(problems) => problems,
             _ => Vec::new(),
         };
         let mut response = (status, Json(ErrorBody { error: Failure { code, message, problems } })).into_response();

@@ -85,6 +85,7 @@ pub(super) fn router(operated: Operated, token: Option<&Secret>, metrics: Arc<Me
         .routes(routes!(sessions::close))
         .routes(routes!(certificates::list))
         .routes(routes!(reload::status, reload::reload))
+        .routes(routes!(reload::upgrade))
         .routes(routes!(version::show))
         .split_for_parts();
     let token = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());

@@ -1,4 +1,4 @@
-//! The configuration: which one is in use, and reading it again.
+//! The configuration: which one is in use, and reading it again; and the program: having another take over.
 
 use axum::Json;
 use axum::extract::State;
@@ -19,4 +19,11 @@ pub(super) async fn status(State(shared): Seen) -> Json<Reload> {
     responses((status = 200, body = Reload), (status = 401, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub(super) async fn reload(State(shared): Seen) -> Result<Json<Reload>, ApiError> {
     shared.operated.control.reload().await.map(Reload::from).map(Json).map_err(ApiError::NotReloaded)
+}
+
+/// Has the program that now lies where this one was started from take over. When it cannot, this process serves on.
+#[utoipa::path(post, path = "/api/v1/upgrade", operation_id = "upgrade", security(("token" = [])),
+    responses((status = 200, body = Reload), (status = 401, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub(super) async fn upgrade(State(shared): Seen) -> Result<Json<Reload>, ApiError> {
+    shared.operated.control.upgrade().await.map(Reload::from).map(Json).map_err(ApiError::NotUpgraded)
 }

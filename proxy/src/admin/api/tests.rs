@@ -206,6 +206,7 @@ async fn the_description_has_every_route() {
         "get /api/v1/certificates",
         "get /api/v1/reload",
         "post /api/v1/reload",
+        "post /api/v1/upgrade",
         "get /api/v1/version",
     ] {
         assert!(described.iter().any(|known| known == route), "{route} is not in {described:?}");
