@@ -21,6 +21,9 @@ use super::view::NameView;
 /// The shortest time between two questions, whatever is configured.
 const SHORTEST: Duration = Duration::from_millis(100);
 
+/// How many servers are taken from one answer.
+const MOST: usize = 256;
+
 /// What is known of the answers to a question.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
@@ -42,12 +45,17 @@ impl Kept {
     fn hear(&mut self, question: &Question, answer: Result<Vec<Found>, String>, now: SystemTime) -> bool {
         match answer {
             Ok(mut found) => {
+                // Name servers turn their answers round, which changes nothing. Of a host the first address is used, and
+                // the one that is used stays first for as long as it is named.
+                let first = found.first().map(|found| found.address);
+                let current = self.found.first().map(|found| found.address);
+                let used = current.filter(|current| found.iter().any(|found| found.address == *current)).or(first);
                 found.sort();
                 found.dedup_by_key(|found| found.address);
-                if let (Question::Host(..), Some(current)) = (question, self.found.first()) {
-                    // Name servers turn their answers round. The one that is used stays first for as long as it is named.
-                    found.sort_by_key(|found| found.address != current.address);
+                if matches!(question, Question::Host(..)) {
+                    found.sort_by_key(|found| Some(found.address) != used);
                 }
+                found.truncate(MOST);
                 self.answered = Some(now);
                 self.failure = None;
                 let changed = self.found != found;
@@ -187,7 +195,8 @@ mod tests {
         kept.hear(&host, Ok(found(&["192.0.2.1", "192.0.2.2"])), now);
         assert_eq!(kept.found, found(&["192.0.2.2", "192.0.2.1"]));
         kept.hear(&host, Ok(found(&["192.0.2.3", "192.0.2.1"])), now);
-        assert_eq!(kept.found[0], found(&["192.0.2.1"])[0]);
+        assert_eq!(kept.found, found(&["192.0.2.3", "192.0.2.1"]), "the first that DNS gives");
+        assert!(!kept.hear(&host, Ok(found(&["192.0.2.1", "192.0.2.3"])), now));
     }
 
     #[test]

@@ -24,8 +24,8 @@ const TRY: Duration = Duration::from_secs(2);
 /// How long a whole question may take.
 const WHOLE: Duration = Duration::from_secs(10);
 
-/// How many servers are taken from one answer.
-const MOST: usize = 256;
+/// How many targets of one service are asked for.
+const TARGETS: usize = 256;
 
 /// What DNS said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ async fn lookup<T>(
     match resolver.lookup(name, kind).await {
         Ok(lookup) => {
             let records = lookup.answers().iter().filter_map(|record| Some((record.ttl, pick(&record.data)?)));
-            let (ttls, found): (Vec<u32>, Vec<T>) = records.take(MOST).unzip();
+            let (ttls, found): (Vec<u32>, Vec<T>) = records.unzip();
             match ttls.into_iter().min() {
                 Some(ttl) => Heard::Given(found, Duration::from_secs(ttl.into())),
                 None => Heard::Empty(format!("{name}: no {kind} record")),
@@ -153,7 +153,7 @@ fn servers(name: &str, port: u16, addresses: &[IpAddr]) -> Vec<Found> {
 }
 
 /// A target of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Target {
     priority: u16,
     weight: u16,
@@ -172,10 +172,12 @@ async fn services(resolver: &TokioResolver, name: &str, before: &[Found]) -> Ans
         }),
         _ => None,
     });
-    let (targets, mut lasts) = match heard.await {
+    let (mut targets, mut lasts) = match heard.await {
         Heard::Given(targets, ttl) => (targets, ttl),
         Heard::Empty(reason) | Heard::Failed(reason) => return Answer::None(reason),
     };
+    targets.sort();
+    targets.truncate(TARGETS);
     let asked = targets.iter().map(async |target| {
         let before = known(before, target);
         match addresses(resolver, &format!("{}.", target.host), before.as_slice()).await {

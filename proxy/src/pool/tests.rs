@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use pierhead_config as config;
-use pierhead_config::{Address, Balance, DnsTiming, OnDown, Passive};
-use tokio::time::{Duration, Instant};
+use pierhead_config::{Address, Balance, DnsTiming, HashBy, OnDown, Passive};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::view::{Operator, ServerState};
 use super::{Lease, LeaseError, Pool, Pools, Wish};
@@ -290,4 +290,42 @@ async fn a_pool_of_which_nothing_changes_stays_the_same() {
         Arc::ptr_eq(&quay(&first).servers()[0], &quay(&fourth).servers()[0]),
         "its servers are the same all the time"
     );
+}
+
+/// Nobody is forgotten in the line, and no server ever has more than it may have, however they come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn places_are_kept_to_and_everybody_gets_one() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::Random, Balance::Hash(HashBy::Digest)] {
+        let mut settings = settings(vec![with_places("a", 1), with_places("b", 2), with_places("c", 3)]);
+        settings.queue_size = 100;
+        settings.queue_timeout = Duration::from_secs(60);
+        settings.balance = balance;
+        let pools = Arc::new(started(settings, None).await);
+        let served = (0..50).map(|number: usize| {
+            let pools = Arc::clone(&pools);
+            tokio::spawn(async move {
+                let key = number.to_string();
+                for round in 0..100 {
+                    let wish = Wish { key: Some(&key), ..Wish::default() };
+                    let waiting = quay(&pools).lease(&wish);
+                    // Some give up; nobody else must suffer from it.
+                    if round % 7 == 0 && number.is_multiple_of(3) {
+                        drop(timeout(Duration::from_micros(50), waiting).await);
+                        continue;
+                    }
+                    let lease = waiting.await.unwrap();
+                    for server in quay(&pools).view().servers {
+                        assert!(server.active <= server.max_connections.unwrap(), "{server:?}");
+                    }
+                    tokio::task::yield_now().await;
+                    drop(lease);
+                }
+            })
+        });
+        for task in served.collect::<Vec<_>>() {
+            timeout(Duration::from_secs(60), task).await.expect("somebody is forgotten").unwrap();
+        }
+        let view = quay(&pools).view();
+        assert_eq!((view.queued, view.servers.iter().map(|server| server.active).sum::<usize>()), (0, 0));
+    }
 }
