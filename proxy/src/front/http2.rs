@@ -41,7 +41,8 @@ pub(crate) const FRAME: usize = 16 * 1024 - 9;
 /// would be cut to fit.
 const SEND_BUFFER: usize = 4 * FRAME;
 
-/// How long a client that has nothing to wait for may take to acknowledge the end of the connection.
+/// How long a client that has nothing to wait for may take to acknowledge the end of the connection; and one that still
+/// sends a body, to see that it has its answer: some clients forget the answer when their stream is reset right behind it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How much of one body may be on its way here. Uploads from afar are as fast as this allows: with the 64 KiB of the
@@ -132,8 +133,16 @@ async fn handle<A: Application>(
     let mut session = ServerSession::new_http2(session);
     session.set_write_timeout(Some(write_timeout));
     match application.handle(&mut session, connection).await {
-        // A client that went away before the end is no news.
-        Reuse::Keep => drop(session.finish().await),
+        Reuse::Keep => {
+            // A client that went away before the end is no news.
+            let finished = session.finish_body().await.is_ok();
+            if finished
+                && !session.is_body_done()
+                && let Some(closed) = session.watch_h2_stream_close()
+            {
+                drop(timeout(FAREWELL, closed).await);
+            }
+        }
         Reuse::Close => session.shutdown().await,
     }
 }

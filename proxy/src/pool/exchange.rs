@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::connect::{ConnectError, Told};
 use super::wire::{Outgoing, Wire, WireError};
 use super::{Lease, LeaseError, Pool, Server, Wish};
+use crate::admin::metrics::ServerFailure;
 
 /// How long to wait before the same server is asked again, and at most.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -89,6 +91,8 @@ pub(crate) struct Exchange {
     upgraded: Option<Duration>,
     /// Whether our side is to be ended.
     ending: bool,
+    /// When the request was sent, or begun to be.
+    asked: Instant,
 }
 
 /// What came of one try.
@@ -123,7 +127,7 @@ impl Pool {
                         // The last word when it turns out that nobody else is there.
                         Ok(answer) => {
                             if attempts.another() {
-                                attempts.tried.push(Arc::clone(exchange.lease.server().shared_name()));
+                                attempts.failed(exchange.lease.server());
                                 attempts.retries += 1;
                                 continue;
                             }
@@ -146,32 +150,45 @@ struct Attempts<'q> {
     /// Whoever failed.
     tried: Vec<Arc<str>>,
     retries: u32,
+    /// Who failed last.
+    last: Option<Arc<Server>>,
     /// Whether a connection that was used before has failed: then the others are as likely dead.
     fresh: bool,
 }
 
 impl<'q> Attempts<'q> {
     fn new(pool: &'q Arc<Pool>, question: &'q Question<'q>) -> Attempts<'q> {
-        Attempts { pool, question, tried: Vec::new(), retries: 0, fresh: !question.only_reads() }
+        Attempts { pool, question, tried: Vec::new(), retries: 0, last: None, fresh: !question.only_reads() }
     }
 
     /// Sends the header to a server.
     async fn send(&mut self) -> Result<Exchange, Tried> {
         let wish = Wish { tried: &self.tried, ..self.question.wish };
         let lease = self.pool.lease(&wish).await.map_err(|error| Tried::Final(error.into()))?;
+        if let Some(last) = self.last.take() {
+            let metrics = last.metrics();
+            if Arc::ptr_eq(&last, lease.server()) { &metrics.retries } else { &metrics.redispatches }.inc();
+        }
+        if self.tried.contains(lease.server().shared_name()) {
+            // There is no other. It may be on its way up again.
+            let pause = PAUSE.saturating_mul(1 << self.retries.min(8)).min(LONGEST_PAUSE);
+            tokio::time::sleep(pause).await;
+        }
         let told = self.pool.settings.send_proxy.and(self.question.told.as_ref());
         let kept = match self.fresh {
             false => self.pool.idle.take(lease.server().address()),
             true => None,
         };
         let wire = match kept {
-            Some(wire) => wire,
+            Some(wire) => {
+                lease.server().metrics().reused.inc();
+                wire
+            }
             None => match self.pool.connect(&lease, told).await {
                 Ok(stream) => Wire::new(stream),
                 Err(error) => {
                     lease.failed();
-                    let server = Arc::clone(lease.server().shared_name());
-                    self.tried.push(Arc::clone(&server));
+                    let server = self.failed(lease.server());
                     return Err(Tried::Again(ExchangeError::Connect { server, error }));
                 }
             },
@@ -187,6 +204,7 @@ impl<'q> Attempts<'q> {
             patience: None,
             upgraded: None,
             ending: false,
+            asked: Instant::now(),
         };
         let mut outgoing = Outgoing::default();
         outgoing.push(self.question.head.clone());
@@ -198,18 +216,25 @@ impl<'q> Attempts<'q> {
 
     /// The server broke off after something may have been sent.
     fn broke(&mut self, exchange: &Exchange, error: WireError) -> Tried {
-        let server = Arc::clone(exchange.lease.server().shared_name());
         let silent = matches!(error, WireError::Silent);
         let answered = matches!(error, WireError::Nonsense(_));
-        if exchange.wire.is_reused() && !silent && !answered {
+        let server = if exchange.wire.is_reused() && !silent && !answered {
             // It was closed while nobody looked, which says nothing of the server.
             self.fresh = true;
+            Arc::clone(exchange.lease.server().shared_name())
         } else {
-            exchange.lease.failed();
-            self.tried.push(Arc::clone(&server));
-        }
+            exchange.failed(&error);
+            self.failed(exchange.lease.server())
+        };
         let error = ExchangeError::Wire { server, error };
         if self.question.only_reads() && !silent && !answered { Tried::Again(error) } else { Tried::Final(error) }
+    }
+
+    /// Comes last from now on.
+    fn failed(&mut self, server: &Arc<Server>) -> Arc<str> {
+        self.last = Some(Arc::clone(server));
+        self.tried.push(Arc::clone(server.shared_name()));
+        Arc::clone(server.shared_name())
     }
 
     /// Whether an answer is one that the client gets.
@@ -243,10 +268,6 @@ impl<'q> Attempts<'q> {
             return Err(error);
         }
         self.retries += 1;
-        if self.pool.servers().iter().all(|server| self.tried.contains(server.shared_name())) {
-            let pause = PAUSE.saturating_mul(1 << self.retries.min(8)).min(LONGEST_PAUSE);
-            tokio::time::sleep(pause).await;
-        }
         Ok(())
     }
 }
@@ -278,6 +299,7 @@ impl Exchange {
     /// The request has been sent whole.
     pub(crate) fn sent(&mut self) {
         self.sent = true;
+        self.asked = Instant::now();
     }
 
     /// The header of the next answer, 1xx included.
@@ -289,7 +311,9 @@ impl Exchange {
             Ok(answer) if answer.status.is_informational() && answer.status != StatusCode::SWITCHING_PROTOCOLS => {}
             Ok(answer) => {
                 self.reusable = answer.reusable;
-                self.lease.answered(Some(answer.status.as_u16()));
+                let status = answer.status.as_u16();
+                self.lease.answered(Some(status));
+                self.server().metrics().answered(status, self.asked.elapsed());
             }
             Err(_) => self.reusable = false,
         }
@@ -306,7 +330,26 @@ impl Exchange {
         if self.ending && self.wire.poll_end(context).is_ready() {
             self.ending = false;
         }
-        self.wire.poll_body(context, self.upgraded.unwrap_or(self.pool.settings.idle_timeout))
+        let piece =
+            std::task::ready!(self.wire.poll_body(context, self.upgraded.unwrap_or(self.pool.settings.idle_timeout)));
+        match &piece {
+            Ok(Some(piece)) => self.server().metrics().received.inc_by(piece.len() as u64),
+            Ok(None) => {}
+            // In another protocol silence may be an end as good as any.
+            Err(error) if self.upgraded.is_none() => self.failed(error),
+            Err(_) => {}
+        }
+        Poll::Ready(piece)
+    }
+
+    /// The server did not do what it should.
+    pub(crate) fn failed(&self, error: &WireError) {
+        self.lease.failed();
+        let kind = match error {
+            WireError::Silent => ServerFailure::Timeout,
+            WireError::Io(_) | WireError::Empty | WireError::Short | WireError::Nonsense(_) => ServerFailure::Response,
+        };
+        self.server().metrics().failed(kind);
     }
 
     /// The same, waited for.

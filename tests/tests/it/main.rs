@@ -3,6 +3,7 @@
 mod access;
 mod convert;
 mod fills;
+mod forwarding;
 mod front;
 mod hardness;
 mod harness;

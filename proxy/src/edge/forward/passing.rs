@@ -113,6 +113,7 @@ impl<E: Errand> Passing<'_, E> {
             Broken::Server(error) => {
                 let server = self.relay.exchange.server().name();
                 tracing::debug!(id, server, %error, "no answer");
+                self.relay.exchange.failed(&error);
                 Err(refusal_of_wire(&error))
             }
         }

@@ -133,6 +133,7 @@ impl<'a> Relay<'a> {
                     *left = left.checked_sub(length).ok_or(Broken::Client)?;
                 }
                 if length > 0 {
+                    self.exchange.server().metrics().sent.inc_by(length);
                     if self.chunks {
                         self.outgoing.push(Bytes::from(format!("{length:x}\r\n")));
                         self.outgoing.push(piece);

@@ -1,0 +1,551 @@
+//! Requests that are forwarded to the servers of a pool, and what comes back: real registries behind the edge, nginx as a
+//! strict server, and servers that do what no real one does.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pierhead_tests::clients::Podman;
+use pierhead_tests::eventually;
+use pierhead_tests::image::Image;
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::process::{Output, run};
+use pierhead_tests::pull::Client;
+use pierhead_tests::registry::DockerRegistry;
+use pierhead_tests::server::{Server, certificate};
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// An edge whose listener passes everything on to these servers.
+fn front(servers: &[SocketAddr]) -> Setup {
+    let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
+    Setup::front().pool(json!({ "name": "web", "servers": servers })).set("/listeners/0/pool", "web")
+}
+
+/// The same with TLS.
+fn secure(setup: Setup) -> Setup {
+    let (cert, key, _) = certificate(setup.dir.path(), &["localhost"]);
+    setup.set("/listeners/0/tls", json!({ "certificates": [{ "cert": cert, "key": key }] }))
+}
+
+/// A server that does with each connection what the test says.
+async fn backend<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tcp.set_nodelay(true).unwrap();
+            tokio::spawn(serve(tcp));
+        }
+    });
+    address
+}
+
+/// Reads until `end` has come.
+async fn until(tcp: &mut TcpStream, end: &str) -> String {
+    let mut received = Vec::new();
+    let reading = async {
+        while !received.windows(end.len()).any(|window| window == end.as_bytes()) {
+            match tcp.read_buf(&mut received).await {
+                Ok(1..) => {}
+                other => panic!("{other:?} after {}", String::from_utf8_lossy(&received)),
+            }
+        }
+    };
+    if timeout(LONG, reading).await.is_err() {
+        panic!("no {end:?}");
+    }
+    String::from_utf8(received).unwrap()
+}
+
+/// Everything that comes until the end.
+async fn rest(tcp: &mut TcpStream) -> String {
+    let mut received = Vec::new();
+    // A reset is an end, too.
+    let _ = timeout(LONG, tcp.read_to_end(&mut received)).await.expect("the connection stays open");
+    String::from_utf8(received).unwrap()
+}
+
+/// Sends bytes to the edge and reads all that comes.
+async fn exchange(edge: &Pierhead, bytes: &[u8]) -> String {
+    let mut tcp = TcpStream::connect(edge.registry).await.unwrap();
+    tcp.write_all(bytes).await.unwrap();
+    rest(&mut tcp).await
+}
+
+async fn curl(arguments: &[&str]) -> Output {
+    let mut command = Command::new("curl");
+    command.args(["-sk", "--noproxy", "*", "--max-time", "60"]).args(arguments);
+    run(command, Duration::from_secs(90)).await
+}
+
+#[tokio::test]
+async fn podman_pushes_and_pulls_through_a_pool() {
+    let first = DockerRegistry::start().await;
+    let (second, third) = (first.sibling().await, first.sibling().await);
+    let edge = front(&[first.address, second.address, third.address]).start().await;
+    let image = Image::new(1, &[300_000, 5_000_000]);
+    first.push("team/app", "v1", &image).await;
+    let podman = Podman::with_registries(&format!("[[registry]]\nlocation = \"{}\"\ninsecure = true\n", edge.registry));
+    let name = |tag: &str| format!("{}/team/app:{tag}", edge.registry);
+    podman.pull(&name("v1")).await.expect_success();
+    podman.run(&["tag", &name("v1"), &name("v2")]).await.expect_success();
+    podman.run(&["push", "--quiet", &name("v2")]).await.expect_success();
+    podman.run(&["push", "--quiet", &name("v1"), &format!("{}/other/app:v3", edge.registry)]).await.expect_success();
+    podman.forget().await;
+    podman.pull(&format!("{}/other/app:v3", edge.registry)).await.expect_success();
+    assert!(edge.metric("pierhead_server_requests_total", &[("pool", "web"), ("code", "2xx")]).await > 10.0);
+    for server in [&first, &second, &third] {
+        let asked = edge.metric("pierhead_server_requests_total", &[("server", &server.address.to_string())]).await;
+        assert!(asked > 0.0, "all servers have their turn");
+    }
+}
+
+#[tokio::test]
+async fn servers_are_told_of_the_way_and_clients_told_nothing_wrong() {
+    let nginx = Server::nginx(
+        1,
+        "server { listen 127.0.0.1:@PORT@; \
+         location / { return 200 \"$http_x_forwarded_for|$http_x_forwarded_proto|$http_host|$http_x_request_id|$http_forwarded\"; } \
+         location /moved { return 302 http://127.0.0.1:@PORT@/there; } \
+         location /away { return 302 https://s3.example/bucket; } }",
+    )
+    .await;
+    let edge = secure(front(&[nginx.address()])).set("/listeners/0/hsts", "1h").start().await;
+    let get = |path: &str, more: &[&str]| {
+        let url = format!("https://localhost:{}{path}", edge.registry.port());
+        let more: Vec<String> = more.iter().map(|text| (*text).to_owned()).collect();
+        async move {
+            let more: Vec<&str> = more.iter().map(String::as_str).collect();
+            curl(&[&["-i", &url][..], &more].concat()).await.expect_success().stdout
+        }
+    };
+    let port = edge.registry.port();
+    for http in ["--http1.1", "--http2"] {
+        let answer = get("/", &[http, "-H", "X-Forwarded-For: 192.0.2.66", "-H", "X-Request-Id: mine"]).await;
+        assert!(answer.contains(&format!("127.0.0.1|https|localhost:{port}|")), "{answer}");
+        assert!(!answer.contains("192.0.2.66") && !answer.contains("mine"), "{answer}");
+        assert!(
+            answer.contains("strict-transport-security: max-age=3600")
+                || answer.contains("Strict-Transport-Security: max-age=3600"),
+            "{answer}"
+        );
+        let moved = get("/moved", &[http]).await.to_ascii_lowercase();
+        assert!(moved.contains(&format!("location: https://localhost:{port}/there")), "{moved}");
+        let away = get("/away", &[http]).await.to_ascii_lowercase();
+        assert!(away.contains("location: https://s3.example/bucket"), "{away}");
+    }
+    let line = edge.logged("a forwarded request", |line| line["path"] == "/moved").await;
+    assert_eq!((line["outcome"].as_str(), line["reason"].as_str()), (Some("bypass"), Some("forwarded")));
+    assert_eq!((line["pool"].as_str(), line["status"].as_u64()), (Some("web"), Some(302)));
+    assert_eq!(line["server"], nginx.address().to_string());
+}
+
+#[tokio::test]
+async fn trusted_proxies_are_believed_as_far_as_they_go() {
+    let nginx = Server::nginx(
+        1,
+        "server { listen 127.0.0.1:@PORT@; location / { \
+         return 200 \"$http_x_forwarded_for|$http_x_forwarded_proto|$http_x_forwarded_host|$http_x_request_id\"; } }",
+    )
+    .await;
+    let edge = front(&[nginx.address()]).set("/trusted_proxies", json!(["127.0.0.0/8", "10.0.0.0/8"])).start().await;
+    let told = [
+        ("X-Forwarded-For", "192.0.2.66, 198.51.100.7, 10.0.0.9"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "reg.example"),
+        ("X-Request-Id", "given-1"),
+    ];
+    let reply = edge.client().get_with("/x", &told).await;
+    assert_eq!(reply.body, "192.0.2.66, 198.51.100.7, 10.0.0.9, 127.0.0.1|https|reg.example|given-1");
+    let line = edge.line_of(&reply).await;
+    assert_eq!((line["client"].as_str(), line["id"].as_str()), (Some("198.51.100.7"), Some("given-1")));
+}
+
+#[tokio::test]
+async fn http_is_sent_to_https_and_health_is_not() {
+    let edge = Setup::front()
+        .pool(json!({ "name": "web", "servers": ["127.0.0.1:1"] }))
+        .set("/listeners/0/redirect_to_https", 8443)
+        .start()
+        .await;
+    let reply = edge.client().get("/v2/x?n=1").await;
+    assert_eq!((reply.status, reply.header("location")), (301, "https://127.0.0.1:8443/v2/x?n=1"));
+    let put = edge.client().request(Method::PUT, "/v2/x").body("body").send().await.unwrap();
+    assert_eq!(put.status(), 308);
+    assert_eq!(edge.client().get("/health/instance").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_reaches_the_client() {
+    let nginx = Server::nginx(
+        1,
+        "server { listen 127.0.0.1:@PORT@; client_max_body_size 1m; location / { return 413 \"too much\"; } }",
+    )
+    .await;
+    let edge = secure(front(&[nginx.address()])).start().await;
+    let url = format!("https://localhost:{}/upload", edge.registry.port());
+    let file = edge.dir().join("large");
+    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    for more in [&["--http1.1"][..], &["--http1.1", "-H", "Expect:"], &["--http2"]] {
+        let started = std::time::Instant::now();
+        let common = ["-o", "/dev/null", "-w", "%{http_code}", "-T", file.to_str().unwrap(), &url];
+        assert_eq!(curl(&[&common[..], more].concat()).await.stdout.trim(), "413", "{more:?}");
+        assert!(started.elapsed() < Duration::from_secs(20), "the gigabyte was waited for");
+    }
+}
+
+#[tokio::test]
+async fn a_client_waits_for_the_servers_own_100() {
+    let said = Arc::new(AtomicBool::new(false));
+    let says = Arc::clone(&said);
+    let server = backend(move |mut tcp| {
+        let says = Arc::clone(&says);
+        async move {
+            let head = until(&mut tcp, "\r\n\r\n").await;
+            assert!(head.contains("expect: 100-continue\r\n") && head.contains("content-length: 4\r\n"), "{head}");
+            says.store(true, Ordering::SeqCst);
+            tcp.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+                .await
+                .unwrap();
+            until(&mut tcp, "body").await;
+            tcp.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        }
+    })
+    .await;
+    let edge = front(&[server]).start().await;
+    let mut tcp = TcpStream::connect(edge.registry).await.unwrap();
+    tcp.write_all(b"PUT /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+    let answers = until(&mut tcp, "100 Continue\r\n\r\n").await;
+    assert!(said.load(Ordering::SeqCst), "the edge answered itself");
+    assert!(answers.starts_with("HTTP/1.1 103 "), "{answers}");
+    tcp.write_all(b"body").await.unwrap();
+    assert!(until(&mut tcp, "\r\n\r\n").await.starts_with("HTTP/1.1 201 "));
+}
+
+/// An upload over HTTP/2 whose length is not known ends with an empty frame, which once was written as a second end.
+#[tokio::test]
+async fn an_upload_that_ends_in_an_empty_frame_leaves_its_connection_clean() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&connections);
+    let server = backend(move |mut tcp| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let mut request = until(&mut tcp, "\r\n\r\n").await;
+            if request.starts_with("PUT") {
+                if !request.contains("\r\n0\r\n\r\n") {
+                    request += &until(&mut tcp, "0\r\n\r\n").await;
+                }
+                assert!(request.contains("transfer-encoding: chunked\r\n"), "{request}");
+                assert!(request.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), "{request:?}");
+                tcp.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                // The next request, and nothing before it.
+                let next = until(&mut tcp, "\r\n\r\n").await;
+                assert!(next.starts_with("GET /next HTTP/1.1\r\n"), "{next:?}");
+            }
+            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext").await.unwrap();
+        }
+    })
+    .await;
+    let edge = secure(front(&[server])).start().await;
+    let url = format!("https://localhost:{}", edge.registry.port());
+    let upload = format!(
+        "printf hello | curl -sk --noproxy '*' --http2 -T - -o /dev/null -w '%{{http_code}} ' {url}/up; \
+                          curl -sk --noproxy '*' --http2 {url}/next"
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &upload]);
+    assert_eq!(run(command, Duration::from_secs(60)).await.expect_success().stdout.trim(), "201 next");
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "the connection was used again");
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_goes_both_ways_until_one_side_ends() {
+    let server = backend(|mut tcp| async move {
+        let head = until(&mut tcp, "\r\n\r\n").await;
+        assert!(head.contains("connection: upgrade\r\nupgrade: websocket\r\n"), "{head}");
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nwelcome";
+        tcp.write_all(answer).await.unwrap();
+        let (mut from, mut to) = tcp.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+        let _ = to.write_all(b"bye").await;
+    })
+    .await;
+    let edge = front(&[server]).start().await;
+    let mut tcp = TcpStream::connect(edge.registry).await.unwrap();
+    tcp.write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
+    let answer = until(&mut tcp, "welcome").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    for word in ["one", "two", "three"] {
+        tcp.write_all(word.as_bytes()).await.unwrap();
+        assert_eq!(until(&mut tcp, word).await, word);
+    }
+    tcp.shutdown().await.unwrap();
+    assert_eq!(rest(&mut tcp).await, "bye");
+    let line = edge.logged("the upgraded request", |line| line["path"] == "/ws").await;
+    assert_eq!((line["status"].as_u64(), line["bytes"].as_u64()), (Some(101), Some(21)));
+}
+
+#[tokio::test]
+async fn a_silent_upgraded_connection_ends() {
+    let server = backend(|mut tcp| async move {
+        until(&mut tcp, "\r\n\r\n").await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n";
+        tcp.write_all(answer).await.unwrap();
+        rest(&mut tcp).await;
+    })
+    .await;
+    let edge = front(&[server]).set("/listeners/0/idle_timeout", "500ms").start().await;
+    let answer = exchange(&edge, b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_that_can_be_read_in_two_ways_reaches_nobody() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n Folded: 1\r\n\r\n",
+        "220 smtp.example ESMTP\r\n\r\n",
+        "",
+    ] {
+        let server = backend(move |mut tcp| async move {
+            until(&mut tcp, "\r\n\r\n").await;
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+            tcp.shutdown().await.unwrap();
+            rest(&mut tcp).await;
+        })
+        .await;
+        let edge = front(&[server]).start().await;
+        let reply = edge.client().get("/v2/").await;
+        assert_eq!(reply.status, 502, "{answer:?}");
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!(body["errors"][0]["code"], "UNAVAILABLE", "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_never_whole() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n",
+    ] {
+        let server = backend(move |mut tcp| async move {
+            until(&mut tcp, "\r\n\r\n").await;
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+            tcp.shutdown().await.unwrap();
+            rest(&mut tcp).await;
+        })
+        .await;
+        let edge = secure(front(&[server])).start().await;
+        let url = format!("https://localhost:{}/x", edge.registry.port());
+        for http in ["--http1.1", "--http2"] {
+            let output = curl(&[http, &url]).await;
+            assert!(!output.success, "{http} {answer:?}: {}", output.stdout);
+        }
+        let line = edge.logged("the request", |line| line["path"] == "/x").await;
+        assert_eq!(line["aborted"], true);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_costs_its_server_no_more() {
+    let (began, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (Arc::clone(&began), Arc::clone(&ended));
+    let server = backend(move |mut tcp| {
+        let (began, ended) = (Arc::clone(&counts.0), Arc::clone(&counts.1));
+        async move {
+            let head = until(&mut tcp, "\r\n\r\n").await;
+            if head.starts_with("GET /body") {
+                tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello").await.unwrap();
+            }
+            began.fetch_add(1, Ordering::SeqCst);
+            rest(&mut tcp).await;
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let edge = front(&[server]).start().await;
+    for (number, request) in [
+        "GET /header HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /body HTTP/1.1\r\nHost: a\r\n\r\n",
+        "PUT /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhello",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut tcp = TcpStream::connect(edge.registry).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        eventually("the server has it", LONG, async || (began.load(Ordering::SeqCst) > number).then_some(())).await;
+        drop(tcp);
+        eventually("the server is let go", LONG, async || (ended.load(Ordering::SeqCst) > number).then_some(())).await;
+    }
+    assert_eq!(edge.logged("499", |line| line["path"] == "/header").await["status"], 499);
+}
+
+#[tokio::test]
+async fn old_clients_get_answers_they_understand() {
+    let server = backend(|mut tcp| async move {
+        until(&mut tcp, "\r\n\r\n").await;
+        let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        tcp.write_all(answer).await.unwrap();
+    })
+    .await;
+    let edge = front(&[server]).start().await;
+    let answer = exchange(&edge, b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    let lower = answer.to_ascii_lowercase();
+    assert!(answer.starts_with("HTTP/1.") && answer.contains(" 200 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nhello") && !lower.contains("transfer-encoding"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_finds_no_server_is_told_when_to_come_back() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let edge = front(&[nobody]).set("/pools/0/retries", 0).start().await;
+    let reply = edge.client().get("/v2/").await;
+    assert_eq!((reply.status, reply.header("retry-after").is_empty()), (503, false));
+
+    let server = backend(|mut tcp| async move {
+        until(&mut tcp, "\r\n\r\n").await;
+        rest(&mut tcp).await;
+    })
+    .await;
+    let edge = front(&[])
+        .set("/pools/0/servers", json!([{ "address": server.to_string(), "max_connections": 1 }]))
+        .set("/pools/0/queue_timeout", "200ms")
+        .set("/pools/0/first_byte_timeout", "1s")
+        .start()
+        .await;
+    let client = edge.client();
+    let (first, second) = tokio::join!(client.get("/one"), client.get("/two"));
+    let mut statuses = [first.status, second.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [503, 504], "one was too slow, the other did not get its turn");
+    let refused = if first.status == 503 { first } else { second };
+    assert!(!refused.header("retry-after").is_empty());
+}
+
+/// Asks again and again until told to stop; how often it was answered, and what was not.
+async fn load(client: Client, path: String, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
+    let (mut answered, mut failed) = (0, Vec::new());
+    while !stop.load(Ordering::SeqCst) {
+        match client.request(Method::GET, &path).send().await {
+            Ok(reply) if reply.status() == 200 => match reply.bytes().await {
+                Ok(_) => answered += 1,
+                Err(error) => failed.push(format!("{error:?}")),
+            },
+            Ok(reply) => failed.push(reply.status().to_string()),
+            Err(error) => failed.push(format!("{error:?}")),
+        }
+    }
+    (answered, failed)
+}
+
+#[tokio::test]
+async fn no_read_fails_while_servers_die_and_come_back() {
+    let block = "server { listen 127.0.0.1:@PORT@; location / { return 200 \"hello\"; } }";
+    let mut servers = [Server::nginx(1, block).await, Server::nginx(1, block).await, Server::nginx(1, block).await];
+    let edge = front(&servers.each_ref().map(Server::address)).start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let loads: Vec<_> =
+        (0..4).map(|_| tokio::spawn(load(edge.client(), "/v2/".to_owned(), Arc::clone(&stop)))).collect();
+    for round in 0..2 {
+        for number in 0..3 {
+            servers[number].kill().await;
+            if round == 0 {
+                servers[(number + 1) % 3].kill().await;
+            }
+            let before = edge.metric("pierhead_requests_total", &[("code", "200")]).await;
+            edge.metric_until("pierhead_requests_total", &[("code", "200")], |now| now > before + 50.0).await;
+            servers[number].start_again().await;
+            if round == 0 {
+                servers[(number + 1) % 3].start_again().await;
+            }
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    for load in loads {
+        let (answered, failed) = load.await.unwrap();
+        assert!(answered > 100 && failed.is_empty(), "{answered} answered, failed: {failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn heavy_pushes_survive_a_rolling_restart() {
+    let first = DockerRegistry::start().await;
+    let mut nodes = vec![first.sibling().await, first.sibling().await, first];
+    let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
+    let edge =
+        front(&addresses).set("/pools/0/health", json!({ "kind": "tcp", "interval": "200ms", "fall": 1, "rise": 1 }));
+    let edge = edge.start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (client, done) = (edge.client(), Arc::clone(&stop));
+    let pushing = tokio::spawn(async move {
+        let mut pushed = 0_u64;
+        while !done.load(Ordering::SeqCst) {
+            let image = Image::new(100 + pushed, &[200_000, 400_000]);
+            for blob in image.blobs() {
+                client.push_blob("team/app", &blob.digest, blob.bytes.clone()).await;
+            }
+            let manifest = &image.manifest;
+            let (reference, bytes) = (format!("v{pushed}"), manifest.blob.bytes.clone());
+            client.push_manifest("team/app", &reference, &manifest.media_type, bytes).await;
+            client.pull("team/app", &reference).await.unwrap();
+            pushed += 1;
+        }
+        pushed
+    });
+    let operator = edge.operator();
+    for node in &mut nodes {
+        // As an operator does it: nothing new for the node, then its end once nothing is left on it.
+        let name = node.address.to_string();
+        let path = |what: &str| format!("/api/v1/pools/web/servers/{name}/{what}");
+        let drained = operator.request(Method::POST, &path("drain")).send().await.unwrap();
+        assert!(drained.status().is_success(), "{}", drained.status());
+        edge.metric_until("pierhead_server_connections", &[("server", &name)], |busy| busy < 1.0).await;
+        node.restart().await;
+        let ready = operator.request(Method::POST, &path("ready")).send().await.unwrap();
+        assert!(ready.status().is_success(), "{}", ready.status());
+        edge.metric_until("pierhead_server_state", &[("server", &name), ("state", "up")], |up| up > 0.0).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    assert!(pushing.await.unwrap() > 0, "nothing was pushed");
+}
+
+#[tokio::test]
+async fn heavy_a_large_push_needs_little_memory() {
+    const SIZE: usize = 2 << 30;
+    let server = backend(|mut tcp| async move {
+        until(&mut tcp, "\r\n\r\n").await;
+        let (mut left, mut buffer) = (SIZE, vec![0; 1 << 20]);
+        while left > 0 {
+            left -= tcp.read(&mut buffer).await.unwrap();
+        }
+        tcp.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let edge = secure(front(&[server])).start().await;
+    let url = format!("https://localhost:{}/layer", edge.registry.port());
+    let file = edge.dir().join("layer");
+    std::fs::File::create(&file).unwrap().set_len(SIZE as u64).unwrap();
+    for http in ["--http1.1", "--http2"] {
+        let output = curl(&[http, "-T", file.to_str().unwrap(), "-o", "/dev/null", "-w", "%{http_code}", &url]).await;
+        assert_eq!(output.stdout.trim(), "201", "{http}");
+    }
+    let peak = edge.peak_memory() >> 20;
+    assert!(peak <= 96, "{peak} MiB");
+}
