@@ -513,12 +513,13 @@ async fn heavy_pushes_survive_a_rolling_restart() {
     for node in &mut nodes {
         // As an operator does it: nothing new for the node, then its end once nothing is left on it.
         let name = node.address.to_string();
-        let path = |what: &str| format!("/api/v1/pools/web/servers/{name}/{what}");
-        let drained = operator.request(Method::POST, &path("drain")).send().await.unwrap();
+        let path = format!("/api/v1/pools/web/servers/{name}");
+        let order = |action: &str| operator.request(Method::POST, &path).json(&json!({ "action": action }));
+        let drained = order("drain").send().await.unwrap();
         assert!(drained.status().is_success(), "{}", drained.status());
         edge.metric_until("pierhead_server_connections", &[("server", &name)], |busy| busy < 1.0).await;
         node.restart().await;
-        let ready = operator.request(Method::POST, &path("ready")).send().await.unwrap();
+        let ready = order("ready").send().await.unwrap();
         assert!(ready.status().is_success(), "{}", ready.status());
         edge.metric_until("pierhead_server_state", &[("server", &name), ("state", "up")], |up| up > 0.0).await;
     }
