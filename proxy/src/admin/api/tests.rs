@@ -211,7 +211,7 @@ async fn the_description_has_every_route() {
     ] {
         assert!(described.iter().any(|known| known == route), "{route} is not in {described:?}");
     }
-    assert_eq!(described.len(), 10, "{described:?}");
+    assert_eq!(described.len(), 11, "{described:?}");
     let order = &document["components"]["schemas"]["Order"];
     assert!(order.to_string().contains("maintenance"), "{order}");
     assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
