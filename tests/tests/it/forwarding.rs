@@ -198,7 +198,7 @@ async fn an_answer_that_comes_before_the_body_reaches_the_client() {
     let url = format!("https://localhost:{}/upload", edge.registry.port());
     let file = edge.dir().join("large");
     std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
-    for more in [&["--http1.1"][..], &["--http1.1", "-H", "Expect:"]] {
+    for more in [&["--http1.1"][..], &["--http1.1", "-H", "Expect:"], &["--http2"]] {
         let started = std::time::Instant::now();
         let common = ["-o", "/dev/null", "-w", "%{http_code}", "-T", file.to_str().unwrap(), &url];
         assert_eq!(curl(&[&common[..], more].concat()).await.stdout.trim(), "413", "{more:?}");
