@@ -80,6 +80,8 @@ pub(crate) struct Visit<'a> {
     pub(crate) begun: Begun,
     /// Who answers.
     pub(crate) target: &'a Target,
+    /// How many requests there may be.
+    pub(crate) limits: &'a RequestLimits,
     /// Tells of it.
     pub(crate) recorder: &'a Recorder,
 }
@@ -206,7 +208,8 @@ impl Application for Gate {
             }
             None => connection,
         };
-        let visit = Visit { connection, sender, trusted, begun, target, recorder: &generation.recorder };
+        let (limits, recorder) = (&generation.limits, &*generation.recorder);
+        let visit = Visit { connection, sender, trusted, begun, target, limits, recorder };
         generation.answer(session, &visit).await
     }
 }
@@ -229,8 +232,8 @@ impl Generation {
         let mut trace = Trace::default();
         let request = session.req_header();
         let path = request.uri.path();
-        // The registries answer it themselves; a pool gets everything.
-        if matches!(visit.target.kind, HttpTarget::RedirectToHttps(_))
+        // Those who check are not to be told that they check too often. A pool gets everything.
+        if !matches!(visit.target.kind, HttpTarget::Pool(_))
             && let Some(check) = Check::at(path)
             && is_read(&request.method)
         {
@@ -239,6 +242,7 @@ impl Generation {
         }
         let repository = if self.limits.exempts_some() { client::repository(path) } else { None };
         if let Err(retry_after) = self.limits.client(visit.client(), repository.as_deref()) {
+            visit.recorder.limited(&visit.connection.listener, "client_rate");
             return visit.answer(session, &trace, Err(Refusal::TooMany { retry_after }.into())).await;
         }
         let refusal = match &visit.target.kind {

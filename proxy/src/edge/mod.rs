@@ -151,7 +151,8 @@ impl Edge {
     /// Answers one request.
     pub(crate) async fn handle(self: &Arc<Self>, session: &mut ServerSession, visit: &Visit<'_>) -> Reuse {
         let mut trace = Trace::default();
-        let found = self.resolve(session.req_header(), visit.connection, &mut trace, visit.begun.now).await;
+        let (request, limits) = (session.req_header(), visit.limits);
+        let found = self.resolve(request, visit.connection, limits, &mut trace, visit.begun.now).await;
         let result = match found {
             Ok(Found::Served(served)) => Ok(served),
             Ok(Found::Passage(passage)) => match visit.forward(session, &mut trace, &passage).await {
@@ -161,7 +162,12 @@ impl Edge {
                     None => Err(Refused::new(refusal, Outcome::Bypass(BypassReason::Forwarded))),
                 },
             },
-            Err(refused) => Err(refused),
+            Err(refused) => {
+                if matches!(refused.refusal, refusal::Refusal::TooMany { .. }) {
+                    visit.recorder.limited(&visit.connection.listener, "registry_rate");
+                }
+                Err(refused)
+            }
         };
         visit.answer(session, &trace, result).await
     }

@@ -100,6 +100,11 @@ impl Recorder {
         Begun { id, started: Instant::now(), now: SystemTime::now() }
     }
 
+    /// A request that was more than a limit allows.
+    pub(crate) fn limited(&self, listener: &str, limit: &'static str) {
+        self.metrics.limited(listener, limit);
+    }
+
     /// A request that has been answered.
     pub(crate) fn end(
         &self,

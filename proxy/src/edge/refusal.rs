@@ -33,7 +33,7 @@ pub(crate) enum Refusal {
     /// A request that is none, or none that can be passed on.
     #[error("a request that cannot be passed on")]
     Malformed,
-    /// One client asks for more than it may.
+    /// One client, or all for a registry, ask for more than they may.
     #[error("too many requests")]
     TooMany {
         /// How long to wait.

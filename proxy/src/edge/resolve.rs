@@ -6,6 +6,7 @@
 //!
 //! Invariant: a repository that `allow` and `deny` keep out is not reached by any other way of writing its name.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -31,7 +32,7 @@ use super::served::{Content, Refused, Served};
 use super::{Edge, Trace, kind};
 use crate::admin::health::Check;
 use crate::cache::RepositoryId;
-use crate::front::Connection;
+use crate::front::{Connection, RequestLimits};
 
 /// What a request comes to, if it is not refused.
 pub(super) enum Found {
@@ -49,6 +50,17 @@ struct Visit<'a> {
     query: Query,
     /// The registry whose front door this is, by the Host header or by default: what names none is for it.
     door: Option<usize>,
+    client: IpAddr,
+    limits: &'a RequestLimits,
+}
+
+impl Visit<'_> {
+    /// One more request for a registry, if it may be asked so many.
+    fn within_limit(&self, upstream: &Upstream, repository: Option<&RepositoryId>) -> Result<(), Refusal> {
+        let repository = repository.map(|repository| repository.name.as_str());
+        let counted = self.limits.registry(&upstream.name, self.client, repository);
+        counted.map_err(|retry_after| Refusal::TooMany { retry_after })
+    }
 }
 
 impl Edge {
@@ -57,6 +69,7 @@ impl Edge {
         self: &Arc<Self>,
         request: &RequestHeader,
         connection: &Connection,
+        limits: &RequestLimits,
         trace: &mut Trace,
         now: SystemTime,
     ) -> Result<Found, Refused> {
@@ -93,7 +106,7 @@ impl Edge {
             Err(refusal) => return Err(refusal.into()),
         };
         trace.namespace.clone_from(&query.ns);
-        let visit = Visit { request, host, authorization, query, door };
+        let visit = Visit { request, host, authorization, query, door, client: connection.client.ip(), limits };
         match endpoint {
             None => self.page(&visit, trace),
             Some(Endpoint::Ping) => self.ping(&visit, trace),
@@ -119,6 +132,7 @@ impl Edge {
         if ruled && may_be_a_repository(visit.request.uri.path()) {
             return Err(Refusal::NotServed.into());
         }
+        visit.within_limit(upstream, None)?;
         let mut passage = self.passage(upstream, visit)?;
         passage.grant = Grant::of(self, upstream, visit.request);
         Ok(Found::Passage(passage))
@@ -175,6 +189,7 @@ impl Edge {
         if !upstream.config.allows(&repository.name) {
             return Err(Refusal::NotServed.into());
         }
+        visit.within_limit(upstream, Some(&repository))?;
         trace.kind = kind(&action);
         trace.action = Some(action.clone());
         let way = way(visit.door, &route, upstream.pool.is_some());

@@ -58,6 +58,7 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         }
     }
     let Some(_place) = service.admission.client_place(connection.client.ip()) else {
+        service.metrics.limited(&connection.listener, "client_connections");
         return service.refused(&connection, "connections", None);
     };
     let Some(accepted) = layer4::pass_through(accepted, service, &connection, deadline).await else { return };
@@ -67,10 +68,17 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket)).await {
             Ok(Ok(stream)) => {
                 connection.secure = true;
+                service.counts.handshake(stream.is_tls13(), stream.is_resumed());
                 Box::new(stream)
             }
-            Ok(Err(error)) => return service.refused(&connection, "tls", Some(&error)),
-            Err(_) => return service.refused(&connection, "tls", Some(&"timed out")),
+            Ok(Err(error)) => {
+                service.counts.handshake_failed();
+                return service.refused(&connection, "tls", Some(&error));
+            }
+            Err(_) => {
+                service.counts.handshake_failed();
+                return service.refused(&connection, "tls", Some(&"timed out"));
+            }
         },
     };
     if stream.selected_alpn_proto() == Some(ALPN::H2) {

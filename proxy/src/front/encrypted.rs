@@ -53,6 +53,16 @@ impl Encrypted {
         let stream = TlsAcceptor::from(config).accept_with(socket, limit).await?;
         Ok(Encrypted { stream })
     }
+
+    /// Whether it is TLS 1.3, and not 1.2.
+    pub(crate) fn is_tls13(&self) -> bool {
+        self.stream.get_ref().1.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3)
+    }
+
+    /// Whether it took up an earlier session.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
 }
 
 impl AsyncRead for Encrypted {

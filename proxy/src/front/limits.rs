@@ -7,8 +7,6 @@
 //! shrinks as the younger fills. Each window is a count-min sketch, which may take one client's requests for another's
 //! when there are very many, but never forgets any.
 
-#![allow(dead_code, reason = "those who use it come next")]
-
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;

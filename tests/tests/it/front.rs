@@ -57,3 +57,48 @@ async fn who_is_not_trusted_says_nothing() {
     assert!(!run(curl, Duration::from_secs(30)).await.success);
     assert_eq!(edge.metric("pierhead_refusals_total", &[("reason", "untrusted")]).await, 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_too_often_is_told_when_to_come_back() {
+    let edge = Setup::new()
+        .registry_with(
+            "up.test",
+            "http://127.0.0.1:1",
+            json!({ "default": true, "retries": 0, "rate": { "per_second": 1, "burst": 4 } }),
+        )
+        .registry_with("free.test", "http://127.0.0.1:1", json!({}))
+        .set(
+            "/limits",
+            json!({
+                "requests_per_client": { "per_second": 1, "burst": 19 },
+                "exempt_repositories": ["library/*"],
+            }),
+        )
+        .start()
+        .await;
+    let client = edge.client();
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        statuses.push(client.get("/v2/team/app/tags/list").await);
+    }
+    let refused: Vec<_> = statuses.iter().filter(|reply| reply.status == 429).collect();
+    // One a second comes free while this asks.
+    assert!((1..=5).contains(&refused.len()), "{}", refused.len());
+    let body: serde_json::Value = serde_json::from_slice(&refused[0].body).unwrap();
+    assert_eq!(body["errors"][0]["code"], "TOOMANYREQUESTS", "{body}");
+    let wait: u64 = refused[0].header("retry-after").parse().unwrap();
+    assert!((1..=5).contains(&wait), "{wait}");
+    // Another registry, and a repository that is exempt.
+    assert_ne!(client.get("/v2/free.test/team/app/tags/list").await.status, 429);
+    assert_ne!(client.get("/v2/library/app/tags/list").await.status, 429);
+    assert!(edge.metric("pierhead_limited_total", &[("limit", "registry_rate")]).await >= 1.0);
+    // The client's own limit holds for whatever it asks for, but for checks.
+    let mut limited = false;
+    for _ in 0..30 {
+        limited |= client.get("/v2/").await.status == 429;
+        assert_eq!(client.get("/health/instance").await.status, 200);
+        assert_ne!(client.get("/v2/library/app/tags/list").await.status, 429);
+    }
+    assert!(limited);
+    assert!(edge.metric("pierhead_limited_total", &[("limit", "client_rate")]).await >= 1.0);
+}
