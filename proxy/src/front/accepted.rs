@@ -1,6 +1,7 @@
 //! One connection from its first byte to its last: the row of steps between the accept loop and the protocols.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use pingora_core::protocols::{ALPN, Stream};
@@ -8,6 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::chunks::Chunks;
 use super::encrypted::Encrypted;
 use super::service::Service;
 use super::socket::Socket;
@@ -63,9 +65,10 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
     };
     let Some(accepted) = layer4::pass_through(accepted, service, &connection, deadline).await else { return };
     let socket = Socket::new(accepted, service.limits.write_timeout);
+    let chunks = Arc::new(Chunks::default());
     let stream: Stream = match &service.tls {
-        None => Box::new(socket),
-        Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket)).await {
+        None => Box::new(socket.watched(Arc::clone(&chunks))),
+        Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket, Arc::clone(&chunks))).await {
             Ok(Ok(stream)) => {
                 connection.secure = true;
                 service.counts.handshake(stream.is_tls13(), stream.is_resumed());
@@ -86,6 +89,6 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         http2::serve(stream, service, &connection).await;
     } else {
         connection.session.speaks(Protocol::Http1, connection.secure);
-        http1::serve(stream, service, &connection).await;
+        http1::serve(stream, &chunks, service, &connection).await;
     }
 }

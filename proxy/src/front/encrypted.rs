@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::chunks::Chunks;
 use super::socket::Socket;
 
 /// Most bytes that wait, encrypted, for one client. It is also how much one system call sends: less memory for each
@@ -44,14 +45,19 @@ fn pieces<'a>(buffers: &'a [IoSlice<'_>]) -> ([IoSlice<'a>; SEND_BUFFER / PIECE]
 #[derive(Debug)]
 pub(crate) struct Encrypted {
     stream: TlsStream<Socket>,
+    chunks: Arc<Chunks>,
 }
 
 impl Encrypted {
     /// Shakes hands.
-    pub(crate) async fn accept(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Encrypted> {
+    pub(crate) async fn accept(
+        config: Arc<ServerConfig>,
+        socket: Socket,
+        chunks: Arc<Chunks>,
+    ) -> io::Result<Encrypted> {
         let limit = |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(SEND_BUFFER));
         let stream = TlsAcceptor::from(config).accept_with(socket, limit).await?;
-        Ok(Encrypted { stream })
+        Ok(Encrypted { stream, chunks })
     }
 
     /// Whether it is TLS 1.3, and not 1.2.
@@ -71,7 +77,9 @@ impl AsyncRead for Encrypted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        Poll::Ready(self.chunks.see(&buffer.filled()[before..]))
     }
 }
 

@@ -75,9 +75,9 @@ struct Framing<'a> {
     coding: Option<&'a [u8]>,
 }
 
-/// Whether everybody who reads this header reads the same. `raw` is a whole one, as [`Scanner`] finds it. It is looked at
+/// Refuses a header that not everybody reads in the same way; whether a body in chunks follows. `raw` is a whole one, as [`Scanner`] finds it. It is looked at
 /// before the parser, which mends what is not right: it escapes a target, folds lines, drops the length beside a coding.
-pub(crate) fn examine(raw: &[u8]) -> Result<(), Refusal> {
+pub(crate) fn examine(raw: &[u8]) -> Result<bool, Refusal> {
     let mut lines = raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let minor = start_line(lines.next().unwrap_or_default()).ok_or(Refusal::Malformed)?;
     let mut framing = Framing::default();
@@ -88,9 +88,9 @@ pub(crate) fn examine(raw: &[u8]) -> Result<(), Refusal> {
         return Err(Refusal::Malformed);
     }
     match (framing.length, framing.coding) {
-        (None, None) => Ok(()),
-        (Some(length), None) if is_length(length) => Ok(()),
-        (None, Some(coding)) if minor == 1 && coding.eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (None, None) => Ok(false),
+        (Some(length), None) if is_length(length) => Ok(false),
+        (None, Some(coding)) if minor == 1 && coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
         (None, Some(_)) if minor == 1 => Err(Refusal::Coding),
         _ => Err(Refusal::Malformed),
     }
@@ -138,6 +138,11 @@ fn is_length(value: &[u8]) -> bool {
 
 /// A token of RFC 9110, 5.6.2.
 fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
+}
+
+/// What a token may consist of.
+pub(crate) fn is_token_byte(byte: u8) -> bool {
     const fn table() -> [bool; 256] {
         let mut table = [false; 256];
         let mut byte = 0_u8;
@@ -154,7 +159,7 @@ fn is_token(text: &[u8]) -> bool {
         table
     }
     const TOKEN: [bool; 256] = table();
-    !text.is_empty() && text.iter().all(|byte| TOKEN[usize::from(*byte)])
+    TOKEN[usize::from(byte)]
 }
 
 #[cfg(test)]
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn refuses_what_can_be_read_in_two_ways() {
-        let (fine, malformed, coding) = (Ok(()), Err(Refusal::Malformed), Err(Refusal::Coding));
+        let (fine, malformed, coding) = (Ok(false), Err(Refusal::Malformed), Err(Refusal::Coding));
         for (start, expected) in [
             ("GET / HTTP/1.1", fine),
             ("GET / HTTP/1.0", fine),
@@ -242,8 +247,8 @@ mod tests {
             (1, "Host: a\r\nContent-Length:", malformed),
             (1, "Host: a\r\nContent-Length: 18446744073709551616", malformed),
             (1, "Host: a\r\nContent-Length: 5\r\ncontent-length: 5", malformed),
-            (1, "Host: a\r\nTransfer-Encoding: chunked", fine),
-            (1, "Host: a\r\nTransfer-Encoding: Chunked", fine),
+            (1, "Host: a\r\nTransfer-Encoding: chunked", Ok(true)),
+            (1, "Host: a\r\nTransfer-Encoding: Chunked", Ok(true)),
             (1, "Host: a\r\nTransfer-Encoding: gzip, chunked", coding),
             (1, "Host: a\r\nTransfer-Encoding: identity", coding),
             (1, "Host: a\r\nTransfer-Encoding: xchunked", coding),

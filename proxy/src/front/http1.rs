@@ -16,6 +16,7 @@ use pingora_core::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+use super::chunks::Chunks;
 use super::deadline::Deadline;
 use super::head::{self, Refusal, Scanner};
 use super::service::{Limits, Service};
@@ -37,21 +38,30 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// What came of waiting for a request.
 enum Head {
-    /// The buffer starts with a whole header.
-    Complete,
+    /// The buffer starts with a whole header of this length; whether a body in chunks follows.
+    Complete { length: usize, chunked: bool },
     /// The client has gone, or has been silent for too long, or the edge is draining.
     Ended,
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<A: Application>(mut stream: Stream, service: &Service<A>, connection: &Connection) {
+pub(crate) async fn serve<A: Application>(
+    mut stream: Stream,
+    chunks: &Chunks,
+    service: &Service<A>,
+    connection: &Connection,
+) {
     let Service { application, limits, drain, .. } = service;
     let mut stop = pin!(drain.draining());
     let mut clock = Deadline::new(Instant::now() + limits.idle_timeout);
     let mut received = BytesMut::new();
     loop {
         match read_head(&mut stream, &mut received, limits, &mut clock, stop.as_mut()).await {
-            Ok(Head::Complete) => {}
+            Ok(Head::Complete { length, chunked }) => {
+                if chunked && let Err(refusal) = chunks.begin(&received[length..]) {
+                    return refuse(stream, refusal, service, connection).await;
+                }
+            }
             Ok(Head::Ended) => return,
             Err(refusal) => return refuse(stream, refusal, service, connection).await,
         }
@@ -116,7 +126,10 @@ async fn read_head(
         match scanner.scan(received)? {
             Some(length) if length > limits.max_header_size => return Err(Refusal::TooLarge),
             Some(_) if received.starts_with(b"\r\n") => return Err(Refusal::Malformed),
-            Some(length) => return head::examine(&received[..length]).map(|()| Head::Complete),
+            Some(length) => {
+                let chunked = head::examine(&received[..length])?;
+                return Ok(Head::Complete { length, chunked });
+            }
             None if received.len() > limits.max_header_size => return Err(Refusal::TooLarge),
             None => {}
         }

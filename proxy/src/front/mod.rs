@@ -14,6 +14,7 @@
 mod accepted;
 mod account;
 mod admission;
+mod chunks;
 mod deadline;
 mod drain;
 mod encrypted;

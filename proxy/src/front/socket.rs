@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::accepted::Accepted;
+use super::chunks::Chunks;
 use super::deadline::Deadline;
 
 /// What a response header may measure to be held back for its body.
@@ -39,6 +40,8 @@ pub(crate) struct Socket {
     tcp: TcpStream,
     /// Read from the connection before this was made, not yet by the protocol.
     received: BytesMut,
+    /// Looks at what is read, unless it is encrypted.
+    chunks: Option<Arc<Chunks>>,
     /// Written by the protocol, not yet by us.
     held: Vec<u8>,
     /// How much of `held` the kernel has taken.
@@ -57,6 +60,7 @@ impl Socket {
         Socket {
             tcp: accepted.tcp,
             received: accepted.received,
+            chunks: None,
             held: Vec::new(),
             taken: 0,
             hold: false,
@@ -64,6 +68,11 @@ impl Socket {
             stall: None,
             stalled: false,
         }
+    }
+
+    /// Bodies in chunks are looked at here.
+    pub(crate) fn watched(self, chunks: Arc<Chunks>) -> Socket {
+        Socket { chunks: Some(chunks), ..self }
     }
 
     /// One write to the kernel, under the deadline.
@@ -132,7 +141,11 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         if !self.received.is_empty() {
             let count = buffer.remaining().min(self.received.len());
-            buffer.put_slice(&self.received.split_to(count));
+            let bytes = self.received.split_to(count);
+            if let Some(chunks) = &self.chunks {
+                chunks.see(&bytes)?;
+            }
+            buffer.put_slice(&bytes);
             if self.received.is_empty() {
                 self.received = BytesMut::new();
             }
@@ -142,7 +155,12 @@ impl AsyncRead for Socket {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.tcp).poll_read(context, buffer);
         match &result {
-            Poll::Ready(Ok(())) => self.hold = buffer.filled().len() > before,
+            Poll::Ready(Ok(())) => {
+                self.hold = buffer.filled().len() > before;
+                if let Some(chunks) = &self.chunks {
+                    return Poll::Ready(chunks.see(&buffer.filled()[before..]));
+                }
+            }
             // About to wait for the client, who may be waiting for what is held.
             Poll::Pending if !self.held.is_empty() => {
                 if let Poll::Ready(Err(error)) = self.poll_write_after_held(context, &[]) {
