@@ -1,11 +1,13 @@
-//! Lanes: threads with an event loop each, which sessions of layer 4 run on.
+//! Lanes: threads with an event loop each, which run what is only passed on: sessions of layer 4, and connections of
+//! listeners that forward all their requests.
 //!
-//! A session does next to nothing but wait for one of two sockets. Where all threads share all work, it is the waking and
-//! the handing over from one thread to another that costs most of its time: a session on a lane is woken by the thread
-//! that runs it, and nobody takes it away. What computes, or is uneven, does not belong here.
+//! Passing on is next to nothing but waiting for one of two sockets. Where all threads share all work, it is the waking
+//! and the handing over from one thread to another that costs most of its time: what runs on a lane is woken by the
+//! thread that runs it, and nobody takes it away. What computes, or is uneven, does not belong here.
 //!
 //! Invariant: what runs on a lane ends when whoever waits for it is gone.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,16 +20,28 @@ use tokio_util::task::AbortOnDropHandle;
 static LANES: LazyLock<Vec<Handle>> = LazyLock::new(|| {
     let count = thread::available_parallelism().map_or(1, usize::from);
     (0..count)
-        .filter_map(|_| open().inspect_err(|error| tracing::warn!(%error, "a lane cannot be opened")).ok())
+        .filter_map(|number| open(number).inspect_err(|error| tracing::warn!(%error, "a lane cannot be opened")).ok())
         .collect()
 });
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-fn open() -> io::Result<Handle> {
+thread_local! {
+    static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Which lane this is; `None` for the threads that share their work. A socket is best used where it was made.
+pub(crate) fn current() -> Option<usize> {
+    CURRENT.get()
+}
+
+fn open(number: usize) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    thread::Builder::new().name("lane".to_owned()).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    thread::Builder::new().name("lane".to_owned()).spawn(move || {
+        CURRENT.set(Some(number));
+        runtime.block_on(std::future::pending::<()>());
+    })?;
     Ok(handle)
 }
 
@@ -51,6 +65,8 @@ mod tests {
     async fn a_task_runs_on_a_thread_of_its_own_and_ends_with_who_waits() {
         let here = thread::current().id();
         assert_ne!(run(async { thread::current().id() }).await, Some(here));
+        assert_eq!(current(), None);
+        assert!(run(async { current() }).await.flatten().is_some());
         let (alive, gone) = tokio::sync::oneshot::channel::<()>();
         let endless = run(async move {
             std::future::pending::<()>().await;

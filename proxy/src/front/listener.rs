@@ -19,7 +19,7 @@ use super::drain::Drain;
 use super::listening::Listening;
 use super::service::{Limits, Service};
 use super::tls::{Certificate, Termination, TlsError, Watch};
-use super::{Application, Connection, accepted};
+use super::{Application, Connection, accepted, lanes};
 use crate::admin::metrics::Metrics;
 use crate::admin::sessions::Sessions;
 
@@ -186,12 +186,26 @@ impl<A: Application> Listener<A> {
         self.drain.spawn(async move {
             tokio::select! {
                 biased;
-                () = accepted::serve(tcp, &service, connection) => {}
+                () = serve(tcp, service, connection) => {}
                 () = listed.session().closed() => {}
             }
             drop((place, everywhere, open, listed));
         });
     }
+}
+
+/// Serves a connection to its end: on a lane where all that comes over it is only passed on.
+async fn serve<A: Application>(tcp: TcpStream, service: Arc<Service<A>>, connection: Connection) {
+    if !service.only_forwards() {
+        return accepted::serve(tcp, &service, connection).await;
+    }
+    let Ok(tcp) = tcp.into_std() else { return };
+    lanes::run(async move {
+        if let Ok(tcp) = TcpStream::from_std(tcp) {
+            accepted::serve(tcp, &service, connection).await;
+        }
+    })
+    .await;
 }
 
 /// How many connections may be open. Unlike those of a semaphore, places can be taken away while they are in use.

@@ -24,7 +24,7 @@ mod head;
 mod hello;
 mod http1;
 mod http2;
-mod lanes;
+pub(crate) mod lanes;
 mod limits;
 mod listener;
 mod listening;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pierhead_config::{Mode, SniRoute};
+use pierhead_config::{HttpTarget, Mode, SniRoute};
 
 use super::admission::Admission;
 use super::drain::Drain;
@@ -76,6 +76,11 @@ pub(crate) struct Service<A: Application> {
 }
 
 impl<A: Application> Service<A> {
+    /// Whether all requests go to a pool, and none is answered from here.
+    pub(crate) fn only_forwards(&self) -> bool {
+        matches!(&self.mode, Mode::Http(http) if matches!(http.target, HttpTarget::Pool(_)))
+    }
+
     /// A client was turned away before the application saw it. It is counted for operators and logged for the curious
     /// only: whoever scans the port must not fill the log.
     pub(crate) fn refused(&self, connection: &Connection, reason: &str, error: Option<&dyn std::fmt::Display>) {

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a connection is kept no longer than the pool's `keep_alive`, whether anybody asks for it or not; one that
 //! its server closed, or on which it said something unasked, is never handed out. The last that was kept is the first to
-//! be used again: it is the least likely to be closed, and those that are not needed grow old.
+//! be used again: it is the least likely to be closed, and those that are not needed grow old. Each lane keeps its own.
 //!
 //! They belong to one generation of a pool: after a change of its TLS nobody meets a connection of before.
 
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::wire::Wire;
+use crate::front::lanes;
 
 /// Connections kept for one server: enough for all requests that end at about the same time.
 const MOST: usize = 512;
@@ -25,9 +26,13 @@ pub(super) struct Idle {
     kept: Mutex<Kept>,
 }
 
+/// Since when, the oldest first.
+type Waiting = Vec<(Instant, Wire)>;
+
 #[derive(Default)]
 struct Kept {
-    servers: HashMap<SocketAddr, Vec<(Instant, Wire)>>,
+    /// Those of a server, and of the lane that they were made on.
+    servers: HashMap<(SocketAddr, Option<usize>), Waiting>,
     /// Whether somebody is looking after the old ones.
     watched: bool,
 }
@@ -42,7 +47,7 @@ impl Idle {
     pub(super) fn take(&self, server: SocketAddr) -> Option<Wire> {
         let oldest = Instant::now().checked_sub(self.keep)?;
         loop {
-            let (since, mut wire) = self.kept.lock().servers.get_mut(&server)?.pop()?;
+            let (since, mut wire) = self.kept.lock().servers.get_mut(&(server, lanes::current()))?.pop()?;
             if since >= oldest && wire.is_quiet() {
                 return Some(wire);
             }
@@ -55,7 +60,7 @@ impl Idle {
             return;
         }
         let mut kept = self.kept.lock();
-        let connections = kept.servers.entry(server).or_default();
+        let connections = kept.servers.entry((server, lanes::current())).or_default();
         if connections.len() >= MOST {
             return;
         }
