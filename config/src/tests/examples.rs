@@ -93,7 +93,7 @@ fn the_others_mean_what_they_say() {
 fn the_one_in_the_readme_is_good() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let text = std::fs::read_to_string(readme).unwrap();
-    let (_, rest) = text.split_once("```yaml\n").unwrap();
+    let (_, rest) = text.split_once("## Configuration").unwrap().1.split_once("```yaml\n").unwrap();
     let (example, _) = rest.split_once("```").unwrap();
     let config = load_in(Path::new("/etc/pierhead"), example).unwrap();
     assert_eq!(config.registries.len(), 2);

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 /// Carries out what operators ask for.
-#[allow(dead_code, reason = "those who use it come next")]
 #[async_trait]
 pub(crate) trait Control: Send + Sync + 'static {
     /// Which configuration is in use.
@@ -20,7 +19,6 @@ pub(crate) trait Control: Send + Sync + 'static {
 }
 
 /// Which configuration is in use, and what came of the last look at the file.
-#[allow(dead_code, reason = "those who use it come next")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
     /// Counted from the start; the first is 1.

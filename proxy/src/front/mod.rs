@@ -58,7 +58,6 @@ pub(crate) use listening::Listening;
 pub(crate) use tls::{Certificate, TlsError, check as check_tls};
 
 /// Where a request came from.
-#[allow(dead_code, reason = "those who use it come next")]
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// The listener's name.

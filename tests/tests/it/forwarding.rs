@@ -261,8 +261,8 @@ async fn an_upload_that_ends_in_an_empty_frame_leaves_its_connection_clean() {
     let edge = secure(front(&[server])).start().await;
     let url = format!("https://localhost:{}", edge.registry.port());
     let upload = format!(
-        "printf hello | curl -sk --noproxy '*' --http2 -T - -o /dev/null -w '%{{http_code}} ' {url}/up; \
-                          curl -sk --noproxy '*' --http2 {url}/next"
+        "printf hello | curl -sk --noproxy '*' --http2 -T - -o /dev/null -w '%{{http_code}} ' {url}/up \
+                          --next -sk --noproxy '*' --http2 {url}/next"
     );
     let mut command = Command::new("sh");
     command.args(["-c", &upload]);

@@ -6,8 +6,6 @@
 //! No metric is labelled by digest, tag or repository: their number is not ours to limit. Labels are names from the
 //! configuration, and words of ours.
 
-#![allow(dead_code, reason = "those who count limits, handshakes and answers come next")]
-
 mod family;
 mod listener;
 mod reload;

@@ -117,18 +117,11 @@ pub(super) fn write(request: &RequestHeader, host: Option<&str>, way: &Way, chan
     Some(Bytes::from(head))
 }
 
-/// Path and query of a request, however it wrote them; `None` when it has none.
+/// Path and query of a request; `None` when it has none, or wrote them in another way.
 fn target(request: &RequestHeader) -> Option<&[u8]> {
     let raw = request.raw_path();
-    if raw.starts_with(b"/") {
-        return Some(raw);
-    }
-    if raw == b"*" && request.method == Method::OPTIONS {
-        return Some(raw);
-    }
-    // An absolute URL, as for a proxy.
-    let path = request.uri.path_and_query()?.as_str();
-    (request.uri.scheme().is_some() && path.starts_with('/')).then_some(path.as_bytes())
+    // An absolute URL, as for a proxy, could name another host than `Host` does.
+    (raw.starts_with(b"/") || raw == b"*" && request.method == Method::OPTIONS).then_some(raw)
 }
 
 /// Fields that do not go further, or not as they came.
@@ -256,7 +249,7 @@ mod tests {
         for (method, path, expected) in [
             ("GET", "/v2/", Some("/v2/")),
             ("GET", "/%zz?a=%20b", Some("/%zz?a=%20b")),
-            ("GET", "http://b.example/v2/?x", Some("/v2/?x")),
+            ("GET", "http://b.example/v2/?x", None),
             ("OPTIONS", "*", Some("*")),
             ("GET", "*", None),
             ("CONNECT", "a.example:443", None),
