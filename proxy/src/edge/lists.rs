@@ -78,10 +78,7 @@ impl Edge {
             bytes: fetched.bytes,
             checked: SystemTime::now(),
         });
-        self.cache.put_list(&scope.repository, name, Arc::clone(&list)).await;
-        if scope.is_outdated() {
-            self.cache.remove_lists(&scope.repository).await;
-        }
+        scope.keep(self.cache.put_list(&scope.repository, name, Arc::clone(&list))).await;
         Ok(list)
     }
 }

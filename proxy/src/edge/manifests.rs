@@ -176,7 +176,7 @@ impl Edge {
         let result = match scope.ask(&self.cache, source.head_manifest(&reference, &[])).await {
             Ok(head) if head.digest == Some(known) => {
                 let record = TagRecord { digest: known, checked: SystemTime::now() };
-                self.keep_tag(scope, tag, record).await;
+                scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
                 return Ok(Arrival::Unchanged);
             }
             Ok(_) => self.fetch_upstream(scope, &reference).await,
@@ -254,25 +254,16 @@ impl Edge {
             Reference::Digest(_) => None,
         };
         let pinned = self.cache.is_pinned(&scope.repository, tag);
-        self.cache.put_manifest(&scope.repository, Arc::clone(&manifest), pinned).await;
-        if let Some(tag) = tag {
-            let record = TagRecord { digest: manifest.digest, checked: SystemTime::now() };
-            self.keep_tag(scope, tag, record).await;
-        }
-        if scope.is_outdated() {
-            // It may be what was deleted.
-            self.cache.unlink(&scope.repository, &manifest.digest).await;
-        }
+        scope
+            .keep(async {
+                self.cache.put_manifest(&scope.repository, Arc::clone(&manifest), pinned).await;
+                if let Some(tag) = tag {
+                    let record = TagRecord { digest: manifest.digest, checked: SystemTime::now() };
+                    self.cache.put_tag(&scope.repository, tag, record).await;
+                }
+            })
+            .await;
         Ok(Arrival::Manifest(manifest))
-    }
-
-    /// Writes down what upstream said that a tag means, unless the tag may have been moved meanwhile.
-    async fn keep_tag(&self, scope: &Scope, tag: &Tag, record: TagRecord) {
-        self.cache.put_tag(&scope.repository, tag, record).await;
-        // Asked after it was written down: whoever moves the tag begins an epoch first, and then forgets the tag.
-        if scope.is_outdated() {
-            self.cache.remove_tag(&scope.repository, tag).await;
-        }
     }
 
     /// Gets a manifest's header from upstream, and its body only when the header does not tell enough: a HEAD is not
@@ -313,7 +304,7 @@ impl Edge {
         if let Reference::Tag(tag) = reference {
             // The client follows with a GET by digest. Were the tag not kept now, it would be unknown when offline.
             let record = TagRecord { digest, checked: SystemTime::now() };
-            self.keep_tag(scope, tag, record).await;
+            scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
         }
         Ok(Arrival::Head(ManifestHead { digest, media_type: head.media_type.into(), size }))
     }

@@ -111,7 +111,7 @@ impl Write {
             return;
         }
         // First of all: what comes back from questions that are under way is then known to be older than this.
-        self.upstream.writes.begin(&self.repository.name);
+        self.upstream.writes.begin(&self.repository.name).await;
         let (cache, repository) = (&self.cache, &self.repository);
         let keep_deleted = self.upstream.config.keep_deleted;
         match &self.what {

@@ -116,9 +116,9 @@ impl Scope {
         Scope { upstream: Arc::clone(upstream), repository, caller, offline, epoch }
     }
 
-    /// Whether something was written to the repository since: what upstream says of its tags may be older than that.
-    pub(crate) fn is_outdated(&self) -> bool {
-        self.upstream.writes.epoch(&self.repository.name) != self.epoch
+    /// Keeps what upstream said, unless something was written to the repository since this began: then it may be older.
+    pub(crate) async fn keep(&self, keeping: impl Future<Output = ()>) {
+        self.upstream.writes.keep(&self.repository.name, self.epoch, keeping).await;
     }
 
     /// The repository upstream, with the credential that decides.
