@@ -101,7 +101,9 @@ impl Load {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_server_gets_nothing_new_and_no_request_fails() {
     let servers = [DockerRegistry::start().await, DockerRegistry::start().await];
-    let edge = passing_on(&servers.each_ref().map(|server| server.address)).start().await;
+    // By request: what runs goes on, where sessions of layer 4 would be closed.
+    let setup = passing_on(&servers.each_ref().map(|server| server.address));
+    let edge = setup.set("/listeners/0/mode", "http").start().await;
     let load = Load::on(&edge);
     load.more().await;
 
