@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::certificate::Certificate;
 use crate::edge::Plan;
 use crate::options::Scale;
 use crate::peers::Peer;
@@ -36,6 +37,7 @@ struct Seen {
 /// Measures it.
 pub(crate) async fn measure(scale: Scale) -> Findings {
     let dir = TempDir::with_prefix("pierhead-bench-").expect("scratch directory");
+    Certificate::make(dir.path());
     let stays = DockerRegistry::start().await;
     let mut dies = DockerRegistry::start().await;
     let servers = [stays.address, dies.address];

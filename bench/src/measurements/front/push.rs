@@ -8,6 +8,7 @@ use pierhead_tests::pull::Client;
 use pierhead_tests::registry::DockerRegistry;
 use tempfile::TempDir;
 
+use crate::certificate::Certificate;
 use crate::edge::Plan;
 use crate::options::Scale;
 use crate::peers::Peer;
@@ -19,6 +20,7 @@ pub(crate) const ABOUT: &str = "push of a 1 GiB blob to docker-registry, through
 /// Measures it.
 pub(crate) async fn measure(scale: Scale) -> Findings {
     let dir = TempDir::with_prefix("pierhead-bench-").expect("scratch directory");
+    Certificate::make(dir.path());
     let registry = DockerRegistry::start().await;
     let servers = [registry.address];
     let haproxy = Peer::haproxy_front(dir.path(), &servers).await;
