@@ -542,8 +542,8 @@ async fn heavy_a_large_push_needs_little_memory() {
     let edge = secure(front(&[server])).start().await;
     let url = format!("https://localhost:{}/layer", edge.registry.port());
     let file = edge.dir().join("layer");
-    for (http, size) in [("--http1.1", 2 << 30), ("--http2", 128 << 20)] {
-        std::fs::File::create(&file).unwrap().set_len(size).unwrap();
+    std::fs::File::create(&file).unwrap().set_len(2 << 30).unwrap();
+    for http in ["--http1.1"] {
         let output = curl(&[http, "-T", file.to_str().unwrap(), "-o", "/dev/null", "-w", "%{http_code}", &url]).await;
         assert_eq!(output.stdout.trim(), "201", "{http}");
     }
