@@ -176,7 +176,7 @@ impl<'q> Attempts<'q> {
         }
         let told = self.pool.settings.send_proxy.and(self.question.told.as_ref());
         let kept = match self.fresh {
-            false => self.pool.idle.take(lease.server().address()),
+            false => self.pool.idle.take(lease.server()),
             true => None,
         };
         let wire = match kept {
@@ -370,7 +370,7 @@ impl Exchange {
             && self.wire.is_done()
             && let Some(wire) = self.wire.rested()
         {
-            self.pool.idle.keep(self.lease.server().address(), wire);
+            self.pool.idle.keep(self.lease.server(), wire);
         }
     }
 

@@ -4,21 +4,24 @@
 //! its server closed, or on which it said something unasked, is never handed out. The last that was kept is the first to
 //! be used again: it is the least likely to be closed, and those that are not needed grow old. Each lane keeps its own.
 //!
-//! They belong to one generation of a pool: after a change of its TLS nobody meets a connection of before.
+//! They belong to one generation of a pool, and in it to one server: after a change of its TLS nobody meets a connection of
+//! before, and of two servers at one address that are asked for different certificates neither gets the other's.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::Server;
 use super::wire::Wire;
 use crate::front::lanes;
 
 /// Connections kept for one server: enough for all requests that end at about the same time.
 const MOST: usize = 512;
+/// Old ones are looked for so often in the time that they are kept, and are closed that much before it has passed.
+const LOOKS: u32 = 16;
 
 /// See the module.
 pub(super) struct Idle {
@@ -32,7 +35,7 @@ type Waiting = Vec<(Instant, Wire)>;
 #[derive(Default)]
 struct Kept {
     /// Those of a server, and of the lane that they were made on.
-    servers: HashMap<(SocketAddr, Option<usize>), Waiting>,
+    servers: HashMap<(u64, Option<usize>), Waiting>,
     /// Whether somebody is looking after the old ones.
     watched: bool,
 }
@@ -44,10 +47,10 @@ impl Idle {
     }
 
     /// One that can be used, if there is any.
-    pub(super) fn take(&self, server: SocketAddr) -> Option<Wire> {
+    pub(super) fn take(&self, server: &Server) -> Option<Wire> {
         let oldest = Instant::now().checked_sub(self.keep)?;
         loop {
-            let (since, mut wire) = self.kept.lock().servers.get_mut(&(server, lanes::current()))?.pop()?;
+            let (since, mut wire) = self.kept.lock().servers.get_mut(&(server.number(), lanes::current()))?.pop()?;
             if since >= oldest && wire.is_quiet() {
                 return Some(wire);
             }
@@ -55,12 +58,12 @@ impl Idle {
     }
 
     /// Keeps one whose answer has been read to its end.
-    pub(super) fn keep(self: &Arc<Self>, server: SocketAddr, wire: Wire) {
+    pub(super) fn keep(self: &Arc<Self>, server: &Server, wire: Wire) {
         if self.keep.is_zero() {
             return;
         }
         let mut kept = self.kept.lock();
-        let connections = kept.servers.entry((server, lanes::current())).or_default();
+        let connections = kept.servers.entry((server.number(), lanes::current())).or_default();
         if connections.len() >= MOST {
             return;
         }
@@ -71,32 +74,36 @@ impl Idle {
         }
     }
 
-    /// Lets go of the old ones; whether any are left.
-    fn expire(&self, oldest: Instant) -> bool {
+    /// Lets go of those that are as old as that; since when the oldest of the others is kept.
+    fn expire(&self, age: Duration) -> Option<Instant> {
         let mut old = Vec::new();
         let mut kept = self.kept.lock();
-        kept.servers.retain(|_, connections| {
-            let count = connections.partition_point(|(since, _)| *since < oldest);
-            old.extend(connections.drain(..count));
-            !connections.is_empty()
-        });
-        kept.watched = !kept.servers.is_empty();
-        let watched = kept.watched;
+        if let Some(eldest) = Instant::now().checked_sub(age) {
+            kept.servers.retain(|_, connections| {
+                let count = connections.partition_point(|(since, _)| *since <= eldest);
+                old.extend(connections.drain(..count));
+                !connections.is_empty()
+            });
+        }
+        let oldest = kept.servers.values().filter_map(|connections| Some(connections.first()?.0)).min();
+        kept.watched = oldest.is_some();
         drop(kept);
         // Closed without holding anybody up.
         drop(old);
-        watched
+        oldest
     }
 }
 
-/// Lets go of old connections for as long as there are any.
+/// Lets go of old connections for as long as there are any. Each look takes those along that would be next.
 async fn watch(idle: Weak<Idle>, keep: Duration) {
+    let pause = keep / LOOKS;
+    let mut oldest = Instant::now();
     loop {
-        tokio::time::sleep(keep / 4).await;
+        tokio::time::sleep_until(oldest + (keep - pause)).await;
         let Some(idle) = idle.upgrade() else { return };
-        let Some(oldest) = Instant::now().checked_sub(keep) else { continue };
-        if !idle.expire(oldest) {
-            return;
+        match idle.expire(keep - 2 * pause) {
+            Some(left) => oldest = left,
+            None => return,
         }
     }
 }

@@ -20,8 +20,12 @@ use super::state::{self, Standing, WHOLE};
 use super::view::{CheckView, Operator, ServerState, ServerView};
 use crate::admin::metrics::ServerMetrics;
 
+/// No number is given twice.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
 /// A server.
 pub(crate) struct Server {
+    number: u64,
     name: Arc<str>,
     address: SocketAddr,
     host: Option<String>,
@@ -72,6 +76,7 @@ impl Server {
         let now = Instant::now();
         let standing = Standing::new(&terms.rules, spec.checked_first, orders.operator, now);
         let server = Server {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             name: spec.name.as_str().into(),
             address: spec.address,
             host: spec.host.clone(),
@@ -95,6 +100,11 @@ impl Server {
         };
         server.show(&server.known.lock());
         server
+    }
+
+    /// No other server, of whatever pool or time, has it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Its name in the pool.

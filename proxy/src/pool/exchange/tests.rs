@@ -7,6 +7,7 @@ use pierhead_config as config;
 use pierhead_config::{Address, Balance, DnsTiming, OnDown};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use super::super::Pools;
 use super::*;
@@ -29,6 +30,7 @@ struct Scripted {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
+    closed: Arc<Semaphore>,
 }
 
 impl Scripted {
@@ -39,14 +41,25 @@ impl Scripted {
             address: listener.local_addr().unwrap(),
             connections: Arc::clone(&connections),
             requests: Arc::clone(&requests),
+            closed: Arc::new(Semaphore::new(0)),
         };
+        let closed = Arc::clone(&server.closed);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(serve(tcp, says, Arc::clone(&requests)));
+                let (requests, closed) = (Arc::clone(&requests), Arc::clone(&closed));
+                tokio::spawn(async move {
+                    serve(tcp, says, requests).await;
+                    closed.add_permits(1);
+                });
             }
         });
         server
+    }
+
+    /// Comes when so many connections have ended.
+    async fn closed(&self, count: u32) {
+        drop(self.closed.acquire_many(count).await.unwrap());
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -76,8 +89,13 @@ async fn closed() -> SocketAddr {
 }
 
 async fn pool(servers: &[SocketAddr]) -> Arc<Pool> {
-    let server = |address: &SocketAddr| config::Server {
-        name: address.to_string(),
+    let names = servers.iter().map(|address| (address.to_string(), *address));
+    pool_of(names.collect()).await
+}
+
+async fn pool_of(servers: Vec<(String, SocketAddr)>) -> Arc<Pool> {
+    let server = |(name, address): &(String, SocketAddr)| config::Server {
+        name: name.clone(),
         address: Address::Socket(*address),
         weight: 1,
         backup: false,
@@ -109,16 +127,14 @@ async fn pool(servers: &[SocketAddr]) -> Arc<Pool> {
     Arc::clone(pools.get("test").unwrap())
 }
 
+fn question(method: &Method) -> Question<'_> {
+    let head = Bytes::from(format!("{method} / HTTP/1.1\r\nHost: test\r\n\r\n"));
+    Question { head, method, body: false, wish: Wish::default(), told: None }
+}
+
 /// Asks; the status and the body, or what went wrong.
 async fn ask(pool: &Arc<Pool>, method: Method) -> Result<(u16, String), ExchangeError> {
-    let question = Question {
-        head: Bytes::from(format!("{method} / HTTP/1.1\r\nHost: test\r\n\r\n")),
-        method: &method,
-        body: false,
-        wish: Wish::default(),
-        told: None,
-    };
-    let (mut exchange, answer) = pool.ask(&question).await?;
+    let (mut exchange, answer) = pool.ask(&question(&method)).await?;
     let mut body = Vec::new();
     while let Some(piece) = exchange.body().await.unwrap() {
         body.extend_from_slice(&piece);
@@ -210,4 +226,34 @@ async fn kept_connections_grow_old() {
         ask(&pool, Method::GET).await.unwrap();
         assert_eq!(server.counts().0, connections, "after {pause} s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_connections_are_closed_in_time() {
+    let server = Scripted::start(Says::Answer(OK)).await;
+    let pool = pool(&[server.address]).await;
+    let begun = Instant::now();
+    let mut later = pool.open(&question(&Method::GET)).await.unwrap();
+    ask(&pool, Method::GET).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    later.sent();
+    later.answer().await.unwrap();
+    while later.body().await.unwrap().is_some() {}
+    later.finish();
+    for (closed, limit) in [(1, 4), (2, 5)] {
+        server.closed(closed).await;
+        let (took, limit) = (begun.elapsed(), Duration::from_secs(limit));
+        assert!(took <= limit && took > limit - Duration::from_secs(1), "{closed}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn servers_at_one_address_do_not_share_connections() {
+    let server = Scripted::start(Says::Answer(OK)).await;
+    let pool = pool_of(vec![("a".to_owned(), server.address), ("b".to_owned(), server.address)]).await;
+    for connections in [1, 2, 2, 2] {
+        ask(&pool, Method::GET).await.unwrap();
+        assert_eq!(server.counts().0, connections);
+    }
+    assert_eq!(pool.servers().iter().map(|server| server.metrics().reused.get()).collect::<Vec<_>>(), [1, 1]);
 }
