@@ -38,9 +38,12 @@ pub(crate) struct Told {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// In TCP or TLS.
+    /// In TCP.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// There is a connection, and no agreement on TLS.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
     /// It took too long.
     #[error("no connection in time")]
     Timeout,
@@ -85,7 +88,8 @@ pub(super) async fn connect(
             None => Ok(ServerStream::Plain(tcp)),
             Some(settings) => {
                 let name = certificate_name(pool, address, host)?;
-                let stream = TlsConnector::from(Arc::clone(settings)).connect(name, tcp).await?;
+                let stream =
+                    TlsConnector::from(Arc::clone(settings)).connect(name, tcp).await.map_err(ConnectError::Tls)?;
                 Ok(ServerStream::Tls(Box::new(stream)))
             }
         }
@@ -256,6 +260,7 @@ mod tests {
             let tls = client_config(settings.tls.as_ref().unwrap()).unwrap();
             let opened = connect(&settings, Some(&tls), address, host, None).await;
             assert_eq!(opened.is_ok(), works, "{settings:?}: {opened:?}");
+            assert!(matches!(opened, Ok(_) | Err(ConnectError::Tls(_))), "{opened:?}");
             if let Ok(mut stream) = opened {
                 let mut greeting = [0; 7];
                 stream.read_exact(&mut greeting).await.unwrap();

@@ -287,7 +287,7 @@ impl Pool {
         match &outcome {
             Ok(_) => server.metrics().connected(begun.elapsed()),
             Err(ConnectError::Timeout) => server.metrics().failed(ServerFailure::Timeout),
-            Err(ConnectError::Name(_)) => server.metrics().failed(ServerFailure::Tls),
+            Err(ConnectError::Tls(_) | ConnectError::Name(_)) => server.metrics().failed(ServerFailure::Tls),
             Err(ConnectError::Io(_)) => server.metrics().failed(ServerFailure::Connect),
         }
         outcome

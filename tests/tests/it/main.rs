@@ -20,6 +20,7 @@ mod pulls;
 mod ranges;
 mod reload;
 mod seen;
+mod servers;
 mod smuggling;
 mod store;
 mod systemd;
