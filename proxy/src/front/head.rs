@@ -4,6 +4,8 @@
 //! be read in two ways is refused here, before the parser has a chance to be lenient: bare line feeds, folded lines,
 //! control characters, spaces before colons, a length beside a transfer coding, several lengths, several hosts or none.
 
+use std::net::Ipv6Addr;
+
 /// Why a request is answered before anybody looks at what it asks for. The connection is closed after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -75,8 +77,8 @@ struct Framing<'a> {
     coding: Option<&'a [u8]>,
 }
 
-/// Refuses a header that not everybody reads in the same way; whether a body in chunks follows. `raw` is a whole one, as [`Scanner`] finds it. It is looked at
-/// before the parser, which mends what is not right: it escapes a target, folds lines, drops the length beside a coding.
+/// Refuses a header that not everybody reads in the same way; whether a body in chunks follows. `raw` is a whole one, as
+/// [`Scanner`] finds it. It is looked at before the parser, which mends what is not right: it escapes a target, folds lines, drops the length beside a coding.
 pub(crate) fn examine(raw: &[u8]) -> Result<bool, Refusal> {
     let mut lines = raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let minor = start_line(lines.next().unwrap_or_default()).ok_or(Refusal::Malformed)?;
@@ -100,10 +102,8 @@ pub(crate) fn examine(raw: &[u8]) -> Result<bool, Refusal> {
 fn start_line(line: &[u8]) -> Option<u8> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
-    let known = target.starts_with(b"/")
-        || (target == b"*" && method == b"OPTIONS")
-        || target.starts_with(b"http://")
-        || target.starts_with(b"https://");
+    let known =
+        target.starts_with(b"/") || (target == b"*" && method == b"OPTIONS") || absolute(method, target).is_some();
     if parts.next().is_some() || !is_token(method) || !known || !target.iter().all(u8::is_ascii_graphic) {
         return None;
     }
@@ -112,6 +112,55 @@ fn start_line(line: &[u8]) -> Option<u8> {
         b"HTTP/1.0" => Some(0),
         _ => None,
     }
+}
+
+/// The authority of a target in absolute form (RFC 9112, 3.2.2), and what stands for it where only the path is written.
+fn absolute<'a>(method: &[u8], target: &'a [u8]) -> Option<(&'a [u8], Vec<u8>)> {
+    let scheme = [&b"http://"[..], b"https://"]
+        .into_iter()
+        .find(|scheme| target.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme)))?;
+    let rest = &target[scheme.len()..];
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let path = match path.first() {
+        Some(b'/') => path.to_vec(),
+        None if method == b"OPTIONS" => b"*".to_vec(),
+        _ => [b"/", path].concat(),
+    };
+    is_authority(authority).then_some((authority, path))
+}
+
+/// A host, perhaps with a port, and nothing that somebody could take for a user or an escape.
+fn is_authority(text: &[u8]) -> bool {
+    let Some(text) = std::str::from_utf8(text).ok() else { return false };
+    let (host_is_one, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+        None => {
+            let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            (!host.is_empty() && host.bytes().all(plain), port)
+        }
+    };
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    host_is_one && (port.is_empty() || port.strip_prefix(':').is_some_and(digits))
+}
+
+/// A header whose target is in absolute form, as one that says the same by a path and a `Host`; `None`: it is in order as
+/// it is. The target's authority takes the place of any `Host` (RFC 9112, 3.2.2). `raw` is one that was examined.
+pub(crate) fn in_origin_form(raw: &[u8]) -> Option<Vec<u8>> {
+    let method_end = memchr::memchr(b' ', raw)?;
+    if matches!(raw.get(method_end + 1)?, b'/' | b'*') {
+        return None;
+    }
+    let line_end = memchr::memchr(b'\n', raw)?;
+    let (start, lines) = raw.split_at(line_end + 1);
+    let mut parts = start.split(|byte| *byte == b' ');
+    let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
+    let (authority, path) = absolute(method, target)?;
+    let mut head = [method, b" ", &path, b" ", version, b"Host: ", authority, b"\r\n"].concat();
+    let is_host = |line: &&[u8]| line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:"));
+    lines.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_host(line)).for_each(|line| head.extend(line));
+    Some(head)
 }
 
 /// One line: a name, a colon right after it, and a value without control characters.
@@ -201,6 +250,23 @@ mod tests {
             ("M-SEARCH /?a=b#c HTTP/1.1", fine),
             ("OPTIONS * HTTP/1.1", fine),
             ("GET http://a/ HTTP/1.1", fine),
+            ("GET HTTPS://a-1.example:8443?x HTTP/1.1", fine),
+            ("GET http://[2001:db8::1]:80/x HTTP/1.1", fine),
+            ("OPTIONS http://a HTTP/1.1", fine),
+            ("GET http:///x HTTP/1.1", malformed),
+            ("GET http://u@a/x HTTP/1.1", malformed),
+            ("GET http://u:p@a/x HTTP/1.1", malformed),
+            ("GET http://a:/x HTTP/1.1", malformed),
+            ("GET http://a:99999/x HTTP/1.1", malformed),
+            ("GET http://a:8a/x HTTP/1.1", malformed),
+            ("GET http://a:+8/x HTTP/1.1", malformed),
+            ("GET http://a%2f/x HTTP/1.1", malformed),
+            ("GET http://a\\b/x HTTP/1.1", malformed),
+            ("GET http://[a]/x HTTP/1.1", malformed),
+            ("GET http://[::1]x/x HTTP/1.1", malformed),
+            ("GET http:a/x HTTP/1.1", malformed),
+            ("GET ftp://a/x HTTP/1.1", malformed),
+            ("GET x:http://a/x HTTP/1.1", malformed),
             ("GET * HTTP/1.1", malformed),
             ("GET a HTTP/1.1", malformed),
             ("CONNECT a:443 HTTP/1.1", malformed),
@@ -263,6 +329,25 @@ mod tests {
             let end = if lines.is_empty() { "" } else { "\r\n" };
             let raw = format!("GET / HTTP/1.{minor}\r\n{lines}{end}\r\nX: after");
             assert_eq!(examine(raw.as_bytes()), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_target_says_whom_it_is_for() {
+        for (raw, expected) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", None),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", None),
+            (
+                "GET http://b:8080/x?y=http://c/ HTTP/1.1\r\nX: 1\r\nhOsT: a\r\nHosts: c\r\n\r\n",
+                Some("GET /x?y=http://c/ HTTP/1.1\r\nHost: b:8080\r\nX: 1\r\nHosts: c\r\n\r\n"),
+            ),
+            ("GET HTTP://b HTTP/1.0\r\n\r\n", Some("GET / HTTP/1.0\r\nHost: b\r\n\r\n")),
+            ("GET https://b?x HTTP/1.0\r\n\r\n", Some("GET /?x HTTP/1.0\r\nHost: b\r\n\r\n")),
+            ("OPTIONS http://b HTTP/1.0\r\n\r\n", Some("OPTIONS * HTTP/1.0\r\nHost: b\r\n\r\n")),
+        ] {
+            assert!(examine(raw.as_bytes()).is_ok(), "{raw:?}");
+            let found = in_origin_form(raw.as_bytes()).map(|head| String::from_utf8(head).unwrap());
+            assert_eq!(found.as_deref(), expected, "{raw:?}");
         }
     }
 }

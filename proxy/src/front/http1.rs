@@ -128,6 +128,13 @@ async fn read_head(
             Some(_) if received.starts_with(b"\r\n") => return Err(Refusal::Malformed),
             Some(length) => {
                 let chunked = head::examine(&received[..length])?;
+                let length = match head::in_origin_form(&received[..length]) {
+                    None => length,
+                    Some(head) => {
+                        *received = [&head[..], &received[length..]].concat()[..].into();
+                        head.len()
+                    }
+                };
                 return Ok(Head::Complete { length, chunked });
             }
             None if received.len() > limits.max_header_size => return Err(Refusal::TooLarge),
