@@ -16,7 +16,11 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::{self, ConnectError, ServerStream};
+use super::select::Open;
 use super::{Server, tls};
+
+/// The first check of a server that waits for it comes within this.
+const LONGEST_AWAITED: Duration = Duration::from_millis(100);
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +94,10 @@ impl Checker {
     async fn run(&self, server: &Server) {
         // Where another generation has checked it, its rhythm goes on.
         let (changing, last) = server.rhythm();
-        let mut next = last.map_or_else(Instant::now, |last| last + self.pause(changing));
+        let mut next = match last {
+            Some(last) => last + self.pause(changing),
+            None => Instant::now() + delay(&self.health, server.open() == Open::No, rand::random()),
+        };
         loop {
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -159,6 +166,14 @@ impl Checks {
             }
         }
     }
+}
+
+/// How long the first check of a server waits. Many that begin at once are spread over a fast interval, by chance between
+/// 0 and 1; those that get nothing before it over as little as makes a difference.
+fn delay(health: &Health, awaited: bool, chance: f64) -> Duration {
+    let whole = health.fast_interval.min(health.interval);
+    let whole = if awaited { (whole / 10).min(LONGEST_AWAITED) } else { whole };
+    if health.jitter == 0 { Duration::ZERO } else { whole.mul_f64(chance) }
 }
 
 /// From the beginning of one check to that of the next. Chance is between 0 and 1, and spreads the checks of many

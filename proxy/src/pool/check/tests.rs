@@ -254,3 +254,54 @@ fn pauses_vary_and_are_short_while_something_changes() {
         assert!((millis - expected).abs() < 0.001, "{millis}");
     }
 }
+
+#[test]
+fn first_checks_are_spread_and_awaited_ones_come_soon() {
+    let second = Duration::from_secs(1);
+    let health =
+        |fast, jitter| Health { interval: 2 * second, fast_interval: fast, jitter, ..health(HealthCheck::Tcp) };
+    let millis = Duration::from_millis;
+    for (fast, jitter, awaited, chance, expected) in [
+        (second, 10, false, 0.0, millis(0)),
+        (second, 10, false, 0.5, millis(500)),
+        (second, 10, false, 1.0, millis(1000)),
+        (10 * second, 10, false, 1.0, millis(2000)),
+        (second, 10, true, 1.0, millis(100)),
+        (10 * second, 10, true, 0.5, millis(50)),
+        (millis(200), 10, true, 1.0, millis(20)),
+        (second, 0, false, 1.0, millis(0)),
+        (second, 0, true, 1.0, millis(0)),
+    ] {
+        assert_eq!(delay(&health(fast, jitter), awaited, chance), expected, "{fast:?} {jitter} {awaited} {chance}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_servers_are_not_first_checked_all_at_once() {
+    let refusing = dead().await;
+    let names: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    let servers: Vec<_> = names.iter().map(|name| (name.as_str(), refusing)).collect();
+    let mut settings = at(&servers, HealthCheck::Tcp);
+    let second = Duration::from_secs(1);
+    settings.health = settings.health.map(|health| Health { interval: second, fast_interval: second, ..health });
+    settings.servers.iter_mut().for_each(|server| server.checked_first = server.name == "7");
+    let begun = Instant::now();
+    let pools = pools(settings).await;
+    let mut checked = Vec::new();
+    while begun.elapsed() < 2 * second {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        for server in quay(&pools).view().servers.iter().filter(|server| server.last_check.is_some()) {
+            if !checked.iter().any(|(name, _)| *name == server.name) {
+                checked.push((server.name.clone(), begun.elapsed()));
+            }
+        }
+    }
+    assert_eq!(checked.len(), 50);
+    let at = |wanted: &str| checked.iter().find(|(name, _)| name == wanted).unwrap().1;
+    assert!(at("7") <= Duration::from_millis(120), "{:?}", at("7"));
+    for quarter in 0..4 {
+        let here = |took: &Duration| (took.as_millis() / 250).min(3) == quarter;
+        assert!(checked.iter().any(|(_, took)| here(took)), "nobody in quarter {quarter}: {checked:?}");
+    }
+    assert!(checked.iter().all(|(_, took)| *took <= second + Duration::from_millis(50)), "{checked:?}");
+}
