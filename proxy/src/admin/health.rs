@@ -23,8 +23,13 @@ pub(crate) enum Check {
 impl Check {
     /// The check that lives at a path, if any.
     pub(crate) fn at(path: &str) -> Option<Check> {
+        if path == "/health" { Some(Check::Instance) } else { Check::named(path) }
+    }
+
+    /// The same where other paths are not ours to take: the short name may well be a server's own.
+    pub(crate) fn named(path: &str) -> Option<Check> {
         match path {
-            "/health" | "/health/instance" => Some(Check::Instance),
+            "/health/instance" => Some(Check::Instance),
             "/health/endtoend" => Some(Check::EndToEnd),
             _ => None,
         }
@@ -134,6 +139,7 @@ mod tests {
             ("/", None),
         ] {
             assert_eq!(Check::at(path), expected, "{path}");
+            assert_eq!(Check::named(path), expected.filter(|_| path != "/health"), "{path}");
         }
     }
 

@@ -149,6 +149,11 @@ impl Session {
         self.closed.cancelled().await;
     }
 
+    /// Whether it is a session of layer 4, which ends by itself when an operator wants it closed.
+    pub(crate) fn is_passed_on(&self) -> bool {
+        self.noted.lock().protocol == Protocol::Tcp
+    }
+
     /// Everything about it, as it is just now.
     pub(crate) fn view(&self) -> SessionView {
         let noted = self.noted.lock().clone();

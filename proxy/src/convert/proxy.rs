@@ -101,8 +101,8 @@ const ALWAYS_SET: &[&str] =
 /// Directives that have no counterpart, by their first words, and what there is instead.
 const LEFT: &[(&[&str], &str)] = &[
     (&["stats"], "metrics and an API are on the `admin` listener; `pierhead ctl` is its command line"),
-    (&["monitor-uri"], "`/health/instance` is on the `admin` listener, and on those that have no `pool`"),
-    (&["monitor-net"], "`/health/instance` is on the `admin` listener, and on those that have no `pool`"),
+    (&["monitor-uri"], "`/health/instance` is on the `admin` listener, and on every one of `mode: http`"),
+    (&["monitor-net"], "`/health/instance` is on the `admin` listener, and on every one of `mode: http`"),
     (&["cookie"], "the same server for the same client: `balance: hash`"),
     (&["stick"], "the same server for the same client: `balance: hash`"),
     (&["stick-table"], "see `limits` for rates, and `balance: hash` for the same server"),

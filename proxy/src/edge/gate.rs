@@ -94,8 +94,7 @@ impl Visit<'_> {
 
     /// Tells of the request once it is answered.
     pub(crate) fn end(&self, session: &ServerSession, trace: &Trace, told: &Told<'_>) -> Reuse {
-        let from = (self.client(), &*self.connection.listener);
-        self.recorder.end(session, &self.begun, from, trace, told);
+        self.recorder.end(session, &self.begun, self.connection, trace, told);
         if told.complete { Reuse::Keep } else { Reuse::Close }
     }
 
@@ -232,9 +231,12 @@ impl Generation {
         let mut trace = Trace::default();
         let request = session.req_header();
         let path = request.uri.path();
-        // Those who check are not to be told that they check too often. A pool gets everything.
-        if !matches!(visit.target.kind, HttpTarget::Pool(_))
-            && let Some(check) = Check::at(path)
+        // Those who check are not to be told that they check too often.
+        let check = match visit.target.kind {
+            HttpTarget::Pool(_) => Check::named(path),
+            HttpTarget::Registries | HttpTarget::RedirectToHttps(_) => Check::at(path),
+        };
+        if let Some(check) = check
             && is_read(&request.method)
         {
             let report = Served::new(Content::Health(self.health.report(check)), Outcome::None);

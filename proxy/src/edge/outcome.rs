@@ -165,6 +165,9 @@ pub(crate) struct AccessLine<'a> {
     /// Who logged in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<&'a str>,
+    /// The subject of the certificate that the client showed, cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate: Option<&'a str>,
     /// `User-Agent`, cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_agent: Option<&'a str>,
@@ -203,6 +206,7 @@ mod tests {
             ttfb_ms: 0.0,
             total_ms: 0.0,
             user: Some(""),
+            certificate: Some(""),
             user_agent: Some(""),
         };
         let line = serde_json::to_value(&line).unwrap();

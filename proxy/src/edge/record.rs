@@ -1,6 +1,5 @@
 //! What is told of each request: its line in the log, what it adds to the metrics, and its name in both.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
@@ -13,6 +12,7 @@ use pingora_core::protocols::http::ServerSession;
 use super::outcome::{AccessLine, Kind, Outcome};
 use crate::admin::metrics::Metrics;
 use crate::cache::RepositoryId;
+use crate::front::Connection;
 use crate::logging::{AccessLog, Time, milliseconds};
 
 /// What a client wrote is cut to this in the log.
@@ -110,7 +110,7 @@ impl Recorder {
         &self,
         session: &ServerSession,
         begun: &Begun,
-        (client, listener): (IpAddr, &str),
+        connection: &Connection,
         trace: &Trace,
         told: &Told<'_>,
     ) {
@@ -127,8 +127,8 @@ impl Recorder {
         self.access_log.write(&AccessLine {
             time: Time(begun.now),
             id: begun.id.as_str(),
-            client,
-            listener,
+            client: connection.client.ip(),
+            listener: &connection.listener,
             protocol: if session.is_http2() { "HTTP/2" } else { "HTTP/1.1" },
             method: request.method.as_str(),
             registry: trace.registry.as_deref().or(trace.namespace.as_deref().map(cut)),
@@ -147,6 +147,7 @@ impl Recorder {
             ttfb_ms: milliseconds(first_byte),
             total_ms: milliseconds(begun.started.elapsed()),
             user: trace.user.as_deref(),
+            certificate: connection.subject.as_deref().map(cut),
             user_agent: request.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(cut),
         });
     }

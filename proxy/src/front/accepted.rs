@@ -71,6 +71,7 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket, Arc::clone(&chunks))).await {
             Ok(Ok(stream)) => {
                 connection.secure = true;
+                connection.subject = stream.client_subject().map(Into::into);
                 service.counts.handshake(stream.is_tls13(), stream.is_resumed());
                 Box::new(stream)
             }

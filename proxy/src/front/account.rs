@@ -30,6 +30,10 @@ pub(super) enum End {
     Unreachable,
     /// The pool is no longer configured.
     NoPool,
+    /// The client went away before a server was reached.
+    Left,
+    /// An operator wanted it closed.
+    Closed,
     /// The edge stopped.
     Stopped,
 }
@@ -49,6 +53,8 @@ impl End {
             End::Refused(LeaseError::QueueFull) => "queue_full",
             End::Refused(LeaseError::QueueTimeout) => "queue_timeout",
             End::Unreachable => "unreachable",
+            End::Left => "left",
+            End::Closed => "closed",
             End::Stopped => "stopped",
         }
     }
@@ -60,7 +66,7 @@ impl End {
 
     /// Whether the server is.
     pub(super) fn breaks_server(self) -> bool {
-        matches!(self, End::Over(Over::ClientBroke) | End::ServerDown)
+        matches!(self, End::Over(Over::ClientBroke) | End::ServerDown | End::Closed)
     }
 }
 
@@ -226,7 +232,7 @@ mod tests {
         let over = [Over::Client, Over::Server, Over::ClientBroke, Over::ServerBroke, Over::Idle, Over::HalfClosed];
         let refused = [LeaseError::NoServer, LeaseError::QueueFull, LeaseError::QueueTimeout];
         let ends = over.map(End::Over).into_iter().chain(refused.map(End::Refused));
-        let ends = ends.chain([End::ServerDown, End::Unreachable, End::NoPool, End::Stopped]);
+        let ends = ends.chain([End::ServerDown, End::Unreachable, End::NoPool, End::Left, End::Closed, End::Stopped]);
         assert_eq!(documented("| End |"), ends.map(End::as_str).collect());
     }
 }

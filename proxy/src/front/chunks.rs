@@ -21,6 +21,11 @@ const EXTENSION_LIMIT: u16 = 256;
 /// All trailers together, which nobody reads either.
 const TRAILER_LIMIT: u16 = 8 * 1024;
 
+/// What is not as RFC 9112 has it: the client's fault, and no accident of the connection.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("malformed chunk")]
+pub(crate) struct MalformedChunk;
+
 /// The body that a connection carries just now. Shared by who knows what it carries and who reads it.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
@@ -48,7 +53,7 @@ impl Chunks {
                 self.active.store(!ended, Ordering::Release);
                 Ok(())
             }
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunk")),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, MalformedChunk)),
         }
     }
 }

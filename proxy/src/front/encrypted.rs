@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::chunks::Chunks;
 use super::socket::Socket;
+use super::tls;
 
 /// Most bytes that wait, encrypted, for one client. It is also how much one system call sends: less memory for each
 /// client that is slow, more calls for each that is fast.
@@ -63,6 +64,11 @@ impl Encrypted {
     /// Whether it is TLS 1.3, and not 1.2.
     pub(crate) fn is_tls13(&self) -> bool {
         self.stream.get_ref().1.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3)
+    }
+
+    /// Whom the client's certificate is for, where it showed one.
+    pub(crate) fn client_subject(&self) -> Option<String> {
+        tls::subject(self.stream.get_ref().1.peer_certificates()?.first()?)
     }
 
     /// Whether it took up an earlier session.

@@ -181,13 +181,20 @@ impl<A: Application> Listener<A> {
         let open = current.service.counts.connection();
         let listed = current.service.sessions.open(&listener, peer);
         let session = Arc::clone(listed.session());
-        let connection = Connection { listener, client: peer, peer, destination, secure: false, session };
+        let connection =
+            Connection { listener, client: peer, peer, destination, secure: false, subject: None, session };
         let service = Arc::clone(&current.service);
         self.drain.spawn(async move {
+            let mut serving = std::pin::pin!(serve(tcp, service, connection));
             tokio::select! {
                 biased;
-                () = serve(tcp, service, connection) => {}
-                () = listed.session().closed() => {}
+                () = &mut serving => {}
+                () = listed.session().closed() => {
+                    if listed.session().is_passed_on() {
+                        // It sees to its own end, which its other side is to see as well.
+                        serving.await;
+                    }
+                }
             }
             drop((place, everywhere, open, listed));
         });

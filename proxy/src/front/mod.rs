@@ -49,6 +49,7 @@ use crate::logging::AccessLog;
 use crate::pool::Pool;
 
 pub(crate) use admission::Admission;
+pub(crate) use chunks::MalformedChunk;
 pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
@@ -70,6 +71,8 @@ pub(crate) struct Connection {
     pub(crate) destination: SocketAddr,
     /// Whether over TLS that ended here.
     pub(crate) secure: bool,
+    /// Whom the client's certificate is for, where it had to show one.
+    pub(crate) subject: Option<Arc<str>>,
     /// Its entry among those that are open.
     pub(crate) session: Arc<Session>,
 }

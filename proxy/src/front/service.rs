@@ -76,7 +76,7 @@ pub(crate) struct Service<A: Application> {
 }
 
 impl<A: Application> Service<A> {
-    /// Whether all requests go to a pool, and none is answered from here.
+    /// Whether all requests go to a pool, and none is answered from here but those that ask for our health.
     pub(crate) fn only_forwards(&self) -> bool {
         matches!(&self.mode, Mode::Http(http) if matches!(http.target, HttpTarget::Pool(_)))
     }

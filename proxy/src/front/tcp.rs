@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pierhead_config::{HttpListener, Mode, TcpListener};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
@@ -19,7 +20,7 @@ use super::relay::{Silence, relay};
 use super::service::Service;
 use super::{Application, Connection, lanes};
 use crate::admin::metrics::ServerMetrics;
-use crate::admin::sessions::Protocol;
+use crate::admin::sessions::{self, Protocol};
 use crate::pool::{Lease, Pool, ServerStream, Told, Wish};
 
 /// How long to wait before a server is tried again that has just failed, where there is no other.
@@ -104,7 +105,12 @@ async fn serve<A: Application>(
         end: End::Stopped,
     };
     let reached = match service.application.pool(pool) {
-        Some(pool) => reach(&pool, &mut account).await,
+        Some(pool) => tokio::select! {
+            biased;
+            () = connection.session.closed() => Err(End::Closed),
+            reached = reach(&pool, &mut account) => reached,
+            () = left(&client, received.is_empty()) => Err(End::Left),
+        },
         None => Err(End::NoPool),
     };
     let (lease, server) = match reached {
@@ -120,7 +126,8 @@ async fn serve<A: Application>(
     let server_counts = Arc::clone(lease.server().metrics());
     let tally = Tally::new(Arc::clone(&connection.session), Arc::clone(&service.counts), server_counts);
     let tally = Arc::clone(account.tally.insert(Arc::new(tally)));
-    let session = Session { lease, received, silence, tally };
+    let entry = Arc::clone(&connection.session);
+    let session = Session { lease, entry, received, silence, tally };
     let carried = match server {
         ServerStream::Plain(server) => change_lanes(client, server, session).await,
         encrypted @ ServerStream::Tls(_) => Ok(session.carry(client, encrypted).await),
@@ -144,6 +151,8 @@ async fn change_lanes(client: TcpStream, server: TcpStream, session: Session) ->
 /// A session that has its server.
 struct Session {
     lease: Lease,
+    /// Among those that are open.
+    entry: Arc<sessions::Session>,
     received: BytesMut,
     silence: Silence,
     tally: Arc<Tally>,
@@ -152,12 +161,13 @@ struct Session {
 impl Session {
     /// Passes everything on, until one or both have ended.
     async fn carry(self, mut client: TcpStream, mut server: ServerStream) -> End {
-        let Session { lease, received, silence, tally } = self;
+        let Session { lease, entry, received, silence, tally } = self;
         let running = relay(&mut client, &mut server, received, silence, tally.passed(), || tally.count());
         let end = tokio::select! {
             biased;
             over = running => End::Over(over),
             () = lease.lost() => End::ServerDown,
+            () = entry.closed() => End::Closed,
         };
         if end.breaks_server() {
             break_off(server.socket());
@@ -166,6 +176,18 @@ impl Session {
             break_off(&client);
         }
         end
+    }
+}
+
+/// Comes when a client that waits has gone: when it broke off, or ended its side without ever having said a word. One that
+/// asked something and ended its side may well wait for the answer.
+async fn left(client: &TcpStream, silent: bool) {
+    if silent && client.peek(&mut [0]).await.is_ok_and(|count| count == 0) {
+        return;
+    }
+    // In vain where the system cannot tell: then it is found out later.
+    if client.ready(Interest::ERROR).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

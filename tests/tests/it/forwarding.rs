@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -185,6 +186,61 @@ async fn http_is_sent_to_https_and_health_is_not() {
     let put = edge.client().request(Method::PUT, "/v2/x").body("body").send().await.unwrap();
     assert_eq!(put.status(), 308);
     assert_eq!(edge.client().get("/health/instance").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_edges_own_health_is_told_where_all_else_is_forwarded() {
+    let nginx = Server::nginx(1, "server { listen 127.0.0.1:@PORT@; location / { return 200 \"nginx\"; } }").await;
+    let health = json!({ "kind": "tcp", "interval": "50ms", "fast_interval": "20ms" });
+    let pool = json!({ "name": "web", "servers": [nginx.address().to_string()], "health": health });
+    let mut nginx = nginx;
+    let edge = Setup::front().pool(pool).set("/listeners/0/pool", "web").start().await;
+    let client = edge.client();
+    for path in ["/", "/health", "/health/", "/health/instance/", "/v2/"] {
+        assert_eq!(client.get(path).await.body, "nginx", "{path}");
+    }
+    assert_eq!(client.request(Method::POST, "/health/instance").send().await.unwrap().text().await.unwrap(), "nginx");
+    let services = |body: &[u8]| serde_json::from_slice::<serde_json::Value>(body).unwrap()["data"]["services"].clone();
+    let instance = client.get("/health/instance").await;
+    assert_eq!((instance.status, services(&instance.body)), (200, json!({ "listeners": true })));
+    let all = client.get("/health/endtoend").await;
+    assert_eq!((all.status, services(&all.body)), (200, json!({ "listeners": true, "web": true })));
+    nginx.kill().await;
+    let all = eventually("its pool does not answer", LONG, async || {
+        Some(client.get("/health/endtoend").await).filter(|reply| reply.status == 503)
+    })
+    .await;
+    assert_eq!(services(&all.body), json!({ "listeners": true, "web": false }));
+    assert_eq!(client.get("/health/instance").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_broken_chunk_is_refused_and_its_connection_ends() {
+    let arrived = Arc::new(Semaphore::new(0));
+    let arrives = Arc::clone(&arrived);
+    let server = backend(move |mut tcp| {
+        let arrives = Arc::clone(&arrives);
+        async move {
+            until(&mut tcp, "\r\n\r\n").await;
+            arrives.add_permits(1);
+            rest(&mut tcp).await;
+        }
+    })
+    .await;
+    let edge = front(&[server]).start().await;
+    for (first, then) in [("", "x\r\n"), ("5\r\nhello\r\n", "5\nhello\r\n"), ("5\r\nhel", "lo!\r\n")] {
+        let mut tcp = TcpStream::connect(edge.registry).await.unwrap();
+        let head = "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        tcp.write_all(format!("{head}{first}").as_bytes()).await.unwrap();
+        // What is wrong right behind the header is seen with it, and refused in another place.
+        arrived.acquire().await.unwrap().forget();
+        tcp.write_all(then.as_bytes()).await.unwrap();
+        let answer = rest(&mut tcp).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.matches("HTTP/1.1").count() == 1, "{answer:?}");
+    }
+    let refused = |line: &serde_json::Value| line["status"] == 400;
+    let line = edge.logged("a refusal", refused).await;
+    assert_eq!((line["pool"].as_str(), line["reason"].as_str()), (Some("web"), Some("forwarded")));
 }
 
 #[tokio::test]

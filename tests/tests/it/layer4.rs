@@ -136,6 +136,45 @@ async fn who_gets_no_server_sees_a_reset() {
 }
 
 #[tokio::test]
+async fn who_leaves_while_it_waits_leaves_the_queue() {
+    let redis = Server::redis(&[]).await;
+    let edge = Setup::front()
+        .set("/listeners/0/mode", "tcp")
+        .set("/listeners/0/pool", "servers")
+        .pool(json!({
+            "name": "servers", "queue_timeout": "1h",
+            "servers": [{ "address": redis.address().to_string(), "max_connections": 1 }],
+        }))
+        .start()
+        .await;
+    let queued = async |length: f64| edge.metric_until("pierhead_pool_queue_length", &[], |now| now == length).await;
+    let mut first = TcpStream::connect(edge.registry).await.unwrap();
+    ask_redis(&mut first, "PING\r\n", "+PONG\r\n").await;
+    let silent = TcpStream::connect(edge.registry).await.unwrap();
+    queued(1.0).await;
+    let mut reset = TcpStream::connect(edge.registry).await.unwrap();
+    reset.write_all(b"PING\r\n").await.unwrap();
+    reset.set_zero_linger().unwrap();
+    queued(2.0).await;
+    // One that has asked, and says that this was all, waits on.
+    let mut patient = TcpStream::connect(edge.registry).await.unwrap();
+    patient.write_all(b"PING\r\n").await.unwrap();
+    patient.shutdown().await.unwrap();
+    queued(3.0).await;
+    drop(silent);
+    queued(2.0).await;
+    drop(reset);
+    queued(1.0).await;
+    assert_eq!(edge.metric("pierhead_sessions_total", &[("end", "left")]).await, 2.0);
+    let line = ended(&edge, "left").await;
+    assert!(line["server"].is_null() && line["connect_ms"].is_null(), "{line}");
+    drop(first);
+    let mut answer = String::new();
+    timeout(LONG, patient.read_to_string(&mut answer)).await.expect("it is not its turn").unwrap();
+    assert_eq!(answer, "+PONG\r\n");
+}
+
+#[tokio::test]
 async fn a_reset_is_passed_on_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let edge = passing_on(&[listener.local_addr().unwrap()]).start().await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pierhead_tests::eventually;
 use pierhead_tests::pierhead::{Pierhead, Setup, binary};
 use pierhead_tests::process::{Output, run};
+use pierhead_tests::pull::Client;
 use pierhead_tests::registry::DockerRegistry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,9 +70,13 @@ struct Load {
 
 impl Load {
     fn on(edge: &Pierhead) -> Load {
+        Load::at(edge.registry)
+    }
+
+    fn at(address: SocketAddr) -> Load {
         let (done, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
-        let client = edge.client();
+        let client = Client::new(format!("http://{address}"));
         let (counted, broken, stopped) = (Arc::clone(&done), Arc::clone(&failed), Arc::clone(&stop));
         let task = tokio::spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
@@ -101,13 +106,16 @@ impl Load {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_server_gets_nothing_new_and_no_request_fails() {
     let servers = [DockerRegistry::start().await, DockerRegistry::start().await];
-    // By request: what runs goes on, where sessions of layer 4 would be closed.
-    let setup = passing_on(&servers.each_ref().map(|server| server.address));
-    let edge = setup.set("/listeners/0/mode", "http").start().await;
-    let load = Load::on(&edge);
-    load.more().await;
-
-    for order in ["drain", "maintenance"] {
+    let edge = passing_on(&servers.each_ref().map(|server| server.address))
+        .with("listeners", json!({ "name": "web", "bind": "127.0.0.1:0", "pool": "origin" }))
+        .start()
+        .await;
+    // By session it is drained; maintenance would close those that run, and so is for who sends requests.
+    for (order, address) in [("drain", edge.registry), ("maintenance", edge.address("web"))] {
+        // In turn: of two sessions each server has one.
+        let mut going_on = [kept(address).await, kept(address).await];
+        let load = Load::at(address);
+        load.more().await;
         let drained = ctl(&edge, &[order, "origin", "a"]).await.expect_success();
         assert_eq!(row(&drained, &["origin", "a"])[3], format!("{order} (up)"));
         // What was on its way is done when these are.
@@ -115,6 +123,11 @@ async fn a_drained_server_gets_nothing_new_and_no_request_fails() {
         let before = servers[0].requests("GET", "/v2/").await;
         load.more().await;
         assert_eq!(servers[0].requests("GET", "/v2/").await, before, "{order}");
+        // Both go on; one is a session with the server that is drained.
+        for client in &mut going_on {
+            ask_again(client).await;
+        }
+        assert_eq!(servers[0].requests("GET", "/v2/").await, before + usize::from(order == "drain"), "{order}");
         let pools = ctl(&edge, &["pools"]).await.expect_success();
         assert_eq!(row(&pools, &["origin", "yes"])[2], "1/2");
         let state = [("pool", "origin"), ("server", "a"), ("state", order)];
@@ -124,8 +137,8 @@ async fn a_drained_server_gets_nothing_new_and_no_request_fails() {
         assert_eq!(row(&ready, &["origin", "a"])[3], "up");
         load.more().await;
         assert!(servers[0].requests("GET", "/v2/").await > before, "{order}");
+        load.end().await;
     }
-    load.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,10 +167,18 @@ async fn a_weight_changes_the_share() {
 /// A connection that has asked for something and been answered, and is kept.
 async fn kept(address: SocketAddr) -> TcpStream {
     let mut client = TcpStream::connect(address).await.unwrap();
-    client.write_all(b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    let mut byte = [0];
-    tokio::time::timeout(LONG, client.read_exact(&mut byte)).await.unwrap().unwrap();
+    ask_again(&mut client).await;
     client
+}
+
+/// Asks over it, and reads the whole answer.
+async fn ask_again(client: &mut TcpStream) {
+    client.write_all(b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n{}") {
+        let count = tokio::time::timeout(LONG, client.read_buf(&mut answer)).await.expect("no answer").unwrap();
+        assert!(count > 0 && answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
 }
 
 /// Reads until the connection ends, in whatever way.
@@ -197,6 +218,11 @@ async fn connections_are_shown_and_closed() {
     ctl(&edge, &["close", &first["id"].to_string(), &second["id"].to_string()]).await.expect_success();
     ended(passed).await;
     ended(idle).await;
+    let told = eventually("the session's line", LONG, async || {
+        edge.log().find(0, |line| serde_json::from_str::<Value>(line).ok().filter(|line| line["end"].is_string()))
+    });
+    assert_eq!(told.await["end"], "closed");
+    assert_eq!(edge.metric("pierhead_sessions_total", &[("end", "closed")]).await, 1.0);
     eventually("none is shown", LONG, async || (json_of(&edge, &["sessions"]).await["total"] == 0).then_some(())).await;
     let gone = ctl(&edge, &["close", &first["id"].to_string()]).await.expect_failure();
     assert_eq!(gone.code, Some(1));

@@ -11,7 +11,7 @@ use pierhead_tests::eventually;
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::process::{Output, run};
 use pierhead_tests::server::certificate;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use reqwest::tls::TlsInfo;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -145,7 +145,11 @@ fn authority(dir: &Path, name: &str) -> [PathBuf; 3] {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let client = CertificateParams::new(vec![format!("{name}.client")]).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut params = CertificateParams::new(vec![format!("{name}.client")]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Harbour");
+    params.distinguished_name.push(DnType::CommonName, format!("{name} client"));
+    let client = params.signed_by(&key, &issuer).unwrap();
     let files = ["ca", "crt", "key"].map(|ending| dir.join(format!("{name}.{ending}")));
     for (file, text) in files.iter().zip([issuer.pem(), client.pem(), key.serialize_pem()]) {
         std::fs::write(file, text).unwrap();
@@ -174,6 +178,10 @@ async fn clients_show_certificates_where_they_must() {
             assert_eq!(run(curl, Duration::from_secs(30)).await.stdout, expected, "{auth} {shows:?}");
         }
         assert!(edge.metric("pierhead_refusals_total", &[("reason", "tls")]).await >= 1.0);
+        let told: Vec<_> =
+            edge.access_log().iter().map(|line| line["certificate"].as_str().map(str::to_owned)).collect();
+        let shown = Some("O=Harbour, CN=good client".to_owned());
+        assert_eq!(told, if auth == "required" { vec![shown] } else { vec![None, shown] });
     }
 }
 

@@ -62,7 +62,9 @@ impl<E: Errand> Passing<'_, E> {
             Err(broken) => {
                 let id = self.visit.begun.id.as_str();
                 match broken {
-                    Broken::Client | Broken::ClientSilent => tracing::debug!(id, "answer broke off: the client left"),
+                    Broken::Client | Broken::ClientSilent | Broken::ClientNonsense => {
+                        tracing::debug!(id, "answer broke off: the client left");
+                    }
                     Broken::Server(error) => tracing::warn!(id, %error, "answer broke off"),
                 }
                 abort(self.relay.session);
@@ -110,6 +112,7 @@ impl<E: Errand> Passing<'_, E> {
         match broken {
             Broken::Client => Ok(Passed { status: None, bytes: 0, first_byte: Instant::now(), complete: false }),
             Broken::ClientSilent => Err(Refusal::Slow),
+            Broken::ClientNonsense => Err(Refusal::Malformed),
             Broken::Server(error) => {
                 let server = self.relay.exchange.server().name();
                 tracing::debug!(id, server, %error, "no answer");

@@ -7,6 +7,7 @@
 //! limited, and time is not; a client that has gone costs its server no more work.
 
 use std::future::poll_fn;
+use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use pingora_core::protocols::http::ServerSession;
 use tokio::time::Instant;
 
 use super::head;
-use crate::front::Deadline;
+use crate::front::{Deadline, MalformedChunk};
 use crate::pool::{Answer, Exchange, Outgoing, WireError};
 
 /// Why nothing more comes of a request.
@@ -25,6 +26,8 @@ pub(super) enum Broken {
     Client,
     /// It was silent within its body for too long.
     ClientSilent,
+    /// Its body is not framed as it says.
+    ClientNonsense,
     /// The server.
     Server(WireError),
 }
@@ -199,6 +202,7 @@ impl<'a> Relay<'a> {
                 event = heard => event,
                 piece = session.read_request_body() => match piece {
                     Ok(piece) => Event::Piece(piece),
+                    Err(error) if is_nonsense(&error) => Event::Broken(Broken::ClientNonsense),
                     Err(_) => Event::Broken(Broken::Client),
                 },
                 () = clock.passed() => Event::Broken(Broken::ClientSilent),
@@ -220,6 +224,22 @@ fn poll(exchange: &mut Exchange, awaited: Awaited, context: &mut std::task::Cont
         Awaited::Answer => exchange.poll_answer(context).map(Event::Answer),
         Awaited::Body => exchange.poll_body(context).map(Event::Body),
     }
+}
+
+/// Whether a body could not be read because of what it is.
+fn is_nonsense(error: &pingora_core::Error) -> bool {
+    let mut cause = error.cause.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static));
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<MalformedChunk>()) {
+            return true;
+        }
+        cause = match error.downcast_ref::<pingora_core::Error>() {
+            Some(error) => error.cause.as_deref().map(|cause| cause as _),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// Comes when the client goes away, after it has said all.

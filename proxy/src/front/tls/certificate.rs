@@ -75,6 +75,12 @@ pub(crate) fn chain(file: &File) -> Result<Vec<CertificateDer<'static>>, TlsErro
         .map_err(|error| unusable(file, &error, "holds no certificate"))
 }
 
+/// Whom a certificate is for, as operators see it; `None`: it cannot be read.
+pub(crate) fn subject(der: &[u8]) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    Some(parsed.subject().to_string())
+}
+
 fn unusable(file: &File, error: &pem::Error, absent: &str) -> TlsError {
     match error {
         pem::Error::NoItemsFound => TlsError::file(&file.path, absent),

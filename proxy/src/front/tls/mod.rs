@@ -26,8 +26,8 @@ use arc_swap::ArcSwap;
 use pierhead_config::Tls;
 use rustls::ServerConfig;
 
-pub(crate) use self::certificate::Certificate;
 use self::certificate::Usable;
+pub(crate) use self::certificate::{Certificate, subject};
 use self::material::Material;
 use self::policy::Sessions;
 pub(crate) use self::watch::Watch;
