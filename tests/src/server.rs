@@ -3,9 +3,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::generate_simple_self_signed;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -13,6 +13,8 @@ use tokio::process::Command;
 
 use crate::eventually;
 use crate::process::{Lines, Output, Process, run};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Makes a command of a scratch directory and ports.
 type Make = dyn Fn(&Path, &[u16]) -> Command + Send + Sync;
@@ -117,13 +119,18 @@ pub async fn redis_cli(address: SocketAddr, arguments: &[&str]) -> Output {
     run(command, Duration::from_secs(30)).await
 }
 
-/// Writes a self-signed certificate for these names, and its key; the certificate's file, the key's, and its text.
+/// Writes a self-signed certificate for these names, and its key; the certificate's file, the key's, and its text. It is good
+/// for a season, as those of authorities are.
 pub fn certificate(dir: &Path, names: &[&str]) -> (PathBuf, PathBuf, String) {
-    let made = generate_simple_self_signed(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    let now = date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    (params.not_before, params.not_after) = (now - DAY, now + 90 * DAY);
+    let key = KeyPair::generate().unwrap();
+    let made = params.self_signed(&key).unwrap();
     let file = |ending: &str| dir.join(format!("{}.{ending}", names[0]));
-    std::fs::write(file("crt"), made.cert.pem()).unwrap();
-    std::fs::write(file("key"), made.signing_key.serialize_pem()).unwrap();
-    (file("crt"), file("key"), made.cert.pem())
+    std::fs::write(file("crt"), made.pem()).unwrap();
+    std::fs::write(file("key"), key.serialize_pem()).unwrap();
+    (file("crt"), file("key"), made.pem())
 }
 
 async fn listens(process: &mut Process, addresses: &[SocketAddr]) -> bool {
