@@ -468,6 +468,7 @@ async fn sha512_is_as_good_as_sha256() {
     registry.client().push_blob("team/app", &digest, bytes.clone()).await;
     let mut edge = Setup::new().registry_with("up.test", registry.url(), json!({ "default": true })).start().await;
     edge.client().blob("team/app", &digest).await.unwrap();
+    edge.committed(&digest).await;
     registry.stop().await;
     edge.kill().await;
     edge.start_again().await;
