@@ -71,6 +71,7 @@ pub(super) async fn relay<S: End>(
         if let Poll::Ready(Err(broken)) = downward {
             return Poll::Ready(broken_off(&broken, Over::ServerBroke, Over::ClientBroke));
         }
+        let open = first.is_none();
         first = first.or_else(|| match (up.ended(), down.ended()) {
             (false, false) => None,
             (true, _) => Some(Over::Client),
@@ -80,7 +81,8 @@ pub(super) async fn relay<S: End>(
             return Poll::Ready(first);
         }
         let seen = up.progress() + down.progress();
-        if seen != progress {
+        // An end that comes alone, long after the last byte, is a beginning as well: that of the shorter wait.
+        if seen != progress || open && first.is_some() {
             progress = seen;
             let limit = if first.is_some() { silence.half_close } else { silence.idle };
             let now = Instant::now();
@@ -159,9 +161,12 @@ mod tests {
         let short = Duration::from_millis(100);
         let (_client, _server, task) = session(Silence { idle: short, half_close: LONG }).await;
         assert_eq!(task.await.unwrap(), (Over::Idle, 6, 0));
-        let (mut client, _server, task) = session(Silence { idle: LONG, half_close: short }).await;
+        let (mut client, mut server, task) = session(Silence { idle: LONG, half_close: short }).await;
+        // All that was said has arrived: the end comes alone.
+        server.read_exact(&mut [0; 6]).await.unwrap();
         client.shutdown().await.unwrap();
-        assert_eq!(task.await.unwrap(), (Over::HalfClosed, 6, 0));
+        let over = tokio::time::timeout(LONG / 4, task).await.expect("the shorter wait has not begun");
+        assert_eq!(over.unwrap(), (Over::HalfClosed, 6, 0));
     }
 
     #[tokio::test]
