@@ -205,7 +205,7 @@ impl Built {
         common.application.replace(Generation {
             edge: self.edge.clone(),
             pools: Arc::clone(&self.pools),
-            targets: parts::targets(&self.config, before.as_ref().map(|before| &before.config)),
+            targets: parts::targets(&self.config, &current.targets),
             trusted_proxies: self.config.trusted_proxies.clone(),
             limits: RequestLimits::new(&self.config.limits, &self.config.registries, Some(&current.limits)),
             recorder: Arc::new(Recorder::new(Arc::clone(&common.metrics), self.access_log(foundation))),

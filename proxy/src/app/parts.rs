@@ -56,15 +56,17 @@ pub(super) fn fixed(before: &cache::Settings, after: &cache::Settings) -> Vec<St
         .collect()
 }
 
-/// Who answers the requests of each listener. Connections that were accepted by a listener which is gone may still ask.
-pub(super) fn targets(config: &Config, before: Option<&Config>) -> HashMap<Arc<str>, Target> {
+/// Who answers the requests of each listener. Connections that were accepted by a listener which is gone, or had another
+/// name, may still ask, however many generations ago that was.
+pub(super) fn targets(config: &Config, before: &HashMap<Arc<str>, Target>) -> HashMap<Arc<str>, Target> {
     let target = |listener: &Listener| Some((Arc::from(listener.name.as_str()), Target::from(listener.http()?)));
     let still = |target: &Target| match &target.kind {
         HttpTarget::Pool(name) => config.pools.iter().any(|pool| pool.name == *name),
         HttpTarget::Registries | HttpTarget::RedirectToHttps(_) => true,
     };
-    let gone = before.into_iter().flat_map(|before| &before.listeners).filter_map(target);
-    gone.filter(|(_, target)| still(target)).chain(config.listeners.iter().filter_map(target)).collect()
+    let gone =
+        before.iter().filter(|(_, target)| still(target)).map(|(name, target)| (Arc::clone(name), target.clone()));
+    gone.chain(config.listeners.iter().filter_map(target)).collect()
 }
 
 /// An upstream, as the client wants to know it.

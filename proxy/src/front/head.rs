@@ -172,7 +172,12 @@ fn field<'a>(line: &'a [u8], framing: &mut Framing<'a>) -> Option<()> {
     }
     let once = |slot: &mut Option<&'a [u8]>| slot.replace(value).is_none().then_some(());
     match name.len() {
-        4 if name.eq_ignore_ascii_case(b"host") => framing.hosts += 1,
+        4 if name.eq_ignore_ascii_case(b"host") => {
+            framing.hosts += 1;
+            if !value.iter().all(|byte| is_host_byte(*byte)) {
+                return None;
+            }
+        }
         14 if name.eq_ignore_ascii_case(b"content-length") => once(&mut framing.length)?,
         17 if name.eq_ignore_ascii_case(b"transfer-encoding") => once(&mut framing.coding)?,
         _ => {}
@@ -183,6 +188,11 @@ fn field<'a>(line: &'a [u8], framing: &mut Framing<'a>) -> Option<()> {
 /// Digits, and few enough that everybody can count that far.
 fn is_length(value: &[u8]) -> bool {
     (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+}
+
+/// What a host, with its port, may consist of: whatever ends it for any reader of URLs, or makes two of it, may not.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"\"#,/<>?@\\^`{|}".contains(&byte)
 }
 
 /// A token of RFC 9110, 5.6.2.
@@ -293,6 +303,15 @@ mod tests {
             (1, "HOST:\t a \t", fine),
             (1, "", malformed),
             (0, "", fine),
+            (1, "Host: [2001:db8::1]:8443", fine),
+            (1, "Host: a_b-c.example:443", fine),
+            (1, "Host: a b", malformed),
+            (1, "Host: a,b", malformed),
+            (1, "Host: user@a", malformed),
+            (1, "Host: a/b", malformed),
+            (1, "Host: a?b", malformed),
+            (1, "Host: a\"b", malformed),
+            (1, "Host: \u{fc}", malformed),
             (1, "Host: a\r\nhost: a", malformed),
             (0, "Host: a\r\nhost: b", malformed),
             (1, "Host: a\r\nX: \u{fc}\t\u{fc}", fine),

@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use http::StatusCode;
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -20,6 +21,7 @@ use super::chunks::Chunks;
 use super::deadline::Deadline;
 use super::head::{self, Refusal, Scanner};
 use super::service::{Limits, Service};
+use super::socket::Socket;
 use super::{Application, Connection, Reuse};
 
 /// How much is read at a time, and reserved for a header to begin with.
@@ -84,6 +86,12 @@ pub(crate) async fn serve<A: Application>(
         }
         if application.handle(&mut session, connection).await == Reuse::Close {
             // Dropped as it is, without the TLS alert that would end it in good order.
+            if ends_with_connection(&session)
+                && let ServerSession::H1(session) = &session
+                && let Some(socket) = session.stream().as_any().downcast_ref::<Socket>()
+            {
+                socket.break_off();
+            }
             return;
         }
         if !small && !session.is_body_done() {
@@ -177,6 +185,15 @@ async fn accept(session: &mut ServerSession, limits: &Limits) -> Result<bool, Re
         session.set_close_on_response_before_downstream_finish(!small);
     }
     Ok(small)
+}
+
+/// Whether nothing but the end of the connection tells the client where its answer ends, as clients of HTTP/1.0 have it.
+fn ends_with_connection(session: &ServerSession) -> bool {
+    session.response_written().is_some_and(|answer| {
+        answer.status != StatusCode::SWITCHING_PROTOCOLS
+            && !answer.headers.contains_key(CONTENT_LENGTH)
+            && !answer.headers.contains_key(TRANSFER_ENCODING)
+    })
 }
 
 /// Answers with a refusal and closes.

@@ -75,6 +75,11 @@ impl Socket {
         Socket { chunks: Some(chunks), ..self }
     }
 
+    /// Has the client see, when this is dropped, that it was not all.
+    pub(crate) fn break_off(&self) {
+        break_off(&self.tcp);
+    }
+
     /// One write to the kernel, under the deadline.
     fn poll_tcp_write(&mut self, context: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.tcp).poll_write_vectored(context, buffers);
@@ -130,6 +135,13 @@ impl Socket {
             return Poll::Ready(Ok(0));
         }
         self.poll_tcp_write(context, buffers)
+    }
+}
+
+/// Has the peer see, when the socket is closed, that it was not done.
+pub(super) fn break_off(socket: &TcpStream) {
+    if let Err(error) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
+        tracing::debug!(%error, "not broken off");
     }
 }
 

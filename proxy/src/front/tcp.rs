@@ -18,6 +18,7 @@ use super::account::{Account, End, Tally};
 use super::hello::{self, Hello, UNRECOGNIZED_NAME};
 use super::relay::{Silence, relay};
 use super::service::Service;
+use super::socket::break_off;
 use super::{Application, Connection, lanes};
 use crate::admin::metrics::ServerMetrics;
 use crate::admin::sessions::{self, Protocol};
@@ -227,12 +228,5 @@ async fn reach(pool: &Pool, account: &mut Account<'_>) -> Result<(Lease, ServerS
                 }
             }
         }
-    }
-}
-
-/// Has the peer see, when the socket is closed, that it was not done.
-fn break_off(socket: &TcpStream) {
-    if let Err(error) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
-        tracing::debug!(%error, "not broken off");
     }
 }

@@ -468,6 +468,30 @@ async fn old_clients_get_answers_they_understand() {
     assert!(answer.ends_with("\r\n\r\nhello") && !lower.contains("transfer-encoding"), "{answer}");
 }
 
+/// Where only the end of the connection tells the end of the answer, an ordinary end would make half of it the whole.
+#[tokio::test]
+async fn old_clients_see_that_an_answer_broke_off() {
+    let server = backend(|mut tcp| async move {
+        until(&mut tcp, "\r\n\r\n").await;
+        tcp.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
+    })
+    .await;
+    let edge = front(&[server]).start().await;
+    let mut tcp = TcpStream::connect(edge.registry).await.unwrap();
+    tcp.write_all(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let read = timeout(LONG, tcp.read_to_end(&mut answer)).await.expect("the connection stays open");
+    assert_eq!(read.expect_err("looks complete").kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn old_clients_need_not_name_a_host() {
+    let nginx = Server::nginx(1, "server { listen 127.0.0.1:@PORT@; location / { return 200 \"$http_host\"; } }").await;
+    let edge = front(&[nginx.address()]).start().await;
+    let answer = exchange(&edge, b"GET / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.contains(" 200 ") && answer.ends_with(&format!("\r\n\r\n{}", edge.registry)), "{answer}");
+}
+
 #[tokio::test]
 async fn who_finds_no_server_is_told_when_to_come_back() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -12,6 +12,7 @@ use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::wire::Wire;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const MIB: u64 = 1 << 20;
@@ -131,6 +132,26 @@ async fn what_a_file_changes_holds_from_the_next_request_on() {
     assert_eq!(health(edge.client().get("/health/endtoend").await)["data"]["services"]["more.test"], Value::Null);
     // And the end is as the new file says.
     edge.stop().await;
+}
+
+/// A connection keeps the name of the listener that accepted it, for as long as it is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_outlives_any_number_of_names_of_its_listener() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let setup = Setup::new().registry("up.test", "http://127.0.0.1:1");
+    let mut edge = setup.set("/listeners/0/bind", free.to_string()).start().await;
+    let mut kept = TcpStream::connect(edge.registry).await.unwrap();
+    for name in ["first", "second", "third"] {
+        let mut answer = vec![0; 15];
+        kept.write_all(b"HEAD /v2/ HTTP/1.1\r\nHost: edge\r\n\r\n").await.unwrap();
+        kept.read_exact(&mut answer).await.unwrap_or_else(|error| panic!("before {name}: {error}"));
+        assert_eq!(answer, b"HTTP/1.1 200 OK");
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(kept.read_u8().await.unwrap());
+        }
+        edge.rewrite(|config| config["listeners"][0]["name"] = json!(name));
+        reload(&edge).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

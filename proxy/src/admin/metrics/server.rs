@@ -13,7 +13,7 @@ use prometheus::{Error, Histogram, HistogramVec, IntCounter, IntCounterVec, IntG
 use super::family::{counters, gauges, times};
 
 /// The states of a server: its own, and those that operators put it in.
-const STATES: [&str; 4] = ["up", "down", "drain", "maintenance"];
+const STATES: [&str; 5] = ["up", "down", "held", "drain", "maintenance"];
 /// The classes of a status.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -256,7 +256,7 @@ impl ServerFailure {
 pub(crate) struct ServerMetrics {
     families: Arc<Servers>,
     key: (String, String),
-    states: [IntGauge; 4],
+    states: [IntGauge; STATES.len()],
     checks_ok: IntCounter,
     checks_failed: IntCounter,
     check_seconds: Histogram,
@@ -281,7 +281,7 @@ pub(crate) struct ServerMetrics {
 }
 
 impl ServerMetrics {
-    /// The state that it is in: the operator's (`drain`, `maintenance`), or else its own (`up`, `down`).
+    /// The state that it is in: the operator's (`drain`, `maintenance`), or else its own (`up`, `down`, `held`).
     pub(crate) fn state(&self, now: &str) {
         for (state, gauge) in STATES.iter().zip(&self.states) {
             gauge.set(i64::from(*state == now));
@@ -337,6 +337,7 @@ impl Drop for ServerMetrics {
 mod tests {
     use super::super::Metrics;
     use super::*;
+    use crate::pool::{Operator, view::ServerState};
 
     fn lines(metrics: &Metrics, part: &str) -> usize {
         String::from_utf8(metrics.render().unwrap()).unwrap().lines().filter(|line| line.contains(part)).count()
@@ -359,6 +360,13 @@ mod tests {
         again.state("drain");
         assert_eq!(lines(&metrics, r#"pierhead_server_state{pool="quay",server="a",state="drain"} 1"#), 1);
         assert_eq!(lines(&metrics, r#"pierhead_server_state{pool="quay",server="a",state="up"} 0"#), 1);
+        let own = [ServerState::Up, ServerState::Down, ServerState::Held].map(ServerState::name);
+        let wanted = [Operator::Drain, Operator::Maintenance].map(Operator::name);
+        for state in own.into_iter().chain(wanted) {
+            again.state(state);
+            let line = format!(r#"pierhead_server_state{{pool="quay",server="a",state="{state}"}} 1"#);
+            assert_eq!(lines(&metrics, &line), 1, "{line}");
+        }
     }
 
     #[test]

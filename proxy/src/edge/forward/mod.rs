@@ -100,6 +100,9 @@ pub(crate) async fn forward(
     };
     let host = request.headers.get(HOST).and_then(|host| host.to_str().ok());
     let host = request.uri.authority().filter(|_| session.is_http2()).map(|authority| authority.as_str()).or(host);
+    // Clients of HTTP/1.0 need not name a host, servers of HTTP/1.1 want one: it is where the client connected.
+    let destination = visit.connection.destination.to_string();
+    let host = host.or(Some(destination.as_str()));
     let head = head::write(request, host, &way, &changes).ok_or(Refusal::Malformed)?;
     let key = hash_key(pool, request);
     let question = Question {
