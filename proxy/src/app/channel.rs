@@ -1,4 +1,5 @@
-//! What a running edge and the one that takes its place say to each other: first the listening sockets, then single words.
+//! What a running edge and the one that takes its place say to each other: first the listening sockets, then single
+//! words, and what operators have said.
 //!
 //! The channel is a pair of connected sockets; the new process has its end as standard input, so that no descriptor needs
 //! to be numbered in the environment and no other program can join in.
@@ -22,6 +23,8 @@ use super::sockets::Place;
 const SOCKETS: usize = 253;
 /// Most bytes of their names.
 const NAMES: usize = 64 * 1024;
+/// Most bytes of a text.
+const TEXT: u32 = 1024 * 1024;
 /// How long a process that was started by a running edge waits for what that edge sends first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,6 +70,25 @@ impl Channel {
             Some((heard, _)) if *heard == word => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("expected {word:?}, got {byte:#x}"))),
         }
+    }
+
+    /// Says more than a word.
+    pub(super) async fn tell(&mut self, text: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(text.len()).ok().filter(|length| *length <= TEXT);
+        let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "too much to be told"))?;
+        self.stream.write_u32(length).await?;
+        self.stream.write_all(text).await
+    }
+
+    /// Waits for what is said so.
+    pub(super) async fn listen(&mut self) -> io::Result<Vec<u8>> {
+        let length = self.stream.read_u32().await?;
+        if length > TEXT {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too much is told"));
+        }
+        let mut text = vec![0; length as usize];
+        self.stream.read_exact(&mut text).await?;
+        Ok(text)
     }
 }
 
@@ -149,6 +171,11 @@ mod tests {
         theirs.hear(Word::Opening).await.unwrap();
         ours.say(Word::Opening).await.unwrap();
         assert!(theirs.hear(Word::Ready).await.is_err());
+        ours.tell(b"much").await.unwrap();
+        assert_eq!(theirs.listen().await.unwrap(), b"much");
+        assert!(ours.tell(&vec![0; TEXT as usize + 1]).await.is_err());
+        ours.stream.write_u32(TEXT + 1).await.unwrap();
+        assert!(theirs.listen().await.is_err());
         drop(ours);
         assert!(theirs.hear(Word::Ready).await.is_err());
     }

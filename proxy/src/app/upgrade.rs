@@ -2,7 +2,8 @@
 //! finishes what it has begun.
 //!
 //! 1. The new process is started, gets the sockets, checks its configuration, and builds all that needs no store.
-//! 2. This one stops accepting (connections wait in the kernel's queues), gives the store away, and says so.
+//! 2. This one stops accepting (connections wait in the kernel's queues), gives the store away, and says so, and what
+//!    operators have said to it.
 //! 3. The new one opens the store, serves, and says so. This one drains, serves what runs past the store, and ends.
 //!
 //! Invariants: no connection is refused, for each socket has a holder all the time; two processes never write to one
@@ -10,6 +11,7 @@
 //!
 //! See `docs/decisions/0003-upgrade.md` for why the edges do this among themselves.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -22,6 +24,7 @@ use tokio::time::timeout;
 use super::channel::{self, Channel, Word};
 use super::generation::{Foundation, Running};
 use super::supervisor;
+use crate::pool::Order;
 
 /// How long the new process may take to read and check its configuration. This one serves meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(25);
@@ -41,7 +44,7 @@ pub(super) struct Successor {
 pub(super) async fn start(program: &Path, config: &Path, running: &Running) -> Result<Successor, String> {
     let failed = |what: &str| {
         let what = what.to_owned();
-        move |error: std::io::Error| format!("{what}: {error}")
+        move |error: io::Error| format!("{what}: {error}")
     };
     let (ours, theirs) = UnixStream::pair().map_err(failed("channel"))?;
     channel::send_sockets(&ours, &running.sockets()).map_err(failed("sockets"))?;
@@ -70,8 +73,10 @@ impl Successor {
         if let Some(cache) = running.cache() {
             cache.release().await.map_err(|error| format!("the store cannot be released: {error}"))?;
         }
+        let orders = running.orders();
         let serving = async {
             self.channel.say(Word::Released).await?;
+            self.channel.tell(&serde_json::to_vec(&orders)?).await?;
             self.channel.hear(Word::Ready).await
         };
         match timeout(SERVE_LIMIT, serving).await {
@@ -112,17 +117,22 @@ pub(super) struct Predecessor {
 
 impl Predecessor {
     /// Needs the runtime.
-    pub(super) fn new(stream: UnixStream) -> std::io::Result<Predecessor> {
+    pub(super) fn new(stream: UnixStream) -> io::Result<Predecessor> {
         Ok(Predecessor { channel: Channel::new(stream)? })
     }
 
-    /// Waits until the store is free. A predecessor that is gone holds nothing.
-    pub(super) async fn store(&mut self) {
-        if self.channel.say(Word::Opening).await.is_ok()
-            && let Err(error) = self.channel.hear(Word::Released).await
-        {
-            tracing::warn!(%error, "the process before has gone");
-        }
+    /// Waits until the store is free, and nobody else obeys operators; what they have said. A predecessor that is gone
+    /// holds nothing.
+    pub(super) async fn store(&mut self) -> Vec<Order> {
+        let released = async {
+            self.channel.say(Word::Opening).await?;
+            self.channel.hear(Word::Released).await?;
+            Ok(serde_json::from_slice(&self.channel.listen().await?)?)
+        };
+        released.await.unwrap_or_else(|error: io::Error| {
+            tracing::warn!(%error, "the process before has gone, and with it what operators said to it");
+            Vec::new()
+        })
     }
 
     /// This process serves. Waits until whoever supervises knows.
@@ -138,7 +148,7 @@ impl Predecessor {
 }
 
 /// The channel that a process which is to take over was given as its standard input.
-pub(super) fn channel() -> std::io::Result<UnixStream> {
+pub(super) fn channel() -> io::Result<UnixStream> {
     use std::os::fd::AsFd;
-    Ok(UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }

@@ -13,7 +13,7 @@ use pierhead_config::{Address, DnsRecord};
 
 use super::discover::Kept;
 use super::server::Server;
-use super::spec::{Orders, Spec, Surroundings, Terms};
+use super::spec::{Spec, Surroundings, Terms};
 use super::state::Rules;
 use crate::admin::metrics::Metrics;
 
@@ -78,7 +78,7 @@ impl Members {
                 return Arc::clone(same);
             }
             let predecessor = known.iter().find(|known| known.name() == spec.name);
-            let orders = predecessor.map_or_else(Orders::default, |server| server.orders());
+            let orders = predecessor.map_or_else(|| surroundings.waiting.of(&spec.name), |server| server.orders());
             let counts = metrics.server(&surroundings.pool, &spec.name);
             Arc::new(Server::new(spec, terms, orders, surroundings, counts))
         };

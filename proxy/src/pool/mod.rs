@@ -20,6 +20,7 @@ mod exchange;
 mod idle;
 mod lease;
 mod members;
+mod orders;
 mod proxy_header;
 mod queue;
 mod select;
@@ -54,7 +55,8 @@ pub(crate) use self::exchange::{Exchange, ExchangeError, Question};
 use self::idle::Idle;
 pub(crate) use self::lease::{Lease, LeaseError, Wish};
 use self::members::{Answers, Members};
-use self::queue::Queue;
+pub(crate) use self::orders::Order;
+use self::orders::Waiting;
 use self::select::Open;
 pub(crate) use self::server::Server;
 use self::spec::Surroundings;
@@ -170,7 +172,7 @@ impl Pool {
         let checker = Checker::new(&settings, tls.as_ref());
         let checker = checker.map_err(|reason| PoolError::Tls { pool: settings.name.clone(), reason })?;
         let surroundings = before.map_or_else(
-            || Surroundings { pool: settings.name.as_str().into(), queue: Arc::new(Queue::default()) },
+            || Surroundings { pool: settings.name.as_str().into(), queue: Arc::default(), waiting: Waiting::default() },
             |pool| pool.surroundings.clone(),
         );
         let known = before.map(Pool::servers).unwrap_or_default();
@@ -229,6 +231,7 @@ impl Pool {
         let members = Members::of(&specs, &self.servers(), &terms, &self.surroundings, &self.all_metrics);
         for (server, spec) in members.servers.iter().zip(&specs) {
             server.adopt(spec, &terms);
+            self.surroundings.waiting.given(&spec.name);
         }
         work.checks.follow(&members.servers, self.checker.as_ref());
         self.members.store(Arc::new(members));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::time::Duration;
 
+use super::orders::Waiting;
 use super::queue::Queue;
 use super::state::Rules;
 use super::view::Operator;
@@ -51,6 +52,8 @@ pub(super) struct Surroundings {
     pub(super) pool: Arc<str>,
     /// Who waits for a place.
     pub(super) queue: Arc<Queue>,
+    /// What was said of servers that are not there yet.
+    pub(super) waiting: Waiting,
 }
 
 /// What the operator has said of a server.

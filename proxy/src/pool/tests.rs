@@ -11,7 +11,7 @@ use super::view::{Operator, ServerState};
 use super::{Lease, LeaseError, Pool, Pools, Wish};
 use crate::admin::metrics::Metrics;
 
-fn server(name: &str) -> config::Server {
+pub(super) fn server(name: &str) -> config::Server {
     let port = name.bytes().map(u16::from).sum();
     let address = Address::Socket(([127, 0, 0, 1], port).into());
     config::Server {

@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// A pool.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PoolView {
@@ -93,7 +95,8 @@ pub(crate) enum ServerState {
 }
 
 /// What the operator wants of a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Operator {
     /// To serve.
     #[default]
