@@ -14,6 +14,7 @@ pub mod process;
 pub mod pull;
 pub mod registry;
 pub mod server;
+pub mod setup;
 pub mod token;
 pub mod wire;
 

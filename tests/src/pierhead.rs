@@ -1,7 +1,6 @@
 //! The edge, as its users run it: a binary, a configuration file, a directory, signals, and what it says on
 //! standard error.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -10,139 +9,14 @@ use std::time::Duration;
 use pierhead_registry::oci::Digest;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::eventually;
-use crate::process::{Lines, Orphan, Output, Process, run};
+use crate::process::{Lines, Orphan, Process};
 use crate::pull::{Client, Reply};
-
-/// The edge's binary, which lies beside the running program or, for a test, in a directory above it.
-pub fn binary() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let beside = program.ancestors().skip(1).take(2).map(|directory| directory.join("pierhead"));
-    let found = beside.into_iter().find(|binary| binary.is_file());
-    found.unwrap_or_else(|| panic!("no pierhead beside {}: run `cargo build` first", program.display()))
-}
-
-/// A configuration in the making. Everything listens on free ports of the loopback.
-pub struct Setup {
-    /// The scratch directory: configuration, cache, and whatever a test puts there.
-    pub dir: TempDir,
-    config: Value,
-    /// What is started, with what precedes `serve`.
-    program: Vec<OsString>,
-    variables: Vec<(String, OsString)>,
-}
-
-impl Default for Setup {
-    fn default() -> Setup {
-        Setup::new()
-    }
-}
+pub use crate::setup::{Setup, binary};
 
 impl Setup {
-    /// No registry yet; a cache of 4 GiB.
-    pub fn new() -> Setup {
-        let dir = tempfile::Builder::new().prefix("pierhead-edge-").tempdir().unwrap();
-        let config = json!({
-            "listeners": [{ "name": "registry", "bind": "127.0.0.1:0" }],
-            "registries": [],
-            "cache": { "path": dir.path().join("cache"), "max_size": "4GiB", "fsync": "never" },
-            "admin": { "bind": "127.0.0.1:0" },
-        });
-        Setup { dir, config, program: vec![binary().into()], variables: Vec::new() }
-    }
-
-    /// A front door only: no registry, no cache; a pool is to be added, and the first listener's target to be set.
-    pub fn front() -> Setup {
-        let mut setup = Setup::new();
-        let config = setup.config.as_object_mut().unwrap();
-        config.remove("registries");
-        config.remove("cache");
-        setup
-    }
-
-    /// Adds a pool, or a listener, or whatever else is a list at the top of the file.
-    pub fn with(mut self, list: &str, entry: Value) -> Setup {
-        match &mut self.config[list] {
-            Value::Array(entries) => entries.push(entry),
-            none => *none = json!([entry]),
-        }
-        self
-    }
-
-    /// Adds a pool.
-    pub fn pool(self, pool: Value) -> Setup {
-        self.with("pools", pool)
-    }
-
-    /// Adds a registry called `name`, fetched from `upstream`.
-    pub fn registry(self, name: &str, upstream: impl Into<String>) -> Setup {
-        self.registry_with(name, upstream, json!({}))
-    }
-
-    /// Adds a registry with further keys.
-    pub fn registry_with(mut self, name: &str, upstream: impl Into<String>, more: Value) -> Setup {
-        let upstream: String = upstream.into();
-        let insecure = upstream.starts_with("http:");
-        let mut registry = json!({ "name": name, "upstream": upstream });
-        if insecure {
-            registry["insecure"] = json!(true);
-        }
-        registry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        self.config["registries"].as_array_mut().unwrap().push(registry);
-        self
-    }
-
-    /// Sets a key, named as a JSON pointer (`/cache/max_size`).
-    pub fn set(mut self, pointer: &str, value: impl Into<Value>) -> Setup {
-        self.put(pointer, value.into());
-        self
-    }
-
-    fn put(&mut self, pointer: &str, value: Value) {
-        let mut at = &mut self.config;
-        for key in pointer.trim_start_matches('/').split('/') {
-            at = match key.parse::<usize>() {
-                Ok(index) => &mut at[index],
-                Err(_) => &mut at[key],
-            };
-        }
-        *at = value;
-    }
-
-    /// Starts another program than the one that was built, or by way of another.
-    pub fn program<S: Into<OsString>>(mut self, program: impl IntoIterator<Item = S>) -> Setup {
-        self.program = program.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// Sets a variable of its environment.
-    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Setup {
-        self.variables.push((name.to_owned(), value.into()));
-        self
-    }
-
-    /// Where the cache lies.
-    pub fn cache(&self) -> PathBuf {
-        PathBuf::from(self.config["cache"]["path"].as_str().unwrap())
-    }
-
-    /// Writes the configuration and returns its path. JSON is YAML.
-    pub fn write(&self) -> PathBuf {
-        let path = self.dir.path().join("pierhead.yaml");
-        std::fs::write(&path, serde_json::to_string_pretty(&self.config).unwrap()).unwrap();
-        path
-    }
-
-    /// Runs another command of the binary on this configuration.
-    pub async fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(binary());
-        command.args(arguments).arg("--config").arg(self.write());
-        run(command, Duration::from_secs(30)).await
-    }
-
     /// Starts the edge and waits until it is ready.
     pub async fn start(self) -> Pierhead {
         let lines = Lines::default();
@@ -224,6 +98,21 @@ impl Pierhead {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Has it reload, and waits until it has.
+    pub async fn reload(&self) {
+        let mark = self.lines.len();
+        self.signal(Signal::HUP);
+        let reloaded = |line: &str| line.contains("configuration reloaded").then_some(());
+        eventually("reloaded", Duration::from_secs(20), async || self.lines.find(mark, reloaded)).await;
+    }
+
+    /// Has it upgrade, and waits for the process that takes over.
+    pub async fn upgrade(&self) -> Orphan {
+        let mark = self.lines.len();
+        self.signal(Signal::USR2);
+        self.successor(mark).await
     }
 
     /// Writes its configuration anew, changed, for a reload.

@@ -26,4 +26,5 @@ mod store;
 mod systemd;
 mod tags;
 mod tls;
+mod unbroken;
 mod upgrade;

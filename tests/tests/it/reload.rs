@@ -17,16 +17,6 @@ use tokio::net::TcpStream;
 
 const MIB: u64 = 1 << 20;
 
-/// Reloads, and waits for it to be done.
-async fn reload(edge: &Pierhead) {
-    let before = edge.log().len();
-    edge.signal(Signal::HUP);
-    eventually("reloaded", Duration::from_secs(20), async || {
-        edge.log().find(before, |line| line.contains("configuration reloaded").then_some(()))
-    })
-    .await;
-}
-
 /// Reloads a file that cannot be used, and returns what the log says about it.
 async fn refused(edge: &Pierhead, problem: &str) -> String {
     let before = edge.log().len();
@@ -66,7 +56,7 @@ async fn a_bad_file_changes_nothing_and_says_why() {
     edge.client().pull("team/app", "latest").await.unwrap();
     // Once it is put right it is taken.
     drop(taken);
-    reload(&edge).await;
+    edge.reload().await;
     assert_eq!(edge.client().get("/v2/team/app/manifests/latest").await.status, 404);
     edge.client().pull("up.test/team/app", "latest").await.unwrap();
 }
@@ -82,14 +72,14 @@ async fn listeners_come_and_go_and_their_pulls_go_on() {
         let listeners = config["listeners"].as_array_mut().unwrap();
         listeners.push(json!({ "name": "second", "bind": "127.0.0.1:0" }));
     });
-    reload(&edge).await;
+    edge.reload().await;
     let second = edge.address("second");
     wire.limit(3 * MIB / 2);
     let (client, digest) = (Client::new(format!("http://{second}")), image.layers[0].digest);
     let pull = tokio::spawn(async move { client.blob("team/app", &digest).await });
     eventually("a pull that runs", Duration::from_secs(10), async || (wire.carried() > MIB / 2).then_some(())).await;
     edge.rewrite(|config| drop(config["listeners"].as_array_mut().unwrap().pop()));
-    reload(&edge).await;
+    edge.reload().await;
     eventually("closed", Duration::from_secs(5), async || TcpStream::connect(second).await.err()).await;
     assert_eq!(edge.client().get("/v2/").await.status, 200);
     assert!(!pull.is_finished(), "the pull was over too soon to prove anything");
@@ -111,7 +101,7 @@ async fn what_a_file_changes_holds_from_the_next_request_on() {
         let registries = config["registries"].as_array_mut().unwrap();
         registries.push(json!({ "name": "more.test", "upstream": upstream, "insecure": true }));
     });
-    reload(&edge).await;
+    edge.reload().await;
     client.pull("more.test/team/app", "latest").await.unwrap();
     let health = |reply: pierhead_tests::pull::Reply| serde_json::from_slice::<Value>(&reply.body).unwrap();
     for client in [edge.client(), edge.operator()] {
@@ -127,7 +117,7 @@ async fn what_a_file_changes_holds_from_the_next_request_on() {
         config["access"] = json!({ "htpasswd": users });
         config["drain_wait"] = json!("0s");
     });
-    reload(&edge).await;
+    edge.reload().await;
     assert_eq!(client.get("/v2/up.test/team/app/manifests/latest").await.status, 401);
     assert_eq!(health(edge.client().get("/health/endtoend").await)["data"]["services"]["more.test"], Value::Null);
     // And the end is as the new file says.
@@ -166,7 +156,7 @@ async fn the_store_stays_open_and_what_can_change_of_it_does() {
     }
     edge.metric_until("pierhead_cache_bytes", &[], |bytes| bytes > (3 * MIB) as f64).await;
     edge.rewrite(|config| config["cache"]["max_size"] = json!("2MiB"));
-    reload(&edge).await;
+    edge.reload().await;
     assert_eq!(edge.metric("pierhead_cache_limit_bytes", &[]).await, (2 * MIB) as f64);
     assert!(edge.metric("pierhead_cache_bytes", &[]).await <= (2 * MIB) as f64);
     for tag in ["one", "two", "three"] {
@@ -250,7 +240,7 @@ async fn heavy_two_hundred_reloads_fail_no_request_and_leave_nothing_behind() {
                 registries.push(json!({ "name": "more.test", "upstream": upstream, "insecure": true }));
             }
         });
-        reload(&edge).await;
+        edge.reload().await;
         eventually("pulls between reloads", Duration::from_secs(20), async || (load.pulled() > pulled).then_some(()))
             .await;
         if round == 40 {

@@ -1,7 +1,5 @@
 //! Upgrade: another program takes the place of a running one, and nobody who is being served notices.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,6 +9,7 @@ use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::{Pierhead, Setup, binary};
 use pierhead_tests::process::run;
 use pierhead_tests::registry::DockerRegistry;
+use pierhead_tests::setup::Program;
 use pierhead_tests::wire::Wire;
 use rustix::process::Signal;
 use serde_json::json;
@@ -18,33 +17,11 @@ use tokio::process::Command;
 
 const MIB: u64 = 1 << 20;
 
-/// A program of this edge's own, which can be replaced.
-fn installed(dir: &Path) -> PathBuf {
-    let program = dir.join("pierhead");
-    install(&program);
-    program
-}
-
-/// Puts the program in place, as a package manager does.
-fn install(program: &Path) {
-    let new = program.with_extension("new");
-    std::fs::copy(binary(), &new).unwrap();
-    std::fs::rename(new, program).unwrap();
-}
-
-/// Puts something in its place that is no edge.
-fn spoil(program: &Path, script: &str) {
-    let new = program.with_extension("new");
-    std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::rename(new, program).unwrap();
-}
-
 /// An edge with a program of its own, before `registry`.
-async fn start(upstream: String) -> (Pierhead, PathBuf) {
+async fn start(upstream: String) -> (Pierhead, Program) {
     let setup = Setup::new().registry_with("up.test", upstream, json!({ "default": true }));
-    let program = installed(setup.dir.path());
-    let edge = setup.program([&program]).set("/drain_timeout", "60s").start().await;
+    let program = Program::installed(setup.dir.path());
+    let edge = setup.program([program.path()]).set("/drain_timeout", "60s").start().await;
     (edge, program)
 }
 
@@ -117,10 +94,8 @@ async fn a_new_program_takes_over_while_the_old_one_finishes_its_pulls() {
     let load = Load::start(&edge, &small);
     load.more().await;
 
-    install(&program);
-    let mark = edge.log().len();
-    edge.signal(Signal::USR2);
-    let successor = edge.successor(mark).await;
+    program.install();
+    let successor = edge.upgrade().await;
     assert_ne!(successor.pid(), edge.pid());
     load.more().await;
     // What the old one had stored the new one has.
@@ -139,7 +114,7 @@ async fn a_new_program_takes_over_while_the_old_one_finishes_its_pulls() {
     edge.client().pull("team/app", "large").await.unwrap();
     edge.committed(&large.layers[0].digest).await;
     let mark = edge.log().len();
-    install(&program);
+    program.install();
     successor.signal(Signal::USR2);
     let third = edge.successor(mark).await;
     successor.wait(Duration::from_secs(10)).await;
@@ -162,18 +137,18 @@ async fn what_cannot_serve_does_not_take_over() {
     edge.client().pull("team/app", "small").await.unwrap();
     let load = Load::start(&edge, &small);
     // No program, no edge, an edge of which the configuration is wrong.
-    std::fs::remove_file(&program).unwrap();
+    std::fs::remove_file(program.path()).unwrap();
     refused(&edge).await;
-    spoil(&program, "exit 1");
+    program.spoil("exit 1");
     refused(&edge).await;
-    install(&program);
+    program.install();
     edge.rewrite(|config| config["drain_wait"] = json!("soon"));
     refused(&edge).await;
     edge.rewrite(|config| config["drain_wait"] = json!("0s"));
     load.more().await;
     edge.client().pull("team/app", "two").await.unwrap();
     // One that gets as far as to be given the store, and then dies: the store is taken back, and works.
-    spoil(&program, "printf o >&0; sleep 0.2; exit 1");
+    program.spoil("printf o >&0; sleep 0.2; exit 1");
     refused(&edge).await;
     load.more().await;
     edge.client().pull("team/app", "three").await.unwrap();
@@ -193,7 +168,7 @@ async fn what_cannot_serve_does_not_take_over() {
     upgrade.args(["upgrade", "--address", &operator]);
     let output = run(upgrade, Duration::from_secs(60)).await.expect_failure();
     assert!(output.stderr.contains("not upgraded"), "{}", output.stderr);
-    install(&program);
+    program.install();
     let mark = edge.log().len();
     let mut upgrade = Command::new(binary());
     upgrade.args(["upgrade", "--address", &operator]);

@@ -40,7 +40,7 @@ pub(super) async fn server(
     Ok(Json(viewed(&*named(&shared.operated.pools, &pool)?, &server)?))
 }
 
-/// Tells what is wanted of a server. It holds until it is told otherwise, reloads included, and not beyond the process.
+/// Tells what is wanted of a server. It holds until it is told otherwise, through reloads and upgrades, and not beyond a restart.
 #[utoipa::path(post, path = "/api/v1/pools/{pool}/servers/{server}", operation_id = "order_server",
     security(("token" = [])), request_body = Order,
     params(("pool" = String, Path, description = "The pool's name."),
