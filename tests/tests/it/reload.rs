@@ -140,7 +140,7 @@ async fn a_connection_outlives_any_number_of_names_of_its_listener() {
             answer.push(kept.read_u8().await.unwrap());
         }
         edge.rewrite(|config| config["listeners"][0]["name"] = json!(name));
-        reload(&edge).await;
+        edge.reload().await;
     }
 }
 
