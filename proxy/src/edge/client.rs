@@ -13,6 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 use pierhead_registry::oci::Endpoint;
 
+use crate::front::contains;
+
 /// Lists of hops.
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The scheme that the client used.
@@ -33,12 +35,6 @@ const HOPS: usize = 32;
 /// Longest name of a request that is taken over.
 const ID_LIMIT: usize = 64;
 
-/// Whether an address is in one of the networks. An IPv4 address may be written as an IPv6 one.
-pub(crate) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    trusted.iter().any(|network| network.contains(&address))
-}
-
 /// The client behind the proxies that are trusted: the last hop that is not one of them. `None`: nobody says.
 pub(crate) fn behind(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     let mut farthest = None;
@@ -48,7 +44,7 @@ pub(crate) fn behind(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
         // What is no address was not written by a proxy that we know.
         let Some(address) = address(hop) else { break };
         farthest = Some(address);
-        if !is_trusted(trusted, address) {
+        if !contains(trusted, address) {
             break;
         }
     }

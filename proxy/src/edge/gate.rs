@@ -21,7 +21,7 @@ use super::respond::{self, Asked, is_read};
 use super::served::{Content, Refused, Served};
 use super::{Edge, body, client, forward, redirect};
 use crate::admin::health::{Check, Health};
-use crate::front::{Application, Connection, RequestLimits, Reuse};
+use crate::front::{Application, Connection, RequestLimits, Reuse, contains};
 use crate::logging::AccessLog;
 use crate::pool::{Pool, Pools};
 
@@ -192,7 +192,7 @@ impl Application for Gate {
         let Some(target) = generation.targets.get(&connection.listener) else { return Reuse::Close };
         let headers = &session.req_header().headers;
         let sender = connection.client.ip();
-        let trusted = client::is_trusted(&generation.trusted_proxies, sender);
+        let trusted = contains(&generation.trusted_proxies, sender);
         let (mut named, mut given) = (None, None);
         if trusted {
             named = client::behind(headers, &generation.trusted_proxies);

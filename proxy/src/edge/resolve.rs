@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 use pierhead_config::OfflinePolicy;
@@ -19,6 +19,7 @@ use pierhead_registry::oci::{Action, Endpoint, Reference};
 use pingora_http::RequestHeader;
 use url::form_urlencoded;
 
+use super::client;
 use super::credential::{self, Caller};
 use super::grant::Grant;
 use super::manifests::Wish;
@@ -81,10 +82,7 @@ impl Edge {
                 false => Err(Refusal::Method.into()),
             };
         }
-        let host = match request.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => request.headers.get(HOST).and_then(|host| host.to_str().ok()),
-        };
+        let host = client::host(&request.uri, &request.headers);
         let door = self.routes.door(host).filter(|registry| self.origin(*registry).is_some());
         let endpoint = match (Endpoint::parse(path), door) {
             (Ok(endpoint), _) => Some(endpoint),

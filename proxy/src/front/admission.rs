@@ -100,7 +100,7 @@ impl Admission {
 }
 
 /// Whether an address is in any of these networks. IPv4 that came over an IPv6 socket is IPv4.
-pub(super) fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+pub(crate) fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))
 }

@@ -31,7 +31,7 @@ impl Listening {
     pub(crate) fn open(bind: SocketAddr) -> io::Result<Listening> {
         let socket = if bind.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
-        inherited(&socket)?;
+        prepare(&socket)?;
         socket.bind(bind)?;
         Listening::new(socket.listen(BACKLOG)?)
     }
@@ -39,7 +39,7 @@ impl Listening {
     /// Takes over a socket that listens already.
     pub(crate) fn adopt(socket: std::net::TcpListener) -> io::Result<Listening> {
         socket.set_nonblocking(true)?;
-        inherited(&socket)?;
+        prepare(&socket)?;
         Listening::new(TcpListener::from_std(socket)?)
     }
 
@@ -65,8 +65,9 @@ impl AsFd for Listening {
     }
 }
 
-/// What every connection gets from the socket that accepts it.
-fn inherited(socket: &impl AsFd) -> io::Result<()> {
+/// What every connection gets from the socket that accepts it, and every one that we open: small pieces leave at once, and
+/// a peer that vanishes is noticed.
+pub(crate) fn prepare(socket: &impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;

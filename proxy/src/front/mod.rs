@@ -48,14 +48,14 @@ use crate::admin::sessions::Session;
 use crate::logging::AccessLog;
 use crate::pool::Pool;
 
-pub(crate) use admission::Admission;
+pub(crate) use admission::{Admission, contains};
 pub(crate) use chunks::MalformedChunk;
 pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 pub(crate) use limits::RequestLimits;
 pub(crate) use listener::{Common, Listener, Prepared};
-pub(crate) use listening::Listening;
+pub(crate) use listening::{Listening, prepare};
 pub(crate) use tls::{Certificate, TlsError, check as check_tls};
 
 /// Where a request came from.

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use pierhead_config as config;
 use rustls::ClientConfig;
@@ -20,11 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::proxy_header;
-
-/// How soon a silent server is asked whether it is still there, and how often again before it is given up.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_COUNT: u32 = 4;
+use crate::front::prepare;
 
 /// What a server is told of the client, by the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,11 +94,7 @@ pub(super) async fn connect(
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_nodelay(true)?;
-    socket.set_keepalive(true)?;
-    rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
-    rustix::net::sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
-    rustix::net::sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_COUNT)?;
+    prepare(&socket)?;
     socket.connect(address).await
 }
 
@@ -171,6 +162,8 @@ impl AsyncWrite for ServerStream {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use std::path::{Path, PathBuf};
 
     use pierhead_config::{Balance, DnsTiming, OnDown, ProxyVersion, ServerTls, TlsVersion};

@@ -354,6 +354,37 @@ async fn an_upgraded_connection_goes_both_ways_until_one_side_ends() {
 }
 
 #[tokio::test]
+async fn nobody_upgrades_to_http2_past_the_edge() {
+    let server = backend(|mut tcp| async move {
+        let head = until(&mut tcp, "\r\n\r\n").await.to_ascii_lowercase();
+        let answer = match head.contains("upgrade") || head.contains("http2-settings") {
+            true => "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            false => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        };
+        tcp.write_all(answer.as_bytes()).await.unwrap();
+        rest(&mut tcp).await;
+    })
+    .await;
+    let edge = front(&[server]).start().await;
+    let url = format!("http://{}/", edge.registry);
+    let output = curl(&["--http2", &url]).await.expect_success();
+    assert_eq!(output.stdout, "hello");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_in_its_body_is_told_and_let_go() {
+    let server = backend(|mut tcp| async move { drop(rest(&mut tcp).await) }).await;
+    let edge = front(&[server]).set("/listeners/0/body_timeout", "200ms").start().await;
+    let begun = std::time::Instant::now();
+    let answer = exchange(&edge, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 408 ") && answer.to_ascii_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(8), "let go after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_silent_upgraded_connection_ends() {
     let server = backend(|mut tcp| async move {
         until(&mut tcp, "\r\n\r\n").await;

@@ -10,12 +10,10 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use pingora_http::ResponseHeader;
 
+use super::head::{KEEP_ALIVE, PROXY_CONNECTION};
 use super::location::{Own, Public, repaired};
 use crate::edge::client::REQUEST_ID;
 use crate::pool::{Answer, Framing, has_token};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What of an answer depends on the client.
 #[derive(Clone, Copy, Debug)]

@@ -14,8 +14,8 @@ use pingora_http::RequestHeader;
 
 use crate::edge::client::{TOLD, Way};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Fields of one connection, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 8] =
@@ -60,7 +60,7 @@ pub(super) struct Changes<'a> {
 }
 
 /// The head; `None` for a request that cannot be passed on.
-pub(super) fn write(request: &RequestHeader, host: Option<&str>, way: &Way, changes: &Changes<'_>) -> Option<Bytes> {
+pub(super) fn write(request: &RequestHeader, host: &str, way: &Way, changes: &Changes<'_>) -> Option<Bytes> {
     let headers = &request.headers;
     let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
     let mut head = Vec::with_capacity(size + request.raw_path().len() + ADDED);
@@ -79,7 +79,7 @@ pub(super) fn write(request: &RequestHeader, host: Option<&str>, way: &Way, chan
             head.extend_from_slice(part);
         }
     };
-    line("host", host.unwrap_or_default().as_bytes());
+    line("host", host.as_bytes());
     let dropped = Dropped::new(headers, changes);
     for (name, value) in headers {
         if !dropped.contains(name) {
@@ -184,7 +184,7 @@ mod tests {
     fn head(request: &RequestHeader, changes: &Changes<'_>) -> Option<String> {
         let hop = Hop { from: "192.0.2.1".parse().unwrap(), port: 80, secure: false, host: Some("a.example") };
         let way = Way::new(&hop, &request.headers, false);
-        write(request, Some("a.example"), &way, changes).map(|head| String::from_utf8(head.to_vec()).unwrap())
+        write(request, "a.example", &way, changes).map(|head| String::from_utf8(head.to_vec()).unwrap())
     }
 
     const TAIL: &str = "x-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: a.example\r\n\

@@ -28,7 +28,7 @@ use super::client::{self, Hop, Way};
 use super::gate::Visit;
 use super::record::Forwarded;
 use super::refusal::Refusal;
-use crate::pool::{Answer, Exchange, ExchangeError, LeaseError, Pool, Question, Told, WireError, Wish};
+use crate::pool::{Answer, Exchange, ExchangeError, LeaseError, Pool, Question, Told, WireError, Wish, has_token};
 
 /// What is to be forwarded, and what its answer means to whoever forwards.
 pub(crate) trait Errand: Sync {
@@ -101,8 +101,14 @@ pub(crate) async fn forward(
     let host = request.headers.get(HOST).and_then(|host| host.to_str().ok());
     let host = request.uri.authority().filter(|_| session.is_http2()).map(|authority| authority.as_str()).or(host);
     // Clients of HTTP/1.0 need not name a host, servers of HTTP/1.1 want one: it is where the client connected.
-    let destination = visit.connection.destination.to_string();
-    let host = host.or(Some(destination.as_str()));
+    let destination;
+    let host = match host {
+        Some(host) => host,
+        None => {
+            destination = visit.connection.destination.to_string();
+            &destination
+        }
+    };
     let head = head::write(request, host, &way, &changes).ok_or(Refusal::Malformed)?;
     let key = hash_key(pool, request);
     let question = Question {
@@ -202,9 +208,10 @@ impl Sending {
     }
 }
 
-/// Whether `Connection` says that `Upgrade` is meant.
+/// Whether `Connection` says that `Upgrade` is meant. Not to HTTP/2 in the clear: all requests in it would go past the
+/// rules and limits of this edge, and nobody needs it (RFC 9113 has dropped it).
 fn wants(headers: &HeaderMap) -> bool {
-    crate::pool::has_token(headers, &http::header::CONNECTION, "upgrade")
+    has_token(headers, &http::header::CONNECTION, "upgrade") && !has_token(headers, &UPGRADE, "h2c")
 }
 
 /// For pools whose servers are chosen by what is asked for: the digest in the path, or else the path.

@@ -111,7 +111,11 @@ impl<E: Errand> Passing<'_, E> {
         let id = self.visit.begun.id.as_str();
         match broken {
             Broken::Client => Ok(Passed { status: None, bytes: 0, first_byte: Instant::now(), complete: false }),
-            Broken::ClientSilent => Err(Refusal::Slow),
+            Broken::ClientSilent => {
+                // The rest of its body would be taken for its next request, if it ever came.
+                self.relay.session.set_keepalive(None);
+                Err(Refusal::Slow)
+            }
             Broken::ClientNonsense => Err(Refusal::Malformed),
             Broken::Server(error) => {
                 let server = self.relay.exchange.server().name();
