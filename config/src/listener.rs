@@ -18,6 +18,8 @@ use crate::tls::tls;
 const KIB: u64 = 1024;
 /// Larger headers are an attack, whatever the operator believes.
 const HEADER_LIMIT: u64 = 1024 * KIB;
+/// How long both sides of what is only passed on may be silent.
+const TUNNEL: Duration = Duration::from_secs(3600);
 /// Where https is when nothing else is said.
 const HTTPS: u16 = 443;
 
@@ -41,7 +43,7 @@ pub(crate) fn listener(field: Field<'_>, claims: &mut Claims) -> Option<Listener
     let max_connections = section.number("max_connections", 10_000, 1..=CONNECTIONS_LIMIT);
     let timeouts = SHORTEST..=LONGEST;
     let header_timeout = section.duration("header_timeout", Duration::from_secs(10), timeouts.clone());
-    let idle = Duration::from_secs(if kind == Kind::Tcp { 3600 } else { 60 });
+    let idle = if kind == Kind::Tcp { TUNNEL } else { Duration::from_secs(60) };
     let idle_timeout = section.duration("idle_timeout", idle, timeouts.clone());
 
     let tls = section.optional("tls", tls);
@@ -50,6 +52,7 @@ pub(crate) fn listener(field: Field<'_>, claims: &mut Claims) -> Option<Listener
     let max_header_size = section.size("max_header_size", 64 * KIB, KIB..=HEADER_LIMIT);
     let body_timeout = section.duration("body_timeout", Duration::from_secs(60), timeouts.clone());
     let write_timeout = section.duration("write_timeout", Duration::from_secs(60), timeouts.clone());
+    let tunnel_timeout = section.duration("tunnel_timeout", TUNNEL, timeouts.clone());
     let half_close_timeout = section.duration("half_close_timeout", Duration::from_secs(30), timeouts);
     conflicts(&section, kind);
     section.finish();
@@ -71,6 +74,7 @@ pub(crate) fn listener(field: Field<'_>, claims: &mut Claims) -> Option<Listener
                 max_header_size,
                 body_timeout,
                 idle_timeout,
+                tunnel_timeout,
                 write_timeout,
             };
             tls.zip(target).zip(hsts).map(|((tls, target), hsts)| Mode::Http(http(tls, target, hsts)))
@@ -111,6 +115,7 @@ fn conflicts(section: &Section<'_>, kind: Kind) {
         Kind::Unknown => {}
         Kind::Tcp => {
             let keys = ["tls", "redirect_to_https", "hsts", "max_header_size", "body_timeout", "write_timeout"];
+            section.meaningless(&["tunnel_timeout"], "has a meaning only with `mode: http`; here it is `idle_timeout`");
             section.meaningless(&keys, "has a meaning only with `mode: http`");
             if !has("pool") && !has("sni") {
                 section.problem("needs a `pool`, or `sni` routes, with `mode: tcp`");

@@ -65,8 +65,10 @@ pub struct HttpListener {
     pub max_header_size: u64,
     /// Longest silence of a client within the body that it sends.
     pub body_timeout: Duration,
-    /// How long a connection may stay open between requests, and an upgraded one without a byte.
+    /// How long a connection may stay open between requests.
     pub idle_timeout: Duration,
+    /// Longest silence of both sides of what is only passed on: after an upgrade, and of TLS that `sni` routes.
+    pub tunnel_timeout: Duration,
     /// How long one write of a response may make no progress.
     pub write_timeout: Duration,
 }

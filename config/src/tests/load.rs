@@ -20,6 +20,7 @@ listeners:
     header_timeout: 5s
     max_header_size: 32KiB
     idle_timeout: 2m
+    tunnel_timeout: 3h
     write_timeout: 30s
     max_connections: 500
   - { name: plain, bind: "localhost:${PORT}" }
@@ -83,6 +84,7 @@ fn reads_every_key() {
         (listener.http().unwrap().idle_timeout, listener.http().unwrap().write_timeout),
         (2 * MINUTE, MINUTE / 2)
     );
+    assert_eq!(listener.http().unwrap().tunnel_timeout, 180 * MINUTE);
     assert_eq!(listener.max_connections, 500);
     assert_eq!(config.listeners[1].bind.to_string(), "127.0.0.1:5000");
 

@@ -53,7 +53,7 @@ pub(crate) struct Target {
     /// Longest silence of a client within the body that it sends.
     pub(crate) body_timeout: Duration,
     /// Longest silence after an upgrade.
-    pub(crate) idle_timeout: Duration,
+    pub(crate) tunnel_timeout: Duration,
 }
 
 impl From<&HttpListener> for Target {
@@ -63,7 +63,7 @@ impl From<&HttpListener> for Target {
             kind: listener.target.clone(),
             hsts,
             body_timeout: listener.body_timeout,
-            idle_timeout: listener.idle_timeout,
+            tunnel_timeout: listener.tunnel_timeout,
         }
     }
 }

@@ -145,12 +145,15 @@ pub(crate) struct AccessLine<'a> {
     /// Whose servers it was forwarded to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pool: Option<&'a str>,
-    /// Which one answered.
+    /// Which one answered, or was asked last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<&'a str>,
     /// How often it was tried again.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) retries: u32,
+    /// What was wrong with it, where there is no answer or no whole one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<&'a str>,
     /// Of the answer; 499 when the client went away before there was one.
     pub(crate) status: u16,
     /// Body bytes that were sent.
@@ -200,6 +203,7 @@ mod tests {
             pool: Some(""),
             server: Some(""),
             retries: 1,
+            error: Some(""),
             status: 0,
             bytes: 0,
             aborted: true,

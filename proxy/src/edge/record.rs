@@ -44,10 +44,12 @@ pub(crate) struct Trace {
 pub(crate) struct Forwarded {
     /// The pool.
     pub(crate) pool: String,
-    /// The server in it; `None`: none did.
+    /// The server in it that answered, or was asked last; `None`: nobody could be asked.
     pub(crate) server: Option<Arc<str>>,
     /// How often it was tried again.
     pub(crate) retries: u32,
+    /// Why there is no answer, or no whole one.
+    pub(crate) error: Option<String>,
 }
 
 /// How an answer went out.
@@ -141,6 +143,7 @@ impl Recorder {
             pool: server.map(|server| server.pool.as_str()),
             server: server.and_then(|server| server.server.as_deref()),
             retries: server.map_or(0, |server| server.retries),
+            error: server.and_then(|server| server.error.as_deref()).map(cut),
             status,
             bytes: told.bytes,
             aborted: !told.complete,

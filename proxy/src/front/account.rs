@@ -95,6 +95,9 @@ struct SessionLine<'a> {
     /// Servers that could not be reached before.
     #[serde(skip_serializing_if = "is_zero")]
     retries: u32,
+    /// Why the last one could not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
     /// Until a server was reached, the time in the queue included.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_ms: Option<f64>,
@@ -157,6 +160,8 @@ pub(super) struct Account<'a> {
     pub(super) reached: Option<Duration>,
     /// How many could not be reached.
     pub(super) retries: u32,
+    /// Why the last one could not be, when none could.
+    pub(super) error: Option<String>,
     /// Once there is something to be passed on.
     pub(super) tally: Option<Arc<Tally>>,
     /// What the listener counts.
@@ -189,6 +194,7 @@ impl Drop for Account<'_> {
             bytes_up,
             bytes_down,
             retries: self.retries,
+            error: self.error.as_deref(),
             connect_ms: self.reached.map(milliseconds),
             total_ms: milliseconds(total),
         });
@@ -223,6 +229,7 @@ mod tests {
             bytes_up: 0,
             bytes_down: 0,
             retries: 1,
+            error: Some(""),
             connect_ms: Some(0.0),
             total_ms: 0.0,
         };

@@ -38,7 +38,7 @@ impl From<&TcpListener> for Silence {
 
 impl From<&HttpListener> for Silence {
     fn from(listener: &HttpListener) -> Silence {
-        Silence { idle: listener.idle_timeout, half_close: HALF_CLOSE.min(listener.idle_timeout) }
+        Silence { idle: listener.tunnel_timeout, half_close: HALF_CLOSE.min(listener.tunnel_timeout) }
     }
 }
 
@@ -101,6 +101,7 @@ async fn serve<A: Application>(
         begun: Instant::now(),
         reached: None,
         retries: 0,
+        error: None,
         tally: None,
         counts: &service.counts,
         end: End::Stopped,
@@ -212,12 +213,13 @@ async fn reach(pool: &Pool, account: &mut Account<'_>) -> Result<(Lease, ServerS
         match pool.connect(&lease, Some(&told)).await {
             Ok(stream) => {
                 lease.answered(None);
+                account.error = None;
                 account.connection.session.to(account.pool, name);
                 return Ok((lease, stream));
             }
             Err(error) => {
-                lease.failed();
-                tracing::debug!(pool = account.pool, server = %name, %error, "server not reached");
+                lease.failed(&error);
+                account.error = Some(error.to_string());
                 if account.retries >= pool.settings().retries {
                     return Err(End::Unreachable);
                 }

@@ -98,6 +98,7 @@ fn http() -> HttpListener {
         max_header_size: 4096,
         body_timeout: LONG,
         idle_timeout: LONG,
+        tunnel_timeout: LONG,
         write_timeout: LONG,
     }
 }

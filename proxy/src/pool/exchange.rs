@@ -7,6 +7,7 @@
 //!
 //! Invariant: a connection is kept for another request only when this one was sent whole and its answer read to its end.
 
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -61,6 +62,8 @@ pub(crate) enum ExchangeError {
     Connect {
         /// Which server.
         server: Arc<str>,
+        /// How often it was tried again.
+        retries: u32,
         /// Why not.
         error: ConnectError,
     },
@@ -69,9 +72,32 @@ pub(crate) enum ExchangeError {
     Wire {
         /// Which server.
         server: Arc<str>,
+        /// How often it was tried again.
+        retries: u32,
         /// How.
         error: WireError,
     },
+}
+
+impl ExchangeError {
+    /// Who was asked last, and after how many other tries.
+    pub(crate) fn server(&self) -> Option<(&Arc<str>, u32)> {
+        match self {
+            ExchangeError::Lease(_) => None,
+            ExchangeError::Connect { server, retries, .. } | ExchangeError::Wire { server, retries, .. } => {
+                Some((server, *retries))
+            }
+        }
+    }
+
+    /// What went wrong, whoever it was.
+    pub(crate) fn failure(&self) -> &dyn Display {
+        match self {
+            ExchangeError::Lease(error) => error,
+            ExchangeError::Connect { error, .. } => error,
+            ExchangeError::Wire { error, .. } => error,
+        }
+    }
 }
 
 /// A request on its way, and its answer.
@@ -187,9 +213,9 @@ impl<'q> Attempts<'q> {
             None => match self.pool.connect(&lease, told).await {
                 Ok(stream) => Wire::new(stream),
                 Err(error) => {
-                    lease.failed();
+                    lease.failed(&error);
                     let server = self.failed(lease.server());
-                    return Err(Tried::Again(ExchangeError::Connect { server, error }));
+                    return Err(Tried::Again(ExchangeError::Connect { server, retries: self.retries, error }));
                 }
             },
         };
@@ -226,7 +252,7 @@ impl<'q> Attempts<'q> {
             exchange.failed(&error);
             self.failed(exchange.lease.server())
         };
-        let error = ExchangeError::Wire { server, error };
+        let error = ExchangeError::Wire { server, retries: self.retries, error };
         if self.question.only_reads() && !silent && !answered { Tried::Again(error) } else { Tried::Final(error) }
     }
 
@@ -344,7 +370,7 @@ impl Exchange {
 
     /// The server did not do what it should.
     pub(crate) fn failed(&self, error: &WireError) {
-        self.lease.failed();
+        self.lease.failed(error);
         let kind = match error {
             WireError::Silent => ServerFailure::Timeout,
             WireError::Io(_) | WireError::Empty | WireError::Short | WireError::Nonsense(_) => ServerFailure::Response,

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a place is counted from the moment it is given until the lease is dropped, whatever becomes of its holder.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -126,13 +127,13 @@ impl Lease {
     }
 
     /// The server could not be reached, or broke off before it answered.
-    pub(crate) fn failed(&self) {
-        self.server.requested(false, false);
+    pub(crate) fn failed(&self, why: &dyn Display) {
+        self.server.requested(Err(why));
     }
 
     /// The server answered, with this status where it speaks HTTP.
     pub(crate) fn answered(&self, status: Option<u16>) {
-        self.server.requested(true, status.is_some_and(|status| status >= 500));
+        self.server.requested(Ok(status));
     }
 
     /// Comes when the server goes down and its sessions are to be closed (`on_down: close`), or when the operator wants

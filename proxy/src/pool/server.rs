@@ -4,6 +4,7 @@
 //! is not open, or more places than there are; a server is one and the same for all generations of the configuration
 //! that have it, by its pool, its name and its address, so its state and its counts outlive them.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -211,15 +212,19 @@ impl Server {
         }
     }
 
-    /// A request ended; `error`: with a status of 5xx.
-    pub(super) fn requested(self: &Arc<Server>, well: bool, error: bool) {
-        let well = well && !(error && self.errors_count.load(Ordering::Relaxed));
-        if well && !self.troubled.load(Ordering::Relaxed) {
+    /// A request ended: with a status, where the server speaks HTTP, or with a failure.
+    pub(super) fn requested(self: &Arc<Server>, result: Result<Option<u16>, &dyn Display>) {
+        let failure = match result {
+            Ok(Some(status @ 500..)) if self.errors_count.load(Ordering::Relaxed) => Some(format!("status {status}")),
+            Ok(_) => None,
+            Err(failure) => Some(failure.to_string()),
+        };
+        if failure.is_none() && !self.troubled.load(Ordering::Relaxed) {
             return;
         }
         let mut known = self.known.lock();
         let rules = known.terms.rules;
-        let turned = known.standing.requested(well, &rules, Instant::now());
+        let turned = known.standing.requested(failure.as_deref().map_or(Ok(()), Err), &rules, Instant::now());
         self.settle(&mut known, turned);
         match turned {
             Some(ServerState::Down) => self.hurry.notify_one(),

@@ -133,21 +133,21 @@ impl Standing {
         }
     }
 
-    /// A request ended.
-    pub(super) fn requested(&mut self, well: bool, rules: &Rules, now: Instant) -> Option<ServerState> {
+    /// A request ended; a failure says why.
+    pub(super) fn requested(&mut self, result: Result<(), &str>, rules: &Rules, now: Instant) -> Option<ServerState> {
         let passive = rules.passive?;
-        if well {
+        let Err(failure) = result else {
             self.failures = 0;
             // It has shown what the hold was to wait for.
             return (self.state == ServerState::Held).then(|| self.rise("a request went well", now));
-        }
+        };
         self.failures = self.failures.saturating_add(1);
         if self.state != ServerState::Up || self.failures < passive.failures {
             return None;
         }
         self.proven = true;
         let state = if rules.checked { ServerState::Down } else { ServerState::Held };
-        let reason = format!("{} requests in a row failed", self.failures);
+        let reason = format!("{} requests in a row failed, the last one: {failure}", self.failures);
         Some(self.sink(state, reason, now))
     }
 
@@ -223,8 +223,8 @@ mod tests {
             match event {
                 Pass => standing.checked(Ok(()), rules, now),
                 Fail => standing.checked(Err("no answer"), rules, now),
-                Well => standing.requested(true, rules, now),
-                Ill => standing.requested(false, rules, now),
+                Well => standing.requested(Ok(()), rules, now),
+                Ill => standing.requested(Err("no connection"), rules, now),
                 Over => standing.released(standing.since(), now),
             };
             seen.push(match standing.state() {
@@ -283,9 +283,9 @@ mod tests {
         let (mut standing, _) = run(&rules, false, &[Ill, Ill, Ill]);
         let first = standing.since();
         let later = first + Duration::from_secs(1);
-        standing.requested(true, &rules, later);
+        standing.requested(Ok(()), &rules, later);
         for _ in 0..3 {
-            standing.requested(false, &rules, later);
+            standing.requested(Err("no connection"), &rules, later);
         }
         assert_eq!(standing.released(first, later), None);
         assert_eq!(standing.state(), ServerState::Held);
@@ -307,7 +307,8 @@ mod tests {
         let (standing, _) = run(&CHECKED, false, &[Fail, Pass, Pass]);
         assert_eq!(standing.reason(), "check passed");
         let rules = Rules { passive: Some(PASSIVE), ..CHECKED };
-        assert_eq!(run(&rules, false, &[Ill, Ill, Ill]).0.reason(), "3 requests in a row failed");
+        let (standing, _) = run(&rules, false, &[Ill, Ill, Ill]);
+        assert_eq!(standing.reason(), "3 requests in a row failed, the last one: no connection");
     }
 
     #[test]

@@ -201,17 +201,17 @@ async fn requests_that_fail_take_a_server_out_for_a_while() {
     let pools = started(settings, None).await;
     let pool = quay(&pools);
     let leases: Vec<Lease> = (0..4).map(|_| now(pool).unwrap()).collect();
-    leases[0].failed();
+    leases[0].failed(&"no answer");
     leases[1].answered(Some(500));
     leases[1].answered(Some(200));
     leases[2].answered(Some(503));
-    leases[3].failed();
+    leases[3].failed(&"no answer");
     let held = pool.view();
     assert_eq!([held.servers[0].state, held.servers[1].state], [ServerState::Held, ServerState::Up]);
     let next: Vec<Lease> = (0..3).map(|_| now(pool).unwrap()).collect();
     assert_eq!(names(&next), "b b b");
     // Nobody else is left: then rather this one than none.
-    next[0].failed();
+    next[0].failed(&"no answer");
     assert!(!pool.available());
     let last = now(pool).unwrap();
     last.answered(Some(200));

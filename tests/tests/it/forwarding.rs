@@ -393,9 +393,67 @@ async fn a_silent_upgraded_connection_ends() {
         rest(&mut tcp).await;
     })
     .await;
-    let edge = front(&[server]).set("/listeners/0/idle_timeout", "500ms").start().await;
+    let edge = front(&[server]).set("/listeners/0/tunnel_timeout", "500ms").start().await;
     let answer = exchange(&edge, b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+/// A listener's other patience is for connections that wait for requests.
+#[tokio::test]
+async fn an_upgraded_connection_may_be_silent_for_longer_than_others_may_be_idle() {
+    let server = backend(|mut tcp| async move {
+        until(&mut tcp, "\r\n\r\n").await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n";
+        tcp.write_all(answer).await.unwrap();
+        until(&mut tcp, "late").await;
+        tcp.write_all(b"heard").await.unwrap();
+    })
+    .await;
+    let edge = front(&[server]).set("/listeners/0/idle_timeout", "200ms").start().await;
+    let mut client = TcpStream::connect(edge.registry).await.unwrap();
+    client.write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await.unwrap();
+    until(&mut client, "\r\n\r\n").await;
+    // Another connection shows that the time in which one may be idle has passed.
+    assert_eq!(exchange(&edge, b"").await, "");
+    client.write_all(b"late").await.unwrap();
+    assert_eq!(until(&mut client, "heard").await, "heard");
+}
+
+/// The operator's first question: who failed, and how. The client is told neither.
+#[tokio::test]
+async fn why_there_is_no_answer_is_in_the_log() {
+    let (silent, broken) = (
+        backend(|mut tcp| async move { drop(rest(&mut tcp).await) }).await,
+        backend(|mut tcp| async move {
+            until(&mut tcp, "\r\n\r\n").await;
+            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+        })
+        .await,
+    );
+    let keys = Setup::front();
+    let (cert, key, _) = certificate(keys.dir.path(), &["localhost"]);
+    let (cert, key) = (cert.display(), key.display());
+    let tls = format!("server {{ listen 127.0.0.1:@PORT@ ssl; ssl_certificate {cert}; ssl_certificate_key {key}; }}");
+    let stranger = Server::nginx(1, &tls).await;
+    let closed: SocketAddr = (Ipv4Addr::LOCALHOST, 1).into();
+    for (server, more, status, retries, error) in [
+        (closed, json!({}), 503, 2, "refused"),
+        (stranger.address(), json!({ "tls": {} }), 503, 2, "certificate"),
+        (silent, json!({ "first_byte_timeout": "300ms" }), 504, 0, "silent for too long"),
+        (broken, json!({}), 200, 0, "within its answer"),
+    ] {
+        let mut pool = json!({ "name": "web", "servers": [server.to_string()], "retries": 2 });
+        pool.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let edge = Setup::front().pool(pool).set("/listeners/0/pool", "web").start().await;
+        let answer = exchange(&edge, b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let line = edge.logged("the request", |line| line["path"] == "/x").await;
+        assert_eq!(line["server"], server.to_string(), "{line}");
+        assert_eq!(line["retries"].as_u64().unwrap_or_default(), retries, "{line}");
+        let told = line["error"].as_str().unwrap_or_default();
+        assert!(told.contains(error), "{line}");
+        assert!(!answer.contains(told) && !answer.contains(&server.to_string()), "{answer}");
+    }
 }
 
 #[tokio::test]

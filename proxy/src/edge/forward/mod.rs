@@ -80,7 +80,7 @@ pub(crate) async fn forward(
     by: &mut Option<Forwarded>,
 ) -> Result<Passed, Refusal> {
     let pool = errand.pool();
-    *by = Some(Forwarded { pool: pool.settings().name.clone(), server: None, retries: 0 });
+    let by = by.insert(Forwarded { pool: pool.settings().name.clone(), server: None, retries: 0, error: None });
     let sending = Sending::new(session);
     let request = session.req_header();
     let hop = Hop {
@@ -130,7 +130,10 @@ pub(crate) async fn forward(
     let (exchange, first) = match begun {
         Ok(begun) => begun,
         Err(Some(error)) => {
-            tracing::debug!(id = visit.begun.id.as_str(), pool = pool.settings().name, %error, "not forwarded");
+            if let Some((server, retries)) = error.server() {
+                (by.server, by.retries) = (Some(Arc::clone(server)), retries);
+            }
+            by.error = Some(error.failure().to_string());
             if !matches!(error, ExchangeError::Lease(_) | ExchangeError::Connect { .. }) {
                 errand.answered(None).await;
             }
@@ -141,15 +144,10 @@ pub(crate) async fn forward(
             return Ok(Passed { status: None, bytes: 0, first_byte: Instant::now(), complete: false });
         }
     };
-    let told = Forwarded {
-        pool: pool.settings().name.clone(),
-        server: Some(Arc::clone(exchange.server().shared_name())),
-        retries: exchange.retries(),
-    };
-    *by = Some(told);
+    (by.server, by.retries) = (Some(Arc::clone(exchange.server().shared_name())), exchange.retries());
     let (client_silence, server_silence) = (visit.target.body_timeout, pool.settings().idle_timeout);
     let relay = Relay::new(session, exchange, sending.body, client_silence, server_silence);
-    Passing { errand, visit, asked, relay, upgrade: sending.upgrade }.run(first).await
+    Passing { errand, visit, asked, relay, upgrade: sending.upgrade, by }.run(first).await
 }
 
 /// Reaches a server; a request without a body also gets its first answer. `None`: the client went away meanwhile.

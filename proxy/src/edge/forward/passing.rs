@@ -9,6 +9,7 @@ use pingora_core::protocols::http::ServerSession;
 use super::relay::{Broken, Relay};
 use super::{Errand, Passed, answer, location, refusal_of_wire};
 use crate::edge::gate::Visit;
+use crate::edge::record::Forwarded;
 use crate::edge::refusal::Refusal;
 use crate::front::FRAME;
 use crate::pool::{Answer, Framing};
@@ -21,6 +22,8 @@ pub(super) struct Passing<'a, E: Errand> {
     pub(super) relay: Relay<'a>,
     /// Whether the client asked for another protocol.
     pub(super) upgrade: bool,
+    /// What is told of who answers.
+    pub(super) by: &'a mut Forwarded,
 }
 
 impl<E: Errand> Passing<'_, E> {
@@ -60,12 +63,8 @@ impl<E: Errand> Passing<'_, E> {
                 self.relay.exchange.finish();
             }
             Err(broken) => {
-                let id = self.visit.begun.id.as_str();
-                match broken {
-                    Broken::Client | Broken::ClientSilent | Broken::ClientNonsense => {
-                        tracing::debug!(id, "answer broke off: the client left");
-                    }
-                    Broken::Server(error) => tracing::warn!(id, %error, "answer broke off"),
+                if let Broken::Server(error) = broken {
+                    self.by.error = Some(error.to_string());
                 }
                 abort(self.relay.session);
             }
@@ -85,7 +84,7 @@ impl<E: Errand> Passing<'_, E> {
         self.relay.session.write_response_header(header).await.map_err(|_| Broken::Client)?;
         passed.first_byte = Instant::now();
         if upgraded {
-            self.relay.upgrade(self.visit.target.idle_timeout);
+            self.relay.upgrade(self.visit.target.tunnel_timeout);
         }
         while let Some(piece) = self.relay.body().await? {
             let length = piece.len() as u64;
@@ -108,7 +107,6 @@ impl<E: Errand> Passing<'_, E> {
     /// Nothing has been sent to the client, and nothing came.
     async fn unanswered(self, broken: Broken) -> Result<Passed, Refusal> {
         self.errand.answered(None).await;
-        let id = self.visit.begun.id.as_str();
         match broken {
             Broken::Client => Ok(Passed { status: None, bytes: 0, first_byte: Instant::now(), complete: false }),
             Broken::ClientSilent => {
@@ -118,8 +116,7 @@ impl<E: Errand> Passing<'_, E> {
             }
             Broken::ClientNonsense => Err(Refusal::Malformed),
             Broken::Server(error) => {
-                let server = self.relay.exchange.server().name();
-                tracing::debug!(id, server, %error, "no answer");
+                self.by.error = Some(error.to_string());
                 self.relay.exchange.failed(&error);
                 Err(refusal_of_wire(&error))
             }

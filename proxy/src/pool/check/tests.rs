@@ -215,7 +215,7 @@ async fn requests_that_fail_bring_the_next_check_forward() {
     settings.passive = Some(config::Passive { failures: 1, server_errors: true, hold: Duration::from_secs(3600) });
     let pools = pools(settings).await;
     until(quay(&pools), "up", |view| view.available).await;
-    quay(&pools).lease(&Default::default()).await.unwrap().failed();
+    quay(&pools).lease(&Default::default()).await.unwrap().failed(&"no answer");
     assert!(!quay(&pools).available());
     let view = until(quay(&pools), "up again", |view| view.available).await;
     assert_eq!(view.servers[0].checks_passed, 3, "the first, and two for rise");
