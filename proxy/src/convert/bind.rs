@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use super::file::Bases;
 use super::report::Report;
 use super::words::Line;
 use super::yaml::{Node, Section};
@@ -18,13 +19,22 @@ pub(super) struct Bind {
 }
 
 /// What clients are shown.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tls {
     certificates: Vec<String>,
     strict_sni: bool,
     only_13: bool,
     client_ca: Option<String>,
     client_auth: Option<String>,
+}
+
+impl Bind {
+    /// Whether whoever connects to the other connects to this one as well: `[::]` takes IPv4 too.
+    pub(super) fn covers(&self, other: &Bind) -> bool {
+        let port = |bind: &Bind, all: &str| bind.address.strip_prefix(all).map(str::to_owned);
+        let both = port(self, "[::]:").is_some_and(|port_of_all| Some(port_of_all) == port(other, "0.0.0.0:"));
+        both && self.tls == other.tls && self.accept_proxy == other.accept_proxy
+    }
 }
 
 const LEFT_WITH_ARGUMENT: &[&str] = &[
@@ -75,6 +85,7 @@ const SO_ANYWAY: &[&str] = &[
     "force-tlsv12",
     "defer-accept",
     "v4v6",
+    "v6only",
     "tfo",
     "prefer-client-ciphers",
     "no-alpn",
@@ -159,6 +170,12 @@ fn address(text: &str) -> Option<String> {
 }
 
 impl Tls {
+    /// With whole names of files.
+    pub(super) fn based(&mut self, bases: &Bases) {
+        self.certificates.iter_mut().for_each(|file| bases.certificate(file));
+        self.client_ca.iter_mut().for_each(|file| bases.authority(file));
+    }
+
     /// The section `tls`.
     pub(super) fn write(&self, line: usize, is_directory: &dyn Fn(&Path) -> bool, report: &mut Report) -> Section {
         let mut section = Section::default();

@@ -223,16 +223,19 @@ fn is_status(text: &str) -> bool {
 
 /// The statuses that a pattern such as `(2|3)[0-9][0-9]` means, where it is as plain as that.
 fn ranges(pattern: &str) -> Option<Vec<Node>> {
-    let mut rest = pattern.trim_start_matches('^').trim_end_matches('$');
-    let mut digits = Vec::new();
-    while !rest.is_empty() {
-        let (digit, after) = one_digit(rest)?;
-        digits.push(digit);
-        rest = after;
-    }
-    let [first, second, third]: [Vec<u16>; 3] = digits.try_into().ok()?;
+    let (begins, ends) = (pattern.starts_with('^'), pattern.ends_with('$'));
+    let inside = pattern.trim_start_matches('^').trim_end_matches('$');
+    let group = inside.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
+    let alternatives = match group.filter(|group| !group.contains(['(', ')'])) {
+        Some(group) => group.split('|').collect(),
+        None => vec![inside],
+    };
+    // What only begins as a status does: any digits may follow.
+    let open = begins && !ends;
+    let statuses = alternatives.into_iter().map(|one| digits(one, open)).collect::<Option<Vec<_>>>()?;
     let fits = |status: &u16| {
-        first.contains(&(status / 100)) && second.contains(&(status / 10 % 10)) && third.contains(&(status % 10))
+        let number = [status / 100, status / 10 % 10, status % 10];
+        statuses.iter().any(|digits| digits.iter().zip(number).all(|(these, digit)| these.contains(&digit)))
     };
     let mut found: Vec<(u16, u16)> = Vec::new();
     for status in (100..=599).filter(fits) {
@@ -243,6 +246,21 @@ fn ranges(pattern: &str) -> Option<Vec<Node>> {
     }
     let node = |(first, last)| if first == last { Node::plain(first) } else { Node::text(format!("{first}-{last}")) };
     Some(found.into_iter().map(node).collect::<Vec<_>>()).filter(|statuses| !statuses.is_empty())
+}
+
+/// What each digit of a status may be.
+fn digits(pattern: &str, open: bool) -> Option<[Vec<u16>; 3]> {
+    let mut rest = pattern;
+    let mut digits = Vec::new();
+    while !rest.is_empty() {
+        let (digit, after) = one_digit(rest)?;
+        digits.push(digit);
+        rest = after;
+    }
+    if open && (1..3).contains(&digits.len()) {
+        digits.resize_with(3, || (0..10).collect());
+    }
+    digits.try_into().ok()
 }
 
 /// The digits that the beginning of a pattern means, and the rest of it.
@@ -279,6 +297,12 @@ mod tests {
             ("20[04]", Some(r#"[Plain("200"), Plain("204")]"#)),
             (r"^[23]\d\d", Some(r#"[Text("200-399")]"#)),
             ("[2-4]0[0-1]", Some(r#"[Text("200-201"), Text("300-301"), Text("400-401")]"#)),
+            ("(200|401)", Some(r#"[Plain("200"), Plain("401")]"#)),
+            ("^(2..|401)$", Some(r#"[Text("200-299"), Plain("401")]"#)),
+            ("^[23]", Some(r#"[Text("200-399")]"#)),
+            ("^2$", None),
+            ("(2|3)", None),
+            ("(200|)", None),
             ("2.*", None),
             ("2", None),
             ("", None),

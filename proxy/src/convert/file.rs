@@ -24,7 +24,35 @@ pub(super) struct Global {
     pub(super) max_connections: Option<String>,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) drain_wait: Option<Duration>,
+    pub(super) bases: Bases,
     pub(super) resolvers: HashMap<String, Resolvers>,
+}
+
+/// Where files lie whose names are relative.
+#[derive(Debug, Default)]
+pub(super) struct Bases {
+    /// Certificates.
+    pub(super) certificates: Option<String>,
+    /// Authorities.
+    pub(super) authorities: Option<String>,
+}
+
+impl Bases {
+    /// The name of a certificate's file, made whole.
+    pub(super) fn certificate(&self, file: &mut String) {
+        under(self.certificates.as_deref(), file);
+    }
+
+    /// The same of authorities.
+    pub(super) fn authority(&self, file: &mut String) {
+        under(self.authorities.as_deref(), file);
+    }
+}
+
+fn under(base: Option<&str>, file: &mut String) {
+    if let Some(base) = base.filter(|_| !file.starts_with(['/', '$'])) {
+        *file = format!("{}/{file}", base.trim_end_matches('/'));
+    }
 }
 
 /// Name servers.
@@ -99,8 +127,6 @@ const LEFT: &[(&str, &str)] = &[
     ("ssl-default-server-options", "`tls.min_version`; nothing older than TLS 1.2 is spoken"),
     ("ssl-server-verify", "`tls.verify` of each pool"),
     ("ssl-dh-param-file", "key exchange is by elliptic curves"),
-    ("ca-base", "name files by their whole paths"),
-    ("crt-base", "name files by their whole paths"),
     ("lua-load", "nothing is programmed"),
     ("setenv", "variables come from the environment: set them there"),
 ];
@@ -145,10 +171,10 @@ impl File {
                 *latest = Proxy::read(header, body, &base, report);
                 named.insert(latest.name.clone(), latest.clone());
             }
-            "frontend" => self.frontends.push(Proxy::read(header, body, over, report)),
-            "backend" => self.backends.push(Proxy::read(header, body, over, report)),
+            "frontend" => self.frontends.push(Proxy::read(header, body, over, report).based(&self.global.bases)),
+            "backend" => self.backends.push(Proxy::read(header, body, over, report).based(&self.global.bases)),
             "listen" => {
-                let both = Proxy::read(header, body, over, report);
+                let both = Proxy::read(header, body, over, report).based(&self.global.bases);
                 if !both.servers.is_empty() || !both.templates.is_empty() {
                     self.backends.push(both.clone());
                 }
@@ -176,6 +202,8 @@ impl Global {
             match words.as_slice() {
                 ["maxconn", number] => self.max_connections = Some((*number).to_owned()),
                 ["hard-stop-after", time] => self.drain_timeout = duration::parse(time),
+                ["crt-base", base] => self.bases.certificates = Some((*base).to_owned()),
+                ["ca-base", base] => self.bases.authorities = Some((*base).to_owned()),
                 ["grace", time] => self.drain_wait = duration::parse(time),
                 [word, ..] if RUNS.contains(word) => {}
                 // Sizes of buffers and the like.

@@ -49,6 +49,9 @@ pub(super) fn listeners(
     let default = default_pool(frontend, around, report);
     let mut listeners = Vec::new();
     for (index, bind) in frontend.binds.iter().enumerate() {
+        if frontend.binds.iter().any(|other| other.covers(bind)) {
+            continue;
+        }
         let mut listener = Section::default();
         let numbered = (2..).map(|number| format!("{name}-{number}"));
         let free = |name: &String| index == 0 || !needs.names.contains(name);
@@ -200,18 +203,20 @@ fn timeouts(listener: &mut Section, frontend: &Proxy, around: &Surroundings<'_>)
     let mut put = |key, duration: Option<Duration>| {
         listener.put(key, duration.map(|duration| Node::plain(written(duration))));
     };
+    let backend = frontend.default_backend.as_ref().and_then(|(_, name)| around.backends.get(name)).unwrap_or(frontend);
+    let tunnel = backend.timeout("tunnel").or(frontend.timeout("tunnel"));
     if frontend.http {
         let client = frontend.timeout("client");
         put("header_timeout", frontend.timeout("http-request"));
         put("idle_timeout", frontend.timeout("http-keep-alive").or(frontend.timeout("http-request")).or(client));
+        put("tunnel_timeout", tunnel);
         put("body_timeout", client);
         put("write_timeout", client);
         return;
     }
-    let backend = frontend.default_backend.as_ref().and_then(|(_, name)| around.backends.get(name)).unwrap_or(frontend);
     put("header_timeout", frontend.inspect_delay);
     // The first side that loses its patience ends both.
     let silence = [frontend.timeout("client"), backend.timeout("server")].into_iter().flatten().min();
-    put("idle_timeout", backend.timeout("tunnel").or(frontend.timeout("tunnel")).or(silence));
+    put("idle_timeout", tunnel.or(silence));
     put("half_close_timeout", frontend.timeout("client-fin").or(backend.timeout("server-fin")));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::bind::{Bind, binds};
 use super::check::Check;
+use super::file::Bases;
 use super::report::Report;
 use super::rules::{Acls, Names, condition, conditions};
 use super::server::{Parameters, Server, Template, parameters, server, template};
@@ -89,7 +90,6 @@ const SO_ANYWAY: &[&[&str]] = &[
     &["no", "option"],
     &["tcp-check", "comment"],
     &["unique-id-format"],
-    &["unique-id-header"],
     &["tcp-request", "content", "accept"],
     &["tcp-request", "content", "reject"],
 ];
@@ -122,6 +122,7 @@ const LEFT: &[(&[&str], &str)] = &[
     (&["http-response"], "answers are forwarded as they are"),
     (&["redirect"], "only `redirect scheme https` has a counterpart"),
     (&["tcp-request"], "has no counterpart"),
+    (&["unique-id-header"], "`X-Request-Id` is always set"),
     (&["option"], "has no counterpart"),
     (&["timeout"], "has no counterpart"),
 ];
@@ -146,6 +147,20 @@ impl Proxy {
             proxy.line(line, report);
         }
         proxy
+    }
+
+    /// With whole names of files.
+    pub(super) fn based(mut self, bases: &Bases) -> Proxy {
+        for tls in self.binds.iter_mut().filter_map(|bind| bind.tls.as_mut()) {
+            tls.based(bases);
+        }
+        let servers = self.servers.iter_mut().map(|server| &mut server.parameters);
+        for parameters in servers.chain(self.templates.iter_mut().map(|template| &mut template.parameters)) {
+            let settings = &mut parameters.shared.tls_settings;
+            settings.ca.iter_mut().for_each(|file| bases.authority(file));
+            settings.certificate.iter_mut().for_each(|file| bases.certificate(file));
+        }
+        self
     }
 
     /// A timeout. Those of 0 are none.
@@ -219,6 +234,7 @@ impl Proxy {
             }
             ["http-request", "set-header" | "add-header", name, ..]
                 if ALWAYS_SET.contains(&name.to_ascii_lowercase().as_str()) => {}
+            ["unique-id-header", name] if name.eq_ignore_ascii_case("x-request-id") => {}
             ["tcp-request", "inspect-delay", time] => self.inspect_delay = duration::parse(time),
             ["tcp-request", "connection", "expect-proxy", "layer4", "if", "{", "src", networks @ .., "}"]
                 if networks.iter().all(|word| network(word).is_some()) =>

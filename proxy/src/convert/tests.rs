@@ -115,6 +115,17 @@ fn hosts_lead_to_registries_with_one_default() {
 }
 
 #[test]
+fn an_address_of_both_families_is_one_listener() {
+    let file = "global\n crt-base /etc/certs/\nfrontend f\n bind :80\n bind [::]:80\n bind *:443 ssl crt a.pem\n bind :::443 v6only ssl crt a.pem\n bind :81\n \
+                bind [::]:81 accept-proxy\n mode http\n default_backend b\nbackend b\n server a 10.0.0.1:80\n";
+    let (yaml, left) = converted(file);
+    let addresses: Vec<&str> = yaml.split("bind: ").skip(1).map(|rest| rest.split('"').nth(1).unwrap()).collect();
+    assert_eq!(addresses, ["[::]:80", "[::]:443", "0.0.0.0:81", "[::]:81"], "{yaml}");
+    assert!(yaml.contains("cert: /etc/certs/a.pem"), "{yaml}");
+    assert_eq!(left, [9]);
+}
+
+#[test]
 fn shows_no_password() {
     let file = "backend b\n option tcp-check\n tcp-check send AUTH\\ hunter2\\r\\n\n tcp-check send hunter2\n server a 10.0.0.1:6379 check\n\
                 userlist u\n user me insecure-password hunter2\nlisten stats\n bind :9000\n stats auth me:hunter2\n";
