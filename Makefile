@@ -2,6 +2,7 @@
 # make test   everything that CI checks
 # make check  the quick part of it
 # make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
+# make build  the program, for make install
 # make install, make uninstall    program, systemd units, and an example configuration where there is none; DESTDIR, PREFIX
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pierhead/target
@@ -65,14 +66,16 @@ cargo-tools:
 
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
-# What is installed: `make build` makes it.
-PROGRAM ?= $(RELEASE)
-ORIGIN ?= $(wildcard $(CARGO_TARGET_DIR)/release/pierhead-origin)
+# What is installed: `make build` makes it, as whoever calls `sudo make install` then.
+BUILDER = $(and $(SUDO_USER),$(shell getent passwd $(SUDO_USER) | cut -d: -f6)/.cache/pierhead/target/release)
+PROGRAM ?= $(firstword $(wildcard $(RELEASE) $(BUILDER)/pierhead) $(RELEASE))
+ORIGIN ?= $(firstword $(wildcard $(dir $(RELEASE))pierhead-origin $(BUILDER)/pierhead-origin))
 INSTALLED = $(DESTDIR)$(PREFIX)
 UNITS = $(INSTALLED)/lib/systemd/system
 USERS = $(INSTALLED)/lib/sysusers.d/pierhead.conf
 
 install:
+	@[ -x "$(PROGRAM)" ] || { echo "$(PROGRAM) is not there: \`make build\` makes it, or name another with PROGRAM=…" >&2; exit 1; }
 	install -D -m 755 $(PROGRAM) $(INSTALLED)/bin/pierhead
 	$(if $(ORIGIN),install -D -m 755 $(ORIGIN) $(INSTALLED)/bin/pierhead-origin)
 	install -d $(UNITS) $(dir $(USERS))
@@ -84,6 +87,7 @@ install:
 	install -D -m 644 -t $(INSTALLED)/share/doc/pierhead docs/*.md
 	[ -e $(DESTDIR)$(SYSCONFDIR)/pierhead/pierhead.yaml ] || \
 	    install -D -m 644 config/examples/service.yaml $(DESTDIR)$(SYSCONFDIR)/pierhead/pierhead.yaml
+	$(if $(DESTDIR),,@echo "Next: $(SYSCONFDIR)/pierhead/pierhead.yaml, systemd-sysusers, systemctl daemon-reload, systemctl enable --now pierhead")
 
 # The configuration and the cache are the operator's.
 uninstall:

@@ -129,7 +129,8 @@ fn raise_descriptor_limit(config: &Config) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     // A client that is served from the store needs its own descriptor and the file's.
-    let wanted = config.listeners.iter().map(|listener| 2 * listener.max_connections as u64).sum::<u64>();
+    let of_listeners = config.listeners.iter().map(|listener| listener.max_connections).sum::<usize>();
+    let wanted = 2 * config.limits.max_connections.unwrap_or(usize::MAX).min(of_listeners) as u64;
     if let Some(allowed) = getrlimit(Resource::Nofile).current
         && allowed < wanted
     {

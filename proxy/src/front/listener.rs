@@ -177,6 +177,9 @@ impl<A: Application> Listener<A> {
         let current = self.current.load_full();
         let everywhere = current.service.admission.place().await;
         let destination = tcp.local_addr().unwrap_or(self.socket.address());
+        // A socket of `[::]` shows IPv4 in disguise, which no list of networks and no reader of logs wants to know.
+        let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let (peer, destination) = (plain(peer), plain(destination));
         let listener = Arc::clone(&current.name);
         let open = current.service.counts.connection();
         let listed = current.service.sessions.open(&listener, peer);

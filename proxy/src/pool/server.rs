@@ -265,7 +265,7 @@ impl Server {
         if !known.standing.operate(wanted, Instant::now()) {
             return;
         }
-        tracing::info!(pool = %self.surroundings.pool, server = %self.name, wanted = wanted.name(), "operator");
+        tracing::info!(pool = %self.surroundings.pool, server = %self.name, wanted = wanted.name(), "an operator's order");
         self.settle(&mut known, None);
         if wanted == Operator::Maintenance {
             self.depart();
@@ -276,7 +276,8 @@ impl Server {
     pub(super) fn set_weight(&self, weight: Option<u32>) {
         self.ordered_weight
             .store(weight.map_or(spec::UNSAID, |weight| weight.min(spec::UNSAID - 1)), Ordering::Relaxed);
-        tracing::info!(pool = %self.surroundings.pool, server = %self.name, weight, "operator");
+        let weight = weight.map_or_else(|| "configured".to_owned(), |weight| weight.to_string());
+        tracing::info!(pool = %self.surroundings.pool, server = %self.name, weight, "an operator's order");
         self.surroundings.queue.wake();
     }
 

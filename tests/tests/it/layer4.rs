@@ -174,6 +174,20 @@ async fn who_leaves_while_it_waits_leaves_the_queue() {
     assert_eq!(answer, "+PONG\r\n");
 }
 
+/// A client of IPv4 is one of IPv4, whatever the socket.
+#[tokio::test]
+async fn a_listener_of_both_families_knows_who_came() {
+    let redis = Server::redis(&[]).await;
+    let edge = passing_on(&[redis.address()]).set("/listeners/0/bind", "[::]:0").start().await;
+    for host in ["127.0.0.1", "::1"] {
+        let address = SocketAddr::new(host.parse().unwrap(), edge.registry.port());
+        assert_eq!(redis_cli(address, &["PING"]).await.stdout.trim(), "PONG");
+        logged(&edge, host, |line| line["client"] == host).await;
+    }
+    // Who has no cache has none that is full.
+    assert_eq!(edge.metric("pierhead_cache_writable", &[]).await, 1.0);
+}
+
 #[tokio::test]
 async fn a_reset_is_passed_on_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

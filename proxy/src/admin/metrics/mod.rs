@@ -70,6 +70,10 @@ impl Metrics {
         let r = Registry::new();
         let version = gauges(&r, "pierhead_build_info", "Always 1; the version is the label.", &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let writable =
+            gauge(&r, "pierhead_cache_writable", "0 while requests are served past a full or failing disk.")?;
+        // An edge without a cache has none that fails.
+        writable.set(1);
         Ok(Metrics {
             requests: Requests::new(&r)?,
             authentications: counters(
@@ -90,7 +94,7 @@ impl Metrics {
             cache_entries: gauge(&r, "pierhead_cache_entries", "Blobs and manifests on disk, partial ones included.")?,
             evictions: counter(&r, "pierhead_cache_evictions_total", "Evicted entries.")?,
             evicted_bytes: counter(&r, "pierhead_cache_evicted_bytes_total", "Evicted bytes.")?,
-            writable: gauge(&r, "pierhead_cache_writable", "0 while requests are served past a full or failing disk.")?,
+            writable,
             storage_errors: counter(
                 &r,
                 "pierhead_cache_storage_errors_total",
