@@ -1,5 +1,5 @@
 //! What a running edge and the one that takes its place say to each other: first the listening sockets, then single
-//! words, and what operators have said.
+//! words, and what is known of the pools.
 //!
 //! The channel is a pair of connected sockets; the new process has its end as standard input, so that no descriptor needs
 //! to be numbered in the environment and no other program can join in.

@@ -23,7 +23,7 @@ use crate::cache::{self, Cache};
 use crate::edge::{Edge, EdgeParts, Gate, Generation, Recorder, RegistryParts};
 use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepared, RequestLimits};
 use crate::logging::AccessLog;
-use crate::pool::{Order, Pools};
+use crate::pool::{Heritage, Pools};
 
 /// What outlives every generation.
 pub(super) struct Foundation {
@@ -141,7 +141,7 @@ impl Built {
         let known = before.map(|before| before.registries.as_slice()).unwrap_or_default();
         let (registries, kept) = clients::make(&config, &pools, known, &common.metrics)?;
         if let Some(predecessor) = predecessor {
-            pools.obey(predecessor.store().await);
+            pools.inherit(predecessor.store().await);
         }
         let cache = match (before.and_then(|before| before.cache.clone()), settings) {
             (Some((_, cache)), Some(settings)) => Some((settings, cache)),
@@ -298,9 +298,9 @@ impl Running {
         listeners.chain([admin]).collect()
     }
 
-    /// What operators have said of servers, to be handed over.
-    pub(super) fn orders(&self) -> Vec<Order> {
-        self.pools.orders()
+    /// What is known of the pools, to be handed over.
+    pub(super) fn heritage(&self) -> Heritage {
+        self.pools.heritage()
     }
 
     /// Another process serves: leaves clients and operators to it.

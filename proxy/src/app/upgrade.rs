@@ -3,7 +3,7 @@
 //!
 //! 1. The new process is started, gets the sockets, checks its configuration, and builds all that needs no store.
 //! 2. This one stops accepting (connections wait in the kernel's queues), gives the store away, and says so, and what
-//!    operators have said to it.
+//!    it knows of servers: what operators have said, what DNS said last, who is down.
 //! 3. The new one opens the store, serves, and says so. This one drains, serves what runs past the store, and ends.
 //!
 //! Invariants: no connection is refused, for each socket has a holder all the time; two processes never write to one
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use super::channel::{self, Channel, Word};
 use super::generation::{Foundation, Running};
 use super::supervisor;
-use crate::pool::Order;
+use crate::pool::Heritage;
 
 /// How long the new process may take to read and check its configuration. This one serves meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(25);
@@ -73,10 +73,10 @@ impl Successor {
         if let Some(cache) = running.cache() {
             cache.release().await.map_err(|error| format!("the store cannot be released: {error}"))?;
         }
-        let orders = running.orders();
+        let heritage = running.heritage();
         let serving = async {
             self.channel.say(Word::Released).await?;
-            self.channel.tell(&serde_json::to_vec(&orders)?).await?;
+            self.channel.tell(&serde_json::to_vec(&heritage)?).await?;
             self.channel.hear(Word::Ready).await
         };
         match timeout(SERVE_LIMIT, serving).await {
@@ -121,17 +121,17 @@ impl Predecessor {
         Ok(Predecessor { channel: Channel::new(stream)? })
     }
 
-    /// Waits until the store is free, and nobody else obeys operators; what they have said. A predecessor that is gone
+    /// Waits until the store is free, and nobody else obeys operators; what is known of servers. A predecessor that is gone
     /// holds nothing.
-    pub(super) async fn store(&mut self) -> Vec<Order> {
+    pub(super) async fn store(&mut self) -> Heritage {
         let released = async {
             self.channel.say(Word::Opening).await?;
             self.channel.hear(Word::Released).await?;
             Ok(serde_json::from_slice(&self.channel.listen().await?)?)
         };
         released.await.unwrap_or_else(|error: io::Error| {
-            tracing::warn!(%error, "the process before has gone, and with it what operators said to it");
-            Vec::new()
+            tracing::warn!(%error, "the process before has gone, and with it what it knew of servers");
+            Heritage::default()
         })
     }
 

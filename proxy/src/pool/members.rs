@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pierhead_config as config;
 use pierhead_config::{Address, DnsRecord};
+use serde::{Deserialize, Serialize};
 
 use super::discover::Kept;
 use super::server::Server;
@@ -18,7 +19,7 @@ use super::state::Rules;
 use crate::admin::metrics::Metrics;
 
 /// What DNS is asked.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Question {
     /// The address of a server that is written down.
     Host(String, u16),
@@ -38,7 +39,7 @@ impl Question {
 }
 
 /// A server, as DNS names it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Found {
     /// Where.
     pub(super) address: SocketAddr,

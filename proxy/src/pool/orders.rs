@@ -15,7 +15,7 @@ use super::view::Operator;
 
 /// What was said of one server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Order {
+pub(super) struct Order {
     pool: String,
     server: String,
     operator: Operator,
@@ -41,7 +41,7 @@ impl Waiting {
 
 impl Pools {
     /// All that was said, and still holds.
-    pub(crate) fn orders(&self) -> Vec<Order> {
+    pub(super) fn orders(&self) -> Vec<Order> {
         let mut orders = Vec::new();
         for pool in self.iter() {
             let waiting = pool.surroundings.waiting.0.lock().clone();
@@ -58,7 +58,7 @@ impl Pools {
     }
 
     /// Holds to what was said elsewhere, as far as it is about these pools.
-    pub(crate) fn obey(&self, orders: Vec<Order>) {
+    pub(super) fn obey(&self, orders: Vec<Order>) {
         for Order { pool, server, operator, weight } in orders {
             let Some(pool) = self.get(&pool) else { continue };
             if pool.operate(&server, operator) {

@@ -248,6 +248,14 @@ impl Server {
         self.settle(&mut known, turned);
     }
 
+    /// Others have found it down.
+    pub(super) fn doubt(&self, reason: &str) {
+        let mut known = self.known.lock();
+        let rules = known.terms.rules;
+        let turned = known.standing.doubt(reason, &rules, Instant::now());
+        self.settle(&mut known, turned);
+    }
+
     /// Whether checks are to come faster, and when the last one ended.
     pub(super) fn rhythm(&self) -> (bool, Option<Instant>) {
         let known = self.known.lock();

@@ -106,6 +106,12 @@ impl Standing {
         Some(self.rise("not checked any more", now))
     }
 
+    /// Others have found it down, who know it longer. Only where checks say otherwise in the end, and have not yet.
+    pub(super) fn doubt(&mut self, reason: &str, rules: &Rules, now: Instant) -> Option<ServerState> {
+        let believed = rules.checked && !self.proven && self.state == ServerState::Up;
+        believed.then(|| self.sink(ServerState::Down, reason.to_owned(), now))
+    }
+
     /// A check ended; a failure says why.
     pub(super) fn checked(&mut self, result: Result<(), &str>, rules: &Rules, now: Instant) -> Option<ServerState> {
         let first = !std::mem::replace(&mut self.proven, true);

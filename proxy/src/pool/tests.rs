@@ -62,6 +62,11 @@ pub(super) async fn pools(settings: config::Pool) -> Pools {
     started(settings, None).await
 }
 
+/// Those that nobody has started yet.
+pub(super) fn unstarted(settings: config::Pool) -> Pools {
+    Pools::new(&[settings], None, &Arc::new(Metrics::new().unwrap())).unwrap()
+}
+
 /// And those of the next generation.
 pub(super) async fn pools_after(settings: config::Pool, before: &Pools) -> Pools {
     started(settings, Some(before)).await
