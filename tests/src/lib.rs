@@ -12,6 +12,7 @@ pub mod misbehaving;
 pub mod pierhead;
 pub mod process;
 pub mod pull;
+pub mod raw;
 pub mod registry;
 pub mod server;
 pub mod setup;

@@ -7,7 +7,7 @@ use pierhead_tests::eventually;
 use pierhead_tests::image::noise;
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::process::run;
-use pierhead_tests::server::{Server, certificate, redis_cli};
+use pierhead_tests::server::{Server, redis_cli};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,10 +16,10 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// An edge whose only listener passes everything on to these servers.
-fn passing_on(servers: &[SocketAddr]) -> Setup {
+pub(crate) fn passing_on(servers: &[SocketAddr]) -> Setup {
     let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
     Setup::front()
         .set("/listeners/0/mode", "tcp")
@@ -48,7 +48,7 @@ fn nobody() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-async fn ask_redis(stream: &mut TcpStream, command: &str, expected: &str) {
+pub(crate) async fn ask_redis(stream: &mut TcpStream, command: &str, expected: &str) {
     stream.write_all(command.as_bytes()).await.unwrap();
     let mut answer = vec![0; expected.len()];
     timeout(LONG, stream.read_exact(&mut answer)).await.expect("redis does not answer").unwrap();
@@ -258,87 +258,6 @@ async fn sessions_go_on_while_the_edge_drains_but_not_for_ever() {
     assert!(client.read_u8().await.is_err());
 }
 
-/// A client that believes one certificate and looks up every name at one address.
-fn https(address: SocketAddr, names: &[&str], certificates: &[&str]) -> reqwest::Client {
-    let roots = certificates.iter().map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).unwrap());
-    let mut client = reqwest::Client::builder().no_proxy().tls_certs_only(roots).timeout(LONG);
-    for name in names {
-        client = client.resolve(name, address);
-    }
-    client.build().unwrap()
-}
-
-#[tokio::test]
-async fn tls_is_passed_through_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let names = ["one.example.com", "two.example.com", "own.example.org", "other.example.org"];
-    let [one, two, own] = [0, 1, 2].map(|index| certificate(folder.path(), &names[index..=index]));
-    let server = |port: &str, files: &(std::path::PathBuf, std::path::PathBuf, String), says: &str| {
-        let (cert, key) = (files.0.display(), files.1.display());
-        format!(
-            "server {{ listen 127.0.0.1:{port} ssl http2; ssl_certificate {cert}; ssl_certificate_key {key}; return 200 {says}; }}\n"
-        )
-    };
-    let nginx = Server::nginx(2, &(server("@PORT@", &one, "one") + &server("@PORT1@", &two, "two"))).await;
-    let redis = Server::redis(&[]).await;
-    let routes = json!([
-        { "names": ["one.example.com"], "pool": "one" },
-        { "names": ["*.example.com"], "pool": "two" },
-    ]);
-    let edge = Setup::new()
-        .registry("upstream.example", "http://127.0.0.1:9")
-        .set("/listeners/0/tls", json!({ "certificates": [{ "cert": own.0, "key": own.1 }] }))
-        .set("/listeners/0/sni", routes.clone())
-        .with("listeners", json!({ "name": "strict", "bind": "127.0.0.1:0", "mode": "tcp", "sni": routes.clone() }))
-        .with(
-            "listeners",
-            json!({ "name": "lenient", "bind": "127.0.0.1:0", "mode": "tcp", "sni": routes, "pool": "redis" }),
-        )
-        .pool(json!({ "name": "one", "servers": [nginx.addresses[0].to_string()] }))
-        .pool(json!({ "name": "two", "servers": [nginx.addresses[1].to_string()] }))
-        .pool(json!({ "name": "redis", "servers": [redis.address().to_string()] }))
-        .start()
-        .await;
-    for listener in ["registry", "strict", "lenient"] {
-        let client = https(edge.address(listener), &names, &[&one.2, &two.2, &own.2]);
-        for says in ["one", "two"] {
-            let answer = client.get(format!("https://{says}.example.com/")).send().await.unwrap();
-            assert_eq!(answer.version(), reqwest::Version::HTTP_2, "{listener}");
-            assert_eq!(answer.text().await.unwrap(), says, "{listener}");
-        }
-    }
-    // What has no route is served here, or by the pool for all else, or is told that nobody has its name.
-    let client = https(edge.registry, &names, &[&own.2]);
-    let answer = client.get("https://own.example.org/health/instance").send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let mut plain = TcpStream::connect(edge.address("lenient")).await.unwrap();
-    ask_redis(&mut plain, "PING\r\n", "+PONG\r\n").await;
-    let client = https(edge.address("strict"), &names, &[&own.2]);
-    let error = format!("{:?}", client.get("https://other.example.org/").send().await.unwrap_err());
-    assert!(error.contains("UnrecognisedName"), "{error}");
-    let mut plain = TcpStream::connect(edge.address("strict")).await.unwrap();
-    plain.write_all(b"GET / HTTP/1.1\r\nHost: one.example.com\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    // It may see a reset: what it sent is not read to its end.
-    drop(timeout(LONG, plain.read_to_end(&mut answer)).await.expect("the connection stays open"));
-    assert_eq!(answer, b"");
-    let refused = [("listener", "strict"), ("reason", "sni")];
-    edge.metric_until("pierhead_refusals_total", &refused, |refused| refused == 2.0).await;
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_say_what_it_wants_is_let_go() {
-    let redis = Server::redis(&[]).await;
-    let setup = passing_on(&[redis.address()])
-        .set("/listeners/0/sni", json!([{ "names": ["a.example"], "pool": "servers" }]))
-        .set("/listeners/0/header_timeout", "200ms");
-    let edge = setup.start().await;
-    let mut client = TcpStream::connect(edge.registry).await.unwrap();
-    client.write_all(b"\x16\x03\x01").await.unwrap();
-    drop(timeout(LONG, client.read_u8()).await.expect("the connection stays open"));
-    edge.metric_until("pierhead_refusals_total", &[("reason", "hello")], |refused| refused == 1.0).await;
-}
-
 #[tokio::test]
 async fn the_clients_address_goes_from_haproxy_to_nginx() {
     let nginx = Server::nginx(
@@ -368,27 +287,6 @@ async fn the_clients_address_goes_from_haproxy_to_nginx() {
         assert_eq!(answer, format!("127.0.0.9:{}", before.address().port()), "{version}");
         logged(&edge, "the session of curl", |line| line["client"] == "127.0.0.9").await;
     }
-}
-
-#[tokio::test]
-async fn tls_may_be_added_on_the_way() {
-    let folder = tempfile::tempdir().unwrap();
-    let (cert, key, _) = certificate(folder.path(), &["server.example"]);
-    let nginx = Server::nginx(
-        1,
-        &format!(
-            "server {{ listen 127.0.0.1:@PORT@ ssl; ssl_certificate {}; ssl_certificate_key {}; return 200 $ssl_server_name; }}",
-            cert.display(),
-            key.display()
-        ),
-    )
-    .await;
-    let edge = passing_on(&[nginx.address()])
-        .set("/pools/0/tls", json!({ "ca": cert, "sni": "server.example" }))
-        .start()
-        .await;
-    let answer = reqwest::Client::builder().no_proxy().build().unwrap().get(edge.url()).send().await.unwrap();
-    assert_eq!(answer.text().await.unwrap(), "server.example");
 }
 
 /// Both ways at once, more than fits anywhere, to a reader that takes its time at first.

@@ -4,37 +4,14 @@ use std::time::{Duration, Instant};
 
 use pierhead_tests::eventually;
 use pierhead_tests::image::{Blob, Image};
-use pierhead_tests::pierhead::{Setup, binary};
-use pierhead_tests::process::run;
+use pierhead_tests::pierhead::Setup;
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::wire::{Mode, Wire};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 
 const MIB: u64 = 1 << 20;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_is_checked_whole() {
-    let good = Setup::new().registry("up.test", "http://127.0.0.1:1");
-    good.command(&["check"]).await.expect_success();
-    let bad = Setup::new()
-        .registry_with("up.test", "http://127.0.0.1:1", json!({ "tag_tl": "5m", "retries": "many" }))
-        .set("/cache/max_size", "lots")
-        .set("/unheard_of", 1);
-    for command in ["check", "serve"] {
-        let output = bad.command(&[command]).await;
-        assert_eq!(output.code, Some(1), "{command}");
-        for path in ["registries[0].tag_tl: ", "registries[0].retries: ", "cache.max_size: ", "unheard_of: "] {
-            assert!(output.stderr.contains(path), "{command}: {path} in {}", output.stderr);
-        }
-    }
-    let mut version = Command::new(binary());
-    version.arg("--version");
-    let version = run(version, Duration::from_secs(10)).await.expect_success();
-    assert!(version.stdout.starts_with("pierhead "), "{}", version.stdout);
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starting_needs_no_upstream() {

@@ -1,7 +1,11 @@
 //! The edge, pulled through by real clients from real registries, and from upstreams that misbehave.
 
 mod access;
+mod accounts;
+mod broken;
 mod convert;
+mod disk;
+mod failover;
 mod fills;
 mod forwarding;
 mod front;
@@ -15,6 +19,7 @@ mod naming;
 mod neighbours;
 mod operators;
 mod origin;
+mod passthrough;
 mod pools;
 mod pulls;
 mod ranges;

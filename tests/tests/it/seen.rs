@@ -1,9 +1,13 @@
 //! What operators see: why a request got nothing, and all that is wrong with files before anything starts.
 
+use std::time::Duration;
+
 use pierhead_tests::image::Image;
-use pierhead_tests::pierhead::Setup;
+use pierhead_tests::pierhead::{Setup, binary};
+use pierhead_tests::process::run;
 use pierhead_tests::registry::DockerRegistry;
 use serde_json::json;
+use tokio::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_says_what_was_asked_for_and_not_served() {
@@ -61,4 +65,25 @@ async fn serving_says_everything_that_is_wrong_with_files_too() {
         assert!(lines[0].starts_with("registries[0].upstream: ") && lines[1].starts_with("registries[1].upstream: "));
     }
     assert!(!setup.cache().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_is_checked_whole() {
+    let good = Setup::new().registry("up.test", "http://127.0.0.1:1");
+    good.command(&["check"]).await.expect_success();
+    let bad = Setup::new()
+        .registry_with("up.test", "http://127.0.0.1:1", json!({ "tag_tl": "5m", "retries": "many" }))
+        .set("/cache/max_size", "lots")
+        .set("/unheard_of", 1);
+    for command in ["check", "serve"] {
+        let output = bad.command(&[command]).await;
+        assert_eq!(output.code, Some(1), "{command}");
+        for path in ["registries[0].tag_tl: ", "registries[0].retries: ", "cache.max_size: ", "unheard_of: "] {
+            assert!(output.stderr.contains(path), "{command}: {path} in {}", output.stderr);
+        }
+    }
+    let mut version = Command::new(binary());
+    version.arg("--version");
+    let version = run(version, Duration::from_secs(10)).await.expect_success();
+    assert!(version.stdout.starts_with("pierhead "), "{}", version.stdout);
 }

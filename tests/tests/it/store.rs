@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,11 +12,9 @@ use pierhead_registry::oci::{Algorithm, Digest};
 use pierhead_tests::eventually;
 use pierhead_tests::image::{Blob, Format, Image, Index};
 use pierhead_tests::pierhead::{Pierhead, Setup};
-use pierhead_tests::process::run;
 use pierhead_tests::pull::PullError;
 use pierhead_tests::registry::DockerRegistry;
 use serde_json::json;
-use tokio::process::Command;
 
 /// The size of a cache that is too small.
 const LIMIT: u64 = 12 << 20;
@@ -242,130 +240,6 @@ async fn what_is_larger_than_the_cache_is_passed_through() {
     // It evicted nothing for nothing.
     edge.client().pull("team/app", "small").await.unwrap();
     assert_eq!(registry.blob_gets("team/app", &small.layers[0]).await, 1);
-}
-
-/// The same directory once more on top of itself, read-only, until dropped. A file system cannot be made read-only while
-/// files of it are open for writing, as the index's are; what is opened from now on finds it so.
-struct ReadOnly(PathBuf);
-
-impl ReadOnly {
-    async fn over(directory: PathBuf) -> Option<ReadOnly> {
-        let mut bind = Command::new("mount");
-        bind.arg("--bind").args([&directory, &directory]);
-        if !run(bind, Duration::from_secs(10)).await.success {
-            return None;
-        }
-        let mut seal = Command::new("mount");
-        seal.args(["-o", "remount,bind,ro"]).arg(&directory);
-        run(seal, Duration::from_secs(10)).await.expect_success();
-        Some(ReadOnly(directory))
-    }
-}
-
-impl Drop for ReadOnly {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// A file system of its own; unmounted when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    async fn mount(at: PathBuf, size: &str) -> Option<SmallDisk> {
-        std::fs::create_dir_all(&at).unwrap();
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "pierhead-test"]).arg(&at);
-        run(command, Duration::from_secs(10)).await.success.then_some(SmallDisk(at))
-    }
-
-    async fn remount(&self, options: &str) {
-        let mut command = Command::new("mount");
-        command.args(["-o", &format!("remount,{options}")]).arg(&self.0);
-        run(command, Duration::from_secs(10)).await.expect_success();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_served_past_and_used_again() {
-    let mut registry = DockerRegistry::start().await;
-    let images: Vec<Image> = (1..=4).map(|seed| Image::new(seed, &[1500 << 10, 1500 << 10])).collect();
-    for (number, image) in images.iter().enumerate() {
-        registry.push("team/app", &format!("v{number}"), image).await;
-    }
-    let keys = json!({ "default": true, "retries": 0 });
-    let setup = Setup::new().registry_with("up.test", registry.url(), keys).set("/cache/max_size", "1GiB");
-    let Some(disk) = SmallDisk::mount(setup.cache(), "5m").await else {
-        eprintln!("skipped: mounting a tmpfs is not permitted here");
-        return;
-    };
-    let mut edge = setup.start().await;
-    for round in 0..2 {
-        for number in 0..images.len() {
-            let pulled = edge.client().pull("team/app", &format!("v{number}")).await;
-            assert!(pulled.is_ok(), "round {round}, image {number}: {pulled:?}");
-        }
-    }
-    edge.logged("a bypass", |line| line["outcome"] == "bypass").await;
-    edge.metric_until("pierhead_cache_writable", &[], |writable| writable == 0.0).await;
-    assert!(edge.metric("pierhead_cache_storage_errors_total", &[]).await >= 1.0);
-    assert!(
-        edge.log().count(|line| line.contains("full") || line.contains("No space left")) > 0,
-        "no clear line in the log"
-    );
-    let health = edge.operator().get("/health/endtoend").await;
-    assert_eq!(health.status, 503, "{:?}", health.body);
-
-    disk.remount("size=64m").await;
-    eventually("caching resumes", Duration::from_secs(60), async || {
-        edge.client().pull("team/app", "v3").await.unwrap();
-        (edge.metric("pierhead_cache_writable", &[]).await == 1.0).then_some(())
-    })
-    .await;
-    for number in 0..images.len() {
-        edge.client().pull("team/app", &format!("v{number}")).await.unwrap();
-    }
-    registry.stop().await;
-    for number in 0..images.len() {
-        edge.client().pull("team/app", &format!("v{number}")).await.unwrap();
-    }
-    edge.kill().await;
-    drop(disk);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_disk_is_served_past() {
-    let registry = DockerRegistry::start().await;
-    let images = [Image::new(1, &[100_000]), Image::new(2, &[100_000])];
-    for (number, image) in images.iter().enumerate() {
-        registry.push("team/app", &format!("v{number}"), image).await;
-    }
-    let setup = Setup::new().registry_with("up.test", registry.url(), json!({ "default": true, "retries": 0 }));
-    let cache = setup.cache();
-    let mut edge = setup.start().await;
-    edge.client().pull("team/app", "v0").await.unwrap();
-    let Some(lid) = ReadOnly::over(cache.clone()).await else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
-    };
-    assert!(std::fs::write(cache.join("probe"), "x").is_err(), "the cache can still be written");
-    edge.client().pull("team/app", "v0").await.unwrap();
-    edge.client().pull("team/app", "v1").await.unwrap();
-    edge.logged("a bypass", |line| line["outcome"] == "bypass" && line["kind"] == "blob").await;
-    edge.metric_until("pierhead_cache_writable", &[], |writable| writable == 0.0).await;
-    drop(lid);
-    eventually("caching resumes", Duration::from_secs(60), async || {
-        edge.client().pull("team/app", "v1").await.unwrap();
-        (edge.metric("pierhead_cache_writable", &[]).await == 1.0).then_some(())
-    })
-    .await;
-    edge.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
