@@ -34,8 +34,10 @@ const BLANK_LINES: usize = 2;
 const DRAIN_LIMIT: u64 = 64 * 1024;
 
 /// What is still read after the last answer, so that the client gets to see it: closing a connection with unread
-/// bytes makes the kernel reset it, which destroys what is on its way.
-const LINGER_BYTES: usize = 256 * 1024;
+/// bytes makes the kernel reset it, which destroys what is on its way. A client that sends a large body may have filled the
+/// buffers of both kernels before it looks.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+const LINGER_READ: usize = 16 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// What came of waiting for a request.
@@ -210,7 +212,7 @@ async fn linger(mut stream: Stream) {
         return;
     }
     let rest = async {
-        let mut discarded = vec![0; READ_SIZE];
+        let mut discarded = vec![0; LINGER_READ];
         let mut total = 0;
         while total < LINGER_BYTES {
             match stream.read(&mut discarded).await {
