@@ -1,6 +1,7 @@
 //! Requests that are forwarded to the servers of a pool, and what comes back: real registries behind the edge, nginx as a
 //! strict server, and servers that do what no real one does.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use pierhead_tests::pierhead::Setup;
 use pierhead_tests::process::run;
 use pierhead_tests::raw::{LONG, backend, curl, exchange, front, rest, secure, until};
 use pierhead_tests::registry::DockerRegistry;
-use pierhead_tests::server::Server;
+use pierhead_tests::server::{Server, certificate};
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
