@@ -5,7 +5,6 @@
 //! a load balancer that works on connections does not look at headers, so its clients could write into them what they
 //! like.
 
-use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HOST};
@@ -32,6 +31,8 @@ pub(crate) const TOLD: [HeaderName; 6] =
 
 /// Hops that are looked at.
 const HOPS: usize = 32;
+/// Room for what one hop tells: hardly any tells more.
+const HOP_LENGTH: usize = 96;
 /// Longest name of a request that is taken over.
 const ID_LIMIT: usize = 64;
 
@@ -98,7 +99,7 @@ pub(crate) struct Hop<'a> {
 
 /// The way of a request, as its server is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct Way<'a> {
     /// `X-Forwarded-For`
     pub(crate) hops: String,
     /// `Forwarded`
@@ -106,14 +107,14 @@ pub(crate) struct Way {
     /// `X-Forwarded-Proto`
     pub(crate) scheme: &'static str,
     /// `X-Forwarded-Host`
-    pub(crate) host: Option<String>,
+    pub(crate) host: Option<&'a str>,
     /// `X-Forwarded-Port`
     pub(crate) port: u16,
 }
 
-impl Way {
+impl<'a> Way<'a> {
     /// Of a request with these headers. `trusted`: whether it came from a proxy that is.
-    pub(crate) fn new(hop: &Hop<'_>, headers: &HeaderMap, trusted: bool) -> Way {
+    pub(crate) fn new(hop: &Hop<'a>, headers: &'a HeaderMap, trusted: bool) -> Way<'a> {
         let from = hop.from.to_canonical();
         let told = |name: &HeaderName| match trusted {
             true => headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim),
@@ -125,29 +126,31 @@ impl Way {
             _ if hop.secure => "https",
             _ => "http",
         };
-        let host = told(&FORWARDED_HOST).filter(|host| is_authority(host)).or(hop.host).map(str::to_owned);
+        let host = told(&FORWARDED_HOST).filter(|host| is_authority(host)).or(hop.host);
         let port = told(&FORWARDED_PORT).and_then(|port| port.parse().ok()).unwrap_or(hop.port);
+        let node = from.to_string();
         let mut hops = earlier(headers, &FORWARDED_FOR, trusted);
-        let _ = write!(hops, "{from}");
+        hops.push_str(&node);
         let mut forwarded = earlier(headers, &FORWARDED, trusted);
-        let _ = match from {
-            IpAddr::V4(from) => write!(forwarded, "for={from}"),
-            IpAddr::V6(from) => write!(forwarded, "for=\"[{from}]\""),
-        };
-        if let Some(host) = hop.host.filter(|host| is_authority(host)) {
-            let _ = match host.contains([':', '[']) {
-                true => write!(forwarded, ";host=\"{host}\""),
-                false => write!(forwarded, ";host={host}"),
-            };
+        let mut tell = |parts: &[&str]| parts.iter().for_each(|part| forwarded.push_str(part));
+        match from {
+            IpAddr::V4(_) => tell(&["for=", &node]),
+            IpAddr::V6(_) => tell(&["for=\"[", &node, "]\""]),
         }
-        let _ = write!(forwarded, ";proto={}", if hop.secure { "https" } else { "http" });
+        if let Some(host) = hop.host.filter(|host| is_authority(host)) {
+            match host.contains([':', '[']) {
+                true => tell(&[";host=\"", host, "\""]),
+                false => tell(&[";host=", host]),
+            }
+        }
+        tell(&[";proto=", if hop.secure { "https" } else { "http" }]);
         Way { hops, forwarded, scheme, host, port }
     }
 }
 
 /// The hops before, as they are told, with a comma behind; nothing when they are not to be believed.
 fn earlier(headers: &HeaderMap, name: &HeaderName, trusted: bool) -> String {
-    let mut told = String::new();
+    let mut told = String::with_capacity(HOP_LENGTH);
     if trusted {
         for line in headers.get_all(name).iter().filter_map(|line| line.to_str().ok()) {
             told.push_str(line.trim());
@@ -221,14 +224,15 @@ mod tests {
         let told = Way::new(&hop, &lies, false);
         assert_eq!(told.hops, "192.0.2.1");
         assert_eq!(told.forwarded, "for=192.0.2.1;host=\"a.example:8443\";proto=https");
-        assert_eq!((told.scheme, told.host.as_deref(), told.port), ("https", Some("a.example:8443"), 443));
+        assert_eq!((told.scheme, told.host, told.port), ("https", Some("a.example:8443"), 443));
         let told = Way::new(&Hop { secure: false, ..hop }, &lies, true);
         assert_eq!(told.hops, "127.0.0.1, 192.0.2.1");
         assert_eq!(told.forwarded, "for=127.0.0.1, for=192.0.2.1;host=\"a.example:8443\";proto=http");
-        assert_eq!((told.scheme, told.host.as_deref(), told.port), ("http", Some("evil.example"), 1));
+        assert_eq!((told.scheme, told.host, told.port), ("http", Some("evil.example"), 1));
         let six = Hop { from: "2001:db8::1".parse().unwrap(), host: Some("a\"b"), ..hop };
-        let told = Way::new(&six, &headers(&[("x-forwarded-proto", "ftp"), ("x-forwarded-host", "a;b")]), true);
+        let odd = headers(&[("x-forwarded-proto", "ftp"), ("x-forwarded-host", "a;b")]);
+        let told = Way::new(&six, &odd, true);
         assert_eq!(told.forwarded, "for=\"[2001:db8::1]\";proto=https");
-        assert_eq!((told.scheme, told.host.as_deref()), ("https", Some("a\"b")));
+        assert_eq!((told.scheme, told.host), ("https", Some("a\"b")));
     }
 }

@@ -152,7 +152,7 @@ impl Edge {
     pub(crate) async fn handle(self: &Arc<Self>, session: &mut ServerSession, visit: &Visit<'_>) -> Reuse {
         let mut trace = Trace::default();
         let (request, limits) = (session.req_header(), visit.limits);
-        let found = self.resolve(request, visit.connection, limits, &mut trace, visit.begun.now).await;
+        let found = self.resolve(request, visit.connection, limits, &mut trace, visit.begun.date()).await;
         let result = match found {
             Ok(Found::Served(served)) => Ok(served),
             Ok(Found::Passage(passage)) => match visit.forward(session, &mut trace, &passage).await {

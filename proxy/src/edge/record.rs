@@ -43,7 +43,7 @@ pub(crate) struct Trace {
 #[derive(Clone, Debug)]
 pub(crate) struct Forwarded {
     /// The pool.
-    pub(crate) pool: String,
+    pub(crate) pool: Arc<str>,
     /// The server in it that answered, or was asked last; `None`: nobody could be asked.
     pub(crate) server: Option<Arc<str>>,
     /// How often it was tried again.
@@ -74,8 +74,14 @@ pub(crate) struct Begun {
     pub(crate) id: RequestId,
     /// When its header had arrived.
     pub(crate) started: Instant,
-    /// The same, as the world counts.
-    pub(crate) now: SystemTime,
+}
+
+impl Begun {
+    /// When that was, as the world counts.
+    pub(crate) fn date(&self) -> SystemTime {
+        let now = SystemTime::now();
+        now.checked_sub(self.started.elapsed()).unwrap_or(now)
+    }
 }
 
 /// Tells of requests.
@@ -99,7 +105,7 @@ impl Recorder {
     /// A request whose header has arrived, and the name that it has already, if it has one.
     pub(crate) fn begin(&self, given: Option<&str>) -> Begun {
         let id = given.and_then(RequestId::given).unwrap_or_else(|| self.ids.next());
-        Begun { id, started: Instant::now(), now: SystemTime::now() }
+        Begun { id, started: Instant::now() }
     }
 
     /// A request that was more than a limit allows.
@@ -127,7 +133,7 @@ impl Recorder {
         let request = session.req_header();
         let server = trace.server.as_ref();
         self.access_log.write(&AccessLine {
-            time: Time(begun.now),
+            time: Time(begun.date()),
             id: begun.id.as_str(),
             client: connection.client.ip(),
             listener: &connection.listener,
@@ -140,7 +146,7 @@ impl Recorder {
             kind,
             outcome,
             reason: told.outcome.reason().or(told.reason),
-            pool: server.map(|server| server.pool.as_str()),
+            pool: server.map(|server| &*server.pool),
             server: server.and_then(|server| server.server.as_deref()),
             retries: server.map_or(0, |server| server.retries),
             error: server.and_then(|server| server.error.as_deref()).map(cut),

@@ -13,6 +13,7 @@ use super::chunks::Chunks;
 use super::encrypted::Encrypted;
 use super::service::Service;
 use super::socket::Socket;
+use super::stream::{ClientStream, Transport};
 use super::{Application, Connection, http1, http2, proxy_protocol, tcp as layer4};
 use crate::admin::sessions::Protocol;
 
@@ -66,14 +67,14 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
     let Some(accepted) = layer4::pass_through(accepted, service, &connection, deadline).await else { return };
     let socket = Socket::new(accepted, service.limits.write_timeout);
     let chunks = Arc::new(Chunks::default());
-    let stream: Stream = match &service.tls {
-        None => Box::new(socket.watched(Arc::clone(&chunks))),
-        Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket, Arc::clone(&chunks))).await {
+    let transport = match &service.tls {
+        None => Transport::Plain(socket),
+        Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket)).await {
             Ok(Ok(stream)) => {
                 connection.secure = true;
                 connection.subject = stream.client_subject().map(Into::into);
                 service.counts.handshake(stream.is_tls13(), stream.is_resumed());
-                Box::new(stream)
+                Transport::Encrypted(Box::new(stream))
             }
             Ok(Err(error)) => {
                 service.counts.handshake_failed();
@@ -85,6 +86,7 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
             }
         },
     };
+    let stream: Stream = Box::new(ClientStream::new(transport, Arc::clone(&chunks)));
     if stream.selected_alpn_proto() == Some(ALPN::H2) {
         connection.session.speaks(Protocol::Http2, connection.secure);
         http2::serve(stream, service, &connection).await;

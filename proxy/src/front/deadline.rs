@@ -22,6 +22,13 @@ impl Deadline {
         Deadline { timer: Box::pin(tokio::time::sleep_until(at)), at }
     }
 
+    /// The one of a place that has none before the first wait: most never wait.
+    pub(crate) fn at(place: &mut Option<Deadline>, at: Instant) -> &mut Deadline {
+        let deadline = place.get_or_insert_with(|| Deadline::new(at));
+        deadline.set(at);
+        deadline
+    }
+
     /// Passes at `at` instead.
     pub(crate) fn set(&mut self, at: Instant) {
         self.at = at;

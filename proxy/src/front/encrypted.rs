@@ -1,24 +1,19 @@
-//! A TLS connection as Pingora's protocols want to see it.
+//! A client's connection within TLS.
 //!
 //! Invariant: what is encrypted but not yet taken by the client is bounded. Pingora's own acceptor leaves no say in that.
 
 use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use async_trait::async_trait;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
-    UniqueIDType,
-};
+use pingora_core::protocols::ALPN;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::chunks::Chunks;
 use super::socket::Socket;
 use super::tls;
 
@@ -46,19 +41,14 @@ fn pieces<'a>(buffers: &'a [IoSlice<'_>]) -> ([IoSlice<'a>; SEND_BUFFER / PIECE]
 #[derive(Debug)]
 pub(crate) struct Encrypted {
     stream: TlsStream<Socket>,
-    chunks: Arc<Chunks>,
 }
 
 impl Encrypted {
     /// Shakes hands.
-    pub(crate) async fn accept(
-        config: Arc<ServerConfig>,
-        socket: Socket,
-        chunks: Arc<Chunks>,
-    ) -> io::Result<Encrypted> {
+    pub(crate) async fn accept(config: Arc<ServerConfig>, socket: Socket) -> io::Result<Encrypted> {
         let limit = |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(SEND_BUFFER));
         let stream = TlsAcceptor::from(config).accept_with(socket, limit).await?;
-        Ok(Encrypted { stream, chunks })
+        Ok(Encrypted { stream })
     }
 
     /// Whether it is TLS 1.3, and not 1.2.
@@ -75,6 +65,20 @@ impl Encrypted {
     pub(crate) fn is_resumed(&self) -> bool {
         self.stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
+
+    /// The protocol that was agreed upon.
+    pub(super) fn alpn(&self) -> Option<ALPN> {
+        match self.stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Some(ALPN::H2),
+            Some(_) => Some(ALPN::H1),
+            None => None,
+        }
+    }
+
+    /// What the system calls the connection.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.stream.get_ref().0.descriptor()
+    }
 }
 
 impl AsyncRead for Encrypted {
@@ -83,9 +87,7 @@ impl AsyncRead for Encrypted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        Poll::Ready(self.chunks.see(&buffer.filled()[before..]))
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -113,50 +115,6 @@ impl AsyncWrite for Encrypted {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Encrypted {
-    async fn shutdown(&mut self) {
-        // A client that is gone already is no news.
-        drop(AsyncWriteExt::shutdown(&mut self.stream).await);
-    }
-}
-
-impl UniqueID for Encrypted {
-    fn id(&self) -> UniqueIDType {
-        self.stream.get_ref().0.id()
-    }
-}
-
-impl Ssl for Encrypted {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        match self.stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Some(ALPN::H2),
-            Some(_) => Some(ALPN::H1),
-            None => None,
-        }
-    }
-}
-
-impl Peek for Encrypted {}
-
-impl GetTimingDigest for Encrypted {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Encrypted {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Encrypted {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
     }
 }
 

@@ -21,7 +21,7 @@ use super::chunks::Chunks;
 use super::deadline::Deadline;
 use super::head::{self, Refusal, Scanner};
 use super::service::{Limits, Service};
-use super::socket::Socket;
+use super::stream::ClientStream;
 use super::{Application, Connection, Reuse};
 
 /// How much is read at a time, and reserved for a header to begin with.
@@ -72,7 +72,13 @@ pub(crate) async fn serve<A: Application>(
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelining_enabled(true);
         if let ServerSession::H1(session) = &mut session {
-            session.set_pipelined_prefix(std::mem::take(&mut received));
+            // What stays behind is room in the same memory, which the next header takes again; that of a large one is
+            // given back.
+            let prefix = received.split();
+            if prefix.len() > READ_SIZE {
+                received = BytesMut::new();
+            }
+            session.set_pipelined_prefix(prefix);
         }
         let small = match accept(&mut session, limits).await {
             Ok(small) => small,
@@ -90,9 +96,9 @@ pub(crate) async fn serve<A: Application>(
             // Dropped as it is, without the TLS alert that would end it in good order.
             if ends_with_connection(&session)
                 && let ServerSession::H1(session) = &session
-                && let Some(socket) = session.stream().as_any().downcast_ref::<Socket>()
+                && let Some(stream) = session.stream().as_any().downcast_ref::<ClientStream>()
             {
-                socket.break_off();
+                stream.break_off();
             }
             return;
         }
@@ -108,7 +114,9 @@ pub(crate) async fn serve<A: Application>(
             Ok(Some(reusable)) => {
                 let (next, rest) = reusable.into_parts();
                 stream = next;
-                received = rest.unwrap_or_default();
+                if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+                    received = rest;
+                }
             }
             Ok(None) | Err(_) => return,
         }

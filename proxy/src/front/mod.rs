@@ -34,6 +34,7 @@ mod relay;
 mod service;
 mod socket;
 mod splice;
+mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,8 @@
 //! ends let one client's answer become another's. So a length beside a coding, two lengths, a coding other than
 //! `chunked`, folded lines and spaces before colons make an answer nonsense (RFC 9112, sections 2.2, 5 and 6.3).
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -59,9 +61,10 @@ pub(crate) enum Nonsense {
 impl Answer {
     /// Takes the header off the beginning of what was received; `None`: it is not all here yet.
     pub(super) fn take(received: &mut BytesMut, method: &Method) -> Result<Option<Answer>, Nonsense> {
-        let mut lines = [httparse::EMPTY_HEADER; LINES];
-        let mut parsed = httparse::Response::new(&mut lines);
-        let length = match parsed.parse(received) {
+        let mut lines = [const { MaybeUninit::uninit() }; LINES];
+        let mut parsed = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let length = match parser.parse_response_with_uninit_headers(&mut parsed, received, &mut lines) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if received.len() <= HEADER_LIMIT => return Ok(None),
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Nonsense::TooLarge),
@@ -78,16 +81,15 @@ impl Answer {
         let persistent = parsed.version == Some(1);
         // Where each value lies, so that the values can share the memory they were received in.
         let start = received.as_ptr() as usize;
-        let mut places = [(0, 0); LINES];
         let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-        let mut names = Vec::with_capacity(parsed.headers.len());
-        for (place, line) in places.iter_mut().zip(parsed.headers.iter()) {
+        let mut fields = Vec::with_capacity(parsed.headers.len());
+        for line in parsed.headers.iter() {
             let begin = line.value.as_ptr() as usize - start;
-            *place = (begin, begin + line.value.len());
-            names.push(HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Nonsense::Header)?);
+            let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Nonsense::Header)?;
+            fields.push((name, begin, begin + line.value.len()));
         }
         let whole: Bytes = received.split_to(length).freeze();
-        for (name, (begin, end)) in names.into_iter().zip(places) {
+        for (name, begin, end) in fields {
             let value = HeaderValue::from_maybe_shared(whole.slice(begin..end)).map_err(|_| Nonsense::Header)?;
             headers.append(name, value);
         }

@@ -240,6 +240,11 @@ impl Pool {
         self.surroundings.queue.wake();
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.surroundings.pool
+    }
+
     /// As configured.
     pub(crate) fn settings(&self) -> &config::Pool {
         &self.settings

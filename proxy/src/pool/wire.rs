@@ -162,7 +162,12 @@ impl Wire {
                 *slot = IoSlice::new(piece);
                 used += 1;
             }
-            let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, &vector[..used]))?;
+            // The system's call for one buffer is cheaper than the one for many.
+            let written = match &vector[..used] {
+                [piece] => Pin::new(&mut self.stream).poll_write(context, piece),
+                pieces => Pin::new(&mut self.stream).poll_write_vectored(context, pieces),
+            };
+            let count = ready!(written)?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -282,11 +287,7 @@ impl Wire {
                 let Some(limit) = limit else { return Poll::Pending };
                 if !self.waiting {
                     self.waiting = true;
-                    let at = Instant::now() + limit;
-                    match &mut self.silence {
-                        Some(deadline) => deadline.set(at),
-                        None => self.silence = Some(Deadline::new(at)),
-                    }
+                    Deadline::at(&mut self.silence, Instant::now() + limit);
                 }
                 let passed = self.silence.as_mut().is_some_and(|deadline| deadline.poll_passed(context).is_ready());
                 if passed { Poll::Ready(Err(WireError::Silent)) } else { Poll::Pending }

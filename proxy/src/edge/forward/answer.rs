@@ -15,6 +15,10 @@ use super::location::{Own, Public, repaired};
 use crate::edge::client::REQUEST_ID;
 use crate::pool::{Answer, Framing, has_token};
 
+/// Fields of one connection, beside `Upgrade` and those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING];
+
 /// What of an answer depends on the client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
@@ -57,23 +61,17 @@ pub(super) fn header(answer: Answer, asked: &Asked<'_>, own: &Own<'_>) -> Box<Re
 }
 
 fn without_hop_by_hop(headers: &mut HeaderMap, upgraded: bool) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| **name != UPGRADE && has_token(headers, &CONNECTION, name.as_str()))
-            .cloned()
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING] {
+    let names = headers.contains_key(CONNECTION);
+    let dropped = |name: &&HeaderName| match **name == UPGRADE {
+        true => !upgraded,
+        false => HOP_BY_HOP.contains(name) || names && has_token(headers, &CONNECTION, name.as_str()),
+    };
+    let dropped: Vec<HeaderName> = headers.keys().filter(dropped).cloned().collect();
+    for name in dropped {
         headers.remove(name);
     }
     if upgraded {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        headers.remove(UPGRADE);
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) struct Changes<'a> {
 }
 
 /// The head; `None` for a request that cannot be passed on.
-pub(super) fn write(request: &RequestHeader, host: &str, way: &Way, changes: &Changes<'_>) -> Option<Bytes> {
+pub(super) fn write(request: &RequestHeader, host: &str, way: &Way<'_>, changes: &Changes<'_>) -> Option<Bytes> {
     let headers = &request.headers;
     let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
     let mut head = Vec::with_capacity(size + request.raw_path().len() + ADDED);
@@ -74,6 +74,7 @@ pub(super) fn write(request: &RequestHeader, host: &str, way: &Way, changes: &Ch
     for part in [request.method.as_str().as_bytes(), b" ", target, b" HTTP/1.1\r\n"] {
         head.extend_from_slice(part);
     }
+    let mut number = itoa::Buffer::new();
     let mut line = |name: &str, value: &[u8]| {
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             head.extend_from_slice(part);
@@ -93,15 +94,15 @@ pub(super) fn write(request: &RequestHeader, host: &str, way: &Way, changes: &Ch
     }
     line("x-forwarded-for", way.hops.as_bytes());
     line("x-forwarded-proto", way.scheme.as_bytes());
-    if let Some(host) = &way.host {
+    if let Some(host) = way.host {
         line("x-forwarded-host", host.as_bytes());
     }
-    line("x-forwarded-port", way.port.to_string().as_bytes());
+    line("x-forwarded-port", number.format(way.port).as_bytes());
     line("forwarded", way.forwarded.as_bytes());
     line("x-request-id", changes.id.as_bytes());
     match changes.body {
         Body::None => {}
-        Body::Length(length) => line("content-length", length.to_string().as_bytes()),
+        Body::Length(length) => line("content-length", number.format(length).as_bytes()),
         Body::Chunks => line("transfer-encoding", b"chunked"),
     }
     if changes.expects {

@@ -80,7 +80,7 @@ pub(crate) async fn forward(
     by: &mut Option<Forwarded>,
 ) -> Result<Passed, Refusal> {
     let pool = errand.pool();
-    let by = by.insert(Forwarded { pool: pool.settings().name.clone(), server: None, retries: 0, error: None });
+    let by = by.insert(Forwarded { pool: Arc::clone(pool.name()), server: None, retries: 0, error: None });
     let sending = Sending::new(session);
     let request = session.req_header();
     let hop = Hop {
@@ -118,7 +118,7 @@ pub(crate) async fn forward(
         wish: Wish { client: Some(visit.client()), key: key.as_deref(), tried: &[] },
         told: Some(Told { source: visit.connection.client, destination: visit.connection.destination }),
     };
-    let public = way.host.clone().unwrap_or_default();
+    let public = way.host.unwrap_or_default().to_owned();
     let asked = answer::Asked {
         public: location::Public { scheme: way.scheme, host: &public },
         chunks: sending.version == Version::HTTP_11,

@@ -67,7 +67,7 @@ pub(super) struct Relay<'a> {
     /// What is still to come of a body of known length.
     left: Option<u64>,
     outgoing: Outgoing,
-    clock: Deadline,
+    clock: Option<Deadline>,
     /// The client's longest silence.
     client_silence: Duration,
     /// The longest time that the server takes nothing.
@@ -91,7 +91,7 @@ impl<'a> Relay<'a> {
             chunks: body == head::Body::Chunks,
             left: if let head::Body::Length(length) = body { Some(length) } else { None },
             outgoing: Outgoing::default(),
-            clock: Deadline::new(Instant::now() + client_silence),
+            clock: None,
             client_silence,
             server_silence,
             upgraded: false,
@@ -182,7 +182,7 @@ impl<'a> Relay<'a> {
     async fn next(&mut self, awaited: Awaited) -> Event {
         let Relay { session, exchange, outgoing, clock, .. } = self;
         if !outgoing.is_empty() {
-            clock.set(Instant::now() + self.server_silence);
+            let clock = Deadline::at(clock, Instant::now() + self.server_silence);
             return poll_fn(|context| {
                 if let Poll::Ready(event) = poll(exchange, awaited, context) {
                     return Poll::Ready(event);
@@ -196,7 +196,7 @@ impl<'a> Relay<'a> {
         }
         let heard = poll_fn(|context| poll(exchange, awaited, context));
         if matches!(self.upload, Upload::Going) {
-            clock.set(Instant::now() + self.client_silence);
+            let clock = Deadline::at(clock, Instant::now() + self.client_silence);
             return tokio::select! {
                 biased;
                 event = heard => event,
