@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn open(health: Health) -> (Admin, SocketAddr) {
-        let socket = Listening::open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = Listening::open("127.0.0.1:0".parse().unwrap(), []).unwrap();
         let address = socket.address();
         let metrics = Arc::new(Metrics::new().unwrap());
         (Admin::new(socket, Arc::new(health), metrics, operated(), None), address)

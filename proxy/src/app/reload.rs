@@ -37,7 +37,7 @@ async fn build(path: &Path, foundation: &Foundation, before: &Running) -> Result
     let path = path.to_owned();
     let config =
         tokio::task::spawn_blocking(move || load(&path)).await.map_err(|error| AppError::Runtime(error.into()))??;
-    Built::new(foundation, config, Some(before), Sockets::default(), None).await
+    Built::new(foundation, config, Some(before), Sockets::beside(before.sockets()), None).await
 }
 
 /// Takes a store back that was released to another process, which has ended. When even that fails, what is in it is

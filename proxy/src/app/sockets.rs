@@ -32,13 +32,20 @@ impl Place {
 #[derive(Default)]
 pub(super) struct Sockets {
     open: BTreeMap<Place, Listening>,
+    /// In use until what is being built takes over.
+    used: Vec<Listening>,
 }
 
 impl Sockets {
     /// Offers sockets that somebody handed over. Needs the runtime.
     pub(super) fn handed_over(sockets: Vec<(Place, TcpListener)>) -> std::io::Result<Sockets> {
         let adopt = |(place, socket)| Ok((place, Listening::adopt(socket)?));
-        Ok(Sockets { open: sockets.into_iter().map(adopt).collect::<std::io::Result<_>>()? })
+        Ok(Sockets { open: sockets.into_iter().map(adopt).collect::<std::io::Result<_>>()?, used: Vec::new() })
+    }
+
+    /// Offers none, beside those that are in use.
+    pub(super) fn beside(used: Vec<(Place, Listening)>) -> Sockets {
+        Sockets { open: BTreeMap::new(), used: used.into_iter().map(|(_, socket)| socket).collect() }
     }
 
     /// The socket of a listener, opened when nobody offers it.
@@ -46,6 +53,10 @@ impl Sockets {
         if let Some(socket) = self.open.remove(&Place::of(name, bind)) {
             return Ok(socket);
         }
-        Listening::open(bind).map_err(|source| AppError::Bind { name: name.to_owned(), address: bind, source })
+        Listening::open(bind, self.open.values().chain(&self.used)).map_err(|source| AppError::Bind {
+            name: name.to_owned(),
+            address: bind,
+            source,
+        })
     }
 }

@@ -27,13 +27,22 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Opens a socket: from here on the kernel queues connections.
-    pub(crate) fn open(bind: SocketAddr) -> io::Result<Listening> {
+    /// Opens a socket: from here on the kernel queues connections. One of the others that are ours may have the port
+    /// already: on one address, say, where all are wanted from now on. The kernel allows that to who shares; what is shared
+    /// is shared for this moment only: another edge that is started by mistake is to fail.
+    pub(crate) fn open<'l>(bind: SocketAddr, others: impl IntoIterator<Item = &'l Listening>) -> io::Result<Listening> {
+        let near: Vec<_> = others.into_iter().filter(|other| other.address.port() == bind.port()).collect();
+        let share = |shared| near.iter().try_for_each(|other| sockopt::set_socket_reuseport(other, shared));
         let socket = if bind.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         prepare(&socket)?;
-        socket.bind(bind)?;
-        Listening::new(socket.listen(BACKLOG)?)
+        socket.set_reuseport(!near.is_empty())?;
+        share(true)?;
+        let listening = socket.bind(bind).and_then(|()| socket.listen(BACKLOG));
+        share(false)?;
+        let listening = listening?;
+        sockopt::set_socket_reuseport(&listening, false)?;
+        Listening::new(listening)
     }
 
     /// Takes over a socket that listens already.

@@ -137,7 +137,7 @@ async fn start_trusting(settings: pierhead_config::Listener, limits: &Limits, tr
     };
     let admission = Arc::new(Admission::new(&[trusted.parse().unwrap()], limits, None));
     let prepared = Prepared::new(&settings, &common, &admission, None).unwrap();
-    let address = Listener::start(Listening::open(settings.bind).unwrap(), prepared).socket().address();
+    let address = Listener::start(Listening::open(settings.bind, []).unwrap(), prepared).socket().address();
     drain.advance(Phase::Serving);
     Running { address, drain, echo, metrics }
 }

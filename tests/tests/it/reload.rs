@@ -144,6 +144,28 @@ async fn a_connection_outlives_any_number_of_names_of_its_listener() {
     }
 }
 
+/// The address that is wanted and the one that is open would be in each other's way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_moves_from_one_address_to_all_and_back() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let setup = Setup::new().registry("up.test", "http://127.0.0.1:1");
+    let mut edge = setup.set("/listeners/0/bind", free.to_string()).start().await;
+    let elsewhere = format!("127.0.0.2:{}", free.port());
+    for (bind, everywhere) in [(format!("0.0.0.0:{}", free.port()), true), (free.to_string(), false)] {
+        edge.rewrite(|config| config["listeners"][0]["bind"] = json!(bind));
+        edge.reload().await;
+        assert_eq!(edge.client().get("/v2/").await.status, 200, "{bind}");
+        eventually("the old socket is closed", Duration::from_secs(5), async || {
+            (TcpStream::connect(&elsewhere).await.is_ok() == everywhere).then_some(())
+        })
+        .await;
+    }
+    // Another edge that is started by mistake is still told so.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.set_reuseaddr(true).unwrap();
+    other.bind(free).expect_err("the port is shared");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_stays_open_and_what_can_change_of_it_does() {
     let registry = DockerRegistry::start().await;

@@ -63,7 +63,7 @@ struct Api {
 }
 
 fn start(token: Option<&str>) -> Api {
-    let socket = Listening::open("127.0.0.1:0".parse().unwrap()).unwrap();
+    let socket = Listening::open("127.0.0.1:0".parse().unwrap(), []).unwrap();
     let address = socket.address();
     let metrics = Arc::new(Metrics::new().unwrap());
     let operated = operated();
