@@ -8,12 +8,13 @@ use pingora_core::protocols::{ALPN, Stream};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::either::Either;
 
 use super::chunks::Chunks;
 use super::encrypted::Encrypted;
 use super::service::Service;
 use super::socket::Socket;
-use super::stream::{ClientStream, Transport};
+use super::stream::ClientStream;
 use super::{Application, Connection, http1, http2, proxy_protocol, tcp as layer4};
 use crate::admin::sessions::Protocol;
 
@@ -68,13 +69,13 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
     let socket = Socket::new(accepted, service.limits.write_timeout);
     let chunks = Arc::new(Chunks::default());
     let transport = match &service.tls {
-        None => Transport::Plain(socket),
+        None => Either::Left(socket),
         Some(tls) => match timeout_at(deadline, Encrypted::accept(tls.config(), socket)).await {
             Ok(Ok(stream)) => {
                 connection.secure = true;
                 connection.subject = stream.client_subject().map(Into::into);
                 service.counts.handshake(stream.is_tls13(), stream.is_resumed());
-                Transport::Encrypted(Box::new(stream))
+                Either::Right(Box::new(stream))
             }
             Ok(Err(error)) => {
                 service.counts.handshake_failed();

@@ -16,6 +16,7 @@ use bytes::{Buf, BytesMut};
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 
 use super::pipe::Pipe;
 use crate::pool::ServerStream;
@@ -51,8 +52,8 @@ impl End for TcpStream {
 impl End for ServerStream {
     fn plain(&self) -> Option<&TcpStream> {
         match self {
-            ServerStream::Plain(stream) => Some(stream),
-            ServerStream::Tls(_) => None,
+            Either::Left(tcp) => Some(tcp),
+            Either::Right(_) => None,
         }
     }
 }

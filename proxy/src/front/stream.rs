@@ -18,6 +18,7 @@ use pingora_core::protocols::{
     UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_util::either::Either;
 
 use super::chunks::Chunks;
 use super::encrypted::Encrypted;
@@ -29,14 +30,8 @@ const HOLD_LIMIT: usize = 2 * 1024;
 /// How many buffers one call writes at most.
 const VECTORS: usize = 32;
 
-/// How bytes travel.
-#[derive(Debug)]
-pub(super) enum Transport {
-    /// As they are.
-    Plain(Socket),
-    /// In TLS.
-    Encrypted(Box<Encrypted>),
-}
+/// How bytes travel: as they are, or in TLS.
+pub(super) type Transport = Either<Socket, Box<Encrypted>>;
 
 /// A connection.
 #[derive(Debug)]
@@ -60,7 +55,7 @@ impl ClientStream {
 
     /// Has the client see, when this is dropped, that it was not all. In TLS it sees that the closing alert is missing.
     pub(super) fn break_off(&self) {
-        if let Transport::Plain(socket) = &self.transport {
+        if let Either::Left(socket) = &self.transport {
             socket.break_off();
         }
     }
@@ -165,53 +160,6 @@ impl AsyncWrite for ClientStream {
     }
 }
 
-impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Transport::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
-            Transport::Encrypted(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Transport::Plain(socket) => Pin::new(socket).poll_write(context, buffer),
-            Transport::Encrypted(stream) => Pin::new(stream).poll_write(context, buffer),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(context, buffers),
-            Transport::Encrypted(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Transport::Plain(socket) => Pin::new(socket).poll_flush(context),
-            Transport::Encrypted(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(context),
-            Transport::Encrypted(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
-}
-
 #[async_trait]
 impl Shutdown for ClientStream {
     async fn shutdown(&mut self) {
@@ -223,8 +171,8 @@ impl Shutdown for ClientStream {
 impl UniqueID for ClientStream {
     fn id(&self) -> UniqueIDType {
         match &self.transport {
-            Transport::Plain(socket) => socket.descriptor(),
-            Transport::Encrypted(stream) => stream.descriptor(),
+            Either::Left(socket) => socket.descriptor(),
+            Either::Right(stream) => stream.descriptor(),
         }
     }
 }
@@ -232,8 +180,8 @@ impl UniqueID for ClientStream {
 impl Ssl for ClientStream {
     fn selected_alpn_proto(&self) -> Option<ALPN> {
         match &self.transport {
-            Transport::Plain(_) => None,
-            Transport::Encrypted(stream) => stream.alpn(),
+            Either::Left(_) => None,
+            Either::Right(stream) => stream.alpn(),
         }
     }
 }
@@ -273,7 +221,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let socket = Socket::new(Accepted::new(server), Duration::from_secs(5));
-        (ClientStream::new(Transport::Plain(socket), Arc::default()), client)
+        (ClientStream::new(Either::Left(socket), Arc::default()), client)
     }
 
     #[tokio::test]

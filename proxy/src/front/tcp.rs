@@ -12,6 +12,7 @@ use pierhead_config::{HttpListener, Mode, TcpListener};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
+use tokio_util::either::Either;
 
 use super::accepted::Accepted;
 use super::account::{Account, End, Tally};
@@ -22,7 +23,7 @@ use super::socket::break_off;
 use super::{Application, Connection, lanes};
 use crate::admin::metrics::ServerMetrics;
 use crate::admin::sessions::{self, Protocol};
-use crate::pool::{Lease, Pool, ServerStream, Told, Wish};
+use crate::pool::{Lease, Pool, ServerStream, Told, Wish, socket};
 
 /// How long to wait before a server is tried again that has just failed, where there is no other.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -131,8 +132,8 @@ async fn serve<A: Application>(
     let entry = Arc::clone(&connection.session);
     let session = Session { lease, entry, received, silence, tally };
     let carried = match server {
-        ServerStream::Plain(server) => change_lanes(client, server, session).await,
-        encrypted @ ServerStream::Tls(_) => Ok(session.carry(client, encrypted).await),
+        Either::Left(server) => change_lanes(client, server, session).await,
+        encrypted @ Either::Right(_) => Ok(session.carry(client, encrypted).await),
     };
     match carried {
         Ok(end) => account.end = end,
@@ -145,7 +146,7 @@ async fn change_lanes(client: TcpStream, server: TcpStream, session: Session) ->
     let (client, server) = (client.into_std()?, server.into_std()?);
     let carried = lanes::run(async move {
         let (client, server) = (TcpStream::from_std(client)?, TcpStream::from_std(server)?);
-        Ok(session.carry(client, ServerStream::Plain(server)).await)
+        Ok(session.carry(client, Either::Left(server)).await)
     });
     carried.await.unwrap_or(Ok(End::Stopped))
 }
@@ -172,7 +173,7 @@ impl Session {
             () = entry.closed() => End::Closed,
         };
         if end.breaks_server() {
-            break_off(server.socket());
+            break_off(socket(&server));
         }
         if end.breaks_client() {
             break_off(&client);

@@ -3,20 +3,19 @@
 //! Invariants: all of it together ends within the pool's `connect_timeout`; one TLS configuration serves all connections
 //! of a pool, so that sessions are resumed.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use pierhead_config as config;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use super::proxy_header;
 use crate::front::prepare;
@@ -47,22 +46,14 @@ pub(crate) enum ConnectError {
     Name(String),
 }
 
-/// A connection to a server.
-#[derive(Debug)]
-pub(crate) enum ServerStream {
-    /// As it is.
-    Plain(TcpStream),
-    /// With TLS.
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// A connection to a server: as it is, or in TLS.
+pub(crate) type ServerStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-impl ServerStream {
-    /// The socket below.
-    pub(crate) fn socket(&self) -> &TcpStream {
-        match self {
-            ServerStream::Plain(stream) => stream,
-            ServerStream::Tls(stream) => stream.get_ref().0,
-        }
+/// The socket below.
+pub(crate) fn socket(stream: &ServerStream) -> &TcpStream {
+    match stream {
+        Either::Left(tcp) => tcp,
+        Either::Right(tls) => tls.get_ref().0,
     }
 }
 
@@ -80,12 +71,12 @@ pub(super) async fn connect(
             tcp.write_all(&proxy_header::encode(version, told)).await?;
         }
         match tls {
-            None => Ok(ServerStream::Plain(tcp)),
+            None => Ok(Either::Left(tcp)),
             Some(settings) => {
                 let name = certificate_name(pool, address, host)?;
                 let stream =
                     TlsConnector::from(Arc::clone(settings)).connect(name, tcp).await.map_err(ConnectError::Tls)?;
-                Ok(ServerStream::Tls(Box::new(stream)))
+                Ok(Either::Right(Box::new(stream)))
             }
         }
     };
@@ -110,53 +101,6 @@ fn certificate_name(
             ServerName::try_from(name.trim_end_matches('.').to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))
         }
         None => Ok(ServerName::from(address.ip())),
-    }
-}
-
-impl AsyncRead for ServerStream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            ServerStream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for ServerStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_write(context, buffer),
-            ServerStream::Tls(stream) => Pin::new(stream).poll_write(context, buffer),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-            ServerStream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            ServerStream::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServerStream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            ServerStream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }
 

@@ -51,7 +51,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::answer::{Answer, Framing, has_token};
 use self::check::{Checker, Checks};
-pub(crate) use self::connect::{ConnectError, ServerStream, Told};
+pub(crate) use self::connect::{ConnectError, ServerStream, Told, socket};
 pub(crate) use self::exchange::{Exchange, ExchangeError, Question};
 pub(crate) use self::heritage::Heritage;
 use self::idle::Idle;
