@@ -50,18 +50,35 @@ impl Pool {
         // Nobody goes before those who wait.
         let at_once = if self.surroundings.queue.len() == 0 { self.take(wish) } else { Ok(None) };
         let leased = match at_once {
-            Ok(Some(lease)) => return Ok(lease),
+            Ok(Some(lease)) => Ok(lease),
             Ok(None) => self.wait(wish).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = &leased {
-            match error {
-                LeaseError::NoServer => self.metrics.no_server.inc(),
-                LeaseError::QueueFull => self.metrics.queue_full.inc(),
-                LeaseError::QueueTimeout => self.metrics.queue_timeout.inc(),
+        match &leased {
+            Ok(_) => self.tell(true),
+            Err(LeaseError::NoServer) => {
+                self.tell(false);
+                self.metrics.no_server.inc();
             }
+            Err(LeaseError::QueueFull) => self.metrics.queue_full.inc(),
+            Err(LeaseError::QueueTimeout) => self.metrics.queue_timeout.inc(),
         }
         leased
+    }
+
+    /// Somebody found a server, or that there is none: told when it was the other way before.
+    fn tell(&self, somebody: bool) {
+        if self.deserted.load(Ordering::Relaxed) != somebody
+            || self.deserted.swap(!somebody, Ordering::Relaxed) != somebody
+        {
+            return;
+        }
+        let pool = &self.settings.name;
+        if somebody {
+            tracing::info!(pool, "a server can be asked again");
+        } else {
+            tracing::error!(pool, "no server can be asked: who wants one is refused");
+        }
     }
 
     async fn wait(&self, wish: &Wish<'_>) -> Result<Lease, LeaseError> {

@@ -36,7 +36,7 @@ pub(crate) mod view;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -147,6 +147,8 @@ pub(crate) struct Pool {
     surroundings: Surroundings,
     checker: Option<Arc<Checker>>,
     next: AtomicUsize,
+    /// Whether the last who wanted a server found that none can be asked.
+    deserted: AtomicBool,
     all_metrics: Arc<Metrics>,
     metrics: PoolMetrics,
 }
@@ -190,6 +192,7 @@ impl Pool {
             surroundings,
             checker: checker.map(Arc::new),
             next: AtomicUsize::new(0),
+            deserted: AtomicBool::new(before.is_some_and(|pool| pool.deserted.load(Ordering::Relaxed))),
             files,
             settings,
         })

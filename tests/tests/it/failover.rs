@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
 use pierhead_tests::pull::Client;
 use pierhead_tests::raw::{backend, curl, front, rest, secure, until};
@@ -39,6 +41,31 @@ async fn who_finds_no_server_is_told_when_to_come_back() {
     assert_eq!(statuses, [503, 504], "one was too slow, the other did not get its turn");
     let refused = if first.status == 503 { first } else { second };
     assert!(!refused.header("retry-after").is_empty());
+}
+
+#[tokio::test]
+async fn that_nobody_is_left_is_told_once() {
+    let mut server = Server::nginx(1, "server { listen 127.0.0.1:@PORT@; location / { return 200 ok; } }").await;
+    let edge = front(&[server.address()])
+        .set("/pools/0/health", json!({ "kind": "tcp", "interval": "50ms", "rise": 1, "fall": 1 }))
+        .start()
+        .await;
+    let client = edge.client();
+    let told = |what: &str| edge.log().count(|line| line.contains(what));
+    for round in 1..=2 {
+        assert_eq!(client.get("/x").await.status, 200);
+        server.kill().await;
+        edge.metric_until("pierhead_server_state", &[("state", "down")], |down| down == 1.0).await;
+        for _ in 0..3 {
+            assert_eq!(client.get("/x").await.status, 503);
+        }
+        server.start_again().await;
+        edge.metric_until("pierhead_server_state", &[("state", "up")], |up| up == 1.0).await;
+        assert_eq!(client.get("/x").await.status, 200);
+        let end = async || (told("a server can be asked again") == round).then_some(());
+        eventually("the end is told of", Duration::from_secs(20), end).await;
+        assert_eq!(told("no server can be asked"), round);
+    }
 }
 
 /// Asks again and again until told to stop; how often it was answered, and what was not.
