@@ -234,6 +234,9 @@ impl Built {
             listener.close();
         }
         foundation.listening.store(Arc::new(listeners.values().map(Arc::downgrade).collect()));
+        let secure =
+            self.config.listeners.iter().filter(|listener| listener.http().is_some_and(|http| http.tls.is_some()));
+        common.metrics.certificates_only_of(&secure.map(|listener| listener.name.as_str()).collect::<Vec<_>>());
         let admin = match operators {
             Some(operators) if operators.settings == self.config.admin => operators,
             before => Operators::start(foundation, self.config.admin.clone(), self.admin, before),

@@ -154,6 +154,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_operators_said_outlives_an_answer_of_dns_without_the_server() {
+        let mut settings = settings(Vec::new());
+        let (name, record) = ("quay.test".to_owned(), DnsRecord::Address { port: 443 });
+        settings.discovery = Some(Discovery { name, record, max_connections: None, checked_first: false });
+        let pools = unstarted(settings);
+        let answer = |last: &[u8]| {
+            let one = |last: &u8| Found {
+                address: ([192, 0, 2, *last], 443).into(),
+                host: "quay.test".to_owned(),
+                weight: 1,
+                backup: false,
+            };
+            let question = Question::Addresses("quay.test".to_owned(), 443);
+            pools.get("quay").unwrap().remember(question, last.iter().map(one).collect());
+        };
+        answer(&[1, 2]);
+        assert!(pools.get("quay").unwrap().operate("192.0.2.1:443", Operator::Drain));
+        answer(&[2]);
+        answer(&[1, 2]);
+        let found = seen(&pools).into_iter().find(|(name, ..)| name == "192.0.2.1:443");
+        assert_eq!(found.unwrap().2, Operator::Drain);
+    }
+
+    #[tokio::test]
     async fn what_dns_said_is_remembered_while_it_is_away() {
         let discovered = |name: &str| {
             let mut settings = checked(settings(Vec::new()));

@@ -232,7 +232,11 @@ impl Pool {
     fn renew(&self, work: &mut Work) {
         let specs = members::specs(&self.settings, &work.answers);
         let terms = members::terms(&self.settings);
-        let members = Members::of(&specs, &self.servers(), &terms, &self.surroundings, &self.all_metrics);
+        let before = self.servers();
+        let members = Members::of(&specs, &before, &terms, &self.surroundings, &self.all_metrics);
+        for gone in before.iter().filter(|known| specs.iter().all(|spec| spec.name != known.name())) {
+            self.surroundings.waiting.keep(gone.name(), gone.orders());
+        }
         for (server, spec) in members.servers.iter().zip(&specs) {
             server.adopt(spec, &terms);
             self.surroundings.waiting.given(&spec.name);

@@ -33,6 +33,13 @@ impl Waiting {
         self.0.lock().get(server).copied().unwrap_or_default()
     }
 
+    /// For a server that has gone, and may come back: a name server that loses it for a moment does not put it to work.
+    pub(super) fn keep(&self, server: &str, orders: Orders) {
+        if orders != Orders::default() {
+            self.0.lock().insert(server.to_owned(), orders);
+        }
+    }
+
     /// It is there, and knows.
     pub(super) fn given(&self, server: &str) {
         self.0.lock().remove(server);
@@ -67,7 +74,7 @@ impl Pools {
                 }
             } else {
                 let orders = Orders { operator, weight: weight.unwrap_or(UNSAID) };
-                pool.surroundings.waiting.0.lock().insert(server, orders);
+                pool.surroundings.waiting.keep(&server, orders);
             }
         }
     }

@@ -57,7 +57,7 @@ pub(super) struct Surroundings {
 }
 
 /// What the operator has said of a server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Orders {
     /// In which state.
     pub(super) operator: Operator,

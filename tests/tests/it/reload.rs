@@ -9,6 +9,7 @@ use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::pull::Client;
 use pierhead_tests::registry::DockerRegistry;
+use pierhead_tests::server::certificate;
 use pierhead_tests::wire::Wire;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -142,6 +143,26 @@ async fn a_connection_outlives_any_number_of_names_of_its_listener() {
         edge.rewrite(|config| config["listeners"][0]["name"] = json!(name));
         edge.reload().await;
     }
+}
+
+/// Else somebody is woken by an alarm about a certificate that nobody shows any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_go_with_their_listener() {
+    let setup = Setup::new().registry("up.test", "http://127.0.0.1:1");
+    let (cert, key, _) = certificate(setup.dir.path(), &["localhost"]);
+    let tls = json!({ "certificates": [{ "cert": cert, "key": key }] });
+    let setup = setup.with("listeners", json!({ "name": "gone", "bind": "127.0.0.1:0", "tls": tls }));
+    let mut edge = setup.with("listeners", json!({ "name": "plain", "bind": "127.0.0.1:0", "tls": tls })).start().await;
+    let ends = "pierhead_certificate_expiry_timestamp_seconds";
+    assert!(edge.metric(ends, &[("listener", "gone")]).await > 0.0);
+    assert!(edge.metric(ends, &[("listener", "plain")]).await > 0.0);
+    edge.rewrite(|config| {
+        let listeners = config["listeners"].as_array_mut().unwrap();
+        listeners.remove(1);
+        listeners[1].as_object_mut().unwrap().remove("tls");
+    });
+    edge.reload().await;
+    assert_eq!(edge.metric(ends, &[]).await, 0.0);
 }
 
 /// The address that is wanted and the one that is open would be in each other's way.

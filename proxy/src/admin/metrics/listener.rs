@@ -130,6 +130,19 @@ impl Listeners {
     }
 }
 
+impl Listeners {
+    /// Forgets the certificates of all but these: who is gone shows none, and none of them will ever be renewed.
+    pub(super) fn certificates_only_of(&self, listeners: &[&str]) {
+        self.shown.lock().retain(|listener, files| {
+            let stays = listeners.contains(&listener.as_str());
+            for file in files.iter().filter(|_| !stays) {
+                drop(self.certificates.remove_label_values(&[listener, file]));
+            }
+            stays
+        });
+    }
+}
+
 /// The handles of one listener.
 pub(crate) struct ListenerMetrics {
     name: String,

@@ -197,6 +197,11 @@ impl Metrics {
         self.listeners.certificates(listener, shown);
     }
 
+    /// The listeners that show certificates are these from here on.
+    pub(crate) fn certificates_only_of(&self, listeners: &[&str]) {
+        self.listeners.certificates_only_of(listeners);
+    }
+
     /// The configuration was read again: whether it could be used, and its number then.
     pub(crate) fn reloaded(&self, well: bool) {
         self.reloads.reloaded(well);
