@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pierhead_registry::oci::Digest;
 use pierhead_tests::eventually;
-use pierhead_tests::pierhead::{Setup, binary};
+use pierhead_tests::pierhead::{Setup, binary, tells_of_panic};
 use pierhead_tests::process::{Lines, Process};
 use pierhead_tests::pull::Client;
 use rustix::process::Signal;
@@ -124,7 +124,7 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        let panics = self.lines.count(|line| line.contains("panicked at"));
+        let panics = self.lines.count(tells_of_panic);
         if panics > 0 && !std::thread::panicking() {
             panic!("pierhead panicked:\n{}", self.lines.all().join("\n"));
         }

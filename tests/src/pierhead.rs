@@ -282,9 +282,14 @@ impl Drop for Pierhead {
             // Nextest shows what a failed test wrote.
             eprintln!("--- the edge's log ---\n{}", self.lines.all().join("\n"));
         } else {
-            assert_eq!(self.lines.count(|line| line.contains("panicked at")), 0, "{}", self.lines.all().join("\n"));
+            assert_eq!(self.lines.count(tells_of_panic), 0, "{}", self.lines.all().join("\n"));
         }
     }
+}
+
+/// Whether a line says that the edge panicked: in its log, or before there was one.
+pub fn tells_of_panic(line: &str) -> bool {
+    line.contains("panicked at") || message(line).is_some_and(|message| message == "panic")
 }
 
 fn is_access(event: &Value) -> bool {

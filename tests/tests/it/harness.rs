@@ -2,10 +2,24 @@
 
 use pierhead_tests::clients::{Containerd, Podman, Skopeo, assert_hashes};
 use pierhead_tests::image::{Blob, Format, Image, Index};
+use pierhead_tests::pierhead::tells_of_panic;
 use pierhead_tests::pull::{Client, PullError};
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::token::{Policy, TokenService};
 use pierhead_tests::wire::Wire;
+
+#[test]
+fn a_panic_of_the_edge_is_seen() {
+    for (line, panic) in [
+        (r#"{"level":"ERROR","fields":{"message":"panic","place":"a.rs:1:2","cause":"b"}}"#, true),
+        ("thread 'main' panicked at a.rs:1:2:", true),
+        (r#"{"level":"ERROR","fields":{"message":"no panic"}}"#, false),
+        (r#"{"outcome":"hit","status":200}"#, false),
+        ("", false),
+    ] {
+        assert_eq!(tells_of_panic(line), panic, "{line}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_counts_its_requests() {

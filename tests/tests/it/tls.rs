@@ -87,10 +87,14 @@ async fn certificates_are_replaced_under_load_and_broken_ones_are_not_taken() {
     }
     let good = der(edge.dir());
     let text = std::fs::read_to_string(edge.dir().join("a.test.crt")).unwrap();
+    // On a busy machine, the moment above may have lasted for two looks.
+    let refused = ("pierhead_certificate_renewals_total", &[("result", "refused")]);
+    let complaints = || edge.log().count(|line| line.contains("cannot be used, the old ones serve on"));
+    let (counted, before) = (edge.metric(refused.0, refused.1).await, complaints());
     std::fs::write(edge.dir().join("a.test.crt"), "no certificate").unwrap();
-    edge.metric_until("pierhead_certificate_renewals_total", &[("result", "refused")], |count| count == 1.0).await;
+    edge.metric_until(refused.0, refused.1, |count| count == counted + 1.0).await;
     assert_eq!(shown(&edge, &client(&edge)).await.unwrap(), good, "the old one serves on");
-    assert_eq!(edge.log().count(|line| line.contains("cannot be used, the old ones serve on")), 1);
+    assert_eq!(complaints(), before + 1);
     std::fs::write(edge.dir().join("a.test.crt"), text).unwrap();
     eventually("all is well again", Duration::from_secs(20), async || {
         (edge.log().count(|line| line.contains("again what they were")) == 1).then_some(())
