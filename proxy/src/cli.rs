@@ -93,9 +93,13 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve { config, take_over } => app::serve(&config, take_over).map_err(|error| error.to_string()),
             Command::Check { config } => check(&config).map(|_| println(&format!("{}: ok", config.display()))),
-            Command::ClientConfig { client, config, address } => {
-                load(&config).map(|config| println(client_config::render(client, &config, address.as_ref()).trim_end()))
-            }
+            Command::ClientConfig { client, config, address } => load(&config).and_then(|config| {
+                if config.registries.is_empty() {
+                    return Err("there are no `registries`: clients use what this edge forwards as before".to_owned());
+                }
+                println(client_config::render(client, &config, address.as_ref()).trim_end());
+                Ok(())
+            }),
             Command::Convert { from, file, strict } => from.convert(&file).and_then(|converted| {
                 println(converted.yaml.trim_end());
                 let left = converted.left(&file);

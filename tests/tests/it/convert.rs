@@ -61,6 +61,14 @@ listen redis
     server primary @PRIMARY@ check inter 200ms
 ";
 
+#[tokio::test]
+async fn where_everything_is_forwarded_clients_need_not_be_told() {
+    let setup =
+        Setup::front().pool(json!({ "name": "web", "servers": ["127.0.0.1:1"] })).set("/listeners/0/pool", "web");
+    let told = setup.command(&["client-config", "all"]).await.expect_failure();
+    assert!(told.stderr.contains("no `registries`"), "{}", told.stderr);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_takes_the_place_of_haproxy() {
     let (registry, primary, replica) =
