@@ -3,6 +3,7 @@
 mod documentation;
 mod examples;
 mod front_door;
+mod front_door_refusals;
 mod load;
 mod refusals;
 

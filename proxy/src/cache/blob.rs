@@ -21,7 +21,8 @@ use tokio::task::JoinHandle;
 use super::BlobError;
 use super::fill::Found;
 use super::fill::download;
-use super::fill::registry::{Fills, Lease, Origin};
+use super::fill::lease::Lease;
+use super::fill::registry::{Fills, Origin};
 use super::store::{Store, blocking};
 
 /// How much of a cold file the kernel is told to read ahead.

@@ -62,6 +62,8 @@ use self::select::Open;
 pub(crate) use self::server::Server;
 use self::spec::Surroundings;
 pub(crate) use self::tls::check_tls;
+#[cfg(test)]
+pub(crate) use self::tls::client_config;
 pub(crate) use self::view::{NameView, Operator, PoolView, ServerView};
 pub(crate) use self::wire::{Outgoing, WireError};
 use crate::admin::metrics::{Metrics, PoolMetrics, ServerFailure};

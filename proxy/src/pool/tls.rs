@@ -26,7 +26,7 @@ pub(crate) fn check_tls(pool: &Pool) -> Vec<(&'static str, String)> {
 }
 
 /// The configuration of a pool's connections; the text says what is wrong with it.
-pub(super) fn client_config(settings: &ServerTls) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn client_config(settings: &ServerTls) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(default_provider());
     let versions: &[_] = match settings.min_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12],

@@ -284,17 +284,25 @@ async fn a_client_that_stops_in_its_body_is_told_and_let_go() {
     assert!(begun.elapsed() < Duration::from_secs(8), "let go after {:?}", begun.elapsed());
 }
 
+/// A client wants another protocol.
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+
+/// And its server agrees.
+async fn agree(tcp: &mut TcpStream) {
+    until(tcp, "\r\n\r\n").await;
+    let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n";
+    tcp.write_all(answer).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_silent_upgraded_connection_ends() {
     let server = backend(|mut tcp| async move {
-        until(&mut tcp, "\r\n\r\n").await;
-        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n";
-        tcp.write_all(answer).await.unwrap();
+        agree(&mut tcp).await;
         rest(&mut tcp).await;
     })
     .await;
     let edge = front(&[server]).set("/listeners/0/tunnel_timeout", "500ms").start().await;
-    let answer = exchange(&edge, b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await;
+    let answer = exchange(&edge, UPGRADE).await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
 }
 
@@ -302,16 +310,14 @@ async fn a_silent_upgraded_connection_ends() {
 #[tokio::test]
 async fn an_upgraded_connection_may_be_silent_for_longer_than_others_may_be_idle() {
     let server = backend(|mut tcp| async move {
-        until(&mut tcp, "\r\n\r\n").await;
-        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n";
-        tcp.write_all(answer).await.unwrap();
+        agree(&mut tcp).await;
         until(&mut tcp, "late").await;
         tcp.write_all(b"heard").await.unwrap();
     })
     .await;
     let edge = front(&[server]).set("/listeners/0/idle_timeout", "200ms").start().await;
     let mut client = TcpStream::connect(edge.registry).await.unwrap();
-    client.write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").await.unwrap();
+    client.write_all(UPGRADE).await.unwrap();
     until(&mut client, "\r\n\r\n").await;
     // Another connection shows that the time in which one may be idle has passed.
     assert_eq!(exchange(&edge, b"").await, "");

@@ -10,7 +10,8 @@ use futures_util::future::try_join_all;
 use pierhead_registry::client::{BlobBody, ClientError};
 use pierhead_registry::oci::Digest;
 
-use super::registry::{Fills, Lease, Origin};
+use super::lease::Lease;
+use super::registry::{Fills, Origin};
 use super::{Fill, Piece};
 use crate::cache::store::Store;
 use crate::cache::{BlobError, Want};

@@ -8,6 +8,7 @@
 //! whole are readable only once its hash was checked; one fill a digest at a time ([`registry`]).
 
 pub(super) mod download;
+pub(super) mod lease;
 pub(super) mod registry;
 pub(super) mod writer;
 

@@ -4,7 +4,6 @@
 //! same answer. It stays registered while anybody holds a [`Lease`], and is retired by its writer after the last.
 
 use std::collections::HashMap;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -15,6 +14,7 @@ use pierhead_registry::client::Repository;
 use pierhead_registry::oci::Digest;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::lease::Lease;
 use super::{Fill, State, download, writer};
 use crate::cache::ledger::{self, Entry, Kind};
 use crate::cache::store::{NotStored, Store, blocking};
@@ -68,43 +68,6 @@ pub(in crate::cache) struct Origin {
     pub(in crate::cache) parallel_above: u64,
     /// no more than these.
     pub(in crate::cache) connections: usize,
-}
-
-/// Keeps a fill registered.
-pub(in crate::cache) struct Lease(Arc<Fill>);
-
-impl Lease {
-    fn new(fill: &Arc<Fill>) -> Lease {
-        fill.users.fetch_add(1, Ordering::SeqCst);
-        Lease(Arc::clone(fill))
-    }
-
-    /// The fill itself.
-    pub(super) fn fill(&self) -> &Arc<Fill> {
-        &self.0
-    }
-}
-
-impl Clone for Lease {
-    fn clone(&self) -> Lease {
-        Lease::new(&self.0)
-    }
-}
-
-impl Deref for Lease {
-    type Target = Fill;
-
-    fn deref(&self) -> &Fill {
-        &self.0
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.idle.notify_one();
-        }
-    }
 }
 
 /// What [`Fills::join`] found.

@@ -1,0 +1,188 @@
+//! What is known of repositories: their manifests, tags, lists and blobs, and who may read them. From memory where it is
+//! there, else from the store.
+//!
+//! Invariant: what is forgotten is forgotten in memory and in the store, so that neither brings it back.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use pierhead_registry::oci::{Digest, Tag};
+
+use super::store::blocking;
+use super::{Cache, CachedManifest, ListRecord, RepositoryId, TagRecord};
+
+impl Cache {
+    /// A manifest by digest, if this repository is known to hold it and its bytes are here. Counts as a use.
+    pub(crate) async fn manifest(&self, repository: &RepositoryId, digest: &Digest) -> Option<Arc<CachedManifest>> {
+        let now = SystemTime::now();
+        if let Some(hot) = self.store.hot.manifest(repository, digest) {
+            if hot.first_use(now) {
+                self.store.ledger.committed(digest, now);
+            }
+            return Some(hot.manifest);
+        }
+        let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
+        let read = blocking(move || {
+            let media_type = store.read_link(&id, &digest).filter(|media_type| !media_type.is_empty())?;
+            store.ledger.committed(&digest, now)?;
+            let bytes = Bytes::from(store.read(&digest)?);
+            let manifest = Arc::new(CachedManifest { digest, media_type: media_type.into(), bytes });
+            store.hot.put_manifest(&id, Arc::clone(&manifest));
+            // An eviction forgets the entry, then what is hot of it: one of the two sees the other.
+            if store.ledger.get(&digest).is_none() {
+                store.hot.forget(&id, &digest);
+            }
+            Some(manifest)
+        });
+        read.await.ok().flatten()
+    }
+
+    /// Keeps a manifest, and that this repository holds it. A full disk is not the caller's problem: it is logged and
+    /// counted, and the manifest stays in memory.
+    pub(crate) async fn put_manifest(&self, repository: &RepositoryId, manifest: Arc<CachedManifest>, pinned: bool) {
+        self.store.hot.put_manifest(repository, Arc::clone(&manifest));
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        let stored = blocking(move || {
+            if let Err(why) = store.put_manifest(&id, &manifest, pinned) {
+                tracing::warn!(repository = %id, digest = %manifest.digest, %why, "manifest not stored");
+            }
+        });
+        self.done(stored.await);
+    }
+
+    /// Whether the configuration pins a repository, or a tag of it.
+    pub(crate) fn is_pinned(&self, repository: &RepositoryId, tag: Option<&Tag>) -> bool {
+        self.store.pins.load().pinned(repository, tag)
+    }
+
+    /// What a tag was last known to mean.
+    pub(crate) async fn tag(&self, repository: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
+        if let Some(record) = self.store.hot.tag(repository, tag) {
+            return Some(record);
+        }
+        let (store, id, name) = (Arc::clone(&self.store), repository.clone(), tag.clone());
+        let record = blocking(move || store.read_tag(&id, &name)).await.ok().flatten()?;
+        self.store.hot.put_tag(repository, tag, record);
+        Some(record)
+    }
+
+    /// Keeps what a tag means.
+    pub(crate) async fn put_tag(&self, repository: &RepositoryId, tag: &Tag, record: TagRecord) {
+        self.store.hot.put_tag(repository, tag, record);
+        let (store, id, tag) = (Arc::clone(&self.store), repository.clone(), tag.clone());
+        self.done(blocking(move || store.put_tag(&id, &tag, record)).await);
+    }
+
+    /// Forgets a tag that upstream says is gone.
+    pub(crate) async fn remove_tag(&self, repository: &RepositoryId, tag: &Tag) {
+        let (store, id, tag) = (Arc::clone(&self.store), repository.clone(), tag.clone());
+        self.done(blocking(move || store.remove_tag(&id, &tag)).await);
+    }
+
+    /// A list. `key` names it within the repository, query included.
+    pub(crate) async fn list(&self, repository: &RepositoryId, key: &str) -> Option<Arc<ListRecord>> {
+        let key: Arc<str> = key.into();
+        if let Some(record) = self.store.hot.list(repository, &key) {
+            return Some(record);
+        }
+        let (store, id, name) = (Arc::clone(&self.store), repository.clone(), Arc::clone(&key));
+        let record = Arc::new(blocking(move || store.tree.read_list(&id, &name)).await.ok().flatten()?);
+        self.store.hot.put_list(repository, &key, Arc::clone(&record));
+        Some(record)
+    }
+
+    /// Keeps a list.
+    pub(crate) async fn put_list(&self, repository: &RepositoryId, key: &str, record: Arc<ListRecord>) {
+        let key: Arc<str> = key.into();
+        self.store.hot.put_list(repository, &key, Arc::clone(&record));
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        let stored = blocking(move || {
+            if let Err(error) = store.tree.write_list(&id, &key, &record) {
+                store.failed("writing a list", &error);
+            }
+        });
+        self.done(stored.await);
+    }
+
+    /// Forgets all lists of a repository: something was written to it.
+    pub(crate) async fn remove_lists(&self, repository: &RepositoryId) {
+        self.store.hot.forget_lists(repository);
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        let removed = blocking(move || {
+            if let Err(error) = store.tree.remove_lists(&id) {
+                store.failed("deleting lists", &error);
+            }
+        });
+        self.done(removed.await);
+        // One that was just being read may have come back into memory meanwhile.
+        self.store.hot.forget_lists(repository);
+    }
+
+    /// When upstream last said yes to this caller (an opaque hash of its credential) for this repository.
+    pub(crate) async fn authorised(&self, repository: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
+        if let Some(when) = self.store.hot.authorised(repository, caller) {
+            return Some(when);
+        }
+        let (store, id, who) = (Arc::clone(&self.store), repository.clone(), *caller);
+        let when = blocking(move || store.index.authorised(&id, &who)).await.ok().flatten()?;
+        self.store.hot.put_authorised(repository, caller, Some(when));
+        Some(when)
+    }
+
+    /// Keeps upstream's yes (`Some(when)`) or forgets it (`None`); in memory only unless it is to be `lasting`.
+    pub(crate) async fn put_authorised(
+        &self,
+        repository: &RepositoryId,
+        caller: &[u8; 32],
+        when: Option<SystemTime>,
+        lasting: bool,
+    ) {
+        self.store.hot.put_authorised(repository, caller, when);
+        if !lasting {
+            return;
+        }
+        let (store, id, caller) = (Arc::clone(&self.store), repository.clone(), *caller);
+        self.done(blocking(move || store.index.put_authorised(&id, &caller, when)).await);
+    }
+
+    /// A secret of this store, for hashing callers. Random, kept in the tree, readable by the owner only.
+    pub(crate) fn caller_key(&self) -> &[u8; 32] {
+        &self.caller_key
+    }
+
+    /// Whether this repository is known to hold this blob.
+    pub(crate) async fn holds(&self, repository: &RepositoryId, digest: &Digest) -> bool {
+        if self.store.hot.linked(repository, digest) {
+            return true;
+        }
+        let (store, id, name) = (Arc::clone(&self.store), repository.clone(), *digest);
+        let held = blocking(move || store.read_link(&id, &name).is_some()).await.unwrap_or(false);
+        if held {
+            self.store.hot.put_link(repository, digest);
+        }
+        held
+    }
+
+    /// Keeps that this repository holds this blob, because upstream said so.
+    pub(crate) async fn link(&self, repository: &RepositoryId, digest: &Digest) {
+        self.store.hot.put_link(repository, digest);
+        // Without its content a link is remembered in memory only: nothing would ever remove its record.
+        if self.store.ledger.get(digest).is_none() {
+            return;
+        }
+        let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
+        let stored = blocking(move || {
+            if let Err(why) = store.link(&id, &digest, "") {
+                tracing::warn!(repository = %id, %digest, %why, "link not stored");
+            }
+        });
+        self.done(stored.await);
+    }
+
+    /// Forgets that this repository holds this content, because upstream said so.
+    pub(crate) async fn unlink(&self, repository: &RepositoryId, digest: &Digest) {
+        let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
+        self.done(blocking(move || store.unlink(&id, &digest)).await);
+    }
+}

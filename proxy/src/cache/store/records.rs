@@ -1,0 +1,133 @@
+//! Manifests, and the records of repositories: which content they hold, and what their tags mean.
+//!
+//! Invariant: the index may forget, and the tree has what it forgot; what is pinned follows the tags. All of it blocks.
+
+use std::time::SystemTime;
+
+use pierhead_registry::oci::{Digest, Tag};
+
+use super::{NotStored, Store};
+use crate::cache::ledger::Kind;
+use crate::cache::{CachedManifest, RepositoryId, TagRecord, index};
+
+impl Store {
+    /// Keeps a manifest and that the repository holds it. Blocks.
+    pub(in crate::cache) fn put_manifest(
+        &self,
+        id: &RepositoryId,
+        manifest: &CachedManifest,
+        pinned: bool,
+    ) -> Result<(), NotStored> {
+        let digest = &manifest.digest;
+        let size = manifest.bytes.len() as u64;
+        {
+            let _order = self.tree.order();
+            if self.ledger.committed(digest, SystemTime::now()) == Some(size) {
+                self.recognise(manifest);
+                return self.link_manifest(id, manifest, pinned);
+            }
+        }
+        self.reserve(digest, size)?;
+        let _order = self.tree.order();
+        let Some(_held) = self.tree.hold() else {
+            self.ledger.remove(digest);
+            return Err(NotStored::Released);
+        };
+        if let Err(error) = self.tree.write_blob(digest, &manifest.bytes) {
+            self.ledger.remove(digest);
+            self.failed("writing a manifest", &error);
+            return Err(NotStored::Failing(error.to_string()));
+        }
+        self.committed(digest, size, index::children(&manifest.bytes));
+        self.link_manifest(id, manifest, pinned)
+    }
+
+    /// A manifest may have come as a blob, of which nobody knew that it refers to anything.
+    fn recognise(&self, manifest: &CachedManifest) {
+        let Some(mut entry) = self.ledger.get(&manifest.digest) else { return };
+        if entry.kind == (Kind::Committed { children: Box::default() }) {
+            entry.kind = Kind::Committed { children: index::children(&manifest.bytes) };
+            self.index.put_entry(&manifest.digest, &entry);
+            self.ledger.set(&manifest.digest, entry);
+        }
+    }
+
+    /// In the same order as the manifest itself, so that an eviction finds both or neither.
+    fn link_manifest(&self, id: &RepositoryId, manifest: &CachedManifest, pinned: bool) -> Result<(), NotStored> {
+        if pinned {
+            self.ledger.pin(&manifest.digest);
+        }
+        self.link(id, &manifest.digest, &manifest.media_type)
+    }
+
+    /// Keeps that a repository holds content. Blocks.
+    pub(in crate::cache) fn link(&self, id: &RepositoryId, digest: &Digest, media_type: &str) -> Result<(), NotStored> {
+        if self.index.link(id, digest).is_some_and(|known| known == media_type || media_type.is_empty()) {
+            return Ok(());
+        }
+        if let Err(error) = self.tree.write_link(id, digest, media_type) {
+            self.failed("writing a link", &error);
+            return Err(NotStored::Failing(error.to_string()));
+        }
+        self.index.put_link(id, digest, media_type);
+        Ok(())
+    }
+
+    /// The media type of a link, from the index or, when that has lost it, from the tree. Blocks.
+    pub(in crate::cache) fn read_link(&self, id: &RepositoryId, digest: &Digest) -> Option<String> {
+        self.index.link(id, digest).or_else(|| {
+            let media_type = self.tree.read_link(id, digest)?;
+            self.index.put_link(id, digest, &media_type);
+            Some(media_type)
+        })
+    }
+
+    /// Forgets that a repository holds content. Blocks.
+    pub(in crate::cache) fn unlink(&self, id: &RepositoryId, digest: &Digest) {
+        if let Err(error) = self.tree.remove_link(id, digest) {
+            self.failed("removing a link", &error);
+        }
+        self.index.remove_link(id, digest);
+        self.hot.forget(id, digest);
+    }
+
+    /// What a tag means. Blocks.
+    pub(in crate::cache) fn read_tag(&self, id: &RepositoryId, tag: &Tag) -> Option<TagRecord> {
+        self.index.tag(id, tag).or_else(|| self.tree.read_tag(id, tag))
+    }
+
+    /// Keeps what a tag means. The tree only hears of it when it moved: a time that is too old costs one question.
+    /// Blocks.
+    pub(in crate::cache) fn put_tag(&self, id: &RepositoryId, tag: &Tag, record: TagRecord) {
+        let before = self.read_tag(id, tag).map(|before| before.digest);
+        if before != Some(record.digest)
+            && let Err(error) = self.tree.write_tag(id, tag, record)
+        {
+            self.failed("writing a tag", &error);
+        }
+        self.index.put_tag(id, tag, record);
+        if before.is_some_and(|before| before != record.digest) && self.pins.load().any(&id.registry) {
+            self.refresh_pins();
+        } else if self.pins.load().pinned(id, Some(tag)) {
+            self.ledger.pin(&record.digest);
+        }
+    }
+
+    /// Forgets a tag. Blocks.
+    pub(in crate::cache) fn remove_tag(&self, id: &RepositoryId, tag: &Tag) {
+        if let Err(error) = self.tree.remove_tag(id, tag) {
+            self.failed("removing a tag", &error);
+        }
+        self.index.remove_tag(id, tag);
+        self.hot.forget_tag(id, tag);
+    }
+
+    /// Pins what the configuration pins now, and nothing else.
+    pub(super) fn refresh_pins(&self) {
+        let pins = self.pins.load();
+        let by_tag = self.index.tagged(|id, tag| pins.pinned(id, Some(tag)));
+        let by_repository = self.index.manifests(|id| pins.pinned(id, None));
+        let pinned = by_tag.into_iter().chain(by_repository).collect();
+        self.ledger.set_pins(&pinned);
+    }
+}
