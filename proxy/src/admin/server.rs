@@ -1,7 +1,8 @@
 //! The operators' listener: health, metrics, and a page that says what is where.
 //!
 //! It stands on an address of its own, so that whoever may pull images may not read metrics. Operators are trusted, but
-//! not to have no broken clients: connections have a number and a header has a time, which axum's own loop lacks.
+//! not to have no broken clients: connections have a number, a header has a time, and so has an answer that nobody takes, which
+//! axum's own loop lacks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,9 @@ const CONNECTIONS: usize = 64;
 /// For a request's header, and between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a client may take nothing of an answer.
+const STALL: Duration = Duration::from_secs(30);
+
 /// How soon to accept again when the system is short of descriptors.
 const SHORTAGE: Duration = Duration::from_millis(200);
 
@@ -42,6 +46,7 @@ const PAGE: &str = concat!(
 pub(crate) struct Admin {
     socket: Listening,
     router: Router,
+    stall: Duration,
 }
 
 #[derive(Clone)]
@@ -70,7 +75,7 @@ impl Admin {
             .fallback(async || StatusCode::NOT_FOUND)
             .with_state(Seen { health, metrics })
             .merge(api);
-        Admin { socket, router }
+        Admin { socket, router, stall: STALL }
     }
 
     /// Answers for ever: while the edge drains, operators still want to see it.
@@ -86,6 +91,11 @@ impl Admin {
                     continue;
                 }
             };
+            // The kernel sees to it: it knows what was taken.
+            let stall = u32::try_from(self.stall.as_millis()).unwrap_or(u32::MAX);
+            if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&tcp, stall) {
+                tracing::debug!(listener = "admin", %error, "answers have no time");
+            }
             let service = TowerToHyperService::new(self.router.clone());
             tokio::spawn(async move {
                 let mut http = http1::Builder::new();
@@ -147,6 +157,20 @@ mod tests {
         for _ in 0..CONNECTIONS {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
+        assert!(ask(address, "/health").await.contains("200 ok"));
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn who_takes_no_answer_is_let_go() {
+        let (mut admin, address) = open(Health::default());
+        admin.stall = Duration::from_millis(300);
+        let server = tokio::spawn(admin.serve());
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100);
+        // Asks on and on and reads nothing, until it is cut off.
+        let asking = async { while client.write_all(&request).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(60), asking).await.expect("its answers are kept for ever");
         assert!(ask(address, "/health").await.contains("200 ok"));
         server.abort();
     }
