@@ -4,6 +4,7 @@
 //! not to have no broken clients: connections have a number, a header has a time, and so has an answer that nobody takes, which
 //! axum's own loop lacks.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use pierhead_config::Secret;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::api::{self, Operated};
 use super::health::{CACHE_CONTROL, Check, Health};
@@ -78,8 +80,11 @@ impl Admin {
         Admin { socket, router, stall: STALL }
     }
 
-    /// Answers for ever: while the edge drains, operators still want to see it.
+    /// Answers for ever: while the edge drains, operators still want to see it. When this is dropped, connections end with
+    /// what they are answering: another token, or another process, may be asked for by then.
     pub(crate) async fn serve(self) {
+        let replaced = CancellationToken::new();
+        let _replaced = replaced.clone().drop_guard();
         let free = Arc::new(Semaphore::new(CONNECTIONS));
         // Never closed, so there is always a place some day.
         while let Ok(place) = Arc::clone(&free).acquire_owned().await {
@@ -97,10 +102,20 @@ impl Admin {
                 tracing::debug!(listener = "admin", %error, "answers have no time");
             }
             let service = TowerToHyperService::new(self.router.clone());
+            let replaced = replaced.clone();
             tokio::spawn(async move {
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                if let Err(error) = http.serve_connection(TokioIo::new(tcp), service).await {
+                let mut connection = pin!(http.serve_connection(TokioIo::new(tcp), service));
+                let ended = tokio::select! {
+                    biased;
+                    ended = connection.as_mut() => ended,
+                    () = replaced.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                };
+                if let Err(error) = ended {
                     tracing::debug!(listener = "admin", %error, "connection ended");
                 }
                 drop(place);

@@ -267,6 +267,24 @@ async fn a_token_opens_the_api_and_nothing_else_does() {
     assert_eq!(edge.log().count(|line| line.contains("let-me")), 0, "the token is in the log");
 }
 
+/// Nor do connections that were opened while it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_replaced_opens_nothing_any_more() {
+    let server = DockerRegistry::start().await;
+    let mut edge = passing_on(&[server.address]).set("/admin/token", "let-me-in-please-now").start().await;
+    let mut kept = TcpStream::connect(edge.admin).await.unwrap();
+    let request = "GET /api/v1/version HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer let-me-in-please-now\r\n\r\n";
+    kept.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 15];
+    kept.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    edge.rewrite(|config| config["admin"]["token"] = json!("another-one-from-now-on"));
+    edge.reload().await;
+    let mut rest = Vec::new();
+    let end = kept.read_to_end(&mut rest);
+    tokio::time::timeout(LONG / 2, end).await.expect("the connection stays open").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_outlive_reloads_and_a_broken_file_is_told() {
     let servers = [DockerRegistry::start().await, DockerRegistry::start().await];
