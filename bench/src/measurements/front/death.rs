@@ -1,9 +1,10 @@
 //! A server that dies under load: what clients see of it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use pierhead_tests::registry::DockerRegistry;
+use pierhead_tests::server::Server;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -26,9 +27,14 @@ const BATCH: u32 = 10;
 const DEATH: f64 = 0.3;
 const RETURN: f64 = 0.7;
 
+/// The servers: fast enough that it is not they who are measured.
+const SERVER: &str = "server { listen 127.0.0.1:@PORT@; location / { return 200 \"well\"; } }";
+
 /// What clients saw.
 struct Seen {
     failed: usize,
+    /// What the failures said.
+    failures: BTreeSet<String>,
     sent: usize,
     /// Milliseconds.
     p99: f64,
@@ -38,9 +44,9 @@ struct Seen {
 pub(crate) async fn measure(scale: Scale) -> Findings {
     let dir = TempDir::with_prefix("pierhead-bench-").expect("scratch directory");
     Certificate::make(dir.path());
-    let stays = DockerRegistry::start().await;
-    let mut dies = DockerRegistry::start().await;
-    let servers = [stays.address, dies.address];
+    let stays = Server::nginx(1, SERVER).await;
+    let mut dies = Server::nginx(1, SERVER).await;
+    let servers = [stays.address(), dies.address()];
     let haproxy = Peer::haproxy_front(dir.path(), &servers).await;
     let edge = Plan::front(&servers).start().await;
 
@@ -65,17 +71,21 @@ pub(crate) async fn measure(scale: Scale) -> Findings {
             figure("latency p99, for comparison", "ms", |seen| seen.p99, None),
         ],
         notes: vec![
-            format!("{RATE} requests/s for {time:?} a turn, whatever the answers; requests sent in each: {}", sent.join(", ")),
-            "GET /v2/ of two docker-registries; one is killed (SIGKILL) after 30 % of the time and starts again after 70 %".into(),
+            format!(
+                "{RATE} requests/s for {time:?} a turn, whatever the answers; requests sent in each: {}",
+                sent.join(", ")
+            ),
+            "GET of two nginx; one is killed (SIGKILL) after 30 % of the time and starts again after 70 %".into(),
+            format!("failures of pierhead: {:?}; of haproxy: {:?}", failures(&seen[0]), failures(&seen[1])),
         ],
         settings: vec![("pierhead".into(), edge.settings()), ("haproxy".into(), haproxy.settings.clone())],
     }
 }
 
 /// One turn of one side.
-async fn turn(address: SocketAddr, dies: &mut DockerRegistry, time: Duration) -> Seen {
+async fn turn(address: SocketAddr, dies: &mut Server, time: Duration) -> Seen {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().expect("client");
-    let url = format!("http://{address}/v2/");
+    let url = format!("http://{address}/");
     let load = async {
         let mut requests = JoinSet::new();
         let mut ticks = interval(Duration::from_secs(1) * BATCH / RATE);
@@ -91,19 +101,33 @@ async fn turn(address: SocketAddr, dies: &mut DockerRegistry, time: Duration) ->
     };
     let fate = async {
         tokio::time::sleep(time.mul_f64(DEATH)).await;
-        dies.stop().await;
+        dies.kill().await;
         tokio::time::sleep(time.mul_f64(RETURN - DEATH)).await;
-        dies.restart().await;
+        dies.start_again().await;
     };
     let (times, ()) = tokio::join!(load, fate);
-    let well: Vec<f64> = times.iter().copied().flatten().collect();
-    Seen { failed: times.len() - well.len(), sent: times.len(), p99: percentile(&well, 99.0) }
+    let sent = times.len();
+    let (mut well, mut failed) = (Vec::new(), Vec::new());
+    for time in times {
+        match time {
+            Ok(time) => well.push(time),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    Seen { failed: failed.len(), sent, p99: percentile(&well, 99.0), failures: failed.into_iter().collect() }
 }
 
-/// Milliseconds to the last byte of a success; `None` for anything else.
-async fn ask(client: reqwest::Client, url: String) -> Option<f64> {
+/// Milliseconds to the last byte of a success, or what became of it.
+async fn ask(client: reqwest::Client, url: String) -> Result<f64, String> {
     let begun = Instant::now();
-    let answer = client.get(url).send().await.ok()?.error_for_status().ok()?;
-    answer.bytes().await.ok()?;
-    Some(begun.elapsed().as_secs_f64() * 1000.0)
+    let asked = async { client.get(url).send().await?.error_for_status()?.bytes().await };
+    match asked.await {
+        Ok(_) => Ok(begun.elapsed().as_secs_f64() * 1000.0),
+        Err(error) => Err(error.without_url().to_string()),
+    }
+}
+
+/// What the failures of all turns said.
+fn failures(turns: &[Seen]) -> BTreeSet<&String> {
+    turns.iter().flat_map(|seen| &seen.failures).collect()
 }
