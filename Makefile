@@ -3,6 +3,7 @@
 # make check  the quick part of it
 # make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
 # make build  the program, for make install
+# make build  the program alone; FEATURES=fips for one that uses a validated cryptographic module
 # make install, make uninstall    program, systemd units, and an example configuration where there is none; DESTDIR, PREFIX
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pierhead/target
@@ -18,7 +19,7 @@ run: build
 	@exec $(RELEASE) serve --config $(QUICKSTART)
 
 build: build-tools
-	cargo build --release --locked --package pierhead
+	cargo build --release --locked --package pierhead $(if $(FEATURES),--features $(FEATURES))
 
 # In this order, whatever -j says: the quick checks come first.
 .NOTPARALLEL:

@@ -11,6 +11,7 @@
 //! of which nothing has changed is, whole.
 
 mod answer;
+mod attempts;
 mod check;
 mod chunks;
 mod connect;
@@ -50,9 +51,10 @@ use tokio::time::{Duration, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::answer::{Answer, Framing, has_token};
+pub(crate) use self::attempts::{ExchangeError, Question};
 use self::check::{Checker, Checks};
 pub(crate) use self::connect::{ConnectError, ServerStream, Told, socket};
-pub(crate) use self::exchange::{Exchange, ExchangeError, Question};
+pub(crate) use self::exchange::Exchange;
 pub(crate) use self::heritage::Heritage;
 use self::idle::Idle;
 pub(crate) use self::lease::{Lease, LeaseError, Wish};

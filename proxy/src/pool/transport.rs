@@ -17,7 +17,8 @@ use pierhead_registry::client::{EndpointSettings, SharedTransport, Transport, Tr
 use pierhead_registry::oci::Digest;
 use url::Url;
 
-use super::exchange::{Exchange, ExchangeError, Question};
+use super::attempts::{ExchangeError, Question};
+use super::exchange::Exchange;
 use super::{LeaseError, Pool, Wish};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

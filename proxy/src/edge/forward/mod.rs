@@ -1,6 +1,6 @@
 //! Requests that go to the servers of a pool as they are, and answers that come back.
 //!
-//! The way of a request: its head is made anew ([`head`]), a server is found and reached (`pool::exchange`), body and
+//! The way of a request: its head is made anew ([`head`]), a server is found and reached (`pool::attempts`), body and
 //! answer go their ways at once ([`relay`]), the answer's header is put right for the client ([`answer`]).
 //!
 //! Invariants: no body is kept, limited in size or limited in time; an answer that broke off never looks complete; what

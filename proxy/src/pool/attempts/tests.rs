@@ -8,6 +8,7 @@ use pierhead_config::{Address, Balance, DnsTiming, OnDown};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::super::Pools;
 use super::*;
