@@ -22,7 +22,7 @@ use super::deadline::Deadline;
 use super::head::{self, Refusal, Scanner};
 use super::service::{Limits, Service};
 use super::stream::ClientStream;
-use super::{Application, Connection, Reuse};
+use super::{Application, Connection, Reuse, lanes};
 
 /// How much is read at a time, and reserved for a header to begin with.
 const READ_SIZE: usize = 4 * 1024;
@@ -69,6 +69,7 @@ pub(crate) async fn serve<A: Application>(
             Ok(Head::Ended) => return,
             Err(refusal) => return refuse(stream, refusal, service, connection).await,
         }
+        lanes::after_others().await;
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelining_enabled(true);
         if let ServerSession::H1(session) = &mut session {

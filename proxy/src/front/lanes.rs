@@ -8,9 +8,11 @@
 //! Invariant: what runs on a lane ends when whoever waits for it is gone.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
@@ -33,6 +35,21 @@ thread_local! {
 /// Which lane this is; `None` for the threads that share their work. A socket is best used where it was made.
 pub(crate) fn current() -> Option<usize> {
     CURRENT.get()
+}
+
+/// On a lane: lets everything go first that can go on just now. Whoever has read something waits here before acting on it, so
+/// that all is read and then all is written: those at the other ends are woken once for many messages, and not for each.
+pub(crate) async fn after_others() {
+    let mut waited = current().is_none();
+    poll_fn(|context| {
+        if waited {
+            return Poll::Ready(());
+        }
+        waited = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn open(number: usize) -> io::Result<Handle> {
@@ -59,7 +76,32 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn all_is_read_before_anything_is_written() {
+        assert!(after_others().now_or_never().is_some(), "only lanes wait");
+        let told = run(async {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let task = |name: char| {
+                let told = Arc::clone(&told);
+                tokio::spawn(async move {
+                    told.lock().unwrap().push(format!("{name} reads"));
+                    after_others().await;
+                    told.lock().unwrap().push(format!("{name} writes"));
+                })
+            };
+            let (one, other) = (task('a'), task('b'));
+            one.await.unwrap();
+            other.await.unwrap();
+            Arc::into_inner(told).unwrap().into_inner().unwrap()
+        });
+        assert_eq!(told.await.unwrap(), ["a reads", "b reads", "a writes", "b writes"]);
+    }
 
     #[tokio::test]
     async fn a_task_runs_on_a_thread_of_its_own_and_ends_with_who_waits() {

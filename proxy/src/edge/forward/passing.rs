@@ -11,7 +11,7 @@ use super::{Errand, Passed, answer, location, refusal_of_wire};
 use crate::edge::gate::Visit;
 use crate::edge::record::Forwarded;
 use crate::edge::refusal::Refusal;
-use crate::front::FRAME;
+use crate::front::{FRAME, lanes};
 use crate::pool::{Answer, Framing};
 
 /// See the module.
@@ -54,6 +54,7 @@ impl<E: Errand> Passing<'_, E> {
                 }
             }
         };
+        lanes::after_others().await;
         let status = answer.status;
         self.errand.answered(Some(status)).await;
         let mut passed = Passed { status: Some(status), bytes: 0, first_byte: Instant::now(), complete: false };
