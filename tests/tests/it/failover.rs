@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use pierhead_tests::clients::Podman;
 use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
 use pierhead_tests::pull::Client;
@@ -113,33 +114,46 @@ async fn no_read_fails_while_servers_die_and_come_back() {
     }
 }
 
-#[tokio::test]
-async fn heavy_pushes_survive_a_rolling_restart() {
+#[tokio::test(flavor = "multi_thread")]
+async fn heavy_pushes_and_pulls_survive_a_rolling_restart() {
     let first = DockerRegistry::start().await;
     let mut nodes = vec![first.sibling().await, first.sibling().await, first];
+    nodes[0].push("team/podman", "v", &Image::new(99, &[200_000, 3_000_000])).await;
     let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
     let edge =
         front(&addresses).set("/pools/0/health", json!({ "kind": "tcp", "interval": "200ms", "fall": 1, "rise": 1 }));
     let edge = edge.start().await;
+    let rounds: Arc<[AtomicU64; 2]> = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));
-    let (client, done) = (edge.client(), Arc::clone(&stop));
-    let pushing = tokio::spawn(async move {
-        let mut pushed = 0_u64;
+    let (client, done, counted) = (edge.client(), Arc::clone(&stop), Arc::clone(&rounds));
+    let bare = tokio::spawn(async move {
         while !done.load(Ordering::SeqCst) {
-            let image = Image::new(100 + pushed, &[200_000, 400_000]);
+            let round = counted[0].fetch_add(1, Ordering::SeqCst);
+            let image = Image::new(100 + round, &[200_000, 400_000]);
             for blob in image.blobs() {
                 client.push_blob("team/app", &blob.digest, blob.bytes.clone()).await;
             }
             let manifest = &image.manifest;
-            let (reference, bytes) = (format!("v{pushed}"), manifest.blob.bytes.clone());
+            let (reference, bytes) = (format!("v{round}"), manifest.blob.bytes.clone());
             client.push_manifest("team/app", &reference, &manifest.media_type, bytes).await;
             client.pull("team/app", &reference).await.unwrap();
-            pushed += 1;
         }
-        pushed
+    });
+    let (registry, done, counted) = (edge.registry, Arc::clone(&stop), Arc::clone(&rounds));
+    let podman = tokio::spawn(async move {
+        let podman = Podman::with_registries(&format!("[[registry]]\nlocation = \"{registry}\"\ninsecure = true\n"));
+        let image = format!("{registry}/team/podman:v");
+        while !done.load(Ordering::SeqCst) {
+            podman.pull(&image).await.expect_success();
+            let round = counted[1].fetch_add(1, Ordering::SeqCst);
+            let other = format!("{registry}/team{round}/podman:v{round}");
+            podman.run(&["push", "--quiet", &image, &other]).await.expect_success();
+            podman.forget().await;
+        }
     });
     let operator = edge.operator();
     for node in &mut nodes {
+        let before = rounds.each_ref().map(|round| round.load(Ordering::SeqCst));
         // As an operator does it: nothing new for the node, then its end once nothing is left on it.
         let name = node.address.to_string();
         let path = format!("/api/v1/pools/web/servers/{name}");
@@ -147,13 +161,21 @@ async fn heavy_pushes_survive_a_rolling_restart() {
         let drained = order("drain").send().await.unwrap();
         assert!(drained.status().is_success(), "{}", drained.status());
         edge.metric_until("pierhead_server_connections", &[("server", &name)], |busy| busy < 1.0).await;
+        node.stop().await;
+        eventually("both go on while it is away", Duration::from_secs(60), async || {
+            assert!(!bare.is_finished() && !podman.is_finished(), "one of them failed");
+            let more = |(round, before): (&AtomicU64, u64)| round.load(Ordering::SeqCst) > before + 1;
+            rounds.iter().zip(before).all(more).then_some(())
+        })
+        .await;
         node.restart().await;
         let ready = order("ready").send().await.unwrap();
         assert!(ready.status().is_success(), "{}", ready.status());
         edge.metric_until("pierhead_server_state", &[("server", &name), ("state", "up")], |up| up > 0.0).await;
     }
     stop.store(true, Ordering::SeqCst);
-    assert!(pushing.await.unwrap() > 0, "nothing was pushed");
+    bare.await.unwrap();
+    podman.await.unwrap();
 }
 
 #[tokio::test]
