@@ -2,8 +2,7 @@
 # make test   everything that CI checks
 # make check  the quick part of it
 # make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
-# make build  the program, for make install
-# make build  the program alone; FEATURES=fips for one that uses a validated cryptographic module
+# make build  the program, for make install; FEATURES=fips for one that uses a validated cryptographic module
 # make install, make uninstall    program, systemd units, and an example configuration where there is none; DESTDIR, PREFIX
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pierhead/target

@@ -10,7 +10,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use pingora_http::ResponseHeader;
 
-use super::head::{KEEP_ALIVE, PROXY_CONNECTION};
+use super::head::{KEEP_ALIVE, PROXY_CONNECTION, names_more};
 use super::location::{Own, Public, repaired};
 use crate::edge::client::REQUEST_ID;
 use crate::pool::{Answer, Framing, has_token};
@@ -61,7 +61,7 @@ pub(super) fn header(answer: Answer, asked: &Asked<'_>, own: &Own<'_>) -> Box<Re
 }
 
 fn without_hop_by_hop(headers: &mut HeaderMap, upgraded: bool) {
-    let names = headers.contains_key(CONNECTION);
+    let names = names_more(headers);
     let dropped = |name: &&HeaderName| match **name == UPGRADE {
         true => !upgraded,
         false => HOP_BY_HOP.contains(name) || names && has_token(headers, &CONNECTION, name.as_str()),

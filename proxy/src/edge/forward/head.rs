@@ -125,6 +125,16 @@ fn target(request: &RequestHeader) -> Option<&[u8]> {
     (raw.starts_with(b"/") || raw == b"*" && request.method == Method::OPTIONS).then_some(raw)
 }
 
+/// Whether `Connection` names any field beyond those that go no further anyway. Hardly ever: it saves a look at the list for
+/// each field.
+pub(super) fn names_more(headers: &HeaderMap) -> bool {
+    let usual = [&b"keep-alive"[..], b"close", b"upgrade", b"te"];
+    headers.get_all(CONNECTION).iter().any(|value| {
+        let mut words = value.as_bytes().split(|c| *c == b',');
+        words.any(|word| !usual.iter().any(|usual| usual.eq_ignore_ascii_case(word.trim_ascii())))
+    })
+}
+
 /// Fields that do not go further, or not as they came.
 struct Dropped<'a> {
     headers: &'a HeaderMap,
@@ -135,14 +145,7 @@ struct Dropped<'a> {
 
 impl<'a> Dropped<'a> {
     fn new(headers: &'a HeaderMap, changes: &Changes<'_>) -> Dropped<'a> {
-        let names = headers.get_all(CONNECTION).iter().any(|value| {
-            let usual = [&b"keep-alive"[..], b"close", b"upgrade", b"te"];
-            value
-                .as_bytes()
-                .split(|c| *c == b',')
-                .any(|word| !usual.iter().any(|usual| usual.eq_ignore_ascii_case(word.trim_ascii())))
-        });
-        Dropped { headers, names, login: changes.without_login }
+        Dropped { headers, names: names_more(headers), login: changes.without_login }
     }
 
     fn contains(&self, name: &HeaderName) -> bool {
