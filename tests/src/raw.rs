@@ -45,6 +45,17 @@ where
     address
 }
 
+/// A server that gives this answer to whoever asks, whatever it is, and ends its side.
+pub async fn says(answer: &'static str) -> SocketAddr {
+    backend(move |mut tcp| async move {
+        until(&mut tcp, "\r\n\r\n").await;
+        tcp.write_all(answer.as_bytes()).await.unwrap();
+        tcp.shutdown().await.unwrap();
+        rest(&mut tcp).await;
+    })
+    .await
+}
+
 /// Reads until `end` has come.
 pub async fn until(tcp: &mut TcpStream, end: &str) -> String {
     let mut received = Vec::new();

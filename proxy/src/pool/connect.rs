@@ -106,42 +106,23 @@ fn certificate_name(
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
     use std::time::Duration;
 
-    use std::path::{Path, PathBuf};
-
-    use pierhead_config::{Balance, DnsTiming, OnDown, ProxyVersion, ServerTls, TlsVersion};
+    use pierhead_config::{ProxyVersion, ServerTls, TlsVersion};
     use rustls::ServerConfig;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
 
+    use super::super::tests::settings;
     use super::super::tls::client_config;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
 
     fn pool() -> config::Pool {
-        config::Pool {
-            name: "test".to_owned(),
-            servers: Vec::new(),
-            discovery: None,
-            dns: DnsTiming { servers: Vec::new(), min_ttl: LONG, max_ttl: LONG },
-            tls: None,
-            balance: Balance::RoundRobin,
-            health: None,
-            passive: None,
-            slow_start: Duration::ZERO,
-            queue_size: 0,
-            queue_timeout: LONG,
-            connect_timeout: LONG,
-            first_byte_timeout: None,
-            idle_timeout: LONG,
-            keep_alive: Duration::from_secs(4),
-            retries: 3,
-            send_proxy: None,
-            on_down: OnDown::Keep,
-        }
+        config::Pool { connect_timeout: LONG, ..settings(Vec::new()) }
     }
 
     fn trusting(ca: Option<PathBuf>, verify: bool) -> ServerTls {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pierhead_tests::eventually;
-use pierhead_tests::raw::{LONG, backend, curl, exchange, front, rest, secure, until};
+use pierhead_tests::raw::{LONG, backend, curl, exchange, front, rest, says, secure, until};
 use pierhead_tests::server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -47,13 +47,7 @@ async fn a_body_that_breaks_off_is_never_whole() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n",
     ] {
-        let server = backend(move |mut tcp| async move {
-            until(&mut tcp, "\r\n\r\n").await;
-            tcp.write_all(answer.as_bytes()).await.unwrap();
-            tcp.shutdown().await.unwrap();
-            rest(&mut tcp).await;
-        })
-        .await;
+        let server = says(answer).await;
         let edge = secure(front(&[server])).start().await;
         let url = format!("https://localhost:{}/x", edge.registry.port());
         for http in ["--http1.1", "--http2"] {

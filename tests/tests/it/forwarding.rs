@@ -11,7 +11,7 @@ use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::Setup;
 use pierhead_tests::process::run;
-use pierhead_tests::raw::{LONG, backend, curl, exchange, front, rest, secure, until};
+use pierhead_tests::raw::{LONG, backend, curl, exchange, front, rest, says, secure, until};
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::server::{Server, certificate};
 use reqwest::Method;
@@ -373,13 +373,7 @@ async fn an_answer_that_can_be_read_in_two_ways_reaches_nobody() {
         "220 smtp.example ESMTP\r\n\r\n",
         "",
     ] {
-        let server = backend(move |mut tcp| async move {
-            until(&mut tcp, "\r\n\r\n").await;
-            tcp.write_all(answer.as_bytes()).await.unwrap();
-            tcp.shutdown().await.unwrap();
-            rest(&mut tcp).await;
-        })
-        .await;
+        let server = says(answer).await;
         let edge = front(&[server]).start().await;
         let reply = edge.client().get("/v2/").await;
         assert_eq!(reply.status, 502, "{answer:?}");

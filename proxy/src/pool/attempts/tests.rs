@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pierhead_config as config;
-use pierhead_config::{Address, Balance, DnsTiming, OnDown};
+use pierhead_config::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::super::Pools;
+use super::super::tests::{server, settings};
 use super::*;
 use crate::admin::metrics::Metrics;
 
@@ -95,37 +96,20 @@ async fn pool(servers: &[SocketAddr]) -> Arc<Pool> {
 }
 
 async fn pool_of(servers: Vec<(String, SocketAddr)>) -> Arc<Pool> {
-    let server = |(name, address): &(String, SocketAddr)| config::Server {
-        name: name.clone(),
-        address: Address::Socket(*address),
-        weight: 1,
-        backup: false,
-        max_connections: None,
-        checked_first: false,
-    };
+    let one =
+        |(name, address): &(String, SocketAddr)| config::Server { address: Address::Socket(*address), ..server(name) };
     let settings = config::Pool {
-        name: "test".to_owned(),
-        servers: servers.iter().map(server).collect(),
-        discovery: None,
-        dns: DnsTiming { servers: Vec::new(), min_ttl: LONG, max_ttl: LONG },
-        tls: None,
-        balance: Balance::RoundRobin,
-        health: None,
-        passive: None,
-        slow_start: Duration::ZERO,
         queue_size: 10,
         queue_timeout: LONG,
         connect_timeout: LONG,
         first_byte_timeout: Some(LONG),
         idle_timeout: LONG,
-        keep_alive: Duration::from_secs(4),
         retries: 2,
-        send_proxy: None,
-        on_down: OnDown::Keep,
+        ..settings(servers.iter().map(one).collect())
     };
     let pools = Pools::new(&[settings], None, &Arc::new(Metrics::new().unwrap())).unwrap();
     pools.start().await;
-    Arc::clone(pools.get("test").unwrap())
+    Arc::clone(pools.get("quay").unwrap())
 }
 
 fn question(method: &Method) -> Question<'_> {
