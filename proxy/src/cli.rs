@@ -9,8 +9,8 @@ use pierhead_config::Config;
 use crate::app;
 use crate::client_config::{self, Address, Client};
 use crate::convert;
-use crate::crypto::VERSION;
 use crate::ctl;
+use pierhead_service::crypto::VERSION;
 
 const EXIT_CODES: &str = "\
 Exit codes:

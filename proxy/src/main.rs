@@ -6,11 +6,9 @@ mod cache;
 mod cli;
 mod client_config;
 mod convert;
-mod crypto;
 mod ctl;
 mod edge;
 mod front;
-mod logging;
 mod pool;
 
 use std::process::ExitCode;
@@ -21,7 +19,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    if let Err(problem) = crypto::install() {
+    if let Err(problem) = pierhead_service::crypto::install() {
         eprintln!("{problem}");
         return ExitCode::FAILURE;
     }

@@ -2,6 +2,8 @@
 //!
 //! - [`oci`]: names, digests, references, manifests, error codes and the request parser. Pure: no I/O, no tokio.
 //! - [`client`]: the registry client, from challenge to resumed body.
+//! - [`store`]: where blobs are kept: files, or an object store.
 
 pub mod client;
 pub mod oci;
+pub mod store;

@@ -16,14 +16,15 @@ struct Rule {
     except: &'static [&'static str],
 }
 
-const EVERYWHERE: &[&str] = &["config/src/", "registry/src/", "proxy/src/", "origin/src/"];
+const EVERYWHERE: &[&str] = &["config/src/", "registry/src/", "service/src/", "proxy/src/", "origin/src/"];
 
 const RULES: &[Rule] = &[
     // Who may import whom.
     Rule { name: "crate::client", about: &["registry/src/oci/", "registry/src/store/"], except: &[] },
     Rule { name: "crate::store", about: &["registry/src/oci/", "registry/src/client/"], except: &[] },
     Rule { name: "pierhead_*", about: &["registry/src/"], except: &[] },
-    Rule { name: "pierhead_registry::client", about: &["config/src/"], except: &[] },
+    Rule { name: "pierhead_*", about: &["service/src/"], except: &[] },
+    Rule { name: "pierhead_registry::client", about: &["config/src/", "origin/src/"], except: &[] },
     Rule { name: "pierhead_registry::store", about: &["config/src/"], except: &[] },
     Rule { name: "pierhead_origin", about: EVERYWHERE, except: &[] },
     Rule { name: "pierhead", about: EVERYWHERE, except: &[] },
@@ -55,8 +56,9 @@ const RULES: &[Rule] = &[
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("registry", &[]),
     ("config", &["pierhead-registry"]),
-    ("proxy", &["pierhead-config", "pierhead-registry"]),
-    ("origin", &["pierhead-config", "pierhead-registry"]),
+    ("service", &[]),
+    ("proxy", &["pierhead-config", "pierhead-registry", "pierhead-service"]),
+    ("origin", &["pierhead-config", "pierhead-registry", "pierhead-service"]),
 ];
 
 /// Names that say nothing about what is inside.
@@ -70,8 +72,10 @@ fn root() -> PathBuf {
 fn sources() -> Vec<(String, String)> {
     let root = root();
     let mut files = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        ["config", "registry", "proxy", "origin", "tests", "bench"].iter().map(|name| root.join(name)).collect();
+    let mut folders: Vec<PathBuf> = ["config", "registry", "service", "proxy", "origin", "tests", "bench"]
+        .iter()
+        .map(|name| root.join(name))
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
@@ -210,7 +214,7 @@ fn manifests_follow_the_same_rules() {
 #[test]
 fn what_a_manifest_names_is_used() {
     let sources = sources();
-    for member in ["config", "registry", "proxy", "tests", "bench"] {
+    for member in ["config", "registry", "service", "proxy", "origin", "tests", "bench"] {
         let manifest = std::fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
         let named = manifest.lines().filter_map(|line| line.strip_suffix(" = { workspace = true }"));
         for name in named {

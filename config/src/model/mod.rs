@@ -3,6 +3,7 @@
 
 mod limits;
 mod listener;
+mod origin;
 mod pool;
 mod registry;
 
@@ -17,6 +18,10 @@ pub use self::limits::{Limits, Rate};
 pub use self::listener::{
     CertificateFiles, Ciphers, ClientAuthority, HttpListener, HttpTarget, Listener, Mode, SniRoute, TcpListener, Tls,
     TlsVersion,
+};
+pub use self::origin::{
+    Admission, Database, DatabaseKind, DatabaseTls, GarbageCollection, KeyAlgorithm, OriginAuth, OriginConfig,
+    OriginLimits, OriginListener, Pulls, RegistryState, S3, S3Credentials, Storage,
 };
 pub use self::pool::{
     Address, Balance, BodyField, Discovery, DnsRecord, DnsTiming, HashBy, Health, HealthCheck, HttpCheck, OnDown,

@@ -2,7 +2,6 @@
 
 mod api;
 pub(crate) mod control;
-pub(crate) mod health;
 pub(crate) mod metrics;
 mod server;
 pub(crate) mod sessions;

@@ -21,9 +21,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{self, Operated};
-use super::health::{CACHE_CONTROL, Check, Health};
 use super::metrics::Metrics;
 use crate::front::Listening;
+use pierhead_service::health::{CACHE_CONTROL, Check, Health};
 
 /// Connections at a time; more wait.
 const CONNECTIONS: usize = 64;

@@ -16,14 +16,14 @@ use super::sockets::{ADMIN, Place, Sockets};
 use super::upgrade::Predecessor;
 use super::{AppError, parts};
 use crate::admin::control::Control;
-use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::admin::{self, Operated};
 use crate::cache::{self, Cache};
 use crate::edge::{Edge, EdgeParts, Gate, Generation, Recorder, RegistryParts};
 use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepared, RequestLimits};
-use crate::logging::AccessLog;
 use crate::pool::{Heritage, Pools};
+use pierhead_service::health::{Check, Health};
+use pierhead_service::logging::AccessLog;
 
 /// What outlives every generation.
 pub(super) struct Foundation {

@@ -37,11 +37,11 @@ use self::reload::{reload, take_back};
 use self::signals::{Signals, Told};
 use self::sockets::{Place, Sockets};
 use self::upgrade::Predecessor;
-use crate::admin::health::{Check, Health};
 use crate::admin::metrics::Metrics;
 use crate::front::{Phase, check_tls};
-use crate::logging::Logging;
 use crate::pool::check_tls as check_pool_tls;
+use pierhead_service::health::{Check, Health};
+use pierhead_service::logging::Logging;
 
 /// Threads for reads of cold files, writes and password hashes.
 const BLOCKING_THREADS: usize = 64;

@@ -20,10 +20,10 @@ use super::refusal::Refusal;
 use super::respond::{self, Asked, is_read};
 use super::served::{Content, Refused, Served};
 use super::{Edge, body, client, forward, redirect};
-use crate::admin::health::{Check, Health};
 use crate::front::{Application, Connection, RequestLimits, Reuse, contains};
-use crate::logging::AccessLog;
 use crate::pool::{Pool, Pools};
+use pierhead_service::health::{Check, Health};
+use pierhead_service::logging::AccessLog;
 
 /// What one configuration came to. It lives for as long as a request that began under it.
 pub(crate) struct Generation {

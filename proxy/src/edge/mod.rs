@@ -55,11 +55,11 @@ use self::resolve::Found;
 use self::route::Routes;
 use self::scope::{Key, Negatives, Questions, Upstream};
 use self::served::Refused;
-use crate::admin::health::Health;
 use crate::admin::metrics::Metrics;
 use crate::cache::{Blob, BlobError, Cache, ListRecord};
 use crate::front::Reuse;
 use crate::pool::Pool;
+use pierhead_service::health::Health;
 
 /// Most questions of one kind that may wait for upstreams at once.
 const FLIGHTS: usize = 4096;

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::logging::Time;
+use pierhead_service::logging::Time;
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +182,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::{AccessLine, Outcome, StaleReason};
-    use crate::logging::Time;
+    use pierhead_service::logging::Time;
 
     #[test]
     fn every_field_is_documented() {

@@ -13,7 +13,7 @@ use super::outcome::{AccessLine, Kind, Outcome};
 use crate::admin::metrics::Metrics;
 use crate::cache::RepositoryId;
 use crate::front::Connection;
-use crate::logging::{AccessLog, Time, milliseconds};
+use pierhead_service::logging::{AccessLog, Time, milliseconds};
 
 /// What a client wrote is cut to this in the log.
 const TEXT_LIMIT: usize = 200;

@@ -31,9 +31,9 @@ use super::route::{Addressed, Query, Route, without_ns};
 use super::scope::{Scope, Upstream};
 use super::served::{Content, Refused, Served};
 use super::{Edge, Trace, kind};
-use crate::admin::health::Check;
 use crate::cache::RepositoryId;
 use crate::front::{Connection, RequestLimits};
+use pierhead_service::health::Check;
 
 /// What a request comes to, if it is not refused.
 pub(super) enum Found {

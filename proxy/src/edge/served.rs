@@ -7,8 +7,8 @@ use pierhead_registry::oci::Digest;
 use super::flights::FlightError;
 use super::outcome::Outcome;
 use super::refusal::Refusal;
-use crate::admin::health::Report;
 use crate::cache::{Blob, CachedManifest, ListRecord};
+use pierhead_service::health::Report;
 
 /// Content, before it is HTTP.
 pub(crate) enum Content {

@@ -22,9 +22,9 @@ use super::route::Addressed;
 use super::scope::Scope;
 use super::served::{Content, Refused, Served};
 use super::{Edge, EdgeParts, RegistryParts};
-use crate::admin::health::Health;
 use crate::admin::metrics::Metrics;
 use crate::cache::{self, Cache, RepositoryId};
+use pierhead_service::health::Health;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

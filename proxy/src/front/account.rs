@@ -14,8 +14,8 @@ use super::Connection;
 use super::relay::Over;
 use crate::admin::metrics::{ListenerMetrics, ServerMetrics};
 use crate::admin::sessions::{Passed, Session};
-use crate::logging::{AccessLog, Time, milliseconds};
 use crate::pool::LeaseError;
+use pierhead_service::logging::{AccessLog, Time, milliseconds};
 
 /// How a session came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,8 +46,8 @@ use std::sync::Arc;
 use pingora_core::protocols::http::ServerSession;
 
 use crate::admin::sessions::Session;
-use crate::logging::AccessLog;
 use crate::pool::Pool;
+use pierhead_service::logging::AccessLog;
 
 pub(crate) use admission::{Admission, contains};
 pub(crate) use chunks::MalformedChunk;

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use super::Operated;
 use crate::admin::Admin;
 use crate::admin::control::{Control, Status};
-use crate::admin::health::Health;
 use crate::admin::metrics::Metrics;
 use crate::admin::sessions::Sessions;
 use crate::front::Listening;
 use crate::pool::Pools;
+use pierhead_service::health::Health;
 
 /// Reloads as often as asked; every second file is broken.
 struct Alternating(Mutex<Status>);

@@ -23,8 +23,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Admission, Application, Common, Connection, Drain, Listener, Listening, Phase, Prepared, Reuse};
 use crate::admin::metrics::Metrics;
-use crate::logging::AccessLog;
 use crate::pool::{Pool, client_config};
+use pierhead_service::logging::AccessLog;
 
 /// Longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(20);

@@ -6,19 +6,19 @@
 use rustls::crypto::aws_lc_rs::default_provider;
 
 /// What `--version` says.
-pub(crate) const VERSION: &str =
+pub const VERSION: &str =
     if cfg!(feature = "fips") { concat!(env!("CARGO_PKG_VERSION"), " (fips)") } else { env!("CARGO_PKG_VERSION") };
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CryptoError {
+pub enum CryptoError {
     /// The module is there and not at work.
     #[error("built with the feature `fips`, but the cryptographic module is not in FIPS mode")]
     NotFips,
 }
 
 /// Chooses it, before anything makes a TLS configuration of its own: Pingora would choose another.
-pub(crate) fn install() -> Result<(), CryptoError> {
+pub fn install() -> Result<(), CryptoError> {
     let provider = default_provider();
     if cfg!(feature = "fips") && !provider.fips() {
         return Err(CryptoError::NotFips);

@@ -18,14 +18,14 @@ const QUEUE: usize = 16 * 1024;
 const DEFAULT_FILTER: &str = "info,pingora_core=error";
 
 /// The running log. Dropping it writes out what is queued.
-pub(crate) struct Logging {
+pub struct Logging {
     writer: NonBlocking,
     _guard: WorkerGuard,
 }
 
 impl Logging {
     /// Starts it, and has panics logged: a panic ends the task it happens in, and nobody would see it else.
-    pub(crate) fn start() -> Logging {
+    pub fn start() -> Logging {
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(QUEUE)
@@ -49,30 +49,30 @@ impl Logging {
     }
 
     /// The access log.
-    pub(crate) fn access_log(&self, enabled: bool) -> AccessLog {
+    pub fn access_log(&self, enabled: bool) -> AccessLog {
         if enabled { AccessLog { writer: Some(self.writer.clone()) } } else { AccessLog::off() }
     }
 }
 
 /// One JSON object a line for each request, or nothing at all.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AccessLog {
+pub struct AccessLog {
     writer: Option<NonBlocking>,
 }
 
 impl AccessLog {
     /// One that writes nothing.
-    pub(crate) fn off() -> AccessLog {
+    pub fn off() -> AccessLog {
         AccessLog { writer: None }
     }
 
     /// Whether making a line is worth it.
-    pub(crate) fn is_on(&self) -> bool {
+    pub fn is_on(&self) -> bool {
         self.writer.is_some()
     }
 
     /// Writes one line.
-    pub(crate) fn write(&self, line: &impl Serialize) {
+    pub fn write(&self, line: &impl Serialize) {
         let Some(writer) = &self.writer else { return };
         let mut text = Vec::with_capacity(512);
         if serde_json::to_writer(&mut text, line).is_ok() {
@@ -85,7 +85,7 @@ impl AccessLog {
 
 /// A point in time that is written as RFC 3339 without an intermediate string.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Time(pub(crate) std::time::SystemTime);
+pub struct Time(pub std::time::SystemTime);
 
 impl Serialize for Time {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -94,7 +94,7 @@ impl Serialize for Time {
 }
 
 /// Milliseconds with three decimals: a hit takes a fraction of one.
-pub(crate) fn milliseconds(duration: Duration) -> f64 {
+pub fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

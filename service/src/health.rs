@@ -9,11 +9,11 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 /// The value of `Cache-Control` on every report.
-pub(crate) const CACHE_CONTROL: &str = "no-cache, no-store, must-revalidate";
+pub const CACHE_CONTROL: &str = "no-cache, no-store, must-revalidate";
 
 /// Which report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
+pub enum Check {
     /// This process.
     Instance,
     /// This process and what it depends on.
@@ -22,12 +22,12 @@ pub(crate) enum Check {
 
 impl Check {
     /// The check that lives at a path, if any.
-    pub(crate) fn at(path: &str) -> Option<Check> {
+    pub fn at(path: &str) -> Option<Check> {
         if path == "/health" { Some(Check::Instance) } else { Check::named(path) }
     }
 
     /// The same where other paths are not ours to take: the short name may well be a server's own.
-    pub(crate) fn named(path: &str) -> Option<Check> {
+    pub fn named(path: &str) -> Option<Check> {
         match path {
             "/health/instance" => Some(Check::Instance),
             "/health/endtoend" => Some(Check::EndToEnd),
@@ -38,11 +38,11 @@ impl Check {
 
 /// An answer, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Report {
+pub struct Report {
     /// 200 when all services are well, else 503.
-    pub(crate) status: u16,
+    pub status: u16,
     /// JSON.
-    pub(crate) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 /// Answers whether one service is well, at once and without waiting.
@@ -56,14 +56,14 @@ struct Service {
 
 /// All that is checked. What that is changes with the configuration; who asks does not.
 #[derive(Default)]
-pub(crate) struct Health {
+pub struct Health {
     services: RwLock<Vec<Service>>,
 }
 
 impl Health {
     /// Adds a service. What belongs to the instance belongs to the end-to-end report as well.
     #[must_use]
-    pub(crate) fn with(
+    pub fn with(
         mut self,
         check: Check,
         name: impl Into<String>,
@@ -74,12 +74,12 @@ impl Health {
     }
 
     /// From here on, this is what is checked.
-    pub(crate) fn replace(&self, next: Health) {
+    pub fn replace(&self, next: Health) {
         *self.services.write() = next.services.into_inner();
     }
 
     /// Asks every service of a check.
-    pub(crate) fn report(&self, which: Check) -> Report {
+    pub fn report(&self, which: Check) -> Report {
         let services = self.services.read();
         let asked = services.iter().filter(|service| which == Check::EndToEnd || service.check == Check::Instance);
         let mut services: Vec<(&str, bool)> = Vec::new();
