@@ -3,4 +3,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
+mod meta;
+
 fn main() {}

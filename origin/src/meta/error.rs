@@ -1,0 +1,53 @@
+//! What can go wrong with the database.
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MetaError {
+    /// It cannot be reached, has no connection free, or takes too long: trying again later can help.
+    #[error("the database is not available: {0}")]
+    Unavailable(DbErr),
+    /// Something else was there first: of two who did the same at a time, one wins.
+    #[error("it exists already")]
+    Exists,
+    /// It was taken away in the meantime.
+    #[error("what it belongs to is gone")]
+    Gone,
+    /// A row that nobody here can have written.
+    #[error("the database holds what is no {0}")]
+    Corrupt(&'static str),
+    /// Anything else: a fault of this program, or of the database.
+    #[error("the database fails: {0}")]
+    Broken(DbErr),
+}
+
+impl From<DbErr> for MetaError {
+    fn from(error: DbErr) -> MetaError {
+        match error.sql_err() {
+            Some(SqlErr::UniqueConstraintViolation(_)) => return MetaError::Exists,
+            Some(SqlErr::ForeignKeyConstraintViolation(_)) => return MetaError::Gone,
+            _ => {}
+        }
+        match &error {
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => MetaError::Unavailable(error),
+            DbErr::Exec(cause) | DbErr::Query(cause) if is_passing(cause) => MetaError::Unavailable(error),
+            _ => MetaError::Broken(error),
+        }
+    }
+}
+
+/// Whether the connection failed, and not the statement; or the statement was ended from outside.
+fn is_passing(cause: &RuntimeErr) -> bool {
+    let RuntimeErr::SqlxError(cause) = cause else { return false };
+    match cause.as_database_error() {
+        // PostgreSQL, appendix A: connection exceptions, serialization failure and deadlock, insufficient resources, operator
+        // intervention (a shutdown, a statement past its time). SQLite: busy and locked.
+        Some(error) => error.code().is_some_and(|code| {
+            ["08", "40", "53", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+                || matches!(code.as_ref(), "5" | "6" | "261" | "262" | "517")
+        }),
+        // Everything that is no answer of the database: the connection broke, the pool is closed or has none.
+        None => true,
+    }
+}

@@ -1,0 +1,146 @@
+//! Opening the database: connections with limits, and the tables brought up to date, by one node at a time.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pierhead_config::{Database, DatabaseKind, DatabaseTls};
+use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseBackend, DbErr, TransactionTrait};
+use sea_orm_migration::MigratorTrait;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+
+use super::Meta;
+use super::migration::Migrator;
+
+/// The key of the lock under which tables are changed; any number that no other program uses in the same database.
+const MIGRATION_LOCK: i64 = 0x7069_6572_6d69;
+
+/// How long a change waits for its turn at SQLite's one writer, which may be another process: `pierhead-origin user`.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Why the database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// The directory of the database's file.
+    #[error("database: {0}: {1}")]
+    Directory(String, std::io::Error),
+    /// It cannot be reached.
+    #[error("database: {0}")]
+    Connect(DbErr),
+    /// The tables could not be made what this version needs.
+    #[error("database: its tables cannot be brought up to date: {0}")]
+    Migrate(DbErr),
+    /// They are of a later version.
+    #[error("database: its tables are of a later version of pierhead-origin")]
+    Later,
+}
+
+impl Meta {
+    /// Connects, and brings the tables up to date.
+    pub(crate) async fn open(database: &Database) -> Result<Meta, OpenError> {
+        let options = match &database.kind {
+            DatabaseKind::Sqlite(path) => sqlite(path)?,
+            DatabaseKind::Postgres { url, password, tls, ca } => {
+                let mut options = ConnectOptions::new(url.as_str());
+                let password = password.as_ref().map(|secret| secret.reveal().to_owned());
+                let (mode, ca) = (ssl_mode(*tls), ca.clone());
+                options.statement_timeout(database.statement_timeout);
+                options.map_sqlx_postgres_opts(move |mut postgres: PgConnectOptions| {
+                    postgres = postgres.ssl_mode(mode).application_name("pierhead-origin");
+                    if let Some(password) = &password {
+                        postgres = postgres.password(password);
+                    }
+                    if let Some(ca) = &ca {
+                        postgres = postgres.ssl_root_cert(ca);
+                    }
+                    postgres
+                });
+                options
+            }
+        };
+        let mut options = options;
+        options
+            .max_connections(database.max_connections)
+            .min_connections(database.min_connections)
+            .connect_timeout(database.connect_timeout)
+            .acquire_timeout(database.connect_timeout)
+            .sqlx_logging(false);
+        let connections = sea_orm::Database::connect(options).await.map_err(OpenError::Connect)?;
+        let meta = Meta { connections };
+        meta.migrate().await?;
+        Ok(meta)
+    }
+
+    /// Brings the tables up to date. Nodes that start together take turns; those that come second find nothing to do.
+    async fn migrate(&self) -> Result<(), OpenError> {
+        let migrate = OpenError::Migrate;
+        let turn = self.connections.begin().await.map_err(OpenError::Connect)?;
+        if self.connections.get_database_backend() == DatabaseBackend::Postgres {
+            let waits = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+            turn.execute_unprepared("SET LOCAL statement_timeout = 0").await.map_err(migrate)?;
+            turn.execute_unprepared(&waits).await.map_err(migrate)?;
+        }
+        let outcome = Migrator::up(&turn, None).await;
+        match outcome {
+            Ok(()) => turn.commit().await.map_err(migrate),
+            // What the migrator says when it meets a step that it does not know.
+            Err(DbErr::Custom(message)) if message.contains("is missing") => Err(OpenError::Later),
+            Err(error) => Err(OpenError::Migrate(error)),
+        }
+    }
+}
+
+fn sqlite(path: &Path) -> Result<ConnectOptions, OpenError> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| OpenError::Directory(directory.display().to_string(), error))?;
+    }
+    let mut options = ConnectOptions::new("sqlite::memory:");
+    let path = path.to_owned();
+    options.map_sqlx_sqlite_opts(move |_: SqliteConnectOptions| {
+        SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .busy_timeout(BUSY)
+            // Readers do not wait for the writer, and what was committed survives a power failure.
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+    });
+    Ok(options)
+}
+
+fn ssl_mode(tls: DatabaseTls) -> PgSslMode {
+    match tls {
+        DatabaseTls::Disable => PgSslMode::Disable,
+        DatabaseTls::Prefer => PgSslMode::Prefer,
+        DatabaseTls::Require => PgSslMode::Require,
+        DatabaseTls::VerifyCa => PgSslMode::VerifyCa,
+        DatabaseTls::VerifyFull => PgSslMode::VerifyFull,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn opens_again_what_it_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database {
+            kind: DatabaseKind::Sqlite(directory.path().join("new/origin.db")),
+            max_connections: 2,
+            min_connections: 0,
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(10),
+        };
+        for _ in 0..2 {
+            let meta = Meta::open(&database).await.unwrap();
+            meta.change().await.unwrap().commit().await.unwrap();
+        }
+        let meta = Meta::open(&database).await.unwrap();
+        let later = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)";
+        meta.connections.execute_unprepared(later).await.unwrap();
+        assert!(matches!(Meta::open(&database).await, Err(OpenError::Later)));
+    }
+}
