@@ -5,19 +5,35 @@
 //!
 //! Invariant: what was told to a client is committed before it hears of it.
 
+mod blobs;
 mod entity;
 mod error;
+mod manifests;
 mod migration;
 mod open;
+mod repositories;
+mod sql;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod uploads;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+};
 
+pub(crate) use blobs::{Arrival, HeldBlob};
 pub(crate) use entity::accounts::{AccountKind, Superuser, TeamRole};
 pub(crate) use entity::repositories::{RepositoryState, Role, Visibility};
 pub(crate) use error::MetaError;
+pub(crate) use manifests::{FoundManifest, NewManifest, Put, Referrer};
 pub(crate) use open::OpenError;
+pub(crate) use repositories::{Repository, Viewer};
+pub(crate) use tags::TagMove;
+pub(crate) use uploads::{Claim, Progress, UploadRow};
 
 /// Milliseconds since the epoch: how the database knows time.
 pub(crate) type Millis = i64;
@@ -56,5 +72,30 @@ impl Change {
     /// Makes it so.
     pub(crate) async fn commit(self) -> Result<(), MetaError> {
         Ok(self.transaction.commit().await?)
+    }
+
+    /// At the end of a SELECT: nobody else reads these rows to change them, or changes them, before this change ends.
+    fn locking(&self) -> &'static str {
+        if self.locks_rows() { " FOR UPDATE" } else { "" }
+    }
+
+    /// The same, for the rows of some of the tables.
+    fn locking_of(&self, tables: &str) -> String {
+        if self.locks_rows() { format!(" FOR UPDATE OF {tables}") } else { String::new() }
+    }
+
+    /// At the end of a SELECT: nobody changes these rows before this change ends.
+    fn sharing(&self) -> &'static str {
+        if self.locks_rows() { " FOR SHARE" } else { "" }
+    }
+
+    /// The same, for the rows of some of the tables.
+    fn sharing_of(&self, tables: &str) -> String {
+        if self.locks_rows() { format!(" FOR SHARE OF {tables}") } else { String::new() }
+    }
+
+    /// SQLite locks all of them.
+    fn locks_rows(&self) -> bool {
+        self.transaction.get_database_backend() == DatabaseBackend::Postgres
     }
 }

@@ -7,10 +7,16 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorCode {
     /// `BLOB_UNKNOWN`: no such blob in this repository.
     BlobUnknown,
+    /// `BLOB_UPLOAD_INVALID`: an upload that cannot go on.
+    BlobUploadInvalid,
+    /// `BLOB_UPLOAD_UNKNOWN`: no such upload in this repository.
+    BlobUploadUnknown,
     /// `DENIED`: known, and not allowed.
     Denied,
     /// `DIGEST_INVALID`: no digest, or not the digest of the content.
     DigestInvalid,
+    /// `MANIFEST_BLOB_UNKNOWN`: a manifest that names what this repository does not hold.
+    ManifestBlobUnknown,
     /// `MANIFEST_INVALID`: a manifest that breaks its own rules.
     ManifestInvalid,
     /// `MANIFEST_UNKNOWN`: no such manifest in this repository.
@@ -40,8 +46,11 @@ impl ErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             ErrorCode::BlobUnknown => "BLOB_UNKNOWN",
+            ErrorCode::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            ErrorCode::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
             ErrorCode::Denied => "DENIED",
             ErrorCode::DigestInvalid => "DIGEST_INVALID",
+            ErrorCode::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
             ErrorCode::ManifestInvalid => "MANIFEST_INVALID",
             ErrorCode::ManifestUnknown => "MANIFEST_UNKNOWN",
             ErrorCode::NameInvalid => "NAME_INVALID",

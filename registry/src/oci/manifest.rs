@@ -1,8 +1,10 @@
 //! Manifests: what the bytes of one refer to.
 //!
-//! The edge serves manifests byte for byte and reads them for one purpose: to know which blobs and child
-//! manifests an image needs. So every field that is not a descriptor is passed over, and a manifest of an
-//! unknown media type is kept as it is, with no children.
+//! Manifests are served byte for byte and read for two purposes: to know which blobs and child manifests an image needs, and how it
+//! is listed among the referrers of another. So every other field is passed over, and a manifest of an unknown media type is kept as
+//! it is, with no children.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -48,6 +50,8 @@ pub struct Descriptor {
     pub size: u64,
     /// The media type, where given.
     pub media_type: Option<String>,
+    /// Whether it says where else its content is (`urls`): a registry need not hold it.
+    pub foreign: bool,
 }
 
 /// What a manifest refers to.
@@ -61,6 +65,12 @@ pub struct Manifest {
     pub blobs: Vec<Descriptor>,
     /// The manifest that this one is about (a signature's image).
     pub subject: Option<Descriptor>,
+    /// What kind of artifact it is: `artifactType`, else the media type of its configuration.
+    pub artifact_type: Option<String>,
+    /// What its author says of it.
+    pub annotations: BTreeMap<String, String>,
+    /// Descriptors that were left out.
+    pub unreadable: usize,
 }
 
 impl Manifest {
@@ -68,14 +78,24 @@ impl Manifest {
     /// nobody can ask for them by digest here.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let written: Written = serde_json::from_slice(bytes)?;
-        let mut blobs: Vec<_> = written.config.into_iter().filter_map(WrittenDescriptor::check).collect();
+        let mut unreadable = 0;
+        let mut check = |descriptor: WrittenDescriptor| {
+            let checked = descriptor.check();
+            unreadable += usize::from(checked.is_none());
+            checked
+        };
+        let kind = written.config.as_ref().and_then(|config| config.media_type.clone());
+        let config = written.config.into_iter();
         // Foreign layers carry `urls` and are fetched from there, yet a registry may also hold them.
-        blobs.extend(written.layers.into_iter().chain(written.blobs).filter_map(WrittenDescriptor::check));
+        let blobs = config.chain(written.layers).chain(written.blobs).filter_map(&mut check).collect();
         Ok(Manifest {
             media_type: written.media_type,
-            manifests: written.manifests.into_iter().filter_map(WrittenDescriptor::check).collect(),
+            manifests: written.manifests.into_iter().filter_map(&mut check).collect(),
             blobs,
-            subject: written.subject.and_then(WrittenDescriptor::check),
+            subject: written.subject.and_then(&mut check),
+            artifact_type: written.artifact_type.filter(|kind| !kind.is_empty()).or(kind),
+            annotations: written.annotations.unwrap_or_default(),
+            unreadable,
         })
     }
 }
@@ -93,6 +113,8 @@ struct Written {
     #[serde(default)]
     manifests: Vec<WrittenDescriptor>,
     subject: Option<WrittenDescriptor>,
+    artifact_type: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -102,11 +124,14 @@ struct WrittenDescriptor {
     #[serde(default)]
     size: u64,
     media_type: Option<String>,
+    #[serde(default)]
+    urls: Vec<String>,
 }
 
 impl WrittenDescriptor {
     fn check(self) -> Option<Descriptor> {
-        Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type: self.media_type })
+        let foreign = !self.urls.is_empty();
+        Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type: self.media_type, foreign })
     }
 }
 
@@ -122,7 +147,7 @@ mod tests {
         );
         let image = Manifest::parse(image.as_bytes())?;
         assert_eq!(image.blobs.iter().map(|d| d.size).collect::<Vec<_>>(), [2, 3]);
-        assert!(image.manifests.is_empty());
+        assert!(image.manifests.is_empty() && image.unreadable == 1);
 
         let index =
             format!(r#"{{"mediaType":"i","manifests":[{{"digest":"{a}","size":9}}],"subject":{{"digest":"{b}"}}}}"#);

@@ -8,9 +8,11 @@ mod endpoint;
 mod error;
 mod manifest;
 mod name;
+mod running;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use endpoint::{Action, Endpoint, EndpointError};
 pub use error::{ErrorBody, ErrorCode};
 pub use manifest::{Descriptor, Manifest, ManifestError, media_type};
 pub use name::{NameError, Reference, RepositoryName, Tag};
+pub use running::RunningDigest;

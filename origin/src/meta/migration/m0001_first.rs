@@ -3,11 +3,11 @@
 //! What must hold is said to the database where it can be: names are unique, a tag has one present, and a blob that a manifest
 //! needs cannot be taken away, whatever a worker believes.
 
-use sea_orm::DbErr;
 use sea_orm::sea_query::{
-    ConditionalStatement, Expr, ExprTrait, ForeignKey, ForeignKeyAction, ForeignKeyCreateStatement, Index,
+    ColumnDef, ConditionalStatement, Expr, ExprTrait, ForeignKey, ForeignKeyAction, ForeignKeyCreateStatement, Index,
     IndexCreateStatement, Table, TableCreateStatement,
 };
+use sea_orm::{DatabaseBackend, DbErr};
 use sea_orm_migration::schema::{
     big_integer, big_integer_null, blob, boolean, integer, small_integer, string, string_null, text, text_null,
 };
@@ -24,13 +24,30 @@ impl MigrationName for First {
 #[async_trait::async_trait]
 impl MigrationTrait for First {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for mut table in accounts().into_iter().chain(repositories()).chain(content()).chain(service()) {
+        let names = Names { backend: manager.get_database_backend() };
+        let tables = accounts(&names).into_iter().chain(repositories(&names)).chain(content(&names)).chain(service());
+        for mut table in tables {
             manager.create_table(table.take()).await?;
         }
         for mut index in indexes() {
             manager.create_index(index.take()).await?;
         }
         Ok(())
+    }
+}
+
+/// Names are compared byte by byte, whatever the language of the database: lists go on from a name, and its index must serve them.
+struct Names {
+    backend: DatabaseBackend,
+}
+
+impl Names {
+    fn column(&self, name: &'static str) -> ColumnDef {
+        let mut column = string(name);
+        if self.backend == DatabaseBackend::Postgres {
+            column.extra("COLLATE \"C\"");
+        }
+        column
     }
 }
 
@@ -66,10 +83,10 @@ fn refers(table: &'static str, column: &'static str, other: &'static str) -> For
     ForeignKey::create().from(table, column).to(other, "id").take()
 }
 
-fn accounts() -> Vec<TableCreateStatement> {
+fn accounts(names: &Names) -> Vec<TableCreateStatement> {
     vec![
         numbered("account")
-            .col(string("name").unique_key())
+            .col(names.column("name").unique_key())
             .col(small_integer("kind"))
             .col(string_null("email"))
             .col(string_null("password"))
@@ -86,7 +103,7 @@ fn accounts() -> Vec<TableCreateStatement> {
             .take(),
         numbered("team")
             .col(big_integer("organization_id"))
-            .col(string("name"))
+            .col(names.column("name"))
             .col(small_integer("role"))
             .col(text("description"))
             .foreign_key(&mut goes_with("team", "organization_id", "account"))
@@ -105,7 +122,7 @@ fn accounts() -> Vec<TableCreateStatement> {
     ]
 }
 
-fn repositories() -> Vec<TableCreateStatement> {
+fn repositories(names: &Names) -> Vec<TableCreateStatement> {
     let permission = |table: &mut TableCreateStatement, name: &'static str| {
         table
             .col(big_integer_null("account_id"))
@@ -119,7 +136,7 @@ fn repositories() -> Vec<TableCreateStatement> {
     vec![
         numbered("repository")
             .col(big_integer("namespace_id"))
-            .col(string("name").unique_key())
+            .col(names.column("name").unique_key())
             .col(small_integer("visibility"))
             .col(small_integer("state"))
             .col(text("description"))
@@ -146,7 +163,7 @@ fn repositories() -> Vec<TableCreateStatement> {
     ]
 }
 
-fn content() -> Vec<TableCreateStatement> {
+fn content(names: &Names) -> Vec<TableCreateStatement> {
     vec![
         numbered("blob")
             .col(string("digest").unique_key())
@@ -196,7 +213,7 @@ fn content() -> Vec<TableCreateStatement> {
             .take(),
         numbered("tag")
             .col(big_integer("repository_id"))
-            .col(string("name"))
+            .col(names.column("name"))
             .col(big_integer("manifest_id"))
             .col(big_integer("started"))
             .col(big_integer_null("ended"))

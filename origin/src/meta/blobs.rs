@@ -1,0 +1,222 @@
+//! Blobs, and which repository holds which.
+//!
+//! A blob is one object in the store and one row here, whoever pushed it. A repository holds it by a row of `repository_blob`: only
+//! then can it be pulled or mounted from there, so that nobody learns what others have. The row holds while a manifest of the
+//! repository needs the blob (`manifest_blob`), and without one until it expires, which is long enough for a push to finish.
+//!
+//! # How blobs come and go beside each other
+//!
+//! The store and the database cannot change together. So a blob's row says what may be in the store, and whoever changes the one
+//! or the other first locks the row:
+//!
+//! ```text
+//!   a push                                      garbage collection
+//!   1 lock the row (make it `Arriving`, or      1 lock a row that nobody holds; see again that nobody does;
+//!     find it `Present`), hold the blob           make it `Leaving`
+//!   2 write the object to the store             2 lock the row; if it is `Leaving` still: delete the object, then the row
+//!   3 make the row `Present`
+//! ```
+//!
+//! - A push that finds `Present` has nothing to write: the row cannot leave while it is held, and it is held from step 1 on.
+//! - A push that finds `Leaving` waits for the lock of the other's step 2, and then finds no row; or it is first, makes it
+//!   `Arriving`, and step 2 finds nothing to do.
+//! - Killed between its steps, a push leaves a held `Arriving` row: once that has expired, garbage collection takes row and object.
+//!   Killed between its own, garbage collection leaves a `Leaving` row, which counts as not there, and is taken up again.
+//! - A manifest locks the rows of its blobs, and of who holds them, against change (`FOR SHARE`) while it is put: what it needs
+//!   cannot leave in between.
+//!
+//! SQLite has one writer at a time, which is more than any of these locks.
+
+use pierhead_registry::oci::Digest;
+use sea_orm::FromQueryResult;
+
+use super::entity::content::BlobState;
+use super::repositories::Viewer;
+use super::{Change, Meta, MetaError, Millis, now, sql};
+
+/// What must hold for a repository's row `rb` to count: not deleted, and needed by a manifest or not expired. `$place` is the time.
+fn counts(place: usize) -> String {
+    format!(
+        "NOT rb.deleted AND (rb.expires > ${place} OR EXISTS (SELECT 1 FROM manifest_blob mb \
+         WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id))"
+    )
+}
+
+/// A blob that a repository holds.
+#[derive(Clone, Copy, Debug, FromQueryResult)]
+pub(crate) struct HeldBlob {
+    /// The row.
+    pub(crate) id: i64,
+    /// In bytes.
+    size: i64,
+}
+
+impl HeldBlob {
+    /// In bytes.
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.size).unwrap_or_default()
+    }
+}
+
+/// A blob that a manifest wants, with its digest.
+#[derive(Clone, Debug, FromQueryResult)]
+pub(super) struct WantedBlob {
+    pub(super) id: i64,
+    pub(super) digest: String,
+    pub(super) size: i64,
+}
+
+/// What a push finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// The store has the bytes.
+    Known,
+    /// They must be written.
+    New,
+}
+
+#[derive(FromQueryResult)]
+struct BlobRow {
+    id: i64,
+    state: BlobState,
+}
+
+impl Meta {
+    /// A blob of a repository, by names.
+    pub(crate) async fn blob(&self, repository: &str, digest: &Digest) -> Result<Option<HeldBlob>, MetaError> {
+        let select = format!(
+            "SELECT b.id AS id, b.size AS size FROM repository r JOIN repository_blob rb ON rb.repository_id = r.id \
+             JOIN blob b ON b.id = rb.blob_id WHERE r.name = $1 AND b.digest = $2 AND b.state = 1 AND {}",
+            counts(3)
+        );
+        sql::one(&self.connections, &select, [repository.into(), digest.to_string().into(), now().into()]).await
+    }
+
+    /// The name of a repository that holds a blob and that the viewer may see.
+    pub(crate) async fn holder(&self, viewer: Viewer, digest: &Digest) -> Result<Option<String>, MetaError> {
+        #[derive(FromQueryResult)]
+        struct Name {
+            name: String,
+        }
+        let select = format!(
+            "SELECT r.name AS name FROM blob b JOIN repository_blob rb ON rb.blob_id = b.id \
+             JOIN repository r ON r.id = rb.repository_id \
+             WHERE b.digest = $1 AND b.state = 1 AND r.state <> 2 AND {} AND {} LIMIT 1",
+            counts(2),
+            viewer.condition(3)
+        );
+        let values = [digest.to_string().into(), now().into()].into_iter().chain(viewer.account().map(Into::into));
+        Ok(sql::one::<Name>(&self.connections, &select, values).await?.map(|row| row.name))
+    }
+}
+
+impl Change {
+    /// Step 1 of a push: the repository holds the blob from here on, until `expires` at least.
+    pub(crate) async fn blob_arrives(
+        &self,
+        repository_id: i64,
+        digest: &Digest,
+        size: u64,
+        expires: Millis,
+    ) -> Result<Arrival, MetaError> {
+        let insert =
+            "INSERT INTO blob (digest, size, state, changed) VALUES ($1, $2, 0, $3) ON CONFLICT (digest) DO NOTHING";
+        let (digest, size) = (digest.to_string(), i64::try_from(size).unwrap_or(i64::MAX));
+        sql::execute(&self.transaction, insert, [digest.clone().into(), size.into(), now().into()]).await?;
+        let select = format!("SELECT id, state FROM blob WHERE digest = $1{}", self.locking());
+        let row: BlobRow = sql::one(&self.transaction, &select, [digest.into()]).await?.ok_or(MetaError::Gone)?;
+        if row.state != BlobState::Present {
+            let update = "UPDATE blob SET state = 0, size = $2, changed = $3 WHERE id = $1";
+            sql::execute(&self.transaction, update, [row.id.into(), size.into(), now().into()]).await?;
+        }
+        self.hold(repository_id, row.id, expires).await?;
+        Ok(if row.state == BlobState::Present { Arrival::Known } else { Arrival::New })
+    }
+
+    /// Step 3 of a push: the store has the bytes.
+    pub(crate) async fn blob_arrived(&self, digest: &Digest) -> Result<(), MetaError> {
+        let update = "UPDATE blob SET state = 1, changed = $2 WHERE digest = $1 AND state <> 1";
+        sql::execute(&self.transaction, update, [digest.to_string().into(), now().into()]).await?;
+        Ok(())
+    }
+
+    /// Lets one repository hold what another holds. `None` when that does not.
+    pub(crate) async fn mount(
+        &self,
+        from: &str,
+        repository_id: i64,
+        digest: &Digest,
+        expires: Millis,
+    ) -> Result<Option<HeldBlob>, MetaError> {
+        let select = format!(
+            "SELECT b.id AS id, b.size AS size FROM repository r JOIN repository_blob rb ON rb.repository_id = r.id \
+             JOIN blob b ON b.id = rb.blob_id WHERE r.name = $1 AND b.digest = $2 AND b.state = 1 AND {}{}",
+            counts(3),
+            self.sharing_of("b, rb")
+        );
+        let values = [from.into(), digest.to_string().into(), now().into()];
+        let held: Option<HeldBlob> = sql::one(&self.transaction, &select, values).await?;
+        if let Some(blob) = held {
+            self.hold(repository_id, blob.id, expires).await?;
+        }
+        Ok(held)
+    }
+
+    /// Takes a blob from a repository: it cannot be pulled from there any more.
+    pub(crate) async fn release_blob(&self, repository_id: i64, blob_id: i64) -> Result<(), MetaError> {
+        let update = "UPDATE repository_blob SET deleted = $3, expires = 0 WHERE repository_id = $1 AND blob_id = $2";
+        sql::execute(&self.transaction, update, [repository_id.into(), blob_id.into(), true.into()]).await?;
+        Ok(())
+    }
+
+    /// A manifest that can be pulled and needs the blob: its digest.
+    pub(crate) async fn manifest_that_needs(
+        &self,
+        repository_id: i64,
+        blob_id: i64,
+    ) -> Result<Option<String>, MetaError> {
+        #[derive(FromQueryResult)]
+        struct Row {
+            digest: String,
+        }
+        let select = "SELECT m.digest AS digest FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id \
+                      WHERE mb.repository_id = $1 AND mb.blob_id = $2 AND m.deleted IS NULL LIMIT 1";
+        let row: Option<Row> = sql::one(&self.transaction, select, [repository_id.into(), blob_id.into()]).await?;
+        Ok(row.map(|row| row.digest))
+    }
+
+    /// Those of these blobs that a repository holds and the store has. None of them leaves before this change ends.
+    pub(super) async fn held_blobs(
+        &self,
+        repository_id: i64,
+        digests: &[String],
+    ) -> Result<Vec<WantedBlob>, MetaError> {
+        let mut held = Vec::with_capacity(digests.len());
+        for some in digests.chunks(MOST_VALUES) {
+            let select = format!(
+                "SELECT b.id AS id, b.digest AS digest, b.size AS size FROM repository_blob rb JOIN blob b ON b.id = rb.blob_id \
+                 WHERE rb.repository_id = $1 AND b.digest IN ({}) AND b.state = 1 AND {} ORDER BY b.id{}",
+                sql::places(3, some.len()),
+                counts(2),
+                self.sharing_of("b, rb")
+            );
+            let values = [repository_id.into(), now().into()].into_iter();
+            let digests = some.iter().map(|digest| digest.as_str().into());
+            held.extend(sql::all::<WantedBlob>(&self.transaction, &select, values.chain(digests)).await?);
+        }
+        Ok(held)
+    }
+
+    async fn hold(&self, repository_id: i64, blob_id: i64, expires: Millis) -> Result<(), MetaError> {
+        let upsert = "INSERT INTO repository_blob (repository_id, blob_id, expires, deleted) VALUES ($1, $2, $3, $4) \
+                      ON CONFLICT (repository_id, blob_id) DO UPDATE SET deleted = excluded.deleted, \
+                      expires = CASE WHEN repository_blob.expires > excluded.expires THEN repository_blob.expires \
+                      ELSE excluded.expires END";
+        let values = [repository_id.into(), blob_id.into(), expires.into(), false.into()];
+        sql::execute(&self.transaction, upsert, values).await?;
+        Ok(())
+    }
+}
+
+/// Values of one statement; both databases take some ten thousand.
+pub(super) const MOST_VALUES: usize = 1000;

@@ -1,0 +1,105 @@
+//! Repositories: found by name, listed by those who may see them, made and marked as gone.
+
+use sea_orm::FromQueryResult;
+
+use super::entity::repositories::repository;
+use super::{Change, Meta, MetaError, RepositoryState, Visibility, now, sql};
+
+/// A repository as it was when it was read.
+pub(crate) type Repository = repository::Model;
+
+/// Through whose eyes lists are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Viewer {
+    /// A superuser's.
+    Everything,
+    /// An account's: what is public, what is its own, and what it was given.
+    Account(i64),
+    /// Nobody's: what is public.
+    Anonymous,
+}
+
+impl Viewer {
+    /// What must hold for a repository `r` to be seen. `$place` stands for the account.
+    pub(super) fn condition(self, place: usize) -> String {
+        match self {
+            Viewer::Everything => "1 = 1".to_owned(),
+            Viewer::Anonymous => "r.visibility = 1".to_owned(),
+            Viewer::Account(_) => format!(
+                "(r.visibility = 1 OR r.namespace_id = ${place} \
+                 OR r.namespace_id IN (SELECT t.organization_id FROM team t JOIN team_member m ON m.team_id = t.id \
+                    WHERE m.account_id = ${place} AND t.role = 2) \
+                 OR r.id IN (SELECT p.repository_id FROM repository_permission p WHERE p.account_id = ${place}) \
+                 OR r.id IN (SELECT p.repository_id FROM repository_permission p JOIN team_member m ON m.team_id = p.team_id \
+                    WHERE m.account_id = ${place}))"
+            ),
+        }
+    }
+
+    /// The account, where there is one.
+    pub(super) fn account(self) -> Option<i64> {
+        match self {
+            Viewer::Account(id) => Some(id),
+            Viewer::Everything | Viewer::Anonymous => None,
+        }
+    }
+}
+
+#[derive(FromQueryResult)]
+struct Name {
+    name: String,
+}
+
+impl Meta {
+    /// The repository of that name.
+    pub(crate) async fn repository(&self, name: &str) -> Result<Option<Repository>, MetaError> {
+        // The names of deleted ones are none that anybody can ask for.
+        sql::one(&self.connections, "SELECT * FROM repository WHERE name = $1", [name.into()]).await
+    }
+
+    /// Names of repositories that the viewer may see, in order, from after `last` on.
+    pub(crate) async fn catalog(&self, viewer: Viewer, last: &str, limit: u32) -> Result<Vec<String>, MetaError> {
+        let select = format!(
+            "SELECT r.name AS name FROM repository r WHERE r.name > $1 AND r.state <> 2 AND {} ORDER BY r.name LIMIT $2",
+            viewer.condition(3)
+        );
+        let values = [last.into(), i64::from(limit).into()].into_iter().chain(viewer.account().map(Into::into));
+        let names: Vec<Name> = sql::all(&self.connections, &select, values).await?;
+        Ok(names.into_iter().map(|row| row.name).collect())
+    }
+}
+
+impl Change {
+    /// The repository, which stays as it is until this change ends.
+    pub(crate) async fn hold_repository(&self, id: i64) -> Result<Option<Repository>, MetaError> {
+        let select = format!("SELECT * FROM repository WHERE id = $1 AND state <> 2{}", self.sharing());
+        sql::one(&self.transaction, &select, [id.into()]).await
+    }
+
+    /// Makes one. [`MetaError::Exists`] when somebody else was faster.
+    pub(crate) async fn insert_repository(
+        &self,
+        namespace_id: i64,
+        name: &str,
+        visibility: Visibility,
+        description: &str,
+    ) -> Result<Repository, MetaError> {
+        let insert = "INSERT INTO repository (namespace_id, name, visibility, state, description, created) \
+                      VALUES ($1, $2, $3, $4, $5, $6) RETURNING *";
+        let values = [
+            namespace_id.into(),
+            name.into(),
+            visibility.into(),
+            RepositoryState::Normal.into(),
+            description.into(),
+            now().into(),
+        ];
+        sql::one(&self.transaction, insert, values).await?.ok_or(MetaError::Corrupt("repository"))
+    }
+
+    /// Marks one as gone. Its name is free at once; what it held is taken away by garbage collection.
+    pub(crate) async fn delete_repository(&self, id: i64) -> Result<bool, MetaError> {
+        let update = "UPDATE repository SET state = 2, name = $2 WHERE id = $1 AND state <> 2";
+        Ok(sql::execute(&self.transaction, update, [id.into(), format!(":{id}").into()]).await? == 1)
+    }
+}

@@ -1,0 +1,115 @@
+//! What every database must do alike: each test runs on SQLite and on PostgreSQL.
+
+use std::time::Duration;
+
+use pierhead_config::{Database, DatabaseKind};
+use pierhead_registry::oci::{Algorithm, Digest, Reference};
+
+use super::*;
+
+/// A database of its own for a test.
+struct Scratch {
+    meta: Meta,
+    _directory: tempfile::TempDir,
+}
+
+async fn sqlite() -> Scratch {
+    let directory = tempfile::tempdir().unwrap();
+    let database = Database {
+        kind: DatabaseKind::Sqlite(directory.path().join("origin.db")),
+        max_connections: 4,
+        min_connections: 0,
+        connect_timeout: Duration::from_secs(10),
+        statement_timeout: Duration::from_secs(10),
+    };
+    Scratch { meta: Meta::open(&database).await.unwrap(), _directory: directory }
+}
+
+/// A namespace and a repository in it.
+async fn repository(meta: &Meta, name: &str) -> Repository {
+    let namespace = name.split('/').next().unwrap();
+    let insert = "INSERT INTO account (name, kind, description, superuser, enabled, failed_logins, created) \
+                  VALUES ($1, 1, '', 0, $2, 0, 0) ON CONFLICT (name) DO UPDATE SET enabled = $2 RETURNING *";
+    let account: Option<entity::accounts::account::Model> =
+        sql::one(&meta.connections, insert, [namespace.into(), true.into()]).await.unwrap();
+    let change = meta.change().await.unwrap();
+    let made = change.insert_repository(account.unwrap().id, name, Visibility::Private, "").await.unwrap();
+    change.commit().await.unwrap();
+    made
+}
+
+async fn push_blob(meta: &Meta, repository: &Repository, content: &[u8]) -> (Digest, Arrival) {
+    let digest = Digest::of(Algorithm::Sha256, content);
+    let change = meta.change().await.unwrap();
+    let arrival = change.blob_arrives(repository.id, &digest, content.len() as u64, now() + 60_000).await.unwrap();
+    change.commit().await.unwrap();
+    let change = meta.change().await.unwrap();
+    change.blob_arrived(&digest).await.unwrap();
+    change.commit().await.unwrap();
+    (digest, arrival)
+}
+
+fn manifest<'a>(repository: &Repository, content: &'a [u8], blobs: &[Digest]) -> NewManifest<'a> {
+    NewManifest {
+        repository_id: repository.id,
+        digest: Digest::of(Algorithm::Sha256, content),
+        media_type: "application/vnd.oci.image.manifest.v1+json",
+        content,
+        artifact_type: None,
+        subject: None,
+        blobs: blobs.to_vec(),
+        foreign: Vec::new(),
+        children: Vec::new(),
+        at: now(),
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_pushed_tagged_moved_and_deleted() {
+    let scratch = sqlite().await;
+    let meta = &scratch.meta;
+    let (one, two) = (repository(meta, "a/one").await, repository(meta, "b/two").await);
+
+    let (digest, arrival) = push_blob(meta, &one, b"layer").await;
+    assert_eq!(arrival, Arrival::New);
+    assert_eq!(meta.blob("a/one", &digest).await.unwrap().unwrap().size(), 5);
+    // The other repository learns nothing of it, and pushes it in vain.
+    assert!(meta.blob("b/two", &digest).await.unwrap().is_none());
+    assert_eq!(push_blob(meta, &two, b"layer").await.1, Arrival::Known);
+
+    let absent = Digest::of(Algorithm::Sha256, b"absent");
+    let change = meta.change().await.unwrap();
+    change.hold_repository(one.id).await.unwrap().unwrap();
+    let lacking = change.put_manifest(&manifest(&one, b"{1}", &[digest, absent])).await.unwrap();
+    assert_eq!(lacking, Put::Missing(vec![absent]));
+    let mut ids = Vec::new();
+    for content in [&b"{1}"[..], b"{2}"] {
+        let Put::Done { id, layers_size } = change.put_manifest(&manifest(&one, content, &[digest])).await.unwrap()
+        else {
+            panic!("not put")
+        };
+        assert_eq!(layers_size, 5);
+        ids.push(id);
+    }
+    for (id, moved) in [(ids[0], TagMove::Created), (ids[0], TagMove::Unchanged), (ids[1], TagMove::Moved)] {
+        assert_eq!(change.set_tag(one.id, "latest", id, now(), false).await.unwrap(), moved);
+    }
+    change.commit().await.unwrap();
+
+    let latest: Reference = "latest".parse().unwrap();
+    let found = meta.manifest("a/one", &latest).await.unwrap().unwrap();
+    assert_eq!(found.digest().unwrap(), Digest::of(Algorithm::Sha256, b"{2}"));
+    assert_eq!(meta.manifest_content(found.id).await.unwrap().unwrap(), b"{2}");
+    assert_eq!(meta.tag_names(one.id, "", 10).await.unwrap(), ["latest"]);
+    assert!(meta.manifest("b/two", &latest).await.unwrap().is_none());
+
+    let change = meta.change().await.unwrap();
+    let tags = change.delete_manifest(one.id, &found.digest().unwrap(), now()).await.unwrap();
+    assert_eq!(tags, Some(vec!["latest".to_owned()]));
+    change.commit().await.unwrap();
+    assert!(meta.manifest("a/one", &latest).await.unwrap().is_none());
+    assert!(meta.tag_names(one.id, "", 10).await.unwrap().is_empty());
+    assert_eq!(meta.catalog(Viewer::Everything, "", 10).await.unwrap(), ["a/one", "b/two"]);
+    assert!(meta.catalog(Viewer::Anonymous, "", 10).await.unwrap().is_empty());
+    assert_eq!(meta.catalog(Viewer::Account(one.namespace_id), "", 10).await.unwrap(), ["a/one"]);
+}
