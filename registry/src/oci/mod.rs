@@ -9,6 +9,7 @@ mod error;
 mod manifest;
 mod name;
 mod running;
+mod scope;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use endpoint::{Action, Endpoint, EndpointError};
@@ -16,3 +17,4 @@ pub use error::{ErrorBody, ErrorCode};
 pub use manifest::{Descriptor, Manifest, ManifestError, media_type};
 pub use name::{NameError, Reference, RepositoryName, Tag};
 pub use running::RunningDigest;
+pub use scope::{Resource, Scope, ScopeError};

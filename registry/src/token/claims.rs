@@ -1,0 +1,99 @@
+//! What a token says.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// How far the clocks of two machines may be apart.
+const LEEWAY: Duration = Duration::from_secs(30);
+
+/// Something that the bearer of a token may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// `repository`, or `registry`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Which.
+    pub name: String,
+    /// `pull`, `push`, `delete`, or `*` for all.
+    #[serde(default)]
+    pub actions: Vec<String>,
+}
+
+/// What a token says. Times are seconds since the epoch, as they stand in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Claims {
+    /// Who issued it.
+    pub iss: String,
+    /// To whom; empty: to nobody in particular.
+    pub sub: String,
+    /// For which service.
+    pub aud: String,
+    /// From when on it is worth nothing.
+    pub exp: u64,
+    /// Before when it is worth nothing.
+    pub nbf: u64,
+    /// When it was issued.
+    pub iat: u64,
+    /// Its own name, for logs.
+    pub jti: String,
+    /// What its bearer may do; nothing for those who only logged in.
+    pub access: Vec<Access>,
+}
+
+impl Claims {
+    /// Whether the token grants an action on a repository.
+    pub fn allows(&self, repository: &str, action: &str) -> bool {
+        let repositories = self.access.iter().filter(|access| access.kind == "repository" && access.name == repository);
+        repositories.flat_map(|access| &access.actions).any(|granted| granted == action || granted == "*")
+    }
+
+    /// From when on the token is taken by nobody, not even by whose clock is behind. `None`: after the end of time.
+    pub fn ends(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.exp))?.checked_add(LEEWAY)
+    }
+
+    /// Before when nobody takes it, not even whose clock is ahead. `None`: it never begins.
+    pub(super) fn begins(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.nbf).saturating_sub(LEEWAY))
+    }
+}
+
+/// Claims as others write them.
+#[derive(Deserialize)]
+pub(super) struct Written {
+    #[serde(default)]
+    iss: String,
+    #[serde(default)]
+    sub: String,
+    aud: Audience,
+    exp: u64,
+    #[serde(default)]
+    nbf: u64,
+    #[serde(default)]
+    iat: u64,
+    #[serde(default)]
+    jti: String,
+    #[serde(default)]
+    access: Vec<Access>,
+}
+
+/// One service, or several (RFC 7519, section 4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Written {
+    /// The claims, if they are for a service; of several that one is left.
+    pub(super) fn for_service(self, service: &str) -> Option<Claims> {
+        let meant = match &self.aud {
+            Audience::One(one) => one == service,
+            Audience::Several(several) => several.iter().any(|one| one == service),
+        };
+        let Written { iss, sub, aud: _, exp, nbf, iat, jti, access } = self;
+        meant.then(|| Claims { iss, sub, aud: service.to_owned(), exp, nbf, iat, jti, access })
+    }
+}
