@@ -13,6 +13,7 @@
 //! no two write one upload at a time is for those who hand it out to see to.
 
 mod error;
+mod file_system;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,7 @@ use url::Url;
 use crate::oci::Digest;
 
 pub use error::StoreError;
+pub use file_system::FileSystem;
 
 /// The bytes of a blob, or a part of them.
 pub enum Content {
@@ -74,7 +76,8 @@ pub trait BlobStore: Send + Sync + 'static {
     /// A new upload.
     async fn begin(&self, id: &UploadId) -> Result<Box<dyn Upload>, StoreError>;
 
-    /// An upload, from its last checkpoint on. What was written past it is gone.
+    /// An upload, from its last checkpoint on. What was written past it is gone. That it is [`StoreError::Lost`] is said here, or
+    /// where it is noticed: by the first thing that is done with it.
     async fn resume(&self, id: &UploadId, checkpoint: &Checkpoint) -> Result<Box<dyn Upload>, StoreError>;
 
     /// Forgets an upload and all that it stored. That there is nothing is no error.
@@ -86,7 +89,8 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Writes a small object and sees that it is there, as Quay's health check does.
     async fn verify(&self) -> Result<(), StoreError>;
 
-    /// How many bytes should lie between two checkpoints of an upload: fewer cost more than they save.
+    /// How many bytes should lie between two checkpoints of an upload: fewer cost more than they save. Where an upload's length
+    /// is a multiple of it, a checkpoint is cheapest.
     fn stride(&self) -> u64;
 }
 
@@ -96,14 +100,16 @@ pub trait Upload: Send {
     /// How many bytes it has.
     fn length(&self) -> u64;
 
-    /// Takes the next bytes.
+    /// Takes the next bytes. After an error, all that is left to do with it is to drop it.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Makes all that was written safe from the end of this process.
     async fn checkpoint(&mut self) -> Result<Checkpoint, StoreError>;
 
     /// Makes it the blob of that digest, durably, and forgets the upload. A blob that is there already is replaced by the same bytes.
-    /// After an error the upload is as it was at its last checkpoint.
+    /// After an error the upload is as it was at its last checkpoint, or it is lost; the same commit may be tried again after
+    /// `resume`, and a blob that came about none the less is whole. Whoever asks for it must not go away in its middle: what was
+    /// asked of the store may still happen.
     async fn commit(self: Box<Self>, digest: &Digest, proof: Proof) -> Result<(), StoreError>;
 }
 

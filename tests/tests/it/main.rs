@@ -2,6 +2,7 @@
 
 mod access;
 mod accounts;
+mod blobs;
 mod broken;
 mod convert;
 mod disk;

@@ -1,0 +1,4 @@
+//! The stores of the origin's blobs: one suite that every driver passes, and what each has of its own.
+
+mod conformance;
+mod file_system;
