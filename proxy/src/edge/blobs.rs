@@ -12,15 +12,15 @@ use pierhead_registry::client::ClientError;
 use pierhead_registry::oci::Digest;
 
 use super::Edge;
-use super::conditional::{self, Verdict};
 use super::flights::FlightError;
 use super::outcome::{BypassReason, Outcome, StaleReason};
 use super::plan::Authorisation;
-use super::range;
 use super::refusal::{Refusal, Thing};
 use super::scope::{Key, Scope, Wanted};
 use super::served::{Content, Refused, Served};
 use crate::cache::{Blob, BlobError, BlobState, Want};
+use pierhead_service::conditional::{self, Verdict};
+use pierhead_service::range;
 
 impl Edge {
     /// Answers a request for a blob.

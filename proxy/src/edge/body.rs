@@ -12,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 
-use super::range::Multipart;
 use crate::cache::{Blob, BlobError, BlobState};
 use crate::front::FRAME;
+use pierhead_service::range::Multipart;
 
 /// Bytes read and written at a time over HTTP/1.
 const CHUNK: usize = 64 * 1024;

@@ -10,7 +10,6 @@ mod authorise;
 mod blobs;
 mod body;
 mod client;
-mod conditional;
 mod credential;
 mod flights;
 mod forward;
@@ -22,7 +21,6 @@ mod negotiate;
 mod outcome;
 mod passage;
 mod plan;
-mod range;
 mod record;
 mod redirect;
 mod refusal;
@@ -178,6 +176,6 @@ fn kind(action: &Action) -> Kind {
         Action::Manifest(_) => Kind::Manifest,
         Action::Blob(_) => Kind::Blob,
         Action::Tags | Action::Referrers(_) => Kind::List,
-        Action::Upload => Kind::Other,
+        Action::Upload(_) => Kind::Other,
     }
 }

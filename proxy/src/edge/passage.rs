@@ -88,7 +88,7 @@ fn written(method: &Method, action: &Action) -> Option<Written> {
         (&Method::DELETE, Action::Manifest(Reference::Digest(digest)) | Action::Blob(digest)) => {
             Some(Written::Deleted(*digest))
         }
-        (&Method::POST | &Method::PUT, Action::Upload) => Some(Written::Upload),
+        (&Method::POST | &Method::PUT, Action::Upload(_)) => Some(Written::Upload),
         _ => None,
     }
 }

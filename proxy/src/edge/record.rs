@@ -169,7 +169,7 @@ fn reference(action: &Action) -> Option<String> {
         Action::Blob(digest) => Some(digest.to_string()),
         Action::Tags => Some("tags".to_owned()),
         Action::Referrers(digest) => Some(format!("referrers/{digest}")),
-        Action::Upload => None,
+        Action::Upload(_) => None,
     }
 }
 

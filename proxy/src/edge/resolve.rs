@@ -191,7 +191,7 @@ impl Edge {
         trace.kind = kind(&action);
         trace.action = Some(action.clone());
         let way = way(visit.door, &route, upstream.pool.is_some());
-        let pull = is_read(&request.method) && action != Action::Upload;
+        let pull = is_read(&request.method) && !matches!(action, Action::Upload(_));
         match (pull, way) {
             (true, _) => {}
             (false, Way::Home) => return self.write(upstream, visit, &action, &repository),
@@ -245,7 +245,7 @@ impl Edge {
                 Action::Manifest(Reference::Digest(digest)) | Action::Blob(digest) => {
                     cache.holds(repository, digest).await
                 }
-                Action::Tags | Action::Referrers(_) | Action::Upload => false,
+                Action::Tags | Action::Referrers(_) | Action::Upload(_) => false,
             }
     }
 
@@ -265,7 +265,7 @@ impl Edge {
             Action::Blob(digest) => self.blob(scope, digest, head, headers, now).await,
             Action::Tags => self.list(scope, ListKind::Tags, list, addressed, now).await,
             Action::Referrers(digest) => self.list(scope, ListKind::Referrers(*digest), list, addressed, now).await,
-            Action::Upload => Err(Refusal::Method.into()),
+            Action::Upload(_) => Err(Refusal::Method.into()),
         }
     }
 

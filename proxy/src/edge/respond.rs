@@ -18,11 +18,11 @@ use pierhead_registry::oci::{Digest, EndpointError, ErrorCode, NameError};
 use pingora_http::ResponseHeader;
 
 use super::body::Body;
-use super::conditional::{self, Verdict};
-use super::range::{self, Multipart, Selection};
 use super::refusal::{Refusal, Thing};
 use super::served::{Content, Refused, Served};
 use crate::cache::Blob;
+use pierhead_service::conditional::{self, Verdict};
+use pierhead_service::range::{self, Multipart, Selection};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");

@@ -38,8 +38,8 @@ pub enum Action {
     Tags,
     /// `referrers/<digest>`
     Referrers(Digest),
-    /// `blobs/uploads/…`: a push.
-    Upload,
+    /// `blobs/uploads/…`: a push, by its name; without one a new push.
+    Upload(Option<String>),
 }
 
 /// Why a path is none of the distribution API's.
@@ -82,8 +82,11 @@ impl Endpoint {
         if let Some(name) = rest.strip_suffix("/tags/list") {
             return Ok(repository(name, Action::Tags));
         }
-        if let Some((name, _)) = rest.rsplit_once("/blobs/uploads") {
-            return Ok(repository(name, Action::Upload));
+        if let Some((name, id)) = rest.rsplit_once("/blobs/uploads")
+            && (id.is_empty() || id.starts_with('/'))
+        {
+            let id = id.trim_start_matches('/');
+            return Ok(repository(name, Action::Upload((!id.is_empty()).then(|| id.to_owned()))));
         }
         let (head, last) = rest.rsplit_once('/').ok_or(EndpointError::Unknown)?;
         if let Some(name) = head.strip_suffix("/manifests") {
@@ -130,6 +133,15 @@ mod tests {
             ("/v2/a/b/blobs/uploads/0123".to_owned(), "a/b"),
         ] {
             assert_eq!(name_and_action(&path).map(|(name, _)| name).as_deref(), Some(name), "{path}");
+        }
+        for (path, id) in [
+            ("uploads", None),
+            ("uploads/", None),
+            ("uploads/1-2", Some("1-2".to_owned())),
+            ("uploads/1/2", Some("1/2".to_owned())),
+        ] {
+            let action = name_and_action(&format!("/v2/a/b/blobs/{path}")).map(|(_, action)| action);
+            assert_eq!(action, Some(Action::Upload(id)), "{path}");
         }
         let by_digest = name_and_action(&format!("/v2/a/blobs/{digest}"));
         assert!(matches!(by_digest, Some((_, Action::Blob(_)))));

@@ -8,7 +8,7 @@ use http::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 
 /// What the conditions of a request come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Answer as if there were none.
     Proceed,
     /// 304: the client has it.
@@ -18,7 +18,7 @@ pub(crate) enum Verdict {
 }
 
 /// Evaluates `If-Match` and `If-None-Match` against an entity tag (with its quotes), for GET and HEAD.
-pub(crate) fn evaluate(headers: &HeaderMap, etag: &str) -> Verdict {
+pub fn evaluate(headers: &HeaderMap, etag: &str) -> Verdict {
     // The usual request has neither.
     if headers.contains_key(IF_MATCH) && !any(headers, IF_MATCH, etag, false) {
         return Verdict::Failed;
@@ -30,7 +30,7 @@ pub(crate) fn evaluate(headers: &HeaderMap, etag: &str) -> Verdict {
 }
 
 /// Whether a `Range` is to be honoured: there is no `If-Range`, or it names this very content.
-pub(crate) fn range_applies(headers: &HeaderMap, etag: &str) -> bool {
+pub fn range_applies(headers: &HeaderMap, etag: &str) -> bool {
     headers.get(IF_RANGE).is_none_or(|value| value.as_bytes().trim_ascii() == etag.as_bytes())
 }
 

@@ -11,7 +11,7 @@ const RANGES: usize = 32;
 
 /// One range as written, before the size is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Spec {
+pub enum Spec {
     /// `first-last`, `last` inclusive.
     Closed(u64, u64),
     /// `first-`
@@ -22,7 +22,7 @@ pub(crate) enum Spec {
 
 /// What to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Selection {
+pub enum Selection {
     /// All of it, with 200.
     Full,
     /// One part, with 206.
@@ -34,7 +34,7 @@ pub(crate) enum Selection {
 }
 
 /// Reads a `Range` header; `None` when it is to be ignored.
-pub(crate) fn parse(header: &[u8]) -> Option<Vec<Spec>> {
+pub fn parse(header: &[u8]) -> Option<Vec<Spec>> {
     let text = std::str::from_utf8(header).ok()?;
     let (unit, set) = text.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -69,7 +69,7 @@ fn number(text: &str) -> Option<Option<u64>> {
 }
 
 /// Applies ranges to a blob of `size` bytes.
-pub(crate) fn select(specs: &[Spec], size: u64) -> Selection {
+pub fn select(specs: &[Spec], size: u64) -> Selection {
     let mut ranges: Vec<Range<u64>> = specs.iter().filter_map(|spec| resolve(*spec, size)).collect();
     match ranges.len() {
         0 => Selection::Unsatisfiable,
@@ -95,7 +95,7 @@ fn overlap(ranges: &[Range<u64>]) -> bool {
 }
 
 /// Whether these ranges amount to the whole blob, so that fetching it as one is no waste.
-pub(crate) fn is_whole(specs: &[Spec], size: Option<u64>) -> bool {
+pub fn is_whole(specs: &[Spec], size: Option<u64>) -> bool {
     match specs {
         [Spec::From(0)] => true,
         [Spec::Closed(0, last)] => size.is_some_and(|size| last.saturating_add(1) >= size),
@@ -106,20 +106,20 @@ pub(crate) fn is_whole(specs: &[Spec], size: Option<u64>) -> bool {
 
 /// The frame around the parts of a `multipart/byteranges` body.
 #[derive(Clone, Debug)]
-pub(crate) struct Multipart {
+pub struct Multipart {
     /// Each part's heading and range.
-    pub(crate) parts: Vec<(String, Range<u64>)>,
+    pub parts: Vec<(String, Range<u64>)>,
     /// What ends the body.
-    pub(crate) end: String,
+    pub end: String,
     /// `Content-Type` of the whole.
-    pub(crate) content_type: String,
+    pub content_type: String,
     /// `Content-Length` of the whole.
-    pub(crate) length: u64,
+    pub length: u64,
 }
 
 impl Multipart {
     /// Frames `ranges` of a blob of `size` bytes. The boundary must not occur in the content, so it is to be random.
-    pub(crate) fn new(ranges: Vec<Range<u64>>, size: u64, boundary: &str) -> Multipart {
+    pub fn new(ranges: Vec<Range<u64>>, size: u64, boundary: &str) -> Multipart {
         let parts: Vec<_> = ranges
             .into_iter()
             .map(|range| {
