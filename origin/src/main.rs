@@ -4,6 +4,8 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[allow(dead_code, unused_imports, reason = "who uses it comes next")]
+mod auth;
+#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
 mod meta;
 
 fn main() {}

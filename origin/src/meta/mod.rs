@@ -5,15 +5,22 @@
 //!
 //! Invariant: what was told to a client is committed before it hears of it.
 
+mod accounts;
+mod actions;
+mod app_tokens;
 mod blobs;
+mod defaults;
 mod entity;
 mod error;
 mod manifests;
 mod migration;
 mod open;
+mod permissions;
 mod repositories;
+mod service_keys;
 mod sql;
 mod tags;
+mod teams;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -25,14 +32,21 @@ use sea_orm::{
     TransactionOptions, TransactionTrait,
 };
 
+pub(crate) use accounts::{Account, AccountEdit, NewAccount};
+pub(crate) use actions::{Action, ActionFilter, ActionLine, Performer};
+pub(crate) use app_tokens::{AppToken, NewAppToken};
 pub(crate) use blobs::{Arrival, HeldBlob};
+pub(crate) use defaults::DefaultPermission;
 pub(crate) use entity::accounts::{AccountKind, Superuser, TeamRole};
 pub(crate) use entity::repositories::{RepositoryState, Role, Visibility};
 pub(crate) use error::MetaError;
 pub(crate) use manifests::{FoundManifest, NewManifest, Put, Referrer};
 pub(crate) use open::OpenError;
+pub(crate) use permissions::{Facts, Grantee};
 pub(crate) use repositories::{Repository, Viewer};
+pub(crate) use service_keys::ServiceKey;
 pub(crate) use tags::TagMove;
+pub(crate) use teams::{Team, TeamSize};
 pub(crate) use uploads::{Claim, Progress, UploadRow};
 
 /// Milliseconds since the epoch: how the database knows time.

@@ -1,0 +1,280 @@
+//! Checking what callers show, and making guesses slow.
+//!
+//! Failures are counted three ways. By address and by name in the memory of this node, before anything slow is done, so that guessing
+//! cannot keep it busy; and by account in the database, for all nodes together: after some wrong passwords in a row an account
+//! must wait, ever longer. Whoever logged in lately with the right password still gets in: that login is remembered as a
+//! keyed hash that covers the stored hash too, so a password that is changed anywhere is forgotten everywhere at once.
+//!
+//! A name that nobody has costs as much time as one that somebody has. All of this memory is bounded.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use moka::future::Cache;
+use pierhead_config::Secret;
+
+use super::caller::Caller;
+use super::credential::Shown;
+use super::names::{Name, RobotName};
+use super::passwords::{PasswordError, Passwords};
+use super::secrets::{self, Print, Prints};
+use crate::meta::{Account, AccountKind, Meta, MetaError, Millis};
+
+/// How long a login is remembered.
+const REMEMBER: Duration = Duration::from_secs(600);
+/// Failures in memory are counted over this long.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Failures in a window after which an address must wait.
+const PER_ADDRESS: u32 = 20;
+/// Failures in a window after which a name must wait, whatever the address: higher, so that one attacker does not lock a user
+/// out from his own address alone.
+const PER_NAME: u32 = 50;
+/// Addresses and names whose failures are counted.
+const COUNTED: u64 = 20_000;
+/// Logins that are remembered.
+const REMEMBERED: u64 = 10_000;
+/// The longest that an account waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum LoginError {
+    /// No such account, or not its password.
+    #[error("wrong user name, password or token")]
+    Wrong,
+    /// The right password of an account that may not be used.
+    #[error("this account is disabled")]
+    Disabled,
+    /// Too many wrong ones lately.
+    #[error("too many failed logins; wait for {} s", .0.as_secs().max(1))]
+    Limited(Duration),
+    /// Too many at a time.
+    #[error("too many logins are being checked")]
+    Busy,
+    /// The database.
+    #[error(transparent)]
+    Meta(Arc<MetaError>),
+    /// A fault of this program, or a hash in the database that is none.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl From<MetaError> for LoginError {
+    fn from(error: MetaError) -> LoginError {
+        LoginError::Meta(Arc::new(error))
+    }
+}
+
+impl From<PasswordError> for LoginError {
+    fn from(error: PasswordError) -> LoginError {
+        match error {
+            PasswordError::Length => LoginError::Wrong,
+            PasswordError::Busy => LoginError::Busy,
+            PasswordError::Broken(text) => LoginError::Broken(text),
+        }
+    }
+}
+
+/// Whose failures are counted. Names are hashed: what is typed as a name may be a password.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Suspect {
+    Address(IpAddr),
+    Name(Print),
+}
+
+/// An attempt that counts as a failure until it is known not to be one: a burst of guesses must not pass while the first is computed.
+struct Attempt {
+    counters: Vec<Arc<AtomicU32>>,
+}
+
+impl Attempt {
+    fn was_right(self) {
+        for counter in &self.counters {
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Checks what callers show.
+pub(crate) struct Logins {
+    meta: Meta,
+    passwords: Arc<Passwords>,
+    prints: Prints,
+    remembered: Cache<Print, ()>,
+    failures: moka::sync::Cache<Suspect, Arc<AtomicU32>>,
+    allowed: u32,
+}
+
+impl Logins {
+    /// `allowed`: wrong passwords in a row after which an account must wait.
+    pub(crate) fn new(meta: Meta, passwords: Arc<Passwords>, allowed: u32) -> Logins {
+        Logins {
+            meta,
+            passwords,
+            prints: Prints::new(),
+            remembered: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBER).build(),
+            failures: moka::sync::Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+            allowed,
+        }
+    }
+
+    /// Who shows this.
+    pub(crate) async fn login(&self, shown: &Shown, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
+        match shown {
+            Shown::Nothing => Ok(Caller::anonymous()),
+            Shown::Nonsense => {
+                // As slow as any other wrong one would be for whoever asks; nothing is computed.
+                self.attempt(peer, None)?;
+                Err(LoginError::Wrong)
+            }
+            Shown::User(name, password) => self.user(name, password, peer, now).await,
+            Shown::Robot(name, token) => self.robot(name, token, peer).await,
+            Shown::Application(token) => self.application(token, peer, now).await,
+        }
+    }
+
+    async fn user(&self, name: &Name, password: &Secret, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
+        let account = self.meta.account(name.as_str()).await?.filter(|account| account.kind == AccountKind::User);
+        let hash = account.as_ref().and_then(|account| account.password.as_deref());
+        let print = self.prints.of(&[name.as_str(), password.reveal(), hash.unwrap_or_default()]);
+        if !self.remembered.contains_key(&print) {
+            // The same login, brought many times at once, is one attempt.
+            let checked = self.remembered.try_get_with(print, self.check(name, account.as_ref(), password, peer, now));
+            checked.await.map_err(|error: Arc<LoginError>| LoginError::clone(&error))?;
+        }
+        match account {
+            Some(account) if account.enabled => Ok(Caller::known(account)),
+            Some(_) => Err(LoginError::Disabled),
+            None => Err(LoginError::Wrong),
+        }
+    }
+
+    async fn check(
+        &self,
+        name: &Name,
+        account: Option<&Account>,
+        password: &Secret,
+        peer: IpAddr,
+        now: Millis,
+    ) -> Result<(), LoginError> {
+        let attempt = self.attempt(peer, Some(name.as_str()))?;
+        if let Some(wait) =
+            account.and_then(|account| wait(account.failed_logins, account.last_failed_login, self.allowed, now))
+        {
+            return Err(LoginError::Limited(wait));
+        }
+        let hash = account.and_then(|account| account.password.as_deref());
+        let right = self.passwords.verify(password.clone(), hash).await?;
+        let Some(account) = account else { return Err(LoginError::Wrong) };
+        if right {
+            attempt.was_right();
+        }
+        let change = self.meta.change().await?;
+        if right {
+            change.login_succeeded(account.id, now).await?;
+        } else {
+            change.login_failed(account.id, now).await?;
+        }
+        change.commit().await?;
+        if right { Ok(()) } else { Err(LoginError::Wrong) }
+    }
+
+    async fn robot(&self, name: &RobotName, token: &Secret, peer: IpAddr) -> Result<Caller, LoginError> {
+        let attempt = self.attempt(peer, Some(name.as_str()))?;
+        let found = self.meta.account(name.as_str()).await?;
+        let robot = found.filter(|account| account.kind == AccountKind::Robot).ok_or(LoginError::Wrong)?;
+        if !robot.token_hash.as_deref().is_some_and(|hash| secrets::same(hash, &secrets::hash(token))) {
+            return Err(LoginError::Wrong);
+        }
+        attempt.was_right();
+        let owner = match robot.owner_id {
+            Some(owner) => self.meta.account_by_id(owner).await?,
+            None => None,
+        };
+        let usable = robot.enabled && owner.is_some_and(|owner| owner.enabled);
+        if usable { Ok(Caller::known(robot)) } else { Err(LoginError::Disabled) }
+    }
+
+    async fn application(&self, token: &Secret, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
+        let attempt = self.attempt(peer, None)?;
+        let found = self.meta.app_token_by_hash(&secrets::hash(token)).await?;
+        let found = found.filter(|found| found.expires.is_none_or(|end| now < end)).ok_or(LoginError::Wrong)?;
+        attempt.was_right();
+        let account = self.meta.account_by_id(found.account_id).await?.ok_or(LoginError::Wrong)?;
+        if !account.enabled {
+            return Err(LoginError::Disabled);
+        }
+        self.meta.app_token_used(&found, now).await?;
+        Ok(Caller::known(account))
+    }
+
+    fn attempt(&self, peer: IpAddr, name: Option<&str>) -> Result<Attempt, LoginError> {
+        let counter = |suspect| self.failures.get_with(suspect, Arc::default);
+        let address = counter(Suspect::Address(network(peer)));
+        let name = name.map(|name| counter(Suspect::Name(self.prints.of(&[name]))));
+        let counters: Vec<_> = [(address, PER_ADDRESS)].into_iter().chain(name.map(|name| (name, PER_NAME))).collect();
+        let over = counters.iter().any(|(counter, limit)| counter.load(Ordering::Relaxed) >= *limit);
+        if over {
+            return Err(LoginError::Limited(WINDOW));
+        }
+        let count = |(counter, _): (Arc<AtomicU32>, u32)| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            counter
+        };
+        Ok(Attempt { counters: counters.into_iter().map(count).collect() })
+    }
+}
+
+/// How long an account must still wait after so many wrong passwords: a second, then twice as long each time.
+fn wait(failures: i32, last: Option<Millis>, allowed: u32, now: Millis) -> Option<Duration> {
+    let beyond = u32::try_from(failures).unwrap_or_default().checked_sub(allowed)?;
+    let wait = Duration::from_secs(1u64.checked_shl(beyond).unwrap_or(u64::MAX)).min(LONGEST_WAIT);
+    let waited = Duration::from_millis(u64::try_from(now.saturating_sub(last?)).unwrap_or_default());
+    wait.checked_sub(waited).filter(|left| !left.is_zero())
+}
+
+/// One customer of an IPv6 network has a /64 to take addresses from.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_waits_ever_longer() {
+        let seconds = |wait: Option<Duration>| wait.map(|wait| wait.as_millis());
+        for (failures, ago, expected) in [
+            (0, 0, None),
+            (4, 0, None),
+            (5, 0, Some(1_000)),
+            (5, 400, Some(600)),
+            (5, 1_000, None),
+            (6, 0, Some(2_000)),
+            (10, 0, Some(32_000)),
+            (15, 0, Some(900_000)),
+            (i32::MAX, 0, Some(900_000)),
+            (i32::MAX, 900_000, None),
+            (-1, 0, None),
+            // A clock that went back is no reason to wait longer than that.
+            (5, -10_000, Some(1_000)),
+        ] {
+            assert_eq!(seconds(wait(failures, Some(1_000_000 - ago), 5, 1_000_000)), expected, "{failures} {ago}");
+        }
+        assert_eq!(wait(9, None, 5, 0), None);
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one() {
+        let [a, b, c] = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
+        assert_eq!(network(a), network(b));
+        assert_ne!(network(a), network(c));
+        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), IpAddr::from([192, 0, 2, 1]));
+    }
+}

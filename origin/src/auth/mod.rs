@@ -1,0 +1,199 @@
+//! Who callers are, and what they may do.
+//!
+//! [`Auth`] is what the rest of the origin asks: it logs in, decides, issues tokens and verifies them. What follows from what is known of a
+//! caller is decided in [`rights`] and [`grants`], without a database.
+
+mod caller;
+mod credential;
+mod grants;
+mod keyring;
+mod logins;
+mod names;
+mod passwords;
+mod rights;
+mod rotation;
+mod secrets;
+#[cfg(test)]
+mod tests;
+mod tokens;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderValue;
+use pierhead_config::{OriginAuth, Secret};
+use pierhead_registry::oci::{Resource, Scope};
+use pierhead_registry::token::{Claims, KeySet};
+
+pub(crate) use caller::Caller;
+pub(crate) use credential::Shown;
+pub(crate) use keyring::KeyringError;
+pub(crate) use logins::LoginError;
+pub(crate) use names::{Name, NameError, RobotName};
+pub(crate) use passwords::{PasswordError, Passwords};
+pub(crate) use rights::{NamespaceRights, RepositoryRights};
+pub(crate) use secrets::{hash, password, token, uuid};
+pub(crate) use tokens::{Issued, Unverified};
+
+use crate::meta::{self, Account, AccountKind, Facts, Meta, MetaError, Superuser, Viewer};
+use keyring::Keyring;
+use logins::Logins;
+use rotation::Rotation;
+use tokens::Tokens;
+
+/// Why nobody can be let in at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthError {
+    /// No hashes of passwords.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// No keys.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+}
+
+/// Accounts, rights and tokens.
+pub(crate) struct Auth {
+    meta: Meta,
+    passwords: Arc<Passwords>,
+    logins: Logins,
+    tokens: Tokens,
+    anonymous_pulls: bool,
+}
+
+impl Auth {
+    /// Reads the keys of tokens, and makes the first if there is none. `hostname`: what clients call this registry.
+    pub(crate) async fn open(meta: Meta, hostname: &str, config: &OriginAuth) -> Result<Auth, AuthError> {
+        let passwords = Arc::new(Passwords::new()?);
+        let rotation = Rotation { period: config.key_rotation, lifetime: config.token_lifetime };
+        let keyring = Keyring::open(meta.clone(), rotation, config.key_algorithm, meta::now()).await?;
+        Ok(Auth {
+            logins: Logins::new(meta.clone(), Arc::clone(&passwords), config.failed_logins),
+            passwords,
+            tokens: Tokens::new(keyring, hostname.to_owned(), config.token_lifetime),
+            anonymous_pulls: config.anonymous_pulls,
+            meta,
+        })
+    }
+
+    /// Who shows this `Authorization` header, or this name and password.
+    pub(crate) async fn login(&self, shown: &Shown, peer: IpAddr) -> Result<Caller, LoginError> {
+        self.logins.login(shown, peer, meta::now()).await
+    }
+
+    /// What a password is kept as.
+    pub(crate) async fn hash_password(&self, password: Secret) -> Result<String, PasswordError> {
+        self.passwords.hash(password).await
+    }
+
+    /// What the token of a request to the registry API says.
+    pub(crate) async fn verify(&self, header: Option<&HeaderValue>) -> Result<Arc<Claims>, Unverified> {
+        self.tokens.verify(header, SystemTime::now()).await
+    }
+
+    /// What a request that was not let in is answered with: where to get a token, for what. `base` is this registry as
+    /// the client reached it, such as `https://registry.example.com`; `scope` what it needed, as `repository:a/b:pull`; `error` what
+    /// was wrong with the token that it brought, such as `insufficient_scope`.
+    pub(crate) fn challenge(&self, base: &str, scope: Option<&str>, error: Option<&str>) -> String {
+        let mut challenge = format!("Bearer realm=\"{base}/v2/auth\",service=\"{}\"", self.tokens.audience());
+        for (name, value) in [("scope", scope), ("error", error)] {
+            if let Some(value) = value {
+                challenge.push_str(&format!(",{name}=\"{value}\""));
+            }
+        }
+        challenge
+    }
+
+    /// What clients call this registry: the service of its tokens.
+    pub(crate) fn service(&self) -> &str {
+        self.tokens.audience()
+    }
+
+    /// A token for a caller, with as much of these scopes as it may have.
+    pub(crate) async fn issue(&self, caller: &Caller, scopes: &[Scope]) -> Result<Issued, LoginError> {
+        let mut access = Vec::new();
+        for scope in scopes {
+            access.extend(match &scope.resource {
+                Resource::Repository { name, .. } => {
+                    let (_, rights) = self.repository(caller, name.as_str()).await?;
+                    grants::repository(scope, rights)
+                }
+                Resource::Other { .. } if caller.id().is_some() || self.anonymous_pulls => grants::registry(scope),
+                Resource::Other { .. } => None,
+            });
+        }
+        let subject = caller.name().unwrap_or_default();
+        self.tokens.issue(subject, access, SystemTime::now()).map_err(|error| LoginError::Broken(error.to_string()))
+    }
+
+    /// The public keys of tokens.
+    pub(crate) fn keys(&self) -> Arc<KeySet> {
+        self.tokens.keyring().public()
+    }
+
+    /// Makes the next key when it is time, and learns of those that other nodes made. To be done about once a minute.
+    pub(crate) async fn refresh_keys(&self) -> Result<(), KeyringError> {
+        self.tokens.keyring().refresh(meta::now()).await
+    }
+
+    /// Whether there is a key to sign with.
+    pub(crate) fn can_sign(&self) -> bool {
+        self.tokens.keyring().signing(meta::now()).is_ok()
+    }
+
+    /// The account behind a token, as it is now: anonymous when the token is, or when the account is gone.
+    pub(crate) async fn bearer(&self, claims: &Claims) -> Result<Caller, MetaError> {
+        if claims.sub.is_empty() {
+            return Ok(Caller::anonymous());
+        }
+        let account = self.meta.account(&claims.sub).await?.filter(|account| account.enabled);
+        Ok(account.map_or_else(Caller::anonymous, Caller::known))
+    }
+
+    /// What is known of a caller and a repository, by its whole name, and what follows.
+    pub(crate) async fn repository(&self, caller: &Caller, name: &str) -> Result<(Facts, RepositoryRights), MetaError> {
+        let facts = self.meta.facts(caller.id(), name).await?;
+        let membership = rights::Membership {
+            exists: facts.namespace.is_some(),
+            own: is_own(caller, facts.namespace.as_ref()),
+            team: facts.team,
+        };
+        let shown = facts.repository.as_ref().map(|repository| rights::Shown {
+            public: repository.visibility == meta::Visibility::Public,
+            state: repository.state,
+        });
+        let rights = rights::repository(caller.asking(self.anonymous_pulls), membership, facts.granted, shown);
+        Ok((facts, rights))
+    }
+
+    /// A user or organisation, and what a caller may do in its namespace.
+    pub(crate) async fn namespace(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<(Option<Account>, NamespaceRights), MetaError> {
+        let account = self.meta.account(name).await?.filter(|account| account.kind != AccountKind::Robot);
+        let team = match (&account, caller.id()) {
+            (Some(account), Some(id)) => self.meta.team_role(account.id, id).await?,
+            _ => None,
+        };
+        let own = is_own(caller, account.as_ref());
+        let membership = rights::Membership { exists: account.is_some(), own, team };
+        let rights = rights::namespace(caller.asking(self.anonymous_pulls), membership);
+        Ok((account, rights))
+    }
+
+    /// Through whose eyes a caller sees lists of repositories; `None`: there is nothing to be seen.
+    pub(crate) fn viewer(&self, caller: &Caller) -> Option<Viewer> {
+        match (caller.id(), caller.superuser()) {
+            (_, Superuser::ReadOnly | Superuser::Full) => Some(Viewer::Everything),
+            (Some(id), Superuser::No) => Some(Viewer::Account(id)),
+            (None, Superuser::No) => self.anonymous_pulls.then_some(Viewer::Anonymous),
+        }
+    }
+}
+
+/// Whether a namespace is the caller's. A robot's is that of its owner, and not the robot's.
+fn is_own(caller: &Caller, namespace: Option<&Account>) -> bool {
+    namespace.is_some_and(|namespace| caller.id() == Some(namespace.id))
+}

@@ -1,0 +1,153 @@
+//! The names of accounts, in Quay's grammar: users, organisations, robots and teams.
+//!
+//! Users and organisations share one namespace, for both stand before the first slash of a repository's name. A robot's
+//! name is that of the one it belongs to, a plus sign and its own: no user can be called like a robot.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Shortest name of a user or organisation.
+const SHORTEST: usize = 2;
+/// Longest name.
+const LONGEST: usize = 255;
+
+/// Why a text is no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NameError {
+    /// Too short or too long.
+    #[error("a name has {SHORTEST} to {LONGEST} characters")]
+    Length,
+    /// Not `[a-z0-9]+([._-][a-z0-9]+)*`.
+    #[error("a name is lower-case letters and digits, joined by single '.', '_' or '-'")]
+    Characters,
+    /// Not `namespace+name`.
+    #[error("a robot's name is that of its owner, '+', and its own")]
+    Robot,
+}
+
+/// The name of a user, organisation or team.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Name(String);
+
+impl Name {
+    /// The name as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Name, NameError> {
+        if !(SHORTEST..=LONGEST).contains(&text.len()) {
+            return Err(NameError::Length);
+        }
+        if is_name(text) { Ok(Name(text.to_owned())) } else { Err(NameError::Characters) }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The whole name of a robot: `owner+own`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RobotName {
+    whole: String,
+    plus: usize,
+}
+
+impl RobotName {
+    /// A robot of a user or organisation.
+    pub(crate) fn new(owner: &Name, own: &str) -> Result<RobotName, NameError> {
+        format!("{owner}+{own}").parse()
+    }
+
+    /// The whole name.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.whole
+    }
+
+    /// Whose it is.
+    pub(crate) fn owner(&self) -> &str {
+        &self.whole[..self.plus]
+    }
+
+    /// What it is called there.
+    pub(crate) fn own(&self) -> &str {
+        &self.whole[self.plus + 1..]
+    }
+}
+
+impl FromStr for RobotName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<RobotName, NameError> {
+        let (owner, own) = text.split_once('+').ok_or(NameError::Robot)?;
+        owner.parse::<Name>()?;
+        if own.is_empty() || text.len() > LONGEST {
+            return Err(NameError::Length);
+        }
+        if is_name(own) {
+            Ok(RobotName { whole: text.to_owned(), plus: owner.len() })
+        } else {
+            Err(NameError::Characters)
+        }
+    }
+}
+
+impl fmt::Display for RobotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.whole)
+    }
+}
+
+/// `[a-z0-9]+([._-][a-z0-9]+)*`
+fn is_name(text: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.split(['.', '_', '-']).all(|part| !part.is_empty() && part.bytes().all(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Name, NameError, RobotName};
+
+    #[test]
+    fn names_of_users_and_teams() {
+        for good in ["ab", "ann", "a.b", "a_b", "a-b", "0a", "a1.b2-c3_d4", &"a".repeat(255)] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        for (bad, error) in [
+            ("", NameError::Length),
+            ("a", NameError::Length),
+            (&"a".repeat(256), NameError::Length),
+            ("Ann", NameError::Characters),
+            ("a..b", NameError::Characters),
+            ("a__b", NameError::Characters),
+            (".ab", NameError::Characters),
+            ("ab-", NameError::Characters),
+            ("a/b", NameError::Characters),
+            ("a+b", NameError::Characters),
+            ("a b", NameError::Characters),
+            ("äb", NameError::Characters),
+            ("$app", NameError::Characters),
+        ] {
+            assert_eq!(bad.parse::<Name>(), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_robots() {
+        let robot: RobotName = "acme+ci.deploy".parse().unwrap();
+        assert_eq!((robot.owner(), robot.own(), robot.as_str()), ("acme", "ci.deploy", "acme+ci.deploy"));
+        assert_eq!(RobotName::new(&"acme".parse().unwrap(), "ci").unwrap().as_str(), "acme+ci");
+        for bad in
+            ["acme", "acme+", "+ci", "acme+CI", "acme+a+b", "a+ci", "acme+a/b", &format!("acme+{}", "a".repeat(255))]
+        {
+            assert!(bad.parse::<RobotName>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Tokens for the registry API: signed for those who may, and verified when they come back, to this node or to any other.
+//!
+//! A token that was verified is remembered until its end, so that a request costs a hash and a look-up. What it grants holds until
+//! then, whatever is revoked in the meantime: its life is short for that reason.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::HeaderValue;
+use moka::sync::Cache;
+use pierhead_registry::token::{Access, Claims, TokenError};
+
+use super::credential::bearer;
+use super::keyring::{Keyring, KeyringError};
+use super::secrets::{self, Print, Prints};
+use crate::meta;
+
+/// Who issues tokens, as they say it, and as the path of the keys says it.
+pub(crate) const ISSUER: &str = "pierhead";
+
+/// Verified tokens that are remembered.
+const REMEMBERED: u64 = 20_000;
+
+/// Why a request is not let in for what it brings.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unverified {
+    /// It brings no token.
+    #[error("a token is needed")]
+    Missing,
+    /// It brings one that is not believed.
+    #[error("{0}")]
+    Invalid(#[from] TokenError),
+}
+
+/// A token that was issued.
+#[derive(Clone)]
+pub(crate) struct Issued {
+    /// The token.
+    pub(crate) token: String,
+    /// How long it lives.
+    pub(crate) expires_in: Duration,
+    /// When it was issued.
+    pub(crate) issued_at: SystemTime,
+}
+
+/// Issues and verifies.
+pub(crate) struct Tokens {
+    keyring: Keyring,
+    audience: String,
+    lifetime: Duration,
+    prints: Prints,
+    verified: Cache<Print, Arc<Claims>>,
+}
+
+impl Tokens {
+    /// `audience`: what clients call this registry.
+    pub(crate) fn new(keyring: Keyring, audience: String, lifetime: Duration) -> Tokens {
+        let verified = Cache::builder().max_capacity(REMEMBERED).time_to_live(lifetime).build();
+        Tokens { keyring, audience, lifetime, prints: Prints::new(), verified }
+    }
+
+    /// The keys.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// What clients call this registry.
+    pub(crate) fn audience(&self) -> &str {
+        &self.audience
+    }
+
+    /// A token for somebody (empty: for nobody who is known).
+    pub(crate) fn issue(&self, subject: &str, access: Vec<Access>, now: SystemTime) -> Result<Issued, KeyringError> {
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            sub: subject.to_owned(),
+            aud: self.audience.clone(),
+            exp: seconds + self.lifetime.as_secs(),
+            nbf: seconds,
+            iat: seconds,
+            jti: secrets::uuid(),
+            access,
+        };
+        let token = self.keyring.signing(meta::now())?.sign(&claims)?;
+        Ok(Issued { token, expires_in: self.lifetime, issued_at: now })
+    }
+
+    /// What the token of an `Authorization` header says.
+    pub(crate) async fn verify(
+        &self,
+        header: Option<&HeaderValue>,
+        now: SystemTime,
+    ) -> Result<Arc<Claims>, Unverified> {
+        let token = header.and_then(bearer).ok_or(Unverified::Missing)?;
+        let print = self.prints.of(&[token]);
+        if let Some(claims) = self.verified.get(&print) {
+            return if claims.ends().is_some_and(|end| now >= end) {
+                Err(TokenError::Expired.into())
+            } else {
+                Ok(claims)
+            };
+        }
+        let claims = match self.keyring.public().verify(token, &self.audience, ISSUER, now) {
+            // Another node may have made a key since this one looked.
+            Err(TokenError::UnknownKey) => {
+                if let Err(error) = self.keyring.refresh_for_stranger(meta::now()).await {
+                    tracing::warn!(%error, "cannot read the keys of tokens");
+                }
+                self.keyring.public().verify(token, &self.audience, ISSUER, now)?
+            }
+            known => known?,
+        };
+        let claims = Arc::new(claims);
+        self.verified.insert(print, Arc::clone(&claims));
+        Ok(claims)
+    }
+}
