@@ -27,6 +27,7 @@ mod server_tls;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token_keys;
 mod upstream;
 mod variable;
 

@@ -6,9 +6,9 @@ use crate::claims::Claims;
 use crate::field::{Field, LONGEST};
 use crate::globs::globs;
 use crate::limits::rate;
-use crate::model::{AuthMode, OfflinePolicy, Registry};
+use crate::model::{AuthMode, OfflinePolicy, Registry, TokenKeys};
 use crate::section::Section;
-use crate::{host, upstream};
+use crate::{host, token_keys, upstream};
 
 /// One registry.
 pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry> {
@@ -44,6 +44,7 @@ pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry
         auth: auth.mode,
         authorization_ttl: auth.ttl,
         offline_policy: auth.offline_policy,
+        token_keys: auth.token_keys?,
         tag_ttl,
         negative_ttl,
         revalidate_budget,
@@ -90,6 +91,8 @@ struct Auth {
     mode: AuthMode,
     ttl: Duration,
     offline_policy: OfflinePolicy,
+    /// The outer `None` is a noted problem.
+    token_keys: Option<Option<TokenKeys>>,
 }
 
 fn auth(section: &mut Section<'_>, claims: &mut Claims) -> Auth {
@@ -102,15 +105,18 @@ fn auth(section: &mut Section<'_>, claims: &mut Claims) -> Auth {
     let ttl = section.duration("authorization_ttl", Duration::from_secs(300), Duration::ZERO..=LONGEST);
     let policies = [("deny", OfflinePolicy::Deny), ("allow_known", OfflinePolicy::AllowKnown)];
     let offline_policy = section.choice("offline_policy", OfflinePolicy::Deny, &policies);
+    let token_keys = section.optional("token_keys", token_keys::token_keys);
     // A mode that cannot be read may well have been meant to be passthrough.
     if chosen != Some(None) {
         match mode {
             AuthMode::Passthrough => claims.passthrough(section.path_of("auth")),
-            AuthMode::Shared => section
-                .meaningless(&["authorization_ttl", "offline_policy"], "has a meaning only with `auth: passthrough`"),
+            AuthMode::Shared => section.meaningless(
+                &["authorization_ttl", "offline_policy", "token_keys"],
+                "has a meaning only with `auth: passthrough`",
+            ),
         }
     }
-    Auth { mode, ttl, offline_policy }
+    Auth { mode, ttl, offline_policy, token_keys }
 }
 
 /// Serving what upstream forbids is the opposite of asking it for each caller.

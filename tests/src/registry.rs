@@ -156,14 +156,24 @@ impl DockerRegistry {
     /// How many requests with this method and exact path it has answered. A request of our own goes first, so that
     /// everything that ended before this call is in the log.
     pub async fn requests(&self, method: &str, path: &str) -> usize {
+        self.settle().await;
+        let start = format!("\"{method} {path} ");
+        self.lines.count(|line| line.contains(&start))
+    }
+
+    /// How many requests of the registry's API it has answered, whatever they were.
+    pub async fn asked(&self) -> usize {
+        self.settle().await;
+        self.lines.count(|line| line.contains("\"GET /v2/") || line.contains("\"HEAD /v2/"))
+    }
+
+    async fn settle(&self) {
         let mark = self.lines.len();
         let _ = Client::new(self.url()).get("/mark").await;
         eventually("the access log is written", Duration::from_secs(10), async || {
             self.lines.find(mark, |line| line.contains("\"GET /mark ").then_some(()))
         })
         .await;
-        let start = format!("\"{method} {path} ");
-        self.lines.count(|line| line.contains(&start))
     }
 
     /// How many GETs of this blob it has answered.

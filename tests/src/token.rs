@@ -1,22 +1,27 @@
-//! A token service as docker-registry wants one: ES256, the certificate in the token's header.
+//! A token service as docker-registry wants one: ES256, the certificate in the token's header. It publishes its keys as
+//! well, and the token's header names the key, for those who verify tokens by them.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use pierhead_registry::token::{Jwk, SigningKey};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Request, Server};
 
-/// What tokens are made for and by.
+/// What tokens are made for.
 pub const SERVICE: &str = "registry.test";
-const ISSUER: &str = "issuer.test";
+/// By whom they are made.
+pub const ISSUER: &str = "issuer.test";
+/// How long tokens live, in seconds.
+const LIFE: i64 = 300;
 
 /// Who may pull what. Nobody's name is the empty string.
 #[derive(Clone, Default)]
@@ -53,6 +58,7 @@ struct Signer {
     key: EcdsaKeyPair,
     certificate: Vec<u8>,
     pem: String,
+    jwk: Jwk,
 }
 
 impl Signer {
@@ -60,15 +66,19 @@ impl Signer {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let certificate = rcgen::CertificateParams::new(vec![ISSUER.to_owned()]).unwrap().self_signed(&pair).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der()).unwrap();
-        Signer { key, certificate: certificate.der().to_vec(), pem: certificate.pem() }
+        let jwk = SigningKey::from_pkcs8(&pair.serialize_der()).unwrap().public().clone();
+        Signer { key, certificate: certificate.der().to_vec(), pem: certificate.pem(), jwk }
     }
 
-    fn token(&self, subject: &str, access: &[Value]) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let header = json!({ "typ": "JWT", "alg": "ES256", "x5c": [STANDARD.encode(&self.certificate)] });
+    /// A token that runs out in `left` seconds, or did so before.
+    fn token(&self, subject: &str, access: &[Value], left: i64) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+        let header = json!({
+            "typ": "JWT", "alg": "ES256", "kid": self.jwk.kid(), "x5c": [STANDARD.encode(&self.certificate)],
+        });
         let claims = json!({
             "iss": ISSUER, "sub": subject, "aud": SERVICE, "jti": format!("{now}"),
-            "nbf": now - 60, "iat": now, "exp": now + 300, "access": access,
+            "nbf": now - 600, "iat": now, "exp": now + left, "access": access,
         });
         let text =
             format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
@@ -81,16 +91,27 @@ impl Signer {
 pub struct TokenService {
     /// What it was asked is recorded here.
     pub server: Server,
-    signer: Arc<Signer>,
+    /// Those whose keys are published; the last one signs.
+    signers: Signers,
+}
+
+type Signers = Arc<Mutex<Vec<Arc<Signer>>>>;
+
+fn newest(signers: &Signers) -> Arc<Signer> {
+    Arc::clone(signers.lock().unwrap().last().unwrap())
 }
 
 impl TokenService {
     /// Starts on a free port.
     pub async fn start(policy: Policy) -> TokenService {
-        let signer = Arc::new(Signer::new());
-        let issuing = Arc::clone(&signer);
-        let server = Server::start(Ipv4Addr::LOCALHOST, move |request| issue(request, &policy, &issuing)).await;
-        TokenService { server, signer }
+        let signers = Signers::new(Mutex::new(vec![Arc::new(Signer::new())]));
+        let issuing = Arc::clone(&signers);
+        let answer = move |request: &Request| match request.path.as_str() {
+            "/keys" => publish(&issuing),
+            _ => issue(request, &policy, &newest(&issuing)),
+        };
+        let server = Server::start(Ipv4Addr::LOCALHOST, answer).await;
+        TokenService { server, signers }
     }
 
     /// Where tokens are asked for.
@@ -98,20 +119,49 @@ impl TokenService {
         format!("{}/token", self.server.url())
     }
 
+    /// Where its keys are published.
+    pub fn keys(&self) -> String {
+        format!("{}/keys", self.server.url())
+    }
+
+    /// Signs with another key from now on, which docker-registry does not know.
+    pub fn rotate(&self) {
+        self.signers.lock().unwrap().push(Arc::new(Signer::new()));
+    }
+
+    /// Publishes no key any more but the one that signs.
+    pub fn withdraw(&self) {
+        let mut signers = self.signers.lock().unwrap();
+        let old = signers.len() - 1;
+        signers.drain(..old);
+    }
+
     /// A token that may do anything to a repository, for tests to push with.
     pub fn push_token(&self, repository: &str) -> String {
-        self.signer.token(
+        newest(&self.signers).token(
             "pusher",
             &[json!({ "type": "repository", "name": repository, "actions": ["pull", "push", "delete"] })],
+            LIFE,
         )
+    }
+
+    /// A token that may pull from a repository, and runs out in `left` seconds, or did so before.
+    pub fn pull_token(&self, repository: &str, left: i64) -> String {
+        let access = json!({ "type": "repository", "name": repository, "actions": ["pull"] });
+        newest(&self.signers).token("puller", &[access], left)
     }
 
     /// The part of docker-registry's configuration that trusts this service; writes the certificate into `dir`.
     pub fn registry_config(&self, dir: &Path) -> Value {
         let path = dir.join("issuer.pem");
-        std::fs::write(&path, &self.signer.pem).unwrap();
+        std::fs::write(&path, &newest(&self.signers).pem).unwrap();
         json!({ "token": { "realm": self.realm(), "service": SERVICE, "issuer": ISSUER, "rootcertbundle": path } })
     }
+}
+
+fn publish(signers: &Signers) -> Answer {
+    let keys: Vec<Jwk> = signers.lock().unwrap().iter().map(|signer| signer.jwk.clone()).collect();
+    Answer::new(200, &[("Content-Type", "application/json")], json!({ "keys": keys }).to_string())
 }
 
 fn issue(request: &Request, policy: &Policy, signer: &Signer) -> Answer {
@@ -133,6 +183,6 @@ fn issue(request: &Request, policy: &Policy, signer: &Signer) -> Answer {
         _ => None,
     };
     let access: Vec<Value> = scopes.iter().flat_map(|scope| scope.split(' ')).filter_map(granted).collect();
-    let body = json!({ "token": signer.token(&user, &access), "expires_in": 300 });
+    let body = json!({ "token": signer.token(&user, &access, LIFE), "expires_in": 300 });
     Answer::new(200, &[("Content-Type", "application/json")], body.to_string())
 }

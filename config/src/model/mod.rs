@@ -27,7 +27,9 @@ pub use self::pool::{
     Address, Balance, BodyField, Discovery, DnsRecord, DnsTiming, HashBy, Health, HealthCheck, HttpCheck, OnDown,
     Passive, Pool, ProxyVersion, RedisCheck, Server, ServerTls,
 };
-pub use self::registry::{AuthMode, Credentials, OfflinePolicy, Registry, Source, UpstreamEndpoint, UpstreamSettings};
+pub use self::registry::{
+    AuthMode, Credentials, KeySource, OfflinePolicy, Registry, Source, TokenKeys, UpstreamEndpoint, UpstreamSettings,
+};
 use crate::secret::Secret;
 
 /// A whole edge.

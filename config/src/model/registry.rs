@@ -28,6 +28,8 @@ pub struct Registry {
     pub authorization_ttl: Duration,
     /// What a caller gets of a passthrough registry while upstream cannot be asked.
     pub offline_policy: OfflinePolicy,
+    /// The keys that its tokens are verified by here; `None`: upstream is asked what a token is good for.
+    pub token_keys: Option<TokenKeys>,
     /// How long a tag is believed without asking upstream.
     pub tag_ttl: Duration,
     /// How long a 404 is believed.
@@ -133,6 +135,26 @@ pub enum AuthMode {
     Shared,
     /// The caller's: what is cached is served to those whom upstream would serve.
     Passthrough,
+}
+
+/// By which keys, and as what, the tokens of a registry's token service are verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenKeys {
+    /// Where they are published.
+    pub source: KeySource,
+    /// Who issues the tokens: `iss` in them.
+    pub issuer: String,
+    /// What they are for: `aud` in them.
+    pub audience: String,
+}
+
+/// Where keys are published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// At the registry itself, below its base URL.
+    Path(String),
+    /// At a URL. `http` only when `insecure` was given.
+    Url(Url),
 }
 
 /// What a caller gets of a passthrough registry while upstream cannot be asked.

@@ -106,6 +106,7 @@ fn has_a_table_for_every_section() {
         "registries[].client_certificate",
         "registries[].credentials",
         "registries[].rate",
+        "registries[].token_keys",
         "registries[].upstream[]",
     ];
     assert_eq!(sections, expected);
@@ -129,7 +130,13 @@ fn around(key: &str) -> Value {
             "client_auth" => "tls: { certificates: [{ cert: a.crt, key: a.key }], client_ca: a.crt }",
             _ => "tls: { certificates: [{ cert: a.crt, key: a.key }] }",
         },
-        beside(&["authorization_ttl", "offline_policy"], "pool: p", "upstream: 'https://a.io'"),
+        match key {
+            "authorization_ttl" | "offline_policy" => "pool: p",
+            "insecure" => {
+                "upstream: 'https://a.io', auth: passthrough, token_keys: { url: 'https://a.io/keys', issuer: a, audience: b }"
+            }
+            _ => "upstream: 'https://a.io'",
+        },
         beside(&["role"], "redis", "http"),
         beside(&["hash_by"], ", balance: hash", ""),
     );

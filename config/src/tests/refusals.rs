@@ -140,6 +140,21 @@ fn refuses_with_path_and_reason() {
         (registry("authorization_ttl: 1m"), vec![
             "registries[0].authorization_ttl: has a meaning only with `auth: passthrough`".into(),
         ]),
+        (registry("token_keys: { path: /keys, issuer: a, audience: b }"), vec![
+            "registries[0].token_keys: has a meaning only with `auth: passthrough`".into(),
+        ]),
+        (registry("auth: passthrough, token_keys: { path: keys, url: 'https://a.example/keys', audience: 5 }"), vec![
+            "registries[0].token_keys.path: expected a path such as `/keys/services/pierhead/keys`".into(),
+            "registries[0].token_keys: needs exactly one of `path` and `url`".into(),
+            "registries[0].token_keys.issuer: is missing".into(),
+            "registries[0].token_keys.audience: expected what the tokens are for, such as `registry.example.com`, in quotes, found a number".into(),
+        ]),
+        (registry("auth: passthrough, token_keys: { path: /keys, insecure: true, issuer: a, audience: b }"), vec![
+            "registries[0].token_keys.insecure: has a meaning only with `url`: the registry says how it is reached".into(),
+        ]),
+        (registry("auth: passthrough, token_keys: { url: 'http://a.example/keys', issuer: a, audience: b }"), vec![
+            "registries[0].token_keys.url: plain HTTP needs `insecure: true`".into(),
+        ]),
         (registry("auth: passthrough, keep_deleted: true, credentials: { username: a, password: x }") + "\naccess: { htpasswd: users }", vec![
             "registries[0].credentials: cannot be together with `auth: passthrough`, which sends the caller's own".into(),
             "registries[0].keep_deleted: cannot be together with `auth: passthrough`: it would serve what upstream forbids".into(),

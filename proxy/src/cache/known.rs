@@ -151,6 +151,23 @@ impl Cache {
         &self.caller_key
     }
 
+    /// The public keys of a registry's tokens, as they were last kept.
+    pub(crate) async fn keys(&self, registry: &Arc<str>) -> Option<Vec<u8>> {
+        let (store, registry) = (Arc::clone(&self.store), Arc::clone(registry));
+        blocking(move || store.tree.read_keys(&registry)).await.ok().flatten()
+    }
+
+    /// Keeps them.
+    pub(crate) async fn put_keys(&self, registry: &Arc<str>, keys: Vec<u8>) {
+        let (store, registry) = (Arc::clone(&self.store), Arc::clone(registry));
+        let stored = blocking(move || {
+            if let Err(error) = store.tree.write_keys(&registry, &keys) {
+                store.failed("writing keys", &error);
+            }
+        });
+        self.done(stored.await);
+    }
+
     /// Whether this repository is known to hold this blob.
     pub(crate) async fn holds(&self, repository: &RepositoryId, digest: &Digest) -> bool {
         if self.store.hot.linked(repository, digest) {

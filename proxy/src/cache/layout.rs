@@ -12,6 +12,7 @@
 //! │   ├── _links/sha256-<hex>             this repository holds this content; a manifest's media type, or empty
 //! │   ├── _tags/<tag>                     the digest it meant, and when
 //! │   └── _lists/<hex>                    a tag or referrers list, named by the hash of its query; the newest of them
+//! ├── keys/<registry>                     the public keys of its tokens, as they were last published
 //! ├── tmp/                                files being written; emptied at start
 //! └── index/                              sled; disposable, made anew from the rest
 //! ```
@@ -101,6 +102,10 @@ impl Layout {
 
     pub(super) fn list(&self, id: &RepositoryId, key: &str) -> PathBuf {
         self.repository(id).join("_lists").join(Digest::of(Algorithm::Sha256, key.as_bytes()).hex())
+    }
+
+    pub(super) fn keys(&self, registry: &str) -> PathBuf {
+        self.root.join("keys").join(registry)
     }
 
     pub(super) fn tmp(&self) -> PathBuf {

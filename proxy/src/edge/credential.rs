@@ -6,6 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use pierhead_registry::client::{Account, Credential};
 
+use super::verifier::Verdict;
+
 /// Longest `Authorization` header that is read: some registries hand out tokens of kilobytes as passwords.
 const LIMIT: usize = 16 * 1024;
 
@@ -20,6 +22,13 @@ pub(crate) fn basic(header: Option<&HeaderValue>) -> Option<Account> {
 /// Whether a header shows something of another kind than an account.
 pub(crate) fn is_other(header: &HeaderValue) -> bool {
     header.len() <= LIMIT && !header.is_empty() && decode(header).is_none()
+}
+
+/// The token that a header shows.
+pub(crate) fn bearer(header: Option<&HeaderValue>) -> Option<&str> {
+    let text = header.filter(|header| header.len() <= LIMIT)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn decode(header: &HeaderValue) -> Option<(String, String)> {
@@ -66,13 +75,15 @@ pub(crate) struct Caller {
     pub(crate) id: [u8; 32],
     /// Whether it is worth remembering for long: a token is another one in a few minutes.
     pub(crate) lasting: bool,
+    /// What its token says, where that can be told here.
+    pub(crate) verdict: Option<Verdict>,
 }
 
 impl Caller {
     /// Somebody who shows this.
     pub(crate) fn new(key: &hmac::Key, credential: Option<Credential>) -> Caller {
         let lasting = !matches!(credential, Some(Credential::Verbatim(Some(_))));
-        Caller { id: fingerprint(key, credential.as_ref()), credential, lasting }
+        Caller { id: fingerprint(key, credential.as_ref()), credential, lasting, verdict: None }
     }
 
     /// The caller behind an `Authorization` header, at an upstream that is somebody else's: only accounts are passed on,
@@ -107,7 +118,7 @@ mod tests {
     use http::HeaderValue;
     use pierhead_registry::client::{Account, Credential};
 
-    use super::{Caller, basic, fingerprint};
+    use super::{Caller, basic, bearer, fingerprint};
 
     fn header(text: &str) -> HeaderValue {
         HeaderValue::from_str(text).unwrap()
@@ -135,6 +146,17 @@ mod tests {
             assert_eq!(read, expected, "{value}");
         }
         assert!(basic(None).is_none());
+    }
+
+    #[test]
+    fn reads_tokens() {
+        for (value, expected) in
+            [("Bearer abc", Some("abc")), ("bEARER  abc ", Some("abc")), ("Bearer", None), ("Basic abc", None)]
+        {
+            assert_eq!(bearer(Some(&header(value))), expected, "{value}");
+        }
+        assert_eq!(bearer(Some(&header(&format!("Bearer {}", "x".repeat(20_000))))), None);
+        assert_eq!(bearer(None), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod flights;
 mod forward;
 mod gate;
 mod grant;
+mod keys;
 mod lists;
 mod manifests;
 mod negotiate;
@@ -31,6 +32,7 @@ mod scope;
 mod served;
 #[cfg(test)]
 mod tests;
+mod verifier;
 mod writes;
 
 use std::sync::Arc;
@@ -53,6 +55,7 @@ use self::resolve::Found;
 use self::route::Routes;
 use self::scope::{Key, Negatives, Questions, Upstream};
 use self::served::Refused;
+use self::verifier::Verifier;
 use crate::admin::metrics::Metrics;
 use crate::cache::{Blob, BlobError, Cache, ListRecord};
 use crate::front::Reuse;
@@ -115,11 +118,15 @@ impl Edge {
     /// in, and which upstreams fail.
     pub(crate) fn new(parts: EdgeParts, before: Option<&Edge>) -> Edge {
         let routes = Routes::new(parts.registries.iter().map(|registry| &registry.config));
+        let (cache, metrics, offline) = (Arc::clone(&parts.cache), Arc::clone(&parts.metrics), parts.offline);
         let known = |name: &str| before?.registries.iter().find(|upstream| upstream.config.name == name);
         let registries: Vec<_> = (parts.registries.into_iter())
             .map(|parts| match known(&parts.config.name).filter(|_| parts.kept) {
                 Some(known) => Arc::clone(known),
-                None => Arc::new(Upstream::new(parts)),
+                None => {
+                    let verifier = Verifier::new(&parts, &cache, &metrics, offline);
+                    Arc::new(Upstream::new(parts, verifier))
+                }
             })
             .collect();
         let users = |access: Access| match before.and_then(|before| before.users.as_ref()) {

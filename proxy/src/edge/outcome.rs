@@ -165,9 +165,12 @@ pub(crate) struct AccessLine<'a> {
     pub(crate) ttfb_ms: f64,
     /// From the request's header to the last byte of the answer.
     pub(crate) total_ms: f64,
-    /// Who logged in.
+    /// Who logged in, or whose token it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<&'a str>,
+    /// What the caller's token says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<&'static str>,
     /// The subject of the certificate that the client showed, cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) certificate: Option<&'a str>,
@@ -210,6 +213,7 @@ mod tests {
             ttfb_ms: 0.0,
             total_ms: 0.0,
             user: Some(""),
+            token: Some(""),
             certificate: Some(""),
             user_agent: Some(""),
         };

@@ -8,6 +8,7 @@ use pierhead_config::{OfflinePolicy, Registry};
 use pierhead_registry::client::ClientError;
 
 use super::outcome::StaleReason;
+use super::verifier::Verdict;
 
 /// What is known about something that may change: when upstream last confirmed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,17 @@ pub(crate) fn authorise(
     }
 }
 
+/// The same by what the caller's token says; `None`: nothing, and what upstream said counts. A token that has run out
+/// says that nothing counts which upstream said to it before.
+pub(crate) fn by_token(verdict: Verdict, offline: bool) -> Option<Authorisation> {
+    match verdict {
+        Verdict::Granted => Some(Authorisation::Fresh),
+        Verdict::Expired if offline => Some(Authorisation::Refuse),
+        Verdict::Expired => Some(Authorisation::Ask),
+        Verdict::NotGranted | Verdict::Unverified => None,
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::time::{Duration, SystemTime};
@@ -105,7 +117,9 @@ pub(super) mod tests {
     use pierhead_config::{AuthMode, Globs, OfflinePolicy, Registry, Source, UpstreamEndpoint, UpstreamSettings};
     use pierhead_registry::client::ClientError;
 
-    use super::{Authorisation, Known, Plan, StaleReason, Unconfirmed, authorise, decide, unconfirmed};
+    use super::{
+        Authorisation, Known, Plan, StaleReason, Unconfirmed, Verdict, authorise, by_token, decide, unconfirmed,
+    };
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -137,6 +151,7 @@ pub(super) mod tests {
             auth: AuthMode::Shared,
             authorization_ttl: MINUTE,
             offline_policy: OfflinePolicy::Deny,
+            token_keys: None,
             tag_ttl: MINUTE,
             negative_ttl: MINUTE,
             revalidate_budget: MINUTE,
@@ -214,6 +229,21 @@ pub(super) mod tests {
             (None, AllowKnown, true, Authorisation::Refuse),
         ] {
             assert_eq!(authorise(yes, now, 5 * MINUTE, policy, offline), expected, "{yes:?} {policy:?} {offline}");
+        }
+    }
+
+    #[test]
+    fn tokens() {
+        for (verdict, offline, expected) in [
+            (Verdict::Granted, false, Some(Authorisation::Fresh)),
+            (Verdict::Granted, true, Some(Authorisation::Fresh)),
+            (Verdict::Expired, false, Some(Authorisation::Ask)),
+            (Verdict::Expired, true, Some(Authorisation::Refuse)),
+            (Verdict::NotGranted, false, None),
+            (Verdict::NotGranted, true, None),
+            (Verdict::Unverified, false, None),
+        ] {
+            assert_eq!(by_token(verdict, offline), expected, "{verdict:?} {offline}");
         }
     }
 }

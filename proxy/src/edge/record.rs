@@ -10,6 +10,7 @@ use pierhead_registry::oci::Action;
 use pingora_core::protocols::http::ServerSession;
 
 use super::outcome::{AccessLine, Kind, Outcome};
+use super::verifier::Verdict;
 use crate::admin::metrics::Metrics;
 use crate::cache::RepositoryId;
 use crate::front::Connection;
@@ -33,8 +34,10 @@ pub(crate) struct Trace {
     pub(crate) action: Option<Action>,
     /// What was asked for.
     pub(crate) kind: Kind,
-    /// Who logged in.
+    /// Who logged in, or whose token it is.
     pub(crate) user: Option<Arc<str>>,
+    /// What the caller's token says, where that can be told here.
+    pub(crate) token: Option<Verdict>,
     /// Who answered, when the request was forwarded.
     pub(crate) server: Option<Forwarded>,
 }
@@ -155,7 +158,8 @@ impl Recorder {
             aborted: !told.complete,
             ttfb_ms: milliseconds(first_byte),
             total_ms: milliseconds(begun.started.elapsed()),
-            user: trace.user.as_deref(),
+            user: trace.user.as_deref().map(cut),
+            token: trace.token.map(Verdict::as_str),
             certificate: connection.subject.as_deref().map(cut),
             user_agent: request.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).map(cut),
         });

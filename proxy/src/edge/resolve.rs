@@ -30,6 +30,7 @@ use super::respond::is_read;
 use super::route::{Addressed, Query, Route, without_ns};
 use super::scope::{Scope, Upstream};
 use super::served::{Content, Refused, Served};
+use super::verifier::Verdict;
 use super::{Edge, Trace, kind};
 use crate::cache::RepositoryId;
 use crate::front::{Connection, RequestLimits};
@@ -206,11 +207,10 @@ impl Edge {
         if exists && way == Way::Home && !self.offline && upstream.is_reachable() {
             return self.passage(upstream, visit).map(Found::Passage);
         }
-        let caller = upstream.is_passthrough().then(|| match way {
-            Way::Upstream => Caller::of_upstream(&self.caller_key, visit.authorization),
-            Way::Home | Way::Named => Caller::of_origin(&self.caller_key, visit.authorization, true),
-            Way::Path => Caller::of_origin(&self.caller_key, visit.authorization, false),
-        });
+        let caller = match upstream.is_passthrough() {
+            true => Some(self.caller(upstream, visit, way, &repository, trace, now).await),
+            false => None,
+        };
         let scope = Scope::new(upstream, repository, caller.map(Arc::new), self.offline);
         match self.pull(&scope, visit, &action, route.addressed, now).await {
             Err(refused) if self.is_for_the_origin(&refused, request, way) => {
@@ -224,7 +224,38 @@ impl Edge {
         }
     }
 
+    /// Who asks a passthrough registry, and what their token says, where that can be told here.
+    async fn caller(
+        &self,
+        upstream: &Upstream,
+        visit: &Visit<'_>,
+        way: Way,
+        repository: &RepositoryId,
+        trace: &mut Trace,
+        now: SystemTime,
+    ) -> Caller {
+        let (key, header) = (&self.caller_key, visit.authorization);
+        let mut caller = match way {
+            Way::Upstream => Caller::of_upstream(key, header),
+            Way::Home | Way::Named => Caller::of_origin(key, header, true),
+            Way::Path => Caller::of_origin(key, header, false),
+        };
+        let (Some(verifier), Some(token)) = (&upstream.verifier, credential::bearer(header)) else { return caller };
+        let bearer = Caller::of_origin(key, header, false);
+        let judged = verifier.judge(&bearer.id, token, &repository.name, now).await;
+        trace.token = Some(judged.verdict);
+        if let Some(user) = judged.user {
+            trace.user = Some(user);
+        }
+        // A token that is this upstream's own may be shown to it: it was not made out to this edge.
+        if way != Way::Upstream || judged.verdict != Verdict::Unverified {
+            caller = Caller { verdict: Some(judged.verdict), ..bearer };
+        }
+        caller
+    }
+
     /// Whether a caller who showed nothing might get what is known, by showing an account that the origin let in before.
+    /// Whose token has run out is told so in any case.
     async fn may_be_let_in(
         &self,
         refused: &Refused,
@@ -233,6 +264,10 @@ impl Edge {
         action: &Action,
         way: Way,
     ) -> bool {
+        let unanswered = refused.refusal.is_failure() || matches!(refused.refusal, Refusal::Offline(_));
+        if scope.has_expired() && unanswered {
+            return true;
+        }
         let anonymous = scope.caller.is_some() && visit.authorization.is_none();
         let policy = scope.upstream.config.offline_policy == OfflinePolicy::AllowKnown;
         let (cache, repository) = (&self.cache, &scope.repository);

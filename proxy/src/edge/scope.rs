@@ -17,7 +17,8 @@ use super::RegistryParts;
 use super::credential::Caller;
 use super::flights::Flights;
 use super::outcome::StaleReason;
-use super::plan::{Authorisation, Unconfirmed, authorise, unconfirmed};
+use super::plan::{Authorisation, Unconfirmed, authorise, by_token, unconfirmed};
+use super::verifier::{Verdict, Verifier};
 use super::writes::Writes;
 use crate::cache::{Cache, RepositoryId};
 use crate::pool::Pool;
@@ -35,6 +36,8 @@ pub(crate) struct Upstream {
     pub(crate) pool: Option<Arc<Pool>>,
     /// What was written through this edge.
     pub(crate) writes: Writes,
+    /// What callers' tokens say, where their keys are known.
+    pub(crate) verifier: Option<Verifier>,
     client: Client,
     /// Whether the last word from upstream was a failure. Known answers then do not wait for the next attempt.
     failing: AtomicBool,
@@ -45,11 +48,11 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// A registry and the client that speaks to it.
-    pub(crate) fn new(parts: RegistryParts) -> Upstream {
+    pub(crate) fn new(parts: RegistryParts, verifier: Option<Verifier>) -> Upstream {
         let RegistryParts { config, client, pool, kept: _ } = parts;
         let (failing, slow) = (AtomicBool::new(false), AtomicBool::new(false));
         let name = config.name.as_str().into();
-        Upstream { name, config, pool, writes: Writes::new(), client, failing, slow }
+        Upstream { name, config, pool, writes: Writes::new(), verifier, client, failing, slow }
     }
 
     /// Whether a caller's own credential decides.
@@ -143,6 +146,11 @@ impl Scope {
                 }
                 Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }) => {
                     cache.put_authorised(&self.repository, &caller.id, None, caller.lasting).await;
+                    if let Some(verifier) = &self.upstream.verifier
+                        && caller.verdict == Some(Verdict::Granted)
+                    {
+                        verifier.refused(&caller.id, &self.repository.name);
+                    }
                 }
                 Err(_) => {}
             }
@@ -153,9 +161,17 @@ impl Scope {
     /// Whether the caller may have what the cache holds of this repository.
     pub(crate) async fn authorisation(&self, cache: &Cache, now: SystemTime) -> Authorisation {
         let Some(caller) = &self.caller else { return Authorisation::Fresh };
+        if let Some(authorisation) = caller.verdict.and_then(|verdict| by_token(verdict, self.offline)) {
+            return authorisation;
+        }
         let yes = cache.authorised(&self.repository, &caller.id).await;
         let config = &self.upstream.config;
         authorise(yes, now, config.authorization_ttl, config.offline_policy, self.offline)
+    }
+
+    /// Whether the caller brought a token that has run out.
+    pub(crate) fn has_expired(&self) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.verdict == Some(Verdict::Expired))
     }
 
     /// How long a caller with a known answer waits for upstream to confirm it; `None`: until upstream answers or fails.

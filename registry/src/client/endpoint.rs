@@ -112,6 +112,13 @@ impl Endpoint {
         url
     }
 
+    /// The URL of something beside the API, at a path that begins with `/`.
+    pub(super) fn beside(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
+        url
+    }
+
     /// For logs.
     pub(super) fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()

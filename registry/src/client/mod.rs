@@ -9,6 +9,7 @@
 mod body;
 mod breaker;
 mod challenge;
+mod document;
 mod endpoint;
 mod error;
 mod exchange;
@@ -33,6 +34,7 @@ use bytes::Bytes;
 use crate::oci::{Digest, RepositoryName};
 
 pub use body::BlobBody;
+pub use document::Document;
 pub use error::{BuildError, ClientError};
 pub use repository::Repository;
 pub use settings::{Account, Credential, EndpointSettings, Settings};

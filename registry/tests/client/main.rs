@@ -5,6 +5,7 @@
 mod answers;
 mod authentication;
 mod bodies;
+mod documents;
 mod endpoints;
 mod fake;
 mod limits;

@@ -32,5 +32,6 @@ mod store;
 mod systemd;
 mod tags;
 mod tls;
+mod tokens;
 mod unbroken;
 mod upgrade;

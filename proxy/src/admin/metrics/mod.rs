@@ -11,6 +11,7 @@ mod listener;
 mod reload;
 mod request;
 mod server;
+mod token;
 mod upstream;
 
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use self::reload::Reloads;
 use self::request::Requests;
 use self::server::Servers;
 pub(crate) use self::server::{PoolMetrics, ServerFailure, ServerMetrics};
+pub(crate) use self::token::TokenMetrics;
+use self::token::Tokens;
 pub(crate) use self::upstream::UpstreamObserver;
 use self::upstream::Upstreams;
 
@@ -37,6 +40,7 @@ pub(crate) struct Metrics {
     /// `pierhead_api_requests_total{code}`
     api: IntCounterVec,
     upstreams: Upstreams,
+    tokens: Tokens,
     listeners: Listeners,
     servers: Arc<Servers>,
     reloads: Reloads,
@@ -84,6 +88,7 @@ impl Metrics {
             )?,
             api: counters(&r, "pierhead_api_requests_total", "Requests to the operators' API by status.", &["code"])?,
             upstreams: Upstreams::new(&r)?,
+            tokens: Tokens::new(&r)?,
             listeners: Listeners::new(&r)?,
             servers: Arc::new(Servers::new(&r)?),
             reloads: Reloads::new(&r)?,
@@ -158,6 +163,11 @@ impl Metrics {
     /// The observer of one registry's client.
     pub(crate) fn upstream(self: &Arc<Self>, registry: &str) -> UpstreamObserver {
         UpstreamObserver::new(self, registry)
+    }
+
+    /// The handle of the tokens of a registry.
+    pub(crate) fn tokens(&self, registry: &str) -> TokenMetrics {
+        self.tokens.of(registry)
     }
 
     /// The handle of a pool.

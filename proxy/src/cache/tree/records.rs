@@ -92,6 +92,18 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// Keeps the public keys of a registry's tokens.
+    pub(in crate::cache) fn write_keys(&self, registry: &str, keys: &[u8]) -> io::Result<()> {
+        self.write(&self.layout.keys(registry), &[keys], false)
+    }
+
+    /// The keys that were kept.
+    pub(in crate::cache) fn read_keys(&self, registry: &str) -> Option<Vec<u8>> {
+        read_small(&self.layout.keys(registry)).ok()
+    }
+}
+
 #[derive(serde::Serialize, serde::Deserialize)]
 struct ListHead {
     media_type: String,
