@@ -14,6 +14,7 @@ pub mod process;
 pub mod pull;
 pub mod raw;
 pub mod registry;
+pub mod s3;
 pub mod server;
 pub mod setup;
 pub mod token;

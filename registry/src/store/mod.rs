@@ -14,6 +14,7 @@
 
 mod error;
 mod file_system;
+mod s3;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,7 @@ use crate::oci::Digest;
 
 pub use error::StoreError;
 pub use file_system::FileSystem;
+pub use s3::{S3, S3Settings};
 
 /// The bytes of a blob, or a part of them.
 pub enum Content {
