@@ -41,7 +41,7 @@ deny: cargo-tools
 
 examples: test-tools
 	cargo build --workspace --locked
-	config/examples/check.sh $(DEBUG)
+	config/examples/check.sh $(DEBUG) $(DEBUG)-origin
 
 unit: cargo-tools test-tools
 	cargo build --workspace --locked

@@ -1,6 +1,7 @@
-//! Configuration of pierhead: YAML in, a checked [`Config`] out.
+//! Configuration of pierhead: YAML in, a checked [`Config`] of an edge or [`OriginConfig`] of an origin out.
 //!
-//! [`Config::load`] reads a file whole and reports every [`Problem`] at once, each with its path in the YAML.
+//! [`Config::load`] and [`OriginConfig::load`] read a file whole and report every [`Problem`] at once, each with its path in
+//! the YAML.
 //! What it returns is valid; nobody checks it again. This crate alone knows YAML.
 
 mod access;
@@ -17,6 +18,7 @@ mod limits;
 mod listener;
 mod load;
 mod model;
+mod origin;
 mod pool;
 mod problem;
 mod registry;

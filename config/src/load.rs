@@ -1,4 +1,4 @@
-//! A file, as a checked [`Config`] or as the list of all that is wrong with it.
+//! A file, as a checked configuration or as the list of all that is wrong with it.
 //!
 //! Reading never stops at the first problem: what cannot be read is left out, the rest is read on, and a
 //! configuration exists only if nothing was noted.
@@ -26,11 +26,27 @@ pub(crate) const FILE_LIMIT: u64 = 1024 * 1024;
 impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
     pub fn load(path: &Path) -> Result<Config, Problems> {
-        let text = read_limited(path).map_err(|message| Problems::single(path.display(), message))?;
-        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let directory = file.parent().unwrap_or(Path::new("/"));
-        parse(&text, path, directory, &|name| std::env::var(name).ok())
+        load(path, &EDGE)
     }
+}
+
+/// How a kind of file is read.
+pub(crate) struct Kind<T> {
+    /// A section that every such file has.
+    pub(crate) section: &'static str,
+    /// Reads the whole of it.
+    pub(crate) read: fn(Section<'_>) -> Option<T>,
+}
+
+/// The edge's.
+pub(crate) const EDGE: Kind<Config> = Kind { section: "listeners", read: config };
+
+/// Reads and checks a file of a kind.
+pub(crate) fn load<T>(path: &Path, kind: &Kind<T>) -> Result<T, Problems> {
+    let text = read_limited(path).map_err(|message| Problems::single(path.display(), message))?;
+    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    parse(&text, path, directory, &|name| std::env::var(name).ok(), kind)
 }
 
 /// A text file of at most [`FILE_LIMIT`].
@@ -48,12 +64,13 @@ pub(crate) fn read_limited(path: &Path) -> Result<String, String> {
 }
 
 /// Checks a configuration's text. Pure but for the files that it names.
-pub(crate) fn parse(
+pub(crate) fn parse<T>(
     text: &str,
     file: &Path,
     directory: &Path,
     lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, Problems> {
+    kind: &Kind<T>,
+) -> Result<T, Problems> {
     let mut document: Value = match serde_yaml::from_str(text) {
         Ok(Value::Null) => Value::Mapping(Mapping::new()),
         Ok(document) => document,
@@ -63,10 +80,10 @@ pub(crate) fn parse(
         return Err(Problems::single(file.display(), error.to_string()));
     }
     let Value::Mapping(mapping) = &document else {
-        return Err(Problems::single(file.display(), "expected sections such as `listeners:`"));
+        return Err(Problems::single(file.display(), format!("expected sections such as `{}:`", kind.section)));
     };
     let context = Context { directory, lookup, problems: RefCell::default() };
-    let config = config(Section::new(&context, String::new(), mapping));
+    let config = (kind.read)(Section::new(&context, String::new(), mapping));
     let problems = context.problems.into_inner();
     match config {
         Some(config) if problems.is_empty() => Ok(config),

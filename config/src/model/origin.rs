@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use super::{Admin, CertificateFiles};
+use super::CertificateFiles;
 use crate::secret::Secret;
 
 /// A checked configuration of an origin.
@@ -17,8 +17,8 @@ pub struct OriginConfig {
     pub hostname: String,
     /// Where it listens.
     pub listener: OriginListener,
-    /// Health and metrics, for operators.
-    pub admin: Admin,
+    /// Where operators see health and metrics. Nobody changes anything there.
+    pub admin: SocketAddr,
     /// Where blobs are.
     pub storage: Storage,
     /// How blobs reach those who pull.

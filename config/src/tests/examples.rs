@@ -2,27 +2,37 @@
 
 use std::path::Path;
 
-use super::load_in;
-use crate::model::{AuthMode, Config, HttpTarget, Source};
+use super::{load_in, load_origin};
+use crate::model::{AuthMode, Config, DatabaseKind, DatabaseTls, HttpTarget, OriginConfig, Pulls, Source, Storage};
+
+/// Loads an example of the edge's.
+fn load(name: &str) -> Config {
+    read(name, load_in)
+}
+
+/// Loads an example of the origin's.
+fn origin(name: &str) -> OriginConfig {
+    read(name, load_origin)
+}
 
 /// Loads an example in a directory with the files that the examples name.
-fn load(name: &str) -> Config {
+fn read<T>(name: &str, load: fn(&Path, &str) -> Result<T, Vec<String>>) -> T {
     let directory = tempfile::tempdir().unwrap();
     for folder in ["tls", "secrets"] {
         std::fs::create_dir(directory.path().join(folder)).unwrap();
     }
-    for file in ["edge", "hub", "client", "site-ca"] {
+    for file in ["edge", "origin", "hub", "client", "site-ca"] {
         for kind in ["crt", "key"] {
             std::fs::write(directory.path().join(format!("tls/{file}.{kind}")), "").unwrap();
         }
     }
-    for file in ["docker.io", "registry.redhat.io", "redis"] {
+    for file in ["docker.io", "registry.redhat.io", "redis", "s3", "database"] {
         std::fs::write(directory.path().join("secrets").join(file), "secret\n").unwrap();
     }
     std::fs::write(directory.path().join("users"), format!("example:$2y$05${}\n", "a".repeat(53))).unwrap();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let text = std::fs::read_to_string(examples.join(name)).unwrap();
-    load_in(directory.path(), &text).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"))
+    load(directory.path(), &text).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"))
 }
 
 #[test]
@@ -34,8 +44,27 @@ fn all_are_good() {
         .collect();
     assert!(names.len() >= 6, "{names:?}");
     for name in names {
-        load(&name);
+        if name.starts_with("origin") {
+            origin(&name);
+        } else {
+            load(&name);
+        }
     }
+}
+
+#[test]
+fn origins_mean_what_they_say() {
+    let alone = origin("origin.yaml");
+    assert!(matches!(alone.storage, Storage::FileSystem { .. }));
+    assert!(matches!(alone.database.kind, DatabaseKind::Sqlite(_)));
+    assert!(alone.listener.tls.is_none() && !alone.listener.trusted_proxies.is_empty());
+    let several = origin("origin-ha.yaml");
+    let Storage::S3(s3) = &several.storage else { panic!("not in a bucket") };
+    assert!(s3.ca.is_some() && s3.path_style && s3.prefix == "datastorage/registry");
+    assert!(matches!(several.pulls, Pulls::Redirect(_)));
+    let DatabaseKind::Postgres { tls, password, .. } = &several.database.kind else { panic!("not PostgreSQL") };
+    assert!(*tls == DatabaseTls::VerifyFull && password.is_some());
+    assert!(several.listener.tls.is_some() && !several.auth.anonymous_pulls);
 }
 
 #[test]

@@ -5,22 +5,34 @@ mod examples;
 mod front_door;
 mod front_door_refusals;
 mod load;
+mod origin;
+mod origin_refusals;
 mod refusals;
 
 use std::path::Path;
 
-use crate::load::parse;
-use crate::model::Config;
+use crate::load::{EDGE, Kind, parse};
+use crate::model::{Config, OriginConfig};
+use crate::origin::ORIGIN;
 
 /// Loads a text as if it were a file of `directory`; problems as their lines.
 fn load_in(directory: &Path, text: &str) -> Result<Config, Vec<String>> {
+    read(directory, "edge.yaml", text, &EDGE)
+}
+
+/// The same for an origin's.
+fn load_origin(directory: &Path, text: &str) -> Result<OriginConfig, Vec<String>> {
+    read(directory, "origin.yaml", text, &ORIGIN)
+}
+
+fn read<T>(directory: &Path, file: &str, text: &str, kind: &Kind<T>) -> Result<T, Vec<String>> {
     let lookup = |name: &str| match name {
         "HOME" => Some("/home/me".to_owned()),
         "HUB_PASSWORD" => Some("from the environment".to_owned()),
         "PORT" => Some("5000".to_owned()),
         _ => None,
     };
-    parse(text, Path::new("edge.yaml"), directory, &lookup)
+    parse(text, Path::new(file), directory, &lookup, kind)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
