@@ -1,11 +1,26 @@
 //! `pierhead-origin`, the small registry: parse, call, map to an exit code.
 
+mod api;
+mod app;
+#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
+mod auth;
+mod cli;
+#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
+mod meta;
+#[allow(dead_code, reason = "who counts comes next")]
+mod metrics;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
-mod auth;
-#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
-mod meta;
-
-fn main() {}
+fn main() -> ExitCode {
+    if let Err(problem) = pierhead_service::crypto::install() {
+        eprintln!("{problem}");
+        return ExitCode::FAILURE;
+    }
+    cli::Cli::parse().run()
+}

@@ -1,8 +1,8 @@
-//! Whether this edge can do its work, in the shapes of Quay's health endpoints.
+//! Whether a program can do its work, in the shapes of Quay's health endpoints.
 //!
 //! `/health/instance` (alias `/health`) says whether this process serves; a load balancer should watch it.
-//! `/health/endtoend` says as well whether what it depends on works. Both are answered from what is known anyway:
-//! asking for health contacts nobody and so costs nothing, however often it is done.
+//! `/health/endtoend` says as well whether what it depends on works. [`Health`] answers from what is known anyway: asking it
+//! contacts nobody and so costs nothing, however often it is done.
 
 use parking_lot::RwLock;
 use serde::Serialize;
@@ -91,6 +91,13 @@ impl Health {
                 None => services.push((&service.name, well)),
             }
         }
+        Report::of(services)
+    }
+}
+
+impl Report {
+    /// Of services by their names, and whether each is well.
+    pub fn of(services: Vec<(&str, bool)>) -> Report {
         let status = if services.iter().all(|(_, well)| *well) { 200 } else { 503 };
         let body = Body { data: Data { services: Services(services) }, status_code: status };
         // Strings and booleans always serialise.

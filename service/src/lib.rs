@@ -4,9 +4,15 @@
 //! - [`range`], [`conditional`]: which bytes a request wants, and whether it wants them at all.
 //! - [`crypto`]: the one provider of cryptography.
 //! - [`health`]: reports in the shapes of Quay's health endpoints.
+//! - [`told`]: what proxies in front tell of a request's way.
+//! - [`supervisor`]: what systemd is told.
+//! - [`descriptors`]: as many open files as clients need.
 
 pub mod conditional;
 pub mod crypto;
+pub mod descriptors;
 pub mod health;
 pub mod logging;
 pub mod range;
+pub mod supervisor;
+pub mod told;

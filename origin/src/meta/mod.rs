@@ -16,6 +16,7 @@ mod manifests;
 mod migration;
 mod open;
 mod permissions;
+mod ping;
 mod repositories;
 mod service_keys;
 mod sql;

@@ -15,7 +15,6 @@ mod reload;
 mod signals;
 mod sockets;
 mod stop;
-mod supervisor;
 mod upgrade;
 
 use std::net::TcpListener;
@@ -26,7 +25,6 @@ use std::time::{Duration, SystemTime};
 
 use pierhead_config::Config;
 use pierhead_registry::client::Client;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -40,8 +38,10 @@ use self::upgrade::Predecessor;
 use crate::admin::metrics::Metrics;
 use crate::front::{Phase, check_tls};
 use crate::pool::check_tls as check_pool_tls;
+use pierhead_service::descriptors::raise_limit;
 use pierhead_service::health::{Check, Health};
 use pierhead_service::logging::Logging;
+use pierhead_service::supervisor;
 
 /// Threads for reads of cold files, writes and password hashes.
 const BLOCKING_THREADS: usize = 64;
@@ -93,7 +93,7 @@ pub(crate) fn serve(path: &Path, take_over: bool) -> Result<(), AppError> {
         start.sockets = activation::sockets(&config);
     }
     let logging = Logging::start();
-    raise_descriptor_limit(&config);
+    raise_limit(descriptors(&config));
     let runtime = runtime().map_err(AppError::Runtime)?;
     let outcome = runtime.block_on(run(path, config, start, &logging));
     // Fills that are still in progress are left: what they have is durable, and they go on after the next start.
@@ -119,23 +119,10 @@ fn runtime() -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Takes all the descriptors that the system allows: the usual soft limit of 1024 is there for programs that use
-/// `select`, and would end an edge with a few hundred clients.
-fn raise_descriptor_limit(config: &Config) {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-    // A client that is served from the store needs its own descriptor and the file's.
+/// A client that is served from the store needs its own descriptor and the file's.
+fn descriptors(config: &Config) -> u64 {
     let of_listeners = config.listeners.iter().map(|listener| listener.max_connections).sum::<usize>();
-    let wanted = 2 * config.limits.max_connections.unwrap_or(usize::MAX).min(of_listeners) as u64;
-    if let Some(allowed) = getrlimit(Resource::Nofile).current
-        && allowed < wanted
-    {
-        tracing::warn!(allowed, wanted, "fewer open files are allowed than max_connections may need");
-    }
+    2 * config.limits.max_connections.unwrap_or(usize::MAX).min(of_listeners) as u64
 }
 
 async fn run(path: &Path, config: Config, start: Start, logging: &Logging) -> Result<(), AppError> {

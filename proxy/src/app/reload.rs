@@ -5,10 +5,12 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use pierhead_service::supervisor;
+
 use super::control::{Outcome, Requests};
 use super::generation::{Built, Foundation, Running};
 use super::sockets::Sockets;
-use super::{AppError, load, supervisor};
+use super::{AppError, load};
 
 /// Reloads, if the file can be used; what runs from here on, and what came of it.
 pub(super) async fn reload(

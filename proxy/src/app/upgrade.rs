@@ -18,12 +18,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use pierhead_service::supervisor;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::channel::{self, Channel, Word};
 use super::generation::{Foundation, Running};
-use super::supervisor;
 use crate::pool::Heritage;
 
 /// How long the new process may take to read and check its configuration. This one serves meanwhile.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use pierhead_config::Limits;
+use pierhead_service::told::contains;
 use tokio::sync::Notify;
 
 /// Bits of an IPv6 address that tell clients apart: what one client gets to choose from.
@@ -97,12 +98,6 @@ impl Admission {
         drop(counts);
         Some(ClientPlace { open: Arc::clone(&self.open), client })
     }
-}
-
-/// Whether an address is in any of these networks. IPv4 that came over an IPv6 socket is IPv4.
-pub(crate) fn contains(networks: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
 }
 
 /// A place among all connections, until it is dropped.

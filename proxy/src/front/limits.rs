@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pierhead_config as config;
 use pierhead_config::{Globs, Rate};
+use pierhead_service::told::contains;
 use pingora_limits::estimator::Estimator;
 
-use super::admission::{Client, contains};
+use super::admission::Client;
 
 /// The sketch: so many counters in so many rows, 512 KiB for each limit of clients.
 const ROWS: usize = 4;

@@ -49,7 +49,7 @@ use crate::admin::sessions::Session;
 use crate::pool::Pool;
 use pierhead_service::logging::AccessLog;
 
-pub(crate) use admission::{Admission, contains};
+pub(crate) use admission::Admission;
 pub(crate) use chunks::MalformedChunk;
 pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};

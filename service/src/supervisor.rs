@@ -1,7 +1,7 @@
-//! What systemd is told, where it is there: nothing of this matters to an edge that runs without it.
+//! What systemd is told, where it is there: nothing of this matters to a program that runs without it.
 //!
 //! Invariant: only the process that serves says that it is ready, and only one that was told to stop says that it stops:
-//! an edge that has been taken over ends without a word, or the service would be taken for stopped.
+//! one that has been taken over ends without a word, or the service would be taken for stopped.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use sd_notify::NotifyState;
 const BEATS: u32 = 3;
 
 /// Serving.
-pub(super) fn ready() {
+pub fn ready() {
     tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
 }
 
 /// Reading the configuration again; [`ready`] ends it.
-pub(super) fn reloading() {
+pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!(%error, "no monotonic clock"),
@@ -24,18 +24,18 @@ pub(super) fn reloading() {
 }
 
 /// Told to stop.
-pub(super) fn stopping() {
+pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("finishing what is running")]);
 }
 
 /// Another process serves from here on.
-pub(super) fn taken_over_by(process: u32) {
+pub fn taken_over_by(process: u32) {
     tell(&[NotifyState::MainPid(process)]);
 }
 
 /// Shows the watchdog, where there is one, that tasks still run. The beat comes from a task like any other: when the
 /// runtime is stuck, so is it.
-pub(super) fn beat() {
+pub fn beat() {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let every = (limit / BEATS).max(Duration::from_millis(1));
     tokio::spawn(async move {

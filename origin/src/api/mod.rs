@@ -1,0 +1,87 @@
+//! The faces of the origin over HTTP: the registry API, tokens, `/api/v1`, health; and on a listener of its own what operators see.
+//!
+//! The way of every request: [`asked`] finds out who asks for what and gives it a name, [`access`] writes down what became of it,
+//! [`admission`] lets in so many at a time, and then the router knows whose it is.
+
+mod access;
+mod admission;
+mod asked;
+mod health;
+mod operators;
+mod refusal;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use pierhead_config::OriginConfig;
+use pierhead_service::logging::AccessLog;
+
+use self::admission::Admission;
+use self::health::Checks;
+pub(crate) use self::operators::operators;
+use crate::meta::Meta;
+use crate::metrics::Metrics;
+
+/// The connection that a request came over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connection {
+    /// Who connected.
+    pub(crate) peer: SocketAddr,
+    /// Whether over TLS.
+    pub(crate) secure: bool,
+}
+
+/// Whether this process takes part, or is about to leave.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    leaving: AtomicBool,
+}
+
+impl Standing {
+    /// From here on it says that it is not ready. There is no way back.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+}
+
+/// All parts of a running origin, for those who answer requests.
+pub(crate) struct Origin {
+    /// What was configured.
+    pub(crate) config: OriginConfig,
+    /// The database.
+    pub(crate) meta: Meta,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether it is ready.
+    pub(crate) standing: Standing,
+    log: AccessLog,
+    admission: Admission,
+    checks: Checks,
+}
+
+impl Origin {
+    /// Puts them together.
+    pub(crate) fn new(config: OriginConfig, meta: Meta, metrics: Arc<Metrics>, log: AccessLog) -> Origin {
+        let admission = Admission::new(&config.limits, config.registry_state, &metrics);
+        let checks = Checks::new(&config);
+        Origin { config, meta, metrics, standing: Standing::default(), log, admission, checks }
+    }
+}
+
+/// What clients reach.
+pub(crate) fn router(origin: &Arc<Origin>) -> Router {
+    Router::new()
+        .merge(health::routes())
+        .fallback(refusal::nothing_here)
+        .layer(from_fn_with_state(Arc::clone(origin), admission::admit))
+        .layer(from_fn_with_state(Arc::clone(origin), access::record))
+        .with_state(Arc::clone(origin))
+}

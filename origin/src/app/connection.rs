@@ -1,0 +1,128 @@
+//! One connection from its first byte to its last: TLS where there is any, then HTTP/1.1 or HTTP/2.
+//!
+//! Invariants: nobody holds a connection by sending nothing: the handshake and the first request have a time, so has each header
+//! after it and each pause in a body. A connection that is told to end finishes what it has begun.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+
+use super::arriving::Arriving;
+use super::listener::Served;
+use super::socket::Socket;
+use crate::api::Connection;
+
+/// Largest piece that is read of a connection, and so the largest header.
+const READ_SIZE: usize = 256 * 1024;
+/// Header lines of a request.
+const HEADERS: usize = 100;
+/// Largest header of HTTP/2.
+const HEADER_LIST: u32 = 32 * 1024;
+/// Requests at a time over one connection of HTTP/2.
+const STREAMS: u32 = 128;
+/// What a client may send of one body before it is told that some was taken.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Of all bodies of a connection.
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// How often the other side of HTTP/2 is asked whether it is still there, and how long it may take.
+const PING: Duration = Duration::from_secs(20);
+
+/// Serves a connection to its end.
+pub(super) async fn serve<S, B>(tcp: TcpStream, peer: SocketAddr, served: Arc<Served<S>>, finish: CancellationToken)
+where
+    S: Service<Request<Arriving>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let first = Instant::now() + served.header_timeout;
+    let socket = Socket::new(tcp, served.idle_timeout, Arc::clone(&served.metrics));
+    let stream = match &served.tls {
+        None => Either::Left(socket),
+        Some(tls) => match timeout_at(first, tls.acceptor().accept(socket)).await {
+            Ok(Ok(stream)) => Either::Right(Box::new(stream)),
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS"),
+            Err(_) => return tracing::debug!(%peer, "no TLS in time"),
+        },
+    };
+    let asked = Arc::new(AtomicBool::new(false));
+    let requests = Requests {
+        service: served.service.clone(),
+        connection: Connection { peer, secure: served.tls.is_some() },
+        silence: served.idle_timeout,
+        asked: Arc::clone(&asked),
+    };
+    let http = protocols(served.idle_timeout);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), requests));
+    let mut first = pin!(tokio::time::sleep_until(first));
+    let (mut is_first, mut finishing) = (true, false);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => break ended,
+            () = first.as_mut(), if is_first => {
+                is_first = false;
+                if !asked.load(Ordering::Relaxed) {
+                    return tracing::debug!(%peer, "no request in time");
+                }
+            }
+            () = finish.cancelled(), if !finishing => {
+                finishing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, error, "connection ended");
+    }
+}
+
+fn protocols(idle: Duration) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_headers(HEADERS).max_buf_size(READ_SIZE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_LIST)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    builder
+}
+
+/// The requests of one connection.
+struct Requests<S> {
+    service: S,
+    connection: Connection,
+    silence: Duration,
+    asked: Arc<AtomicBool>,
+}
+
+impl<S: Service<Request<Arriving>>> Service<Request<Incoming>> for Requests<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> S::Future {
+        self.asked.store(true, Ordering::Relaxed);
+        let mut request = request.map(|body| Arriving::new(body, self.silence));
+        request.extensions_mut().insert(self.connection);
+        self.service.call(request)
+    }
+}

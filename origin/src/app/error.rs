@@ -1,0 +1,42 @@
+//! Why an origin did not start, or did not stop as it should.
+
+use std::io;
+use std::net::SocketAddr;
+
+use pierhead_config::Problems;
+
+use super::tls::TlsError;
+use crate::meta::OpenError;
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    /// What is wrong with the configuration, a line each.
+    #[error(transparent)]
+    Config(#[from] Problems),
+    /// No threads, no signals.
+    #[error("runtime: {0}")]
+    Runtime(#[source] io::Error),
+    /// The names of metrics are wrong: a fault of ours.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// An address cannot be had.
+    #[error("{listener}.bind: {address}: {source}")]
+    Bind {
+        /// Which section has it.
+        listener: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error("listener.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// A second signal.
+    #[error("stopped at once by a second signal")]
+    Interrupted,
+}

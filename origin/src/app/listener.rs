@@ -1,0 +1,110 @@
+//! A listener: who connects is served, so many at a time and no more.
+//!
+//! The accept loop is our own and not axum's, which has no limits, no timeouts, and no word on what it still has to finish.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Body;
+use hyper::service::Service;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::arriving::Arriving;
+use super::tls::Tls;
+use super::{AppError, connection};
+use crate::metrics::ListenerMetrics;
+
+/// Connections that the kernel keeps until we take them.
+const BACKLOG: u32 = 4096;
+/// How soon to accept again when the system is short of descriptors.
+const SHORTAGE: Duration = Duration::from_millis(200);
+
+/// An open socket.
+pub(super) struct Listener {
+    name: &'static str,
+    tcp: TcpListener,
+}
+
+/// What connections are served with.
+pub(super) struct Served<S> {
+    /// Who answers requests.
+    pub(super) service: S,
+    /// HTTPS.
+    pub(super) tls: Option<Arc<Tls>>,
+    /// Connections at a time; more wait.
+    pub(super) connections: usize,
+    /// For the handshake, and for the first request.
+    pub(super) header_timeout: Duration,
+    /// For a pause in a body, and for the next request.
+    pub(super) idle_timeout: Duration,
+    /// What is counted.
+    pub(super) metrics: Arc<ListenerMetrics>,
+}
+
+/// What is running, and whether it is to end.
+#[derive(Clone, Default)]
+pub(super) struct Running {
+    /// Connections.
+    pub(super) tasks: TaskTracker,
+    /// That they are to finish what they have begun, and nobody is to be accepted.
+    pub(super) finish: CancellationToken,
+}
+
+impl Listener {
+    /// Opens it. `name`: the section that it is from.
+    pub(super) fn open(name: &'static str, address: SocketAddr) -> Result<Listener, AppError> {
+        let open = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // Connections of the process before this one may still linger.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        let tcp = open().map_err(|source| AppError::Bind { listener: name, address, source })?;
+        Ok(Listener { name, tcp })
+    }
+
+    /// Accepts until it is to end.
+    pub(super) async fn serve<S, B>(self, served: Served<S>, running: Running)
+    where
+        S: Service<Request<Arriving>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if let Ok(address) = self.tcp.local_addr() {
+            tracing::info!(listener = self.name, %address, secure = served.tls.is_some(), "listening");
+        }
+        let free = Arc::new(Semaphore::new(served.connections));
+        let served = Arc::new(served);
+        let accepting = async {
+            // Never closed, so there is always a place some day.
+            while let Ok(place) = Arc::clone(&free).acquire_owned().await {
+                match self.tcp.accept().await {
+                    Ok((tcp, peer)) => {
+                        let connection = connection::serve(tcp, peer, Arc::clone(&served), running.finish.clone());
+                        running.tasks.spawn(async move {
+                            connection.await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(listener = self.name, %error, "cannot accept");
+                        tokio::time::sleep(SHORTAGE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = running.finish.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The one place that knows every module: from a checked configuration to a running origin, from a signal to its end.
+//!
+//! Invariant: the origin is ready only when everything is, and stops being ready before anything stops.
+
+mod arriving;
+mod connection;
+mod error;
+mod listener;
+mod signals;
+mod socket;
+mod stop;
+mod tls;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::service::TowerToHyperService;
+use pierhead_config::OriginConfig;
+use pierhead_service::descriptors::raise_limit;
+use pierhead_service::logging::Logging;
+use pierhead_service::supervisor;
+
+pub(crate) use self::arriving::ArrivalError;
+pub(crate) use self::error::AppError;
+use self::listener::{Listener, Running, Served};
+use self::signals::{Signals, Told};
+use self::tls::Tls;
+use crate::api::{self, Origin};
+use crate::meta::Meta;
+use crate::metrics::Metrics;
+
+/// Threads for files and password hashes.
+const BLOCKING_THREADS: usize = 64;
+
+/// How long blocking work that nobody waits for may still run at the end.
+const LAST_WORK: Duration = Duration::from_secs(1);
+
+/// Connections of operators at a time; more wait.
+const OPERATORS: usize = 64;
+
+/// How long they may be silent or take nothing.
+const OPERATORS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Reads a configuration and the files that it names.
+pub(crate) fn load(path: &Path) -> Result<OriginConfig, AppError> {
+    let config = OriginConfig::load(path)?;
+    if let Some(files) = &config.listener.tls {
+        Tls::new(files)?;
+    }
+    Ok(config)
+}
+
+/// Runs an origin until it is told to stop.
+pub(crate) fn serve(path: &Path) -> Result<(), AppError> {
+    let config = load(path)?;
+    let logging = Logging::start();
+    // A client that pulls needs its own descriptor and a file's, one that pushes its own, a file's and the directory's.
+    raise_limit(3 * config.limits.max_connections);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("origin")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(AppError::Runtime)?;
+    let outcome = runtime.block_on(run(config, &logging));
+    runtime.shutdown_timeout(LAST_WORK);
+    outcome
+}
+
+async fn run(config: OriginConfig, logging: &Logging) -> Result<(), AppError> {
+    let mut signals = Signals::listen().map_err(AppError::Runtime)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let tls = config.listener.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
+    let (clients, operators) =
+        (Listener::open("registry", config.listener.bind)?, Listener::open("admin", config.admin)?);
+    let meta = tokio::select! {
+        meta = Meta::open(&config.database) => meta?,
+        () = signals.stop() => return Ok(()),
+    };
+    let log = logging.access_log(config.access_log);
+    let origin = Arc::new(Origin::new(config, meta, Arc::clone(&metrics), log));
+    let limits = &origin.config.limits;
+    let running = Running::default();
+    let registry = Served {
+        service: TowerToHyperService::new(api::router(&origin)),
+        tls: tls.clone(),
+        connections: usize::try_from(limits.max_connections).unwrap_or(usize::MAX),
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+        metrics: metrics.listener("registry"),
+    };
+    // While the origin finishes its work operators still want to see it: they are told to go last.
+    let watching = Running::default();
+    let admin = Served {
+        service: TowerToHyperService::new(api::operators(&origin)),
+        tls: None,
+        connections: OPERATORS,
+        header_timeout: OPERATORS_PATIENCE,
+        idle_timeout: OPERATORS_PATIENCE,
+        metrics: metrics.listener("admin"),
+    };
+    tokio::spawn(clients.serve(registry, running.clone()));
+    tokio::spawn(operators.serve(admin, watching));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), process = std::process::id(), "ready");
+    supervisor::ready();
+    supervisor::beat();
+    while signals.next().await == Told::Reload {
+        supervisor::reloading();
+        reload(tls.as_deref());
+        supervisor::ready();
+    }
+    supervisor::stopping();
+    tokio::select! {
+        () = stop::leave(&origin.standing, &running, origin.config.drain_wait, origin.config.drain_timeout) => Ok(()),
+        () = signals.stop() => Err(AppError::Interrupted),
+    }
+}
+
+/// Takes up a new certificate.
+fn reload(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        None => tracing::info!("nothing to reload: only certificates are read again, and there are none"),
+        Some(Ok(())) => tracing::info!("certificate reloaded"),
+        Some(Err(error)) => tracing::error!(%error, "the new certificate cannot be used; the one before serves on"),
+    }
+}

@@ -1,0 +1,99 @@
+//! The client's TCP connection, below TLS and HTTP.
+//!
+//! Invariant: who takes nothing, or is gone without a word, is noticed by the kernel: it knows what was taken, and ends the
+//! connection after `stall`.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::metrics::ListenerMetrics;
+
+/// How long a silent connection is left alone before the kernel asks whether its peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// And then every so often,
+const PROBE: Duration = Duration::from_secs(10);
+/// so many times.
+const PROBES: u32 = 6;
+
+/// A connection.
+pub(super) struct Socket {
+    tcp: TcpStream,
+    metrics: Arc<ListenerMetrics>,
+}
+
+impl Socket {
+    /// Wraps an accepted connection. `stall`: how long what is sent may not be taken.
+    pub(super) fn new(tcp: TcpStream, stall: Duration, metrics: Arc<ListenerMetrics>) -> Socket {
+        if let Err(error) = tune(&tcp, stall) {
+            tracing::debug!(%error, "the connection keeps the system's timeouts");
+        }
+        metrics.opened();
+        Socket { tcp, metrics }
+    }
+}
+
+fn tune(tcp: &TcpStream, stall: Duration) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(tcp, true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(tcp, PROBE)?;
+    sockopt::set_tcp_keepcnt(tcp, PROBES)?;
+    sockopt::set_tcp_user_timeout(tcp, u32::try_from(stall.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.metrics.closed();
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.tcp).poll_read(context, buffer))?;
+        self.metrics.received(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.tcp).poll_write(context, buffer))?;
+        self.metrics.sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, buffers))?;
+        self.metrics.sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+}

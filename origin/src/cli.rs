@@ -1,0 +1,74 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pierhead_service::crypto::VERSION;
+
+use crate::app;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; for `serve`: stopped by SIGTERM or SIGINT, after running requests were finished or had their time
+  1  the configuration is not valid, the origin could not start, or a second signal stopped it at once
+  2  the command line is wrong";
+
+/// A small container registry: nodes that share a database and a store of blobs.
+#[derive(Debug, Parser)]
+#[command(name = "pierhead-origin", version = VERSION, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the registry. SIGHUP reads the certificate again.
+    Serve {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration and say everything that is wrong with it.
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub(crate) fn run(self) -> ExitCode {
+        let outcome = match self.command {
+            Command::Serve { config } => app::serve(&config),
+            Command::Check { config } => app::load(&config).map(|_| println(&format!("{}: ok", config.display()))),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("{problem}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// What was asked for, on standard output. A reader that went away is not our problem.
+fn println(text: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
