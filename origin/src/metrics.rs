@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use pierhead_registry::oci::media_type;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -139,9 +140,7 @@ impl Metrics {
 
     /// A manifest that was pushed. Media types that are not known well are one.
     pub(crate) fn pushed(&self, status: u16, media_type: &str) {
-        let known = media_type.starts_with("application/vnd.oci.image.")
-            || media_type.starts_with("application/vnd.docker.distribution.manifest.");
-        let media_type = if known && media_type.len() < 80 { media_type } else { "other" };
+        let media_type = media_type::ALL.into_iter().find(|known| *known == media_type).unwrap_or("other");
         self.pushes.with_label_values(&["v2", &status.to_string(), media_type]).inc();
     }
 

@@ -1,5 +1,5 @@
-//! Real parts for the integration tests: the edge itself, docker-registry, redis, nginx, haproxy, podman, skopeo,
-//! containerd, and the few fakes whose misbehaviour no real server offers.
+//! Real parts for the integration tests: the edge and the origin themselves, docker-registry, PostgreSQL, redis, nginx,
+//! haproxy, podman, skopeo, containerd, and the few fakes whose misbehaviour no real server offers.
 //!
 //! Everything listens on a free port of the loopback and lives in a scratch directory, so tests run at once and
 //! leave nothing behind. Nothing here sleeps for a fixed time: what is waited for is polled, with a deadline.
@@ -9,7 +9,9 @@ pub mod dns;
 pub mod http;
 pub mod image;
 pub mod misbehaving;
+pub mod origin;
 pub mod pierhead;
+pub mod postgres;
 pub mod process;
 pub mod pull;
 pub mod raw;

@@ -196,15 +196,7 @@ impl Pierhead {
     /// The sum of a metric's series that carry all these labels.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let text = String::from_utf8(self.operator().get("/metrics").await.body.to_vec()).unwrap();
-        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-        text.lines()
-            .filter_map(|line| {
-                let (series, value) = line.rsplit_once(' ')?;
-                let (found, labels) = series.split_once('{').unwrap_or((series, ""));
-                (found == name && wanted.iter().all(|label| labels.contains(label.as_str())))
-                    .then(|| value.parse::<f64>().unwrap())
-            })
-            .sum()
+        metric_in(&text, name, labels)
     }
 
     /// Waits until a metric satisfies `test`.
@@ -285,6 +277,19 @@ impl Drop for Pierhead {
             assert_eq!(self.lines.count(tells_of_panic), 0, "{}", self.lines.all().join("\n"));
         }
     }
+}
+
+/// The sum of a metric's series that carry all these labels.
+pub(crate) fn metric_in(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+    text.lines()
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, labels) = series.split_once('{').unwrap_or((series, ""));
+            (found == name && wanted.iter().all(|label| labels.contains(label.as_str())))
+                .then(|| value.parse::<f64>().unwrap())
+        })
+        .sum()
 }
 
 /// Whether a line says that the edge panicked: in its log, or before there was one.

@@ -11,12 +11,17 @@ use tokio::process::Command;
 
 use crate::process::{Output, run};
 
-/// The edge's binary, which lies beside the running program or, for a test, in a directory above it.
+/// The edge's binary.
 pub fn binary() -> PathBuf {
+    built("pierhead")
+}
+
+/// A binary of ours, which lies beside the running program or, for a test, in a directory above it.
+pub(crate) fn built(name: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap();
-    let beside = program.ancestors().skip(1).take(2).map(|directory| directory.join("pierhead"));
+    let beside = program.ancestors().skip(1).take(2).map(|directory| directory.join(name));
     let found = beside.into_iter().find(|binary| binary.is_file());
-    found.unwrap_or_else(|| panic!("no pierhead beside {}: run `cargo build` first", program.display()))
+    found.unwrap_or_else(|| panic!("no {name} beside {}: run `cargo build --workspace` first", program.display()))
 }
 
 /// A configuration in the making. Everything listens on free ports of the loopback.

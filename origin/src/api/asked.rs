@@ -59,7 +59,7 @@ impl Asked {
     }
 
     /// An absolute URL of ours; `path` begins with a slash.
-    #[expect(dead_code, reason = "pushes answer with it")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "pushes answer with it"))]
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.scheme, self.host)
     }

@@ -23,6 +23,10 @@ use super::Origin;
 const DATABASE: Duration = Duration::from_secs(3);
 /// How long an answer of it is kept.
 const DATABASE_KEPT: Duration = Duration::from_secs(1);
+/// How long the store may take.
+const STORE: Duration = Duration::from_secs(10);
+/// How long an answer of it is kept: it writes an object each time.
+const STORE_KEPT: Duration = Duration::from_secs(5);
 /// How long a look at the disks may take: a network's may hang.
 const DISK: Duration = Duration::from_secs(3);
 /// How long it is kept.
@@ -35,6 +39,7 @@ const AMPLE: u64 = 100;
 /// What is looked at, and what was seen last.
 pub(super) struct Checks {
     database: Kept<bool>,
+    store: Kept<bool>,
     free: Kept<u64>,
     /// Where this node itself keeps files.
     disks: Vec<PathBuf>,
@@ -53,6 +58,7 @@ impl Checks {
         };
         Checks {
             database: Kept::new(DATABASE_KEPT),
+            store: Kept::new(STORE_KEPT),
             free: Kept::new(DISK_KEPT),
             disks: blobs.into_iter().chain(meta).collect(),
         }
@@ -61,8 +67,11 @@ impl Checks {
 
 impl Origin {
     async fn database_is_well(&self) -> bool {
-        let ask = async { timeout(DATABASE, self.meta.ping()).await.is_ok_and(|answer| answer.is_ok()) };
-        self.checks.database.or_look(ask).await
+        self.checks.database.or_look(well("database", DATABASE, self.meta.ping())).await
+    }
+
+    async fn store_is_well(&self) -> bool {
+        self.checks.store.or_look(well("storage", STORE, self.store.verify())).await
     }
 
     /// Of the fullest disk, in thousandths; none is full where there is none.
@@ -79,21 +88,31 @@ impl Origin {
         Report::of(vec![
             ("registry_gunicorn", ready),
             ("web_gunicorn", ready),
-            ("service_key", true),
+            ("service_key", self.auth.can_sign()),
             ("disk_space", free >= ENOUGH),
             ("database", database),
-            ("auth", true),
+            ("auth", self.auth.can_sign()),
         ])
     }
 
     async fn end_to_end(&self) -> Report {
-        let database = self.database_is_well().await;
-        Report::of(vec![("database", database), ("auth", true)])
+        let (database, storage) = tokio::join!(self.database_is_well(), self.store_is_well());
+        Report::of(vec![("database", database), ("storage", storage), ("auth", self.auth.can_sign())])
     }
 
     async fn warning(&self) -> Report {
         Report::of(vec![("disk_space_warning", self.free().await >= AMPLE)])
     }
+}
+
+/// Whether a part answers in time and well. Why not is in the log.
+async fn well<E: std::fmt::Display>(part: &str, limit: Duration, answer: impl Future<Output = Result<(), E>>) -> bool {
+    match timeout(limit, answer).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => tracing::warn!(part, %error, "not well"),
+        Err(_) => tracing::warn!(part, "does not answer"),
+    }
+    false
 }
 
 /// What is free of the disk that holds a path, or will hold it, in thousandths.

@@ -17,11 +17,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use pierhead_config::OriginConfig;
+use pierhead_registry::store::BlobStore;
 use pierhead_service::logging::AccessLog;
 
 use self::admission::Admission;
 use self::health::Checks;
 pub(crate) use self::operators::operators;
+use crate::auth::Auth;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 
@@ -58,6 +60,10 @@ pub(crate) struct Origin {
     pub(crate) config: OriginConfig,
     /// The database.
     pub(crate) meta: Meta,
+    /// Blobs.
+    pub(crate) store: Arc<dyn BlobStore>,
+    /// Accounts, rights and tokens.
+    pub(crate) auth: Auth,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// Whether it is ready.
@@ -67,12 +73,27 @@ pub(crate) struct Origin {
     checks: Checks,
 }
 
+/// What an origin is made of.
+pub(crate) struct Parts {
+    /// See [`Origin`].
+    pub(crate) meta: Meta,
+    /// See [`Origin`].
+    pub(crate) store: Arc<dyn BlobStore>,
+    /// See [`Origin`].
+    pub(crate) auth: Auth,
+    /// See [`Origin`].
+    pub(crate) metrics: Arc<Metrics>,
+    /// One line a request.
+    pub(crate) log: AccessLog,
+}
+
 impl Origin {
     /// Puts them together.
-    pub(crate) fn new(config: OriginConfig, meta: Meta, metrics: Arc<Metrics>, log: AccessLog) -> Origin {
+    pub(crate) fn new(config: OriginConfig, parts: Parts) -> Origin {
+        let Parts { meta, store, auth, metrics, log } = parts;
         let admission = Admission::new(&config.limits, config.registry_state, &metrics);
         let checks = Checks::new(&config);
-        Origin { config, meta, metrics, standing: Standing::default(), log, admission, checks }
+        Origin { config, meta, store, auth, metrics, standing: Standing::default(), log, admission, checks }
     }
 }
 

@@ -4,8 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 
 use pierhead_config::Problems;
+use pierhead_registry::store::StoreError;
 
 use super::tls::TlsError;
+use crate::auth::AuthError;
 use crate::meta::OpenError;
 
 /// See the module.
@@ -36,6 +38,12 @@ pub(crate) enum AppError {
     /// The database.
     #[error(transparent)]
     Database(#[from] OpenError),
+    /// The store of blobs.
+    #[error("storage: {0}")]
+    Store(#[from] StoreError),
+    /// Accounts and keys.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// A second signal.
     #[error("stopped at once by a second signal")]
     Interrupted,

@@ -9,6 +9,7 @@ mod listener;
 mod signals;
 mod socket;
 mod stop;
+mod store;
 mod tls;
 
 use std::path::Path;
@@ -18,15 +19,15 @@ use std::time::Duration;
 use hyper_util::service::TowerToHyperService;
 use pierhead_config::OriginConfig;
 use pierhead_service::descriptors::raise_limit;
-use pierhead_service::logging::Logging;
+use pierhead_service::logging::{AccessLog, Logging};
 use pierhead_service::supervisor;
 
-pub(crate) use self::arriving::ArrivalError;
 pub(crate) use self::error::AppError;
 use self::listener::{Listener, Running, Served};
 use self::signals::{Signals, Told};
 use self::tls::Tls;
-use crate::api::{self, Origin};
+use crate::api::{self, Origin, Parts};
+use crate::auth::Auth;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 
@@ -74,12 +75,12 @@ async fn run(config: OriginConfig, logging: &Logging) -> Result<(), AppError> {
     let tls = config.listener.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
     let (clients, operators) =
         (Listener::open("registry", config.listener.bind)?, Listener::open("admin", config.admin)?);
-    let meta = tokio::select! {
-        meta = Meta::open(&config.database) => meta?,
+    let log = logging.access_log(config.access_log);
+    let parts = tokio::select! {
+        parts = parts(&config, Arc::clone(&metrics), log) => parts?,
         () = signals.stop() => return Ok(()),
     };
-    let log = logging.access_log(config.access_log);
-    let origin = Arc::new(Origin::new(config, meta, Arc::clone(&metrics), log));
+    let origin = Arc::new(Origin::new(config, parts));
     let limits = &origin.config.limits;
     let running = Running::default();
     let registry = Served {
@@ -115,6 +116,14 @@ async fn run(config: OriginConfig, logging: &Logging) -> Result<(), AppError> {
         () = stop::leave(&origin.standing, &running, origin.config.drain_wait, origin.config.drain_timeout) => Ok(()),
         () = signals.stop() => Err(AppError::Interrupted),
     }
+}
+
+/// What requests are answered with.
+async fn parts(config: &OriginConfig, metrics: Arc<Metrics>, log: AccessLog) -> Result<Parts, AppError> {
+    let store = store::open(&config.storage).await?;
+    let meta = Meta::open(&config.database).await?;
+    let auth = Auth::open(meta.clone(), &config.hostname, &config.auth).await?;
+    Ok(Parts { meta, store, auth, metrics, log })
 }
 
 /// Takes up a new certificate.

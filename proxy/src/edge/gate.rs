@@ -20,10 +20,11 @@ use super::refusal::Refusal;
 use super::respond::{self, Asked, is_read};
 use super::served::{Content, Refused, Served};
 use super::{Edge, body, client, forward, redirect};
-use crate::front::{Application, Connection, RequestLimits, Reuse, contains};
+use crate::front::{Application, Connection, RequestLimits, Reuse};
 use crate::pool::{Pool, Pools};
 use pierhead_service::health::{Check, Health};
 use pierhead_service::logging::AccessLog;
+use pierhead_service::told::contains;
 
 /// What one configuration came to. It lives for as long as a request that began under it.
 pub(crate) struct Generation {

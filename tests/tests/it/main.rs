@@ -20,6 +20,7 @@ mod naming;
 mod neighbours;
 mod operators;
 mod origin;
+mod origin_running;
 mod passthrough;
 mod pools;
 mod pulls;

@@ -1,0 +1,138 @@
+//! The origin as a process: it starts, says how it is, stops in order, and is what its configuration says.
+
+use std::time::Duration;
+
+use pierhead_tests::eventually;
+use pierhead_tests::origin::Setup;
+use pierhead_tests::postgres::Postgres;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_how_it_is_in_quays_words() {
+    let origin = Setup::new().start().await;
+    let services = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap()["data"]["services"].clone();
+    for client in [origin.client(), origin.operator()] {
+        for (path, expected) in [
+            (
+                "/health/instance",
+                &["registry_gunicorn", "web_gunicorn", "service_key", "disk_space", "database", "auth"][..],
+            ),
+            ("/health", &["registry_gunicorn", "web_gunicorn", "service_key", "disk_space", "database", "auth"]),
+            ("/health/endtoend", &["database", "storage", "auth"]),
+            ("/status", &["database", "storage", "auth"]),
+            ("/health/warning", &["disk_space_warning"]),
+        ] {
+            let reply = client.get(path).await;
+            assert_eq!(reply.header("cache-control"), "no-cache, no-store, must-revalidate");
+            let body: Value = serde_json::from_slice(&reply.body).unwrap();
+            assert_eq!(body["status_code"], reply.status, "{path}");
+            let found: Vec<String> = services(&reply.body).as_object().unwrap().keys().cloned().collect();
+            let mut expected: Vec<String> = expected.iter().map(|name| (*name).to_owned()).collect();
+            expected.sort();
+            assert_eq!(found, expected, "{path}");
+            if path != "/health/warning" {
+                assert_eq!(reply.status, 200, "{path}: {body}");
+            }
+        }
+    }
+    assert!(origin.dir().join("blobs/_verify").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_told_and_its_return_too() {
+    let mut postgres = Postgres::start().await;
+    let origin = Setup::new().database(postgres.section()).start().await;
+    assert_eq!(origin.client().get("/health/instance").await.status, 200);
+    postgres.stop().await;
+    let away = async || (origin.client().get("/health/instance").await.status == 503).then_some(());
+    eventually("the database is missed", Duration::from_secs(20), away).await;
+    let reply = origin.client().get("/health/instance").await;
+    let body: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!(body["data"]["services"]["database"], false);
+    assert_eq!(body["data"]["services"]["registry_gunicorn"], true);
+    postgres.restart().await;
+    let back = async || (origin.client().get("/health/instance").await.status == 200).then_some(());
+    eventually("the database is back", Duration::from_secs(20), back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_have_a_name_and_a_line() {
+    let origin = Setup::new().set("/listener/trusted_proxies", json!(["127.0.0.1"])).start().await;
+    let headers = [("x-forwarded-for", "192.0.2.7"), ("x-request-id", "from-the-edge"), ("user-agent", "test")];
+    let reply = origin.client().get_with("/nothing?secret=1", &headers).await;
+    assert_eq!((reply.status, reply.header("x-request-id")), (404, "from-the-edge"));
+    let line = origin.line_of(&reply).await;
+    assert_eq!(
+        (&line["client"], &line["path"], &line["status"]),
+        (&json!("192.0.2.7"), &json!("/nothing"), &json!(404))
+    );
+    assert_eq!(
+        (&line["user_agent"], &line["method"], &line["protocol"]),
+        (&json!("test"), &json!("GET"), &json!("HTTP/1.1"))
+    );
+    assert!(!line.to_string().contains("secret"), "{line}");
+    assert!(line["total_ms"].as_f64().is_some() && line.get("aborted").is_none(), "{line}");
+    let labels = [("method", "GET"), ("route", "other"), ("status", "404")];
+    assert!(origin.metric("quay_request_duration_seconds_count", &labels).await >= 1.0);
+
+    let stranger = Setup::new().start().await;
+    let reply = stranger.client().get_with("/nothing", &headers).await;
+    assert_eq!(reply.header("x-request-id").len(), 32);
+    assert_eq!(stranger.line_of(&reply).await["client"], "127.0.0.1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_in_order_and_a_second_signal_ends_it() {
+    let mut origin = Setup::new().set("/drain_wait", "2s").start().await;
+    let mark = origin.log().len();
+    origin.signal(Signal::TERM);
+    origin.says(mark, "stopping: no longer ready").await;
+    // Still accepting, so that load balancers can hear it.
+    assert_eq!(origin.client().get("/health/instance").await.status, 503);
+    assert!(origin.wait(Duration::from_secs(20)).await.success());
+
+    let mut origin = Setup::new().set("/drain_wait", "1h").start().await;
+    let mark = origin.log().len();
+    origin.signal(Signal::TERM);
+    origin.says(mark, "stopping: no longer ready").await;
+    origin.signal(Signal::INT);
+    assert_eq!(origin.wait(Duration::from_secs(20)).await.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_nothing_holds_no_connection() {
+    let setup = Setup::new().set("/limits/header_timeout", "300ms").set("/limits/idle_timeout", "500ms");
+    let origin = setup.set("/limits/max_connections", 2).start().await;
+    let mut held = Vec::new();
+    for sent in ["", "GET / HT", "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let mut connection = TcpStream::connect(origin.registry).await.unwrap();
+        connection.write_all(sent.as_bytes()).await.unwrap();
+        held.push(connection);
+    }
+    for mut connection in held {
+        let mut all = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(10), connection.read_to_end(&mut all)).await;
+        assert!(closed.is_ok(), "still open after {}", String::from_utf8_lossy(&all));
+    }
+    assert_eq!(origin.client().get("/health/instance").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_everything_that_is_wrong_and_serve_says_the_same() {
+    let setup = Setup::new();
+    setup.command(&["check"]).await.expect_success();
+    let wrong = setup.set("/storage", json!({})).set("/limits/writes", json!({ "runing": 1 }));
+    for command in ["check", "serve"] {
+        let output = wrong.command(&[command]).await.expect_failure();
+        assert_eq!(output.code, Some(1));
+        assert!(output.stderr.contains("storage: needs exactly one of `file_system` and `s3`"), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("limits.writes.runing: unknown key; did you mean `running`?"),
+            "{}",
+            output.stderr
+        );
+    }
+}
