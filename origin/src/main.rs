@@ -10,6 +10,8 @@ mod meta;
 #[allow(dead_code, reason = "who counts comes next")]
 mod metrics;
 
+mod registry;
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -32,10 +32,10 @@ const CLIENT_LEFT: u16 = 499;
 /// Layer: makes the [`Asked`] of a request, and writes down how it ends.
 pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Request, next: Next) -> Response {
     // Only tests call the router without a connection.
-    let Some(connection) = request.extensions().get::<Connection>().copied() else { return next.run(request).await };
+    let Some(connection) = request.extensions().get::<Connection>().cloned() else { return next.run(request).await };
     let (uri, headers) = (request.uri(), request.headers());
     let (trusted, hostname) = (&origin.config.listener.trusted_proxies, &origin.config.hostname);
-    let asked = Arc::new(Asked::new(connection, uri, headers, trusted, hostname));
+    let asked = Arc::new(Asked::new(&connection, uri, headers, trusted, hostname));
     let mut record = Record {
         begun: Instant::now(),
         time: SystemTime::now(),

@@ -37,7 +37,7 @@ pub(crate) struct Asked {
 impl Asked {
     /// Of a request. `hostname`: what this registry is called when the request does not say.
     pub(super) fn new(
-        connection: Connection,
+        connection: &Connection,
         uri: &Uri,
         headers: &HeaderMap,
         trusted: &[IpNet],
@@ -59,13 +59,11 @@ impl Asked {
     }
 
     /// An absolute URL of ours; `path` begins with a slash.
-    #[cfg_attr(not(test), expect(dead_code, reason = "pushes answer with it"))]
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.scheme, self.host)
     }
 
     /// Whoever finds out which account asks says so, for the log.
-    #[expect(dead_code, reason = "accounts tell it")]
     pub(crate) fn is_by(&self, account: &str) {
         // Whoever said it first was asked first.
         drop(self.caller.set(account.to_owned()));
@@ -145,9 +143,9 @@ mod tests {
         for (name, value) in lines {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let connection = Connection { peer: format!("{peer}:99").parse().unwrap(), secure };
+        let connection = Connection { peer: format!("{peer}:99").parse().unwrap(), secure, lane: None };
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        Asked::new(connection, &Uri::from_static("/v2/"), &headers, &trusted, "r.example")
+        Asked::new(&connection, &Uri::from_static("/v2/"), &headers, &trusted, "r.example")
     }
 
     #[test]

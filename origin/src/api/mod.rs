@@ -8,7 +8,9 @@ mod admission;
 mod asked;
 mod health;
 mod operators;
+mod outgoing;
 mod refusal;
+mod registry;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::routing::any;
 use pierhead_config::OriginConfig;
 use pierhead_registry::store::BlobStore;
 use pierhead_service::logging::AccessLog;
@@ -23,17 +26,21 @@ use pierhead_service::logging::AccessLog;
 use self::admission::Admission;
 use self::health::Checks;
 pub(crate) use self::operators::operators;
+pub(crate) use self::outgoing::{Lane, first_of_a_file, stands_for_a_file};
 use crate::auth::Auth;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
+use crate::registry::Registry;
 
 /// The connection that a request came over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// Who connected.
     pub(crate) peer: SocketAddr,
     /// Whether over TLS.
     pub(crate) secure: bool,
+    /// By which files are sent, where the kernel can send them.
+    pub(crate) lane: Option<Lane>,
 }
 
 /// Whether this process takes part, or is about to leave.
@@ -64,6 +71,8 @@ pub(crate) struct Origin {
     pub(crate) store: Arc<dyn BlobStore>,
     /// Accounts, rights and tokens.
     pub(crate) auth: Auth,
+    /// Push and pull.
+    pub(crate) registry: Arc<Registry>,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// Whether it is ready.
@@ -92,8 +101,9 @@ impl Origin {
     pub(crate) fn new(config: OriginConfig, parts: Parts) -> Origin {
         let Parts { meta, store, auth, metrics, log } = parts;
         let admission = Admission::new(&config.limits, config.registry_state, &metrics);
+        let registry = Arc::new(Registry::new(meta.clone(), Arc::clone(&store), &config));
         let checks = Checks::new(&config);
-        Origin { config, meta, store, auth, metrics, standing: Standing::default(), log, admission, checks }
+        Origin { config, meta, store, auth, registry, metrics, standing: Standing::default(), log, admission, checks }
     }
 }
 
@@ -101,6 +111,9 @@ impl Origin {
 pub(crate) fn router(origin: &Arc<Origin>) -> Router {
     Router::new()
         .merge(health::routes())
+        .route("/v2", any(registry::answer))
+        .route("/v2/", any(registry::answer))
+        .route("/v2/{*rest}", any(registry::answer))
         .fallback(refusal::nothing_here)
         .layer(from_fn_with_state(Arc::clone(origin), admission::admit))
         .layer(from_fn_with_state(Arc::clone(origin), access::record))

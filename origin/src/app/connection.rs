@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::arriving::Arriving;
 use super::listener::Served;
 use super::socket::Socket;
-use crate::api::Connection;
+use crate::api::{Connection, Lane};
 
 /// Largest piece that is read of a connection, and so the largest header.
 const READ_SIZE: usize = 256 * 1024;
@@ -50,7 +50,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let first = Instant::now() + served.header_timeout;
-    let socket = Socket::new(tcp, served.idle_timeout, Arc::clone(&served.metrics));
+    let lane = Lane::default();
+    let socket = Socket::new(tcp, served.idle_timeout, Arc::clone(&served.metrics), lane.clone());
     let stream = match &served.tls {
         None => Either::Left(socket),
         Some(tls) => match timeout_at(first, tls.acceptor().accept(socket)).await {
@@ -62,7 +63,11 @@ where
     let asked = Arc::new(AtomicBool::new(false));
     let requests = Requests {
         service: served.service.clone(),
-        connection: Connection { peer, secure: served.tls.is_some() },
+        connection: Connection {
+            peer,
+            secure: served.tls.is_some(),
+            lane: Some(lane).filter(|_| served.tls.is_none()),
+        },
         silence: served.idle_timeout,
         asked: Arc::clone(&asked),
     };
@@ -122,7 +127,10 @@ impl<S: Service<Request<Arriving>>> Service<Request<Incoming>> for Requests<S> {
     fn call(&self, request: Request<Incoming>) -> S::Future {
         self.asked.store(true, Ordering::Relaxed);
         let mut request = request.map(|body| Arriving::new(body, self.silence));
-        request.extensions_mut().insert(self.connection);
+        let mut connection = self.connection.clone();
+        // HTTP/2 cuts bodies into frames of its own.
+        connection.lane = connection.lane.filter(|_| request.version() < Version::HTTP_2);
+        request.extensions_mut().insert(connection);
         self.service.call(request)
     }
 }

@@ -3,16 +3,19 @@
 //! Invariant: who takes nothing, or is gone without a word, is noticed by the kernel: it knows what was taken, and ends the
 //! connection after `stall`.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::fs::sendfile;
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::api::{Lane, first_of_a_file, stands_for_a_file};
 use crate::metrics::ListenerMetrics;
 
 /// How long a silent connection is left alone before the kernel asks whether its peer is still there.
@@ -26,16 +29,18 @@ const PROBES: u32 = 6;
 pub(super) struct Socket {
     tcp: TcpStream,
     metrics: Arc<ListenerMetrics>,
+    lane: Lane,
 }
 
 impl Socket {
-    /// Wraps an accepted connection. `stall`: how long what is sent may not be taken.
-    pub(super) fn new(tcp: TcpStream, stall: Duration, metrics: Arc<ListenerMetrics>) -> Socket {
+    /// Wraps an accepted connection. `stall`: how long what is sent may not be taken; `lane`: files
+    /// that are to be sent.
+    pub(super) fn new(tcp: TcpStream, stall: Duration, metrics: Arc<ListenerMetrics>, lane: Lane) -> Socket {
         if let Err(error) = tune(&tcp, stall) {
             tracing::debug!(%error, "the connection keeps the system's timeouts");
         }
         metrics.opened();
-        Socket { tcp, metrics }
+        Socket { tcp, metrics, lane }
     }
 }
 
@@ -55,6 +60,23 @@ impl Drop for Socket {
     }
 }
 
+impl Socket {
+    /// Sends at most so many bytes of the file that is next.
+    fn poll_send_file(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp.poll_write_ready(context))?;
+            let send = |file: &File, at: u64, most: usize| {
+                let mut at = at;
+                Ok(sendfile(&self.tcp, file, Some(&mut at), most)?)
+            };
+            match self.tcp.try_io(Interest::WRITABLE, || self.lane.send(most, send)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -70,6 +92,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        if stands_for_a_file(buffer) {
+            return Poll::Ready(Err(io::Error::other("bytes of a file that are not sent as such")));
+        }
         let written = ready!(Pin::new(&mut self.tcp).poll_write(context, buffer))?;
         self.metrics.sent(written);
         Poll::Ready(Ok(written))
@@ -80,7 +105,11 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, buffers))?;
+        let written = match first_of_a_file(buffers) {
+            None => ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, buffers))?,
+            Some((0, length)) => ready!(self.poll_send_file(context, length))?,
+            Some((before, _)) => ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, &buffers[..before]))?,
+        };
         self.metrics.sent(written);
         Poll::Ready(Ok(written))
     }

@@ -17,9 +17,15 @@ pub(crate) struct FoundManifest {
     /// As it was pushed.
     pub(crate) media_type: String,
     size: i64,
+    layers_size: i64,
 }
 
 impl FoundManifest {
+    /// Bytes of the blobs that it names.
+    pub(crate) fn layers_size(&self) -> u64 {
+        u64::try_from(self.layers_size).unwrap_or_default()
+    }
+
     /// Its digest.
     pub(crate) fn digest(&self) -> Result<Digest, MetaError> {
         self.digest.parse().map_err(|_| MetaError::Corrupt("digest"))
@@ -110,7 +116,8 @@ impl Meta {
         repository: &str,
         reference: &Reference,
     ) -> Result<Option<FoundManifest>, MetaError> {
-        const COLUMNS: &str = "m.id AS id, m.repository_id AS repository_id, m.digest AS digest, m.media_type AS media_type, m.size AS size";
+        const COLUMNS: &str = "m.id AS id, m.repository_id AS repository_id, m.digest AS digest, m.media_type AS media_type, m.size AS size, \
+             m.layers_size AS layers_size";
         let (select, wanted) = match reference {
             Reference::Tag(tag) => (
                 format!(

@@ -25,6 +25,8 @@ pub enum ErrorCode {
     NameInvalid,
     /// `NAME_UNKNOWN`: no such repository.
     NameUnknown,
+    /// `PAGINATION_NUMBER_INVALID`: no number of entries.
+    PaginationNumberInvalid,
     /// `RANGE_INVALID`: not satisfiable.
     RangeInvalid,
     /// `SIZE_INVALID`: larger than a limit.
@@ -55,6 +57,7 @@ impl ErrorCode {
             ErrorCode::ManifestUnknown => "MANIFEST_UNKNOWN",
             ErrorCode::NameInvalid => "NAME_INVALID",
             ErrorCode::NameUnknown => "NAME_UNKNOWN",
+            ErrorCode::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
             ErrorCode::RangeInvalid => "RANGE_INVALID",
             ErrorCode::SizeInvalid => "SIZE_INVALID",
             ErrorCode::TagInvalid => "TAG_INVALID",
@@ -67,7 +70,13 @@ impl ErrorCode {
 
     /// The body that carries this code alone.
     pub fn body(self, message: impl Into<String>) -> ErrorBody {
-        ErrorBody { errors: vec![ErrorEntry { code: self.as_str().to_owned(), message: message.into() }] }
+        self.bodies([message])
+    }
+
+    /// The body that carries this code for each of several things.
+    pub fn bodies(self, messages: impl IntoIterator<Item = impl Into<String>>) -> ErrorBody {
+        let entry = |message: _| ErrorEntry { code: self.as_str().to_owned(), message };
+        ErrorBody { errors: messages.into_iter().map(Into::into).map(entry).collect() }
     }
 }
 

@@ -21,6 +21,7 @@ mod neighbours;
 mod operators;
 mod origin;
 mod origin_running;
+mod origin_specification;
 mod passthrough;
 mod pools;
 mod pulls;

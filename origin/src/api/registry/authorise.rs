@@ -1,0 +1,126 @@
+//! Whether a request's token lets it do what it asks for.
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use http::header::AUTHORIZATION;
+use pierhead_registry::oci::RepositoryName;
+use pierhead_registry::token::Claims;
+
+use super::refusal::Refusal;
+use crate::auth::{Auth, Unverified};
+
+/// What a request needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Right<'a> {
+    /// To be let in at all.
+    Ping,
+    /// To list repositories.
+    Catalog,
+    /// To read a repository.
+    Pull(&'a RepositoryName),
+    /// To write to it.
+    Push(&'a RepositoryName),
+    /// To delete from it.
+    Delete(&'a RepositoryName),
+}
+
+/// A token that grants enough.
+pub(super) struct Granted {
+    claims: Arc<Claims>,
+}
+
+impl Granted {
+    /// What it says.
+    pub(super) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Whose it is, if anybody's.
+    pub(super) fn name(&self) -> Option<&str> {
+        Some(self.claims.sub.as_str()).filter(|name| !name.is_empty())
+    }
+}
+
+impl Right<'_> {
+    /// As a scope of tokens ("Docker Registry v2 authentication"). A push begins by looking what is there already.
+    pub(super) fn scope(&self) -> Option<String> {
+        match self {
+            Right::Ping => None,
+            Right::Catalog => Some("registry:catalog:*".to_owned()),
+            Right::Pull(name) => Some(format!("repository:{name}:pull")),
+            Right::Push(name) => Some(format!("repository:{name}:pull,push")),
+            Right::Delete(name) => Some(format!("repository:{name}:delete")),
+        }
+    }
+
+    fn is_in(&self, claims: &Claims) -> bool {
+        match self {
+            Right::Ping => true,
+            Right::Catalog => claims.access.iter().any(|access| {
+                access.kind == "registry"
+                    && access.name == "catalog"
+                    && access.actions.iter().any(|action| action == "*")
+            }),
+            Right::Pull(name) => claims.allows(name.as_str(), "pull"),
+            Right::Push(name) => claims.allows(name.as_str(), "push"),
+            Right::Delete(name) => claims.allows(name.as_str(), "delete"),
+        }
+    }
+}
+
+/// Verifies the token of a request.
+pub(super) async fn authorise(auth: &Auth, headers: &HeaderMap, right: Right<'_>) -> Result<Granted, Refusal> {
+    match auth.verify(headers.get(AUTHORIZATION)).await {
+        Ok(claims) if right.is_in(&claims) => Ok(Granted { claims }),
+        Ok(_) => Err(Refusal::challenge(
+            right.scope(),
+            Some("insufficient_scope"),
+            "the token does not grant this".to_owned(),
+        )),
+        Err(Unverified::Missing) => Err(Refusal::challenge(right.scope(), None, "a token is needed".to_owned())),
+        Err(error) => Err(Refusal::challenge(right.scope(), Some("invalid_token"), error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pierhead_registry::token::Access;
+
+    use super::*;
+
+    #[test]
+    fn each_right_needs_its_own_grant() {
+        let name: RepositoryName = "a/b".parse().unwrap();
+        let other: RepositoryName = "a/c".parse().unwrap();
+        let access = |kind: &str, name: &str, actions: &[&str]| Access {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+        };
+        for (granted, right, enough) in [
+            (access("repository", "a/b", &["pull"]), Right::Pull(&name), true),
+            (access("repository", "a/b", &["pull"]), Right::Pull(&other), false),
+            (access("repository", "a/b", &["pull"]), Right::Push(&name), false),
+            (access("repository", "a/b", &["pull", "push"]), Right::Push(&name), true),
+            (access("repository", "a/b", &["pull", "push"]), Right::Delete(&name), false),
+            (access("repository", "a/b", &["*"]), Right::Delete(&name), true),
+            (access("registry", "catalog", &["*"]), Right::Catalog, true),
+            (access("registry", "catalog", &["pull"]), Right::Catalog, false),
+            (access("repository", "catalog", &["*"]), Right::Catalog, false),
+            (access("repository", "a/b", &[]), Right::Ping, true),
+        ] {
+            let claims = Claims {
+                iss: String::new(),
+                sub: String::new(),
+                aud: String::new(),
+                exp: 0,
+                nbf: 0,
+                iat: 0,
+                jti: String::new(),
+                access: vec![granted.clone()],
+            };
+            assert_eq!(right.is_in(&claims), enough, "{granted:?} {right:?}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! New repositories.
+
+use pierhead_registry::oci::RepositoryName;
+use serde_json::json;
+
+use super::{Registry, RegistryError};
+use crate::meta::{Action, MetaError, Performer, Visibility, now};
+
+impl Registry {
+    /// Makes a repository, private, because somebody pushes to it. Where others push to it at the same moment, one makes it.
+    pub(crate) async fn create_by_push(
+        &self,
+        namespace: i64,
+        name: &RepositoryName,
+        creator: i64,
+        performer: &Performer,
+    ) -> Result<i64, RegistryError> {
+        let create = async {
+            let change = self.meta.change().await?;
+            let made = change.insert_repository(namespace, name.as_str(), Visibility::Private, "").await?;
+            change.grant_defaults(made.id, namespace, creator).await?;
+            let action = Action {
+                kind: "create_repo",
+                namespace: name.as_str().split('/').next(),
+                repository: Some(name.as_str()),
+                metadata: json!({ "repo": name.as_str(), "via": "push" }),
+            };
+            change.log(performer, action, now()).await?;
+            change.commit().await?;
+            Ok(made.id)
+        };
+        match create.await {
+            Err(MetaError::Exists) => Ok(self.repository(name.as_str()).await?.id),
+            made => Ok(made?),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Publishing: a manifest comes in, and its tag is moved to it, in one change.
+
+use pierhead_registry::oci::{Algorithm, Digest, Reference};
+
+use super::manifest::{Needs, needs};
+use super::{Registry, RegistryError};
+use crate::meta::{Action, MetaError, NewManifest, Performer, Put, TagMove, now};
+
+/// How often two who move the same tag at once get out of each other's way.
+const TRIES: u32 = 5;
+
+/// A manifest that somebody pushes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pushed<'a> {
+    /// The repository, which exists.
+    pub(crate) repository: i64,
+    /// By tag, or by digest alone.
+    pub(crate) reference: &'a Reference,
+    /// The request's.
+    pub(crate) content_type: &'a str,
+    /// The bytes.
+    pub(crate) content: &'a [u8],
+    /// By whom.
+    pub(crate) performer: &'a Performer,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// Of the content.
+    pub(crate) digest: Digest,
+    /// What it is about: clients want to hear that it was understood.
+    pub(crate) subject: Option<Digest>,
+    /// Bytes that it names.
+    pub(crate) layers_size: u64,
+}
+
+impl Registry {
+    /// Takes a manifest, and moves its tag.
+    pub(crate) async fn publish(&self, pushed: Pushed<'_>) -> Result<Published, RegistryError> {
+        if pushed.content.len() as u64 > self.max_manifest_size {
+            return Err(RegistryError::TooLarge(self.max_manifest_size));
+        }
+        let digest = match pushed.reference {
+            Reference::Tag(_) => Digest::of(Algorithm::Sha256, pushed.content),
+            Reference::Digest(claimed) => {
+                let actual = Digest::of(claimed.algorithm(), pushed.content);
+                if actual != *claimed {
+                    return Err(RegistryError::DigestMismatch(Box::new((actual, *claimed))));
+                }
+                actual
+            }
+        };
+        let needs = needs(pushed.content_type, pushed.content)?;
+        let mut tries = 0;
+        loop {
+            match self.publish_once(&pushed, digest, &needs).await {
+                // Another moved the same tag at this moment; the next look sees where.
+                Err(RegistryError::Meta(MetaError::Exists)) if tries < TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn publish_once(
+        &self,
+        pushed: &Pushed<'_>,
+        digest: Digest,
+        needs: &Needs,
+    ) -> Result<Published, RegistryError> {
+        let change = self.meta.change().await?;
+        let repository = self.writable(&change, pushed.repository).await?;
+        let at = now();
+        let new = NewManifest {
+            repository_id: repository.id,
+            digest,
+            media_type: pushed.content_type,
+            content: pushed.content,
+            artifact_type: needs.artifact_type.as_deref(),
+            subject: needs.subject,
+            blobs: needs.blobs.clone(),
+            foreign: needs.foreign.clone(),
+            children: needs.children.clone(),
+            at,
+        };
+        let (id, layers_size) = match change.put_manifest(&new).await? {
+            Put::Done { id, layers_size } => (id, layers_size),
+            Put::Missing(missing) => return Err(RegistryError::Missing(missing)),
+        };
+        let mut metadata = serde_json::json!({ "manifest_digest": digest.to_string() });
+        let mut moved = TagMove::Created;
+        if let Reference::Tag(tag) = pushed.reference {
+            moved = change.set_tag(repository.id, tag.as_str(), id, at, false).await?;
+            metadata["tag"] = tag.as_str().into();
+        }
+        if moved != TagMove::Unchanged {
+            let namespace = repository.name.split('/').next();
+            let action = Action { kind: "push_repo", namespace, repository: Some(&repository.name), metadata };
+            change.log(pushed.performer, action, at).await?;
+        }
+        change.commit().await?;
+        Ok(Published { digest, subject: needs.subject, layers_size })
+    }
+}

@@ -1,0 +1,215 @@
+//! Uploads: begun, written piece by piece by whichever node the client reaches, finished or cancelled; and mounts, which need none.
+//!
+//! The work runs in a task of its own: a client that goes away in the middle of a piece leaves an upload that knows how far it got,
+//! and that the next request can take up at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use pierhead_registry::oci::{Algorithm, Digest, RunningDigest};
+use pierhead_registry::store::{Checkpoint, Proof, StoreError, UploadId};
+
+use super::writer::Writer;
+use super::{Registry, RegistryError};
+use crate::meta::{Arrival, Claim, UploadRow};
+
+/// A piece of an upload, as it comes in.
+pub(crate) struct Piece {
+    /// Where the client says that it begins.
+    pub(crate) start: Option<u64>,
+    /// How long the client says that it is.
+    pub(crate) length: Option<u64>,
+    /// The bytes.
+    pub(crate) body: BoxStream<'static, Result<Bytes, String>>,
+}
+
+/// How far an upload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Bytes that need not be sent again.
+    pub(crate) length: u64,
+}
+
+impl Registry {
+    /// A new upload to a repository.
+    pub(crate) async fn begin_upload(&self, repository: i64, algorithm: Algorithm) -> Result<UploadId, RegistryError> {
+        let id = UploadId::random();
+        let change = self.meta.change().await?;
+        self.writable(&change, repository).await?;
+        let hash = RunningDigest::new(algorithm).save();
+        change.insert_upload(&id, repository, algorithm.as_str(), hash).await?;
+        change.commit().await?;
+        Ok(id)
+    }
+
+    /// How far an upload is.
+    pub(crate) async fn upload(&self, repository: &str, id: &UploadId) -> Result<Standing, RegistryError> {
+        let row = self.meta.upload(repository, id).await?.ok_or(RegistryError::UploadUnknown)?;
+        Ok(Standing { length: u64::try_from(row.length).unwrap_or_default() })
+    }
+
+    /// Takes a piece.
+    pub(crate) async fn append(
+        self: &Arc<Self>,
+        repository: &str,
+        id: &UploadId,
+        piece: Piece,
+    ) -> Result<Standing, RegistryError> {
+        let writer = Writer::claim(self, repository, id).await?;
+        detached(async move {
+            let (writer, outcome) = writer.take(piece).await;
+            match outcome {
+                Ok(()) => writer.leave().await,
+                Err(error) => Err(writer.give_up(error).await),
+            }
+        })
+        .await
+    }
+
+    /// Takes the last piece, and makes the upload the blob of that digest. Its size.
+    pub(crate) async fn finish(
+        self: &Arc<Self>,
+        repository: &str,
+        id: &UploadId,
+        piece: Piece,
+        digest: Digest,
+    ) -> Result<u64, RegistryError> {
+        let mut writer = Writer::claim(self, repository, id).await?;
+        writer.expect(digest.algorithm());
+        let registry = Arc::clone(self);
+        detached(async move {
+            let (writer, outcome) = writer.take(piece).await;
+            match outcome {
+                Ok(()) => registry.commit(writer, digest).await,
+                Err(error) => Err(writer.give_up(error).await),
+            }
+        })
+        .await
+    }
+
+    /// Makes what was written a blob.
+    async fn commit(&self, writer: Writer, digest: Digest) -> Result<u64, RegistryError> {
+        let actual = writer.digest();
+        let proof = if actual.algorithm() == digest.algorithm() { Proof::Hashed } else { Proof::ReadBack };
+        if proof == Proof::Hashed && actual != digest {
+            writer.discard().await;
+            return Err(RegistryError::DigestMismatch(Box::new((actual, digest))));
+        }
+        let (row, Some(upload)) = writer.into_parts() else { return Err(RegistryError::Interrupted) };
+        let (id, length) = (writer_id(&row)?, upload.length());
+        let change = self.meta.change().await?;
+        self.writable(&change, row.repository_id).await?;
+        let mut arrival = change.blob_arrives(row.repository_id, &digest, length, self.held_until()).await?;
+        change.commit().await?;
+        // Somebody may have taken it from the store behind our back. Then this push mends it.
+        if arrival == Arrival::Known && self.store.stat(&digest).await? != Some(length) {
+            arrival = Arrival::New;
+        }
+        let stored = match arrival {
+            Arrival::New => upload.commit(&digest, proof).await,
+            Arrival::Known if proof == Proof::ReadBack => upload.commit(&digest, proof).await,
+            Arrival::Known => {
+                drop(upload);
+                self.discard_stored(&id, &row).await;
+                Ok(())
+            }
+        };
+        match stored {
+            Ok(()) => {}
+            Err(StoreError::Mismatch) => {
+                self.forget_upload(&id, &row).await;
+                return Err(RegistryError::NotItsDigest(digest));
+            }
+            Err(error) => {
+                self.release(&row).await;
+                return Err(error.into());
+            }
+        }
+        let change = self.meta.change().await?;
+        change.blob_arrived(&digest).await?;
+        change.delete_upload(&id).await?;
+        change.commit().await?;
+        Ok(length)
+    }
+
+    /// Forgets an upload.
+    pub(crate) async fn cancel_upload(self: &Arc<Self>, repository: &str, id: &UploadId) -> Result<(), RegistryError> {
+        let writer = Writer::claim(self, repository, id).await?;
+        writer.discard().await;
+        Ok(())
+    }
+
+    /// Lets a repository hold a blob of another. Whether that holds it.
+    pub(crate) async fn mount(&self, from: &str, repository: i64, digest: &Digest) -> Result<bool, RegistryError> {
+        let change = self.meta.change().await?;
+        self.writable(&change, repository).await?;
+        let held = change.mount(from, repository, digest, self.held_until()).await?;
+        change.commit().await?;
+        Ok(held.is_some())
+    }
+
+    /// Takes away what an upload stored and what is known of it. What fails here is taken away by garbage collection.
+    pub(super) async fn forget_upload(&self, id: &UploadId, row: &UploadRow) {
+        self.discard_stored(id, row).await;
+        let forget = async {
+            let change = self.meta.change().await?;
+            change.delete_upload(id).await?;
+            change.commit().await
+        };
+        if let Err(error) = forget.await {
+            tracing::warn!(upload = id.as_str(), %error, "an upload is left for garbage collection");
+        }
+    }
+
+    async fn discard_stored(&self, id: &UploadId, row: &UploadRow) {
+        if let Err(error) = self.store.discard(id, checkpoint(row).as_ref()).await {
+            tracing::warn!(upload = id.as_str(), %error, "what an upload stored is left for garbage collection");
+        }
+    }
+
+    /// Lets the next request write an upload.
+    pub(super) async fn release(&self, row: &UploadRow) {
+        let (Ok(id), Some(writer)) = (writer_id(row), &row.writer) else { return };
+        let release = async {
+            let change = self.meta.change().await?;
+            change.let_go_of_upload(&id, writer).await?;
+            change.commit().await
+        };
+        if let Err(error) = release.await {
+            // It lets go by itself, a little later.
+            tracing::debug!(upload = id.as_str(), %error, "an upload stays taken");
+        }
+    }
+
+    /// Makes a claim, once.
+    pub(super) async fn claim(
+        &self,
+        repository: &str,
+        id: &UploadId,
+        writer: &str,
+        until: i64,
+    ) -> Result<Claim, RegistryError> {
+        let change = self.meta.change().await?;
+        let claim = change.claim_upload(repository, id, writer, until).await?;
+        change.commit().await?;
+        Ok(claim)
+    }
+}
+
+/// What the store knows of an upload.
+pub(super) fn checkpoint(row: &UploadRow) -> Option<Checkpoint> {
+    let state = row.checkpoint.clone()?;
+    Some(Checkpoint { length: u64::try_from(row.length).unwrap_or_default(), state })
+}
+
+fn writer_id(row: &UploadRow) -> Result<UploadId, RegistryError> {
+    UploadId::parse(&row.id).ok_or(RegistryError::UploadUnknown)
+}
+
+/// Runs to its end, whether anybody waits for it or not.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+) -> Result<T, RegistryError> {
+    tokio::spawn(work).await.unwrap_or(Err(RegistryError::Interrupted))
+}
