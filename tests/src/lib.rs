@@ -4,6 +4,7 @@
 //! Everything listens on a free port of the loopback and lives in a scratch directory, so tests run at once and
 //! leave nothing behind. Nothing here sleeps for a fixed time: what is waited for is polled, with a deadline.
 
+pub mod ceph;
 pub mod clients;
 pub mod dns;
 pub mod http;

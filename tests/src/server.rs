@@ -150,7 +150,7 @@ async fn listens(process: &mut Process, addresses: &[SocketAddr]) -> bool {
 }
 
 /// Ports that were free, all at once, a moment ago.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

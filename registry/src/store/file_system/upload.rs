@@ -28,9 +28,11 @@ const PIECE: usize = 256 << 10;
 /// How many pieces of bytes that may be, small as they come.
 const SLICES: usize = 512;
 /// How much is written between two syncs in the background.
-pub(super) const STRIDE: u64 = 32 << 20;
+const SYNC: u64 = 32 << 20;
 /// How much may wait for the disk before an upload does.
-const UNSYNCED: u64 = 4 * STRIDE;
+const UNSYNCED: u64 = 4 * SYNC;
+/// How much is written between two checkpoints, which wait for the disk.
+pub(super) const STRIDE: u64 = 256 << 20;
 /// How long a writer waits for another that was dropped to end its work.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -130,14 +132,14 @@ impl FileUpload {
 
     /// Has the disk catch up, and waits for it only when it is far behind.
     async fn sync_along(&mut self) -> Result<(), StoreError> {
-        if self.written() < self.synced + STRIDE {
+        if self.written() < self.synced + SYNC {
             return Ok(());
         }
         let behind = self.written() >= self.synced + UNSYNCED;
         if self.syncing.as_ref().is_some_and(|(_, task)| behind || task.is_finished()) {
             self.sync_ended().await?;
         }
-        if self.syncing.is_none() && self.written() >= self.synced + STRIDE {
+        if self.syncing.is_none() && self.written() >= self.synced + SYNC {
             self.written_out().await?;
             let place = Arc::clone(&self.place);
             let task = tokio::task::spawn_blocking(move || place.sync());

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::config::{Builder, Config};
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
@@ -173,8 +174,8 @@ impl Bucket {
     /// Copies an object in one go.
     pub(super) async fn copy(&self, from: &str, to: &str, length: u64) -> Result<(), Failure> {
         let request = self.client.copy_object().bucket(self.name()).key(to).copy_source(self.source(from));
-        let done = request.customize().config_override(self.time_to_copy(length)).send().await;
-        done.map(drop).map_err(|error| failure("copy of an object", error))
+        let request = request.customize().config_override(self.time_to_copy(length)).mutate_request(without_body);
+        request.send().await.map(drop).map_err(|error| failure("copy of an object", error))
     }
 
     /// Deletes an object, which need not be there.
@@ -217,6 +218,11 @@ impl Bucket {
         let request = request.map_err(|error| failure("signing a URL", error).odd())?;
         Url::parse(request.uri()).map_err(|error| broken(error.to_string()))
     }
+}
+
+/// Says so: some stores, Ceph's among them, refuse a PUT that does not tell its length, though it has no body.
+pub(super) fn without_body(request: &mut HttpRequest) {
+    request.headers_mut().insert("content-length", "0");
 }
 
 /// A body as it comes.

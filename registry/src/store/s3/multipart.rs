@@ -10,7 +10,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::bucket::{Bucket, PAGES, time};
+use super::bucket::{Bucket, PAGES, time, without_body};
 use super::fault::{Failure, failure};
 use crate::store::StoreError;
 
@@ -34,7 +34,8 @@ impl Bucket {
     /// Begins an upload to this key.
     pub(super) async fn begin(&self, key: &str) -> Result<String, StoreError> {
         let request = self.client.create_multipart_upload().bucket(self.name()).key(key);
-        let begun = request.content_type("application/octet-stream").send().await;
+        let request = request.content_type("application/octet-stream").customize().mutate_request(without_body);
+        let begun = request.send().await;
         let begun = begun.map_err(|error| failure("begin of an upload", error).odd())?;
         let broken = || StoreError::Broken("begin of an upload: it has no identifier".to_owned());
         begun.upload_id().map(str::to_owned).ok_or_else(broken)
@@ -64,7 +65,8 @@ impl Bucket {
         let request = request.part_number(part_number(number)?).copy_source(self.source(from));
         let range = range.map(|(first, last)| format!("bytes={first}-{last}"));
         let request = request.set_copy_source_range(range).customize().config_override(self.time_to_copy(length));
-        let taken = request.send().await.map_err(|error| failure("copy of a part", error))?;
+        let taken = request.mutate_request(without_body).send().await;
+        let taken = taken.map_err(|error| failure("copy of a part", error))?;
         tag(taken.copy_part_result().and_then(|result| result.e_tag()))
     }
 
