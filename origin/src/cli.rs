@@ -30,6 +30,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Take away what nobody needs any more, once and now; a running origin does so by itself every so often.
+    Gc {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Only say what would be taken away. Pushes of just that wait meanwhile.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check a configuration and say everything that is wrong with it.
     Check {
         /// The configuration.
@@ -43,6 +52,7 @@ impl Cli {
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Serve { config } => app::serve(&config),
+            Command::Gc { config, dry_run } => app::collect(&config, dry_run, println).map(|sum| println(&sum)),
             Command::Check { config } => app::load(&config).map(|_| println(&format!("{}: ok", config.display()))),
         };
         match outcome {

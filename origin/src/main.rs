@@ -9,6 +9,7 @@ mod cli;
 mod meta;
 #[allow(dead_code, reason = "who counts comes next")]
 mod metrics;
+mod workers;
 
 mod registry;
 

@@ -9,6 +9,7 @@ use pierhead_registry::store::StoreError;
 use super::tls::TlsError;
 use crate::auth::AuthError;
 use crate::meta::OpenError;
+use crate::workers::CollectError;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,15 @@ pub(crate) enum AppError {
     /// Accounts and keys.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// Garbage collection broke off.
+    #[error("garbage collection broke off, and goes on the next time: {0}")]
+    Collect(#[from] CollectError),
+    /// Somebody else is at it.
+    #[error("another node collects garbage at the moment")]
+    AnotherCollects,
+    /// Nothing may be written.
+    #[error("registry_state: readonly: nothing is taken away")]
+    ReadOnly,
     /// A second signal.
     #[error("stopped at once by a second signal")]
     Interrupted,

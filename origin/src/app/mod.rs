@@ -3,6 +3,7 @@
 //! Invariant: the origin is ready only when everything is, and stops being ready before anything stops.
 
 mod arriving;
+mod collect;
 mod connection;
 mod error;
 mod listener;
@@ -22,6 +23,7 @@ use pierhead_service::descriptors::raise_limit;
 use pierhead_service::logging::{AccessLog, Logging};
 use pierhead_service::supervisor;
 
+pub(crate) use self::collect::collect;
 pub(crate) use self::error::AppError;
 use self::listener::{Listener, Running, Served};
 use self::signals::{Signals, Told};
@@ -30,6 +32,7 @@ use crate::api::{self, Origin, Parts};
 use crate::auth::Auth;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
+use crate::workers::Workers;
 
 /// Threads for files and password hashes.
 const BLOCKING_THREADS: usize = 64;
@@ -103,6 +106,7 @@ async fn run(config: OriginConfig, logging: &Logging) -> Result<(), AppError> {
     };
     tokio::spawn(clients.serve(registry, running.clone()));
     tokio::spawn(operators.serve(admin, watching));
+    let workers = Workers::start(&origin);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), process = std::process::id(), "ready");
     supervisor::ready();
     supervisor::beat();
@@ -112,8 +116,12 @@ async fn run(config: OriginConfig, logging: &Logging) -> Result<(), AppError> {
         supervisor::ready();
     }
     supervisor::stopping();
+    let left = async {
+        let (wait, limit) = (origin.config.drain_wait, origin.config.drain_timeout);
+        tokio::join!(stop::leave(&origin.standing, &running, wait, limit), workers.stop());
+    };
     tokio::select! {
-        () = stop::leave(&origin.standing, &running, origin.config.drain_wait, origin.config.drain_timeout) => Ok(()),
+        () = left => Ok(()),
         () = signals.stop() => Err(AppError::Interrupted),
     }
 }

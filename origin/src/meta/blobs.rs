@@ -119,18 +119,28 @@ impl Change {
         size: u64,
         expires: Millis,
     ) -> Result<Arrival, MetaError> {
-        let insert =
-            "INSERT INTO blob (digest, size, state, changed) VALUES ($1, $2, 0, $3) ON CONFLICT (digest) DO NOTHING";
         let (digest, size) = (digest.to_string(), i64::try_from(size).unwrap_or(i64::MAX));
-        sql::execute(&self.transaction, insert, [digest.clone().into(), size.into(), now().into()]).await?;
-        let select = format!("SELECT id, state FROM blob WHERE digest = $1{}", self.locking());
-        let row: BlobRow = sql::one(&self.transaction, &select, [digest.into()]).await?.ok_or(MetaError::Gone)?;
+        // The row that was in the way may be one that left while it was waited for.
+        let mut found = self.blob_row(&digest, size).await?;
+        if found.is_none() {
+            found = self.blob_row(&digest, size).await?;
+        }
+        let row = found.ok_or(MetaError::Gone)?;
         if row.state != BlobState::Present {
             let update = "UPDATE blob SET state = 0, size = $2, changed = $3 WHERE id = $1";
             sql::execute(&self.transaction, update, [row.id.into(), size.into(), now().into()]).await?;
         }
         self.hold(repository_id, row.id, expires).await?;
         Ok(if row.state == BlobState::Present { Arrival::Known } else { Arrival::New })
+    }
+
+    /// The row of a blob, made where there is none, and locked. `None` when it left at this moment.
+    async fn blob_row(&self, digest: &str, size: i64) -> Result<Option<BlobRow>, MetaError> {
+        let insert =
+            "INSERT INTO blob (digest, size, state, changed) VALUES ($1, $2, 0, $3) ON CONFLICT (digest) DO NOTHING";
+        sql::execute(&self.transaction, insert, [digest.into(), size.into(), now().into()]).await?;
+        let select = format!("SELECT id, state FROM blob WHERE digest = $1{}", self.locking());
+        sql::one(&self.transaction, &select, [digest.into()]).await
     }
 
     /// Step 3 of a push: the store has the bytes.

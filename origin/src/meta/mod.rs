@@ -12,6 +12,7 @@ mod blobs;
 mod defaults;
 mod entity;
 mod error;
+mod garbage;
 mod manifests;
 mod migration;
 mod open;
@@ -24,6 +25,7 @@ mod tags;
 mod teams;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod uploads;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -41,6 +43,7 @@ pub(crate) use defaults::DefaultPermission;
 pub(crate) use entity::accounts::{AccountKind, Superuser, TeamRole};
 pub(crate) use entity::repositories::{RepositoryState, Role, Visibility};
 pub(crate) use error::MetaError;
+pub(crate) use garbage::LeavingBlob;
 pub(crate) use manifests::{FoundManifest, NewManifest, Put, Referrer};
 pub(crate) use open::OpenError;
 pub(crate) use permissions::{Facts, Grantee};
@@ -48,6 +51,7 @@ pub(crate) use repositories::{Repository, Viewer};
 pub(crate) use service_keys::ServiceKey;
 pub(crate) use tags::TagMove;
 pub(crate) use teams::{Team, TeamSize};
+pub(crate) use turn::Turn;
 pub(crate) use uploads::{Claim, Progress, UploadRow};
 
 /// Milliseconds since the epoch: how the database knows time.

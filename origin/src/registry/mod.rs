@@ -30,7 +30,7 @@ use crate::meta::{Change, Meta, Millis, Repository, RepositoryState, now};
 pub(crate) use error::RegistryError;
 pub(crate) use lists::{LONGEST_PAGE, ReferrersAsked};
 pub(crate) use publish::Pushed;
-pub(crate) use upload::{Piece, Standing};
+pub(crate) use upload::{Piece, Standing, checkpoint};
 
 /// Memory for manifests that are pulled often.
 const REMEMBERED: u64 = 16 * 1024 * 1024;

@@ -198,7 +198,7 @@ impl Registry {
 }
 
 /// What the store knows of an upload.
-pub(super) fn checkpoint(row: &UploadRow) -> Option<Checkpoint> {
+pub(crate) fn checkpoint(row: &UploadRow) -> Option<Checkpoint> {
     let state = row.checkpoint.clone()?;
     Some(Checkpoint { length: u64::try_from(row.length).unwrap_or_default(), state })
 }

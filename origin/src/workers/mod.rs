@@ -1,0 +1,71 @@
+//! What is done without being asked: garbage collection, and keys that follow each other.
+//!
+//! Invariant: waiting may be interrupted at any time, work only between two steps of it. So an origin stops within one step,
+//! and a step that began is finished.
+
+mod collector;
+mod garbage;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pierhead_config::RegistryState;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::Origin;
+
+pub(crate) use collector::{CollectError, Collector, Windows};
+
+/// How often the keys that sign tokens are looked at: whether another's turn has come, and which other nodes have made.
+const KEYS: Duration = Duration::from_secs(60);
+
+/// The workers of an origin.
+pub(crate) struct Workers {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Workers {
+    /// Starts them.
+    pub(crate) fn start(origin: &Arc<Origin>) -> Workers {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(keys(Arc::clone(origin), stop.clone()));
+        let config = &origin.config;
+        if let Some(interval) = config.garbage_collection.interval
+            && config.registry_state == RegistryState::Normal
+        {
+            let (store, metrics) = (Arc::clone(&origin.store), Arc::clone(&origin.metrics));
+            let collector = Collector::new(origin.meta.clone(), store, Windows::of(config), metrics);
+            tasks.spawn(garbage::run(collector, interval, stop.clone()));
+        }
+        tasks.close();
+        Workers { stop, tasks }
+    }
+
+    /// Lets each finish the step that it is at.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+/// Waits; whether it was for nothing because it is time to stop.
+async fn interrupted(stop: &CancellationToken, wait: Duration) -> bool {
+    tokio::select! {
+        () = sleep(wait) => false,
+        () = stop.cancelled() => true,
+    }
+}
+
+async fn keys(origin: Arc<Origin>, stop: CancellationToken) {
+    while !interrupted(&stop, KEYS).await {
+        if let Err(error) = origin.auth.refresh_keys().await {
+            tracing::warn!(%error, "the keys of tokens were not looked at");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a collection takes away, and what it does not, on a database and files of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pierhead_config::{Database, DatabaseKind};
+use pierhead_registry::oci::{Algorithm, Digest};
+use pierhead_registry::store::{BlobStore, FileSystem, Proof, UploadId};
+use tokio_util::sync::CancellationToken;
+
+use super::collector::{Collected, Collector, Windows};
+use crate::meta::{
+    AccountKind, Arrival, Meta, Millis, NewAccount, NewManifest, Performer, Put, Repository, Visibility, now,
+};
+use crate::metrics::Metrics;
+
+const LONG: Millis = 3_600_000;
+
+struct Scratch {
+    meta: Meta,
+    store: Arc<dyn BlobStore>,
+    _directory: tempfile::TempDir,
+}
+
+impl Scratch {
+    async fn new() -> Scratch {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database {
+            kind: DatabaseKind::Sqlite(directory.path().join("origin.db")),
+            max_connections: 4,
+            min_connections: 0,
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(10),
+        };
+        let store = Arc::new(FileSystem::open(directory.path().join("blobs")).await.unwrap());
+        Scratch { meta: Meta::open(&database).await.unwrap(), store, _directory: directory }
+    }
+
+    async fn repository(&self, name: &str) -> Repository {
+        let change = self.meta.change().await.unwrap();
+        let namespace = name.split('/').next().unwrap();
+        let owner = change.create_account(NewAccount::new(namespace, AccountKind::Organization), now()).await.unwrap();
+        let made = change.insert_repository(owner.id, name, Visibility::Private, "").await.unwrap();
+        change.commit().await.unwrap();
+        made
+    }
+
+    /// A blob, held for so long from now on.
+    async fn blob(&self, repository: &Repository, content: &'static [u8], held: Millis) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, content);
+        let change = self.meta.change().await.unwrap();
+        let size = content.len() as u64;
+        let arrival = change.blob_arrives(repository.id, &digest, size, now() + held).await.unwrap();
+        change.commit().await.unwrap();
+        if arrival == Arrival::New {
+            let mut upload = self.store.begin(&UploadId::random()).await.unwrap();
+            upload.write(Bytes::from_static(content)).await.unwrap();
+            upload.commit(&digest, Proof::Hashed).await.unwrap();
+        }
+        let change = self.meta.change().await.unwrap();
+        change.blob_arrived(&digest).await.unwrap();
+        change.commit().await.unwrap();
+        digest
+    }
+
+    async fn manifest(
+        &self,
+        repository: &Repository,
+        content: &'static [u8],
+        tag: Option<&str>,
+        needs: (&[Digest], &[Digest], Option<Digest>),
+    ) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, content);
+        let (blobs, children, subject) = needs;
+        let new = NewManifest {
+            repository_id: repository.id,
+            digest,
+            media_type: "application/vnd.oci.image.manifest.v1+json",
+            content,
+            artifact_type: None,
+            subject,
+            blobs: blobs.to_vec(),
+            foreign: Vec::new(),
+            children: children.to_vec(),
+            at: now(),
+        };
+        let change = self.meta.change().await.unwrap();
+        let Put::Done { id, .. } = change.put_manifest(&new).await.unwrap() else { panic!("not put") };
+        if let Some(tag) = tag {
+            change.set_tag(repository.id, tag, id, now(), false).await.unwrap();
+        }
+        change.commit().await.unwrap();
+        digest
+    }
+
+    fn collector(&self, window: Duration) -> Collector {
+        let windows = Windows { tags: window, uploads: window, actions: window };
+        Collector::new(self.meta.clone(), Arc::clone(&self.store), windows, Arc::new(Metrics::new().unwrap()))
+    }
+
+    async fn collect(&self, window: Duration) -> Collected {
+        // What is to be collected lies before now.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.collector(window).run(&CancellationToken::new()).await.unwrap().unwrap()
+    }
+
+    async fn has_manifest(&self, name: &str, digest: &Digest) -> bool {
+        let reference = digest.to_string().parse().unwrap();
+        self.meta.manifest(name, &reference).await.unwrap().is_some()
+    }
+
+    async fn stored(&self, digest: &Digest) -> bool {
+        self.store.stat(digest).await.unwrap().is_some()
+    }
+}
+
+#[tokio::test]
+async fn what_something_needs_stays_and_the_rest_goes() {
+    let scratch = Scratch::new().await;
+    let repository = scratch.repository("team/app").await;
+    let [kept, lost, expired, fresh] = [
+        scratch.blob(&repository, b"kept", 0).await,
+        scratch.blob(&repository, b"lost", 0).await,
+        scratch.blob(&repository, b"expired", 0).await,
+        scratch.blob(&repository, b"fresh", LONG).await,
+    ];
+    // A hold that has expired is good enough while a push names it; so these two are held for a moment more.
+    for content in [&b"kept"[..], b"lost"] {
+        scratch.blob(&repository, content, 2000).await;
+    }
+    let child = scratch.manifest(&repository, b"{child}", None, (&[kept], &[], None)).await;
+    let index = scratch.manifest(&repository, b"{index}", Some("latest"), (&[], &[child], None)).await;
+    let about = scratch.manifest(&repository, b"{about}", None, (&[], &[], Some(index))).await;
+    let untagged = scratch.manifest(&repository, b"{untagged}", None, (&[lost, kept], &[], None)).await;
+    let orphan = scratch.manifest(&repository, b"{orphan}", None, (&[], &[], Some(untagged))).await;
+
+    // Within the window only what no manifest ever needed goes.
+    let collected = scratch.collect(Duration::from_secs(3600)).await;
+    assert_eq!((collected.manifests, collected.blobs, collected.bytes), (0, 1, 7));
+    assert!(!scratch.stored(&expired).await);
+
+    let told = scratch.collector(Duration::ZERO).rehearse(|_| ()).await.unwrap();
+    assert_eq!((told.manifests, told.blobs), (2, 0));
+    assert!(scratch.has_manifest("team/app", &untagged).await, "only told");
+    let collected = scratch.collect(Duration::ZERO).await;
+    assert_eq!((collected.manifests, collected.blobs), (2, 0), "an untagged one, and what is about it");
+    for manifest in [&child, &index, &about] {
+        assert!(scratch.has_manifest("team/app", manifest).await);
+    }
+    for manifest in [&untagged, &orphan] {
+        assert!(!scratch.has_manifest("team/app", manifest).await);
+    }
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(scratch.collect(Duration::ZERO).await.blobs, 1);
+    for (blob, expected) in [(&kept, true), (&lost, false), (&fresh, true)] {
+        assert_eq!(scratch.stored(blob).await, expected, "{blob}");
+    }
+    assert!(scratch.collect(Duration::ZERO).await.is_nothing());
+
+    // A tag that ended is history, which keeps its manifest until the window is over; then everything goes.
+    let change = scratch.meta.change().await.unwrap();
+    assert!(change.end_tag(repository.id, "latest", now()).await.unwrap());
+    change.commit().await.unwrap();
+    assert!(scratch.collect(Duration::from_secs(3600)).await.is_nothing());
+    let collected = scratch.collect(Duration::ZERO).await;
+    assert_eq!((collected.tags, collected.manifests, collected.blobs), (1, 3, 1));
+    assert!(!scratch.stored(&kept).await);
+}
+
+#[tokio::test]
+async fn a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_goes() {
+    let scratch = Scratch::new().await;
+    let repository = scratch.repository("team/app").await;
+    let back = scratch.blob(&repository, b"back", 0).await;
+    let gone = scratch.blob(&repository, b"gone", 0).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    // A node that was killed after the first step.
+    let change = scratch.meta.change().await.unwrap();
+    change.take_holds(now(), (0, 0), 10).await.unwrap();
+    change.blobs_leave(0, 10).await.unwrap();
+    assert_eq!(change.leaving_blobs(0, 10).await.unwrap().len(), 2);
+    change.commit().await.unwrap();
+    assert!(scratch.meta.blob("team/app", &back).await.unwrap().is_none());
+
+    scratch.blob(&repository, b"back", LONG).await;
+    assert!(scratch.meta.blob("team/app", &back).await.unwrap().is_some());
+    assert_eq!(scratch.collect(Duration::ZERO).await.blobs, 1);
+    assert!(scratch.stored(&back).await && !scratch.stored(&gone).await);
+    let change = scratch.meta.change().await.unwrap();
+    let arrival = change.blob_arrives(repository.id, &gone, 4, now() + LONG).await.unwrap();
+    assert_eq!(arrival, Arrival::New, "it was forgotten altogether");
+}
+
+#[tokio::test]
+async fn deleted_repositories_and_abandoned_uploads_leave_nothing() {
+    let scratch = Scratch::new().await;
+    let (gone, other) = (scratch.repository("gone/app").await, scratch.repository("other/app").await);
+    let shared = scratch.blob(&gone, b"shared", LONG).await;
+    scratch.blob(&other, b"shared", LONG).await;
+    let own = scratch.blob(&gone, b"own", LONG).await;
+    let child = scratch.manifest(&gone, b"{child}", None, (&[shared, own], &[], None)).await;
+    scratch.manifest(&gone, b"{index}", Some("latest"), (&[], &[child], None)).await;
+    let ids = [UploadId::random(), UploadId::random()];
+    let change = scratch.meta.change().await.unwrap();
+    change.insert_upload(&ids[0], gone.id, "sha256", Vec::new()).await.unwrap();
+    change.insert_upload(&ids[1], other.id, "sha256", Vec::new()).await.unwrap();
+    assert!(change.delete_repository(gone.id).await.unwrap());
+    change.commit().await.unwrap();
+
+    let collected = scratch.collect(Duration::from_secs(3600)).await;
+    assert_eq!((collected.repositories, collected.blobs, collected.uploads), (1, 1, 1));
+    assert!(scratch.stored(&shared).await && !scratch.stored(&own).await);
+    assert!(scratch.meta.upload("other/app", &ids[1]).await.unwrap().is_some());
+    // One that somebody writes stays, however long ago it was touched.
+    let change = scratch.meta.change().await.unwrap();
+    change.claim_upload("other/app", &ids[1], "somebody", now() + LONG).await.unwrap();
+    change.commit().await.unwrap();
+    assert_eq!(scratch.collect(Duration::ZERO).await.uploads, 0);
+    let change = scratch.meta.change().await.unwrap();
+    change.let_go_of_upload(&ids[1], "somebody").await.unwrap();
+    change
+        .log(
+            &Performer::default(),
+            crate::meta::Action { kind: "x", namespace: None, repository: None, metadata: serde_json::Value::Null },
+            now(),
+        )
+        .await
+        .unwrap();
+    change.commit().await.unwrap();
+    let collected = scratch.collect(Duration::ZERO).await;
+    assert_eq!((collected.uploads, collected.actions), (1, 1));
+    assert!(scratch.meta.upload("other/app", &ids[1]).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_collection_that_is_told_to_stop_does_nothing_more() {
+    let scratch = Scratch::new().await;
+    let repository = scratch.repository("team/app").await;
+    scratch.blob(&repository, b"expired", 0).await;
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let collected = scratch.collector(Duration::ZERO).run(&stop).await.unwrap().unwrap();
+    assert!(collected.is_nothing());
+}
