@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pierhead_service::crypto::VERSION;
 
-use crate::app;
+use crate::{app, users};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -45,15 +45,24 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Make, list and disable users, and give them passwords, beside a running registry or before.
+    User(users::UserArgs),
 }
 
 impl Cli {
     /// Does what was asked for.
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
-            Command::Serve { config } => app::serve(&config),
-            Command::Gc { config, dry_run } => app::collect(&config, dry_run, println).map(|sum| println(&sum)),
-            Command::Check { config } => app::load(&config).map(|_| println(&format!("{}: ok", config.display()))),
+            Command::Serve { config } => app::serve(&config).map_err(|problem| problem.to_string()),
+            Command::Gc { config, dry_run } => {
+                app::collect(&config, dry_run, println).map(|sum| println(&sum)).map_err(|problem| problem.to_string())
+            }
+            Command::Check { config } => app::load(&config)
+                .map(|_| println(&format!("{}: ok", config.display())))
+                .map_err(|problem| problem.to_string()),
+            Command::User(args) => {
+                users::run(&args).map(|told| told.lines().for_each(println)).map_err(|problem| problem.to_string())
+            }
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,

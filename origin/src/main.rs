@@ -2,16 +2,15 @@
 
 mod api;
 mod app;
-#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
 mod auth;
 mod cli;
 #[allow(dead_code, unused_imports, reason = "who uses it comes next")]
 mod meta;
 #[allow(dead_code, reason = "who counts comes next")]
 mod metrics;
-mod workers;
-
 mod registry;
+mod users;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,8 @@ mod operators;
 mod outgoing;
 mod refusal;
 mod registry;
+mod token;
+mod v1;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -114,6 +116,8 @@ pub(crate) fn router(origin: &Arc<Origin>) -> Router {
         .route("/v2", any(registry::answer))
         .route("/v2/", any(registry::answer))
         .route("/v2/{*rest}", any(registry::answer))
+        .merge(token::routes())
+        .merge(v1::routes(origin))
         .fallback(refusal::nothing_here)
         .layer(from_fn_with_state(Arc::clone(origin), admission::admit))
         .layer(from_fn_with_state(Arc::clone(origin), access::record))

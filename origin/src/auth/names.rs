@@ -55,10 +55,7 @@ impl fmt::Display for Name {
 
 /// The whole name of a robot: `owner+own`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RobotName {
-    whole: String,
-    plus: usize,
-}
+pub(crate) struct RobotName(String);
 
 impl RobotName {
     /// A robot of a user or organisation.
@@ -68,17 +65,7 @@ impl RobotName {
 
     /// The whole name.
     pub(crate) fn as_str(&self) -> &str {
-        &self.whole
-    }
-
-    /// Whose it is.
-    pub(crate) fn owner(&self) -> &str {
-        &self.whole[..self.plus]
-    }
-
-    /// What it is called there.
-    pub(crate) fn own(&self) -> &str {
-        &self.whole[self.plus + 1..]
+        &self.0
     }
 }
 
@@ -91,17 +78,13 @@ impl FromStr for RobotName {
         if own.is_empty() || text.len() > LONGEST {
             return Err(NameError::Length);
         }
-        if is_name(own) {
-            Ok(RobotName { whole: text.to_owned(), plus: owner.len() })
-        } else {
-            Err(NameError::Characters)
-        }
+        if is_name(own) { Ok(RobotName(text.to_owned())) } else { Err(NameError::Characters) }
     }
 }
 
 impl fmt::Display for RobotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.whole)
+        f.write_str(&self.0)
     }
 }
 
@@ -142,7 +125,7 @@ mod tests {
     #[test]
     fn names_of_robots() {
         let robot: RobotName = "acme+ci.deploy".parse().unwrap();
-        assert_eq!((robot.owner(), robot.own(), robot.as_str()), ("acme", "ci.deploy", "acme+ci.deploy"));
+        assert_eq!(robot.as_str(), "acme+ci.deploy");
         assert_eq!(RobotName::new(&"acme".parse().unwrap(), "ci").unwrap().as_str(), "acme+ci");
         for bad in
             ["acme", "acme+", "+ci", "acme+CI", "acme+a+b", "a+ci", "acme+a/b", &format!("acme+{}", "a".repeat(255))]

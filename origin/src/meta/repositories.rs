@@ -25,15 +25,20 @@ impl Viewer {
         match self {
             Viewer::Everything => "1 = 1".to_owned(),
             Viewer::Anonymous => "r.visibility = 1".to_owned(),
-            Viewer::Account(_) => format!(
-                "(r.visibility = 1 OR r.namespace_id = ${place} \
-                 OR r.namespace_id IN (SELECT t.organization_id FROM team t JOIN team_member m ON m.team_id = t.id \
-                    WHERE m.account_id = ${place} AND t.role = 2) \
-                 OR r.id IN (SELECT p.repository_id FROM repository_permission p WHERE p.account_id = ${place}) \
-                 OR r.id IN (SELECT p.repository_id FROM repository_permission p JOIN team_member m ON m.team_id = p.team_id \
-                    WHERE m.account_id = ${place}))"
-            ),
+            Viewer::Account(_) => format!("(r.visibility = 1 OR {})", Viewer::given(place)),
         }
+    }
+
+    /// What must hold for it to be the account's own, or given to it.
+    pub(super) fn given(place: usize) -> String {
+        format!(
+            "(r.namespace_id = ${place} \
+             OR r.namespace_id IN (SELECT t.organization_id FROM team t JOIN team_member m ON m.team_id = t.id \
+                WHERE m.account_id = ${place} AND t.role = 2) \
+             OR r.id IN (SELECT p.repository_id FROM repository_permission p WHERE p.account_id = ${place}) \
+             OR r.id IN (SELECT p.repository_id FROM repository_permission p JOIN team_member m ON m.team_id = p.team_id \
+                WHERE m.account_id = ${place}))"
+        )
     }
 
     /// The account, where there is one.

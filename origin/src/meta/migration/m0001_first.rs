@@ -160,6 +160,7 @@ fn repositories(names: &Names) -> Vec<TableCreateStatement> {
                 .foreign_key(&mut goes_with("default_permission", "activating_id", "account")),
             "default_permission",
         ),
+        pair("star", ("account_id", "account"), ("repository_id", "repository")),
     ]
 }
 

@@ -1,0 +1,170 @@
+//! The token service: `GET /v2/auth` as Docker and Quay have it, the same as a form with POST, and the keys that tokens are verified by.
+//!
+//! Who shows nothing gets a token for what is public. Who shows something wrong gets none: a login that fails must be heard of.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Extension, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use pierhead_registry::oci::{ErrorCode, Scope};
+use serde::Serialize;
+use url::form_urlencoded;
+
+use super::Origin;
+use super::asked::Asked;
+use super::refusal::refusal;
+use crate::auth::{Caller, LoginError, Shown};
+
+/// Largest form.
+const FORM_LIMIT: usize = 64 * 1024;
+
+/// How long those who verify tokens may keep the keys: the next one is published longer than that before it signs.
+const KEYS_AGE: &str = "public, max-age=60";
+
+/// How soon to come back when the database does not answer, or all hands are busy.
+const SOON: u64 = 2;
+
+/// The answer with a token.
+#[derive(Serialize)]
+struct Answer {
+    token: String,
+    /// The same again: clients know one name or the other.
+    access_token: String,
+    expires_in: u64,
+    issued_at: String,
+}
+
+/// `/v2/auth`, and the keys.
+pub(super) fn routes() -> Router<Arc<Origin>> {
+    Router::new()
+        .route("/v2/auth", get(ask).post(ask_by_form))
+        .route("/keys/services/pierhead/keys", get(keys))
+        .layer(DefaultBodyLimit::max(FORM_LIMIT))
+}
+
+async fn keys(State(origin): State<Arc<Origin>>) -> Response {
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, KEYS_AGE)], origin.auth.keys().to_json()).into_response()
+}
+
+async fn ask(
+    State(origin): State<Arc<Origin>>,
+    Extension(asked): Extension<Arc<Asked>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let shown = Shown::read(headers.get(AUTHORIZATION));
+    let query = query.unwrap_or_default();
+    let scopes = values(query.as_bytes(), "scope");
+    answer(&origin, &asked, &shown, &scopes).await
+}
+
+/// As OAuth 2 has it (RFC 6749, section 4.3), for clients that try this first.
+async fn ask_by_form(
+    State(origin): State<Arc<Origin>>,
+    Extension(asked): Extension<Arc<Asked>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let one = |name| values(&body, name).into_iter().next().unwrap_or_default();
+    let shown = match one("grant_type").as_str() {
+        "password" => Shown::account(&one("username"), &one("password")),
+        // Some send the form of one and the header of the other.
+        "" => Shown::read(headers.get(AUTHORIZATION)),
+        _ => {
+            let message = "only grant_type=password is known here";
+            return refusal(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
+        }
+    };
+    answer(&origin, &asked, &shown, &values(&body, "scope")).await
+}
+
+fn values(form: &[u8], name: &str) -> Vec<String> {
+    form_urlencoded::parse(form).filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+}
+
+async fn answer(origin: &Origin, asked: &Asked, shown: &Shown, scopes: &[String]) -> Response {
+    let scopes = match Scope::parse_all(scopes.iter().map(String::as_str), origin.auth.service()) {
+        Ok(scopes) => scopes,
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, ErrorCode::NameInvalid, &error.to_string()),
+    };
+    match token(origin, asked, shown, &scopes).await {
+        Ok(answer) => {
+            let body = serde_json::to_vec(&answer).unwrap_or_default();
+            ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+        }
+        Err(error) => refused(&error, origin.auth.service()),
+    }
+}
+
+async fn token(origin: &Origin, asked: &Asked, shown: &Shown, scopes: &[Scope]) -> Result<Answer, LoginError> {
+    let caller = login(origin, asked, shown).await?;
+    if caller.account().is_none() && !origin.config.auth.anonymous_pulls {
+        return Err(LoginError::Wrong);
+    }
+    let issued = origin.auth.issue(&caller, scopes).await?;
+    Ok(Answer {
+        access_token: issued.token.clone(),
+        token: issued.token,
+        expires_in: issued.expires_in.as_secs(),
+        issued_at: humantime::format_rfc3339_seconds(issued.issued_at).to_string(),
+    })
+}
+
+/// Finds out who shows this, and counts it.
+pub(super) async fn login(origin: &Origin, asked: &Asked, shown: &Shown) -> Result<Caller, LoginError> {
+    let outcome = origin.auth.login(shown, asked.peer).await;
+    if *shown != Shown::Nothing {
+        origin.metrics.authentication(shown.kind(), outcome.is_ok());
+    }
+    match &outcome {
+        Ok(caller) => caller.name().into_iter().for_each(|name| asked.is_by(name)),
+        Err(LoginError::Meta(_) | LoginError::Broken(_)) => {}
+        // The name is left out: what is typed as a name may be a password.
+        Err(error) => tracing::info!(client = %asked.peer, kind = shown.kind(), %error, "login refused"),
+    }
+    outcome
+}
+
+fn refused(error: &LoginError, service: &str) -> Response {
+    let (status, code) = match error {
+        LoginError::Wrong | LoginError::Disabled => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        LoginError::Limited(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
+        LoginError::Busy | LoginError::Meta(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        LoginError::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unavailable),
+    };
+    let message = match error {
+        LoginError::Meta(error) => {
+            tracing::warn!(%error, "a login could not be checked");
+            "the database is not available".to_owned()
+        }
+        LoginError::Broken(error) => {
+            tracing::error!(error, "a login could not be checked");
+            "internal error".to_owned()
+        }
+        other => other.to_string(),
+    };
+    let mut response = refusal(status, code, &message);
+    let headers = response.headers_mut();
+    match error {
+        LoginError::Wrong | LoginError::Disabled => {
+            if let Ok(challenge) = HeaderValue::from_str(&format!("Basic realm=\"{service}\"")) {
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+        }
+        _ => drop(headers.insert(RETRY_AFTER, HeaderValue::from(retry_after(error)))),
+    }
+    response
+}
+
+/// When to come back, in seconds.
+pub(super) fn retry_after(error: &LoginError) -> u64 {
+    match error {
+        LoginError::Limited(wait) => wait.as_secs() + 1,
+        _ => SOON,
+    }
+}

@@ -1,0 +1,204 @@
+//! What the API says when it does not do what it was asked for, in Quay's shape.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::api::token::retry_after;
+use crate::auth::{KeyringError, LoginError, NameError, PasswordError};
+use crate::meta::MetaError;
+
+/// Why a request was not carried out.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// For people.
+    detail: String,
+    /// The same.
+    error_message: String,
+    /// For programs.
+    error_type: &'static str,
+    /// The same.
+    title: &'static str,
+    /// The status of the answer.
+    status: u16,
+}
+
+/// What any request may be answered with.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes answers, nothing is made of it")]
+pub(super) enum Failures {
+    /// What was sent cannot be meant, or cannot be done.
+    #[response(status = 400)]
+    Invalid(ErrorBody),
+    /// Log in first, or otherwise.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// Known, and not allowed.
+    #[response(status = 403)]
+    Forbidden(ErrorBody),
+    /// There is no such thing.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// Not with this method.
+    #[response(status = 405)]
+    Method(ErrorBody),
+    /// Larger than is accepted.
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// Not JSON.
+    #[response(status = 415)]
+    MediaType(ErrorBody),
+    /// Too many failed logins.
+    #[response(status = 429)]
+    TooMany(ErrorBody),
+    /// Not now.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// What was sent cannot be meant, or cannot be done.
+    #[error("{0}")]
+    Invalid(String),
+    /// The same, with a status of its own: 405, 413, 415.
+    #[error("{1}")]
+    Refused(StatusCode, String),
+    /// Who asks is not known.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// Who asks may not.
+    #[error("you may not do this")]
+    Forbidden,
+    /// There is no such thing, or the caller need not know.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// Come back later, in so many seconds.
+    #[error("{1}")]
+    Later(StatusCode, u64, String),
+    /// A fault of this program.
+    #[error("internal error")]
+    Internal,
+}
+
+impl ApiError {
+    /// Something that the caller got wrong.
+    pub(super) fn invalid(message: impl Into<String>) -> ApiError {
+        ApiError::Invalid(message.into())
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            ApiError::Invalid(_) => StatusCode::BAD_REQUEST,
+            ApiError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            ApiError::Forbidden => StatusCode::FORBIDDEN,
+            ApiError::NotFound(_) => StatusCode::NOT_FOUND,
+            ApiError::Refused(status, _) | ApiError::Later(status, ..) => *status,
+            ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Quay's words.
+    fn kind(&self) -> &'static str {
+        match self {
+            ApiError::Invalid(_) | ApiError::Refused(..) => "invalid_request",
+            ApiError::Unauthorized(_) => "invalid_token",
+            ApiError::Forbidden => "insufficient_scope",
+            ApiError::NotFound(_) => "not_found",
+            ApiError::Later(StatusCode::TOO_MANY_REQUESTS, ..) => "rate_limit_exceeded",
+            ApiError::Later(..) => "downstream_issue",
+            ApiError::Internal => "internal_error",
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, kind, message) = (self.status(), self.kind(), self.to_string());
+        let body = ErrorBody {
+            detail: message.clone(),
+            error_message: message,
+            error_type: kind,
+            title: kind,
+            status: status.as_u16(),
+        };
+        let mut response = (status, Json(body)).into_response();
+        match self {
+            ApiError::Unauthorized(_) => {
+                let challenge = HeaderValue::from_static("Basic realm=\"pierhead\"");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+            ApiError::Later(_, seconds, _) => {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<MetaError> for ApiError {
+    fn from(error: MetaError) -> ApiError {
+        match error {
+            MetaError::Exists => ApiError::invalid("it exists already"),
+            MetaError::Gone => ApiError::invalid("what it belongs to is gone, or something still belongs to it"),
+            MetaError::Unavailable(cause) => {
+                tracing::warn!(error = %cause, "the database is not available");
+                ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, 2, "the database is not available".to_owned())
+            }
+            error @ (MetaError::Corrupt(_) | MetaError::Broken(_)) => {
+                tracing::error!(%error, "a request to the API failed");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+impl From<LoginError> for ApiError {
+    fn from(error: LoginError) -> ApiError {
+        let seconds = retry_after(&error);
+        match error {
+            LoginError::Wrong | LoginError::Disabled => ApiError::Unauthorized(error.to_string()),
+            LoginError::Limited(_) => ApiError::Later(StatusCode::TOO_MANY_REQUESTS, seconds, error.to_string()),
+            LoginError::Busy => ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, seconds, error.to_string()),
+            LoginError::Meta(cause) => {
+                tracing::warn!(error = %cause, "a login could not be checked");
+                ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, seconds, "the database is not available".to_owned())
+            }
+            LoginError::Broken(cause) => {
+                tracing::error!(error = cause, "a login could not be checked");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+impl From<NameError> for ApiError {
+    fn from(error: NameError) -> ApiError {
+        ApiError::invalid(error.to_string())
+    }
+}
+
+impl From<PasswordError> for ApiError {
+    fn from(error: PasswordError) -> ApiError {
+        match error {
+            PasswordError::Length => ApiError::invalid(error.to_string()),
+            PasswordError::Busy => ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, 2, error.to_string()),
+            PasswordError::Broken(cause) => {
+                tracing::error!(error = cause, "a password could not be hashed");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+impl From<KeyringError> for ApiError {
+    fn from(error: KeyringError) -> ApiError {
+        tracing::error!(%error, "a request to the API failed");
+        ApiError::Internal
+    }
+}
