@@ -1,24 +1,22 @@
-# make run    build, print what clients need, start the edge of config/examples/quickstart.yaml
+# make run    build, print what clients need, start the edge of config/examples/quickstart.yaml and the origin behind it
 # make test   everything that CI checks
 # make check  the quick part of it
 # make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
-# make build  the program, for make install; FEATURES=fips for one that uses a validated cryptographic module
+# make build  the programs, for make install; FEATURES=fips for one that uses a validated cryptographic module
 # make install, make uninstall    program, systemd units, and an example configuration where there is none; DESTDIR, PREFIX
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pierhead/target
 
-QUICKSTART := config/examples/quickstart.yaml
 RELEASE = $(CARGO_TARGET_DIR)/release/pierhead
 DEBUG = $(CARGO_TARGET_DIR)/debug/pierhead
 
 .PHONY: run build test check fmt lint doc deny examples unit bench build-tools test-tools bench-tools cargo-tools install uninstall
 
 run: build
-	@$(RELEASE) client-config all --config $(QUICKSTART)
-	@exec $(RELEASE) serve --config $(QUICKSTART)
+	@exec scripts/run $(RELEASE) $(RELEASE)-origin config/examples
 
 build: build-tools
-	cargo build --release --locked --package pierhead $(if $(FEATURES),--features $(FEATURES))
+	cargo build --release --locked --package pierhead --package pierhead-origin $(if $(FEATURES),--features $(FEATURES))
 
 # In this order, whatever -j says: the quick checks come first.
 .NOTPARALLEL:
@@ -87,6 +85,8 @@ install:
 	install -D -m 644 -t $(INSTALLED)/share/doc/pierhead docs/*.md
 	[ -e $(DESTDIR)$(SYSCONFDIR)/pierhead/pierhead.yaml ] || \
 	    install -D -m 644 config/examples/service.yaml $(DESTDIR)$(SYSCONFDIR)/pierhead/pierhead.yaml
+	$(if $(ORIGIN),[ -e $(DESTDIR)$(SYSCONFDIR)/pierhead/origin.yaml ] || \
+	    install -D -m 644 config/examples/origin.yaml $(DESTDIR)$(SYSCONFDIR)/pierhead/origin.yaml)
 	$(if $(DESTDIR),,@echo "Next: $(SYSCONFDIR)/pierhead/pierhead.yaml, systemd-sysusers, systemctl daemon-reload, systemctl enable --now pierhead")
 
 # The configuration and the cache are the operator's.

@@ -243,3 +243,22 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Res
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
     registered(registry, IntGaugeVec::new(Opts::new(name, help), labels))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let named = |text: &'static str, quote: char| -> BTreeSet<&str> {
+            let is_name = |word: &&str| {
+                (word.starts_with("quay_") || word.starts_with("pierhead_origin_"))
+                    && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            };
+            text.split(quote).filter(is_name).collect()
+        };
+        let table = include_str!("../../docs/origin-operating.md").split("## Metrics").nth(1).unwrap();
+        let declared = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap();
+        assert_eq!(named(table, '`'), named(declared, '"'));
+    }
+}

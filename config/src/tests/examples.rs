@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::{load_in, load_origin};
-use crate::model::{AuthMode, Config, DatabaseKind, DatabaseTls, HttpTarget, OriginConfig, Pulls, Source, Storage};
+use crate::model::{
+    Address, AuthMode, Config, DatabaseKind, DatabaseTls, HttpTarget, OriginConfig, Pulls, Source, Storage,
+};
 
 /// Loads an example of the edge's.
 fn load(name: &str) -> Config {
@@ -84,8 +86,14 @@ fn quickstart_needs_nothing() {
         "mcr.microsoft.com",
         "public.ecr.aws",
         "registry.redhat.io",
+        "127.0.0.1:5000",
     ];
     assert_eq!(names, expected);
+    // The two quickstarts know of each other.
+    let (ours, own) = (config.registries.last().unwrap(), origin("origin-quickstart.yaml"));
+    assert_eq!(ours.hosts, [own.hostname]);
+    assert_eq!(ours.upstream.source, Source::Pool(config.pools[0].name.clone()));
+    assert_eq!(config.pools[0].servers[0].address, Address::Socket(own.listener.bind));
     assert!(config.registries[0].default && config.registries[0].library);
 }
 

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::admission::Room;
 use super::asked::Asked;
+use super::departures::Departure;
 use super::{Connection, Origin};
 
 /// What of a path and of a name of a program is written.
@@ -60,8 +61,10 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
         whole: record.method == Method::HEAD || response.body().is_end_stream(),
     });
     let room = response.extensions_mut().remove::<Room>();
+    // The kernel sees to those of HTTP/1.
+    let departure = (record.version == Version::HTTP_2).then(|| connection.departures.depart());
     let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    response.map(|body| Body::new(Leaving { body, announced, record, _room: room }))
+    response.map(|body| Body::new(Leaving { body, announced, record, _room: room, departure }))
 }
 
 /// How an answer goes out.
@@ -143,6 +146,7 @@ struct Leaving {
     announced: Option<u64>,
     record: Record,
     _room: Option<Room>,
+    departure: Option<Departure>,
 }
 
 impl hyper::body::Body for Leaving {
@@ -153,7 +157,9 @@ impl hyper::body::Body for Leaving {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.departure.iter().for_each(Departure::is_wanted);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.departure.iter().for_each(Departure::is_given);
         let ended = self.body.is_end_stream();
         let announced = self.announced;
         if let Some(answer) = &mut self.record.answer {

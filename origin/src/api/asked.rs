@@ -143,7 +143,12 @@ mod tests {
         for (name, value) in lines {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let connection = Connection { peer: format!("{peer}:99").parse().unwrap(), secure, lane: None };
+        let connection = Connection {
+            peer: format!("{peer}:99").parse().unwrap(),
+            secure,
+            lane: None,
+            departures: Default::default(),
+        };
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         Asked::new(&connection, &Uri::from_static("/v2/"), &headers, &trusted, "r.example")
     }

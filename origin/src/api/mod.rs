@@ -6,6 +6,7 @@
 mod access;
 mod admission;
 mod asked;
+mod departures;
 mod health;
 mod operators;
 mod outgoing;
@@ -26,6 +27,7 @@ use pierhead_registry::store::BlobStore;
 use pierhead_service::logging::AccessLog;
 
 use self::admission::Admission;
+pub(crate) use self::departures::Departures;
 use self::health::Checks;
 pub(crate) use self::operators::operators;
 pub(crate) use self::outgoing::{Lane, first_of_a_file, stands_for_a_file};
@@ -43,6 +45,8 @@ pub(crate) struct Connection {
     pub(crate) secure: bool,
     /// By which files are sent, where the kernel can send them.
     pub(crate) lane: Option<Lane>,
+    /// What is on its way over it.
+    pub(crate) departures: Arc<Departures>,
 }
 
 /// Whether this process takes part, or is about to leave.

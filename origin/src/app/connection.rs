@@ -17,14 +17,14 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, interval, timeout_at};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use super::arriving::Arriving;
 use super::listener::Served;
 use super::socket::Socket;
-use crate::api::{Connection, Lane};
+use crate::api::{Connection, Departures, Lane};
 
 /// Largest piece that is read of a connection, and so the largest header.
 const READ_SIZE: usize = 256 * 1024;
@@ -61,12 +61,14 @@ where
         },
     };
     let asked = Arc::new(AtomicBool::new(false));
+    let departures = Arc::new(Departures::default());
     let requests = Requests {
         service: served.service.clone(),
         connection: Connection {
             peer,
             secure: served.tls.is_some(),
             lane: Some(lane).filter(|_| served.tls.is_none()),
+            departures: Arc::clone(&departures),
         },
         silence: served.idle_timeout,
         asked: Arc::clone(&asked),
@@ -75,6 +77,7 @@ where
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), requests));
     let mut first = pin!(tokio::time::sleep_until(first));
     let (mut is_first, mut finishing) = (true, false);
+    let mut look = interval(served.idle_timeout / 2);
     let ended = loop {
         tokio::select! {
             biased;
@@ -83,6 +86,11 @@ where
                 is_first = false;
                 if !asked.load(Ordering::Relaxed) {
                     return tracing::debug!(%peer, "no request in time");
+                }
+            }
+            _ = look.tick() => {
+                if departures.are_stuck(served.idle_timeout) {
+                    return tracing::debug!(%peer, "an answer is not taken");
                 }
             }
             () = finish.cancelled(), if !finishing => {

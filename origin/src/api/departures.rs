@@ -1,0 +1,90 @@
+//! Answers on their way out over one connection, and whether their client takes them.
+//!
+//! What a client of HTTP/1 does not take, the kernel sees. One of HTTP/2 may take everything of a connection and nothing of one answer, which
+//! then would hold its room for ever: only we see that nobody asks for the next piece.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Nobody waits for the client.
+const OURS: u64 = u64::MAX;
+
+/// Those of a connection.
+#[derive(Debug)]
+pub(crate) struct Departures {
+    begun: Instant,
+    open: Mutex<Vec<Weak<AtomicU64>>>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Departure {
+    begun: Instant,
+    /// When the last piece was given, in milliseconds; [`OURS`] while the next one is made.
+    given: Arc<AtomicU64>,
+}
+
+impl Default for Departures {
+    fn default() -> Departures {
+        Departures { begun: Instant::now(), open: Mutex::default() }
+    }
+}
+
+impl Departures {
+    /// A new answer.
+    pub(super) fn depart(&self) -> Departure {
+        let given = Arc::new(AtomicU64::new(OURS));
+        let mut open = self.open.lock();
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(&given));
+        Departure { begun: self.begun, given }
+    }
+
+    /// Whether the client has taken nothing of one of them for so long.
+    pub(crate) fn are_stuck(&self, patience: Duration) -> bool {
+        let now = since(self.begun);
+        let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let is_stuck = |given: u64| given != OURS && now.saturating_sub(given) > patience;
+        self.open.lock().iter().filter_map(Weak::upgrade).any(|given| is_stuck(given.load(Ordering::Relaxed)))
+    }
+}
+
+impl Departure {
+    /// The client wants the next piece.
+    pub(super) fn is_wanted(&self) {
+        self.given.store(OURS, Ordering::Relaxed);
+    }
+
+    /// It was given one.
+    pub(super) fn is_given(&self) {
+        self.given.store(since(self.begun), Ordering::Relaxed);
+    }
+}
+
+fn since(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(OURS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_client_that_takes_nothing_is_stuck() {
+        let (departures, patience) = (Departures::default(), Duration::from_secs(5));
+        let (slow, stuck) = (departures.depart(), departures.depart());
+        slow.is_given();
+        stuck.is_given();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert!(!departures.are_stuck(patience));
+        slow.is_wanted();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert!(departures.are_stuck(patience));
+        drop(stuck);
+        assert!(!departures.are_stuck(patience), "the next piece is ours to make");
+    }
+}
