@@ -14,6 +14,7 @@ mod lean_http2;
 mod machine;
 mod measurements;
 mod options;
+mod origin;
 mod peers;
 mod procfs;
 mod report;

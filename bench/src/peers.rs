@@ -33,6 +33,12 @@ const DOCKER_REGISTRY: Template = Template {
     command: docker_registry,
 };
 
+const DOCKER_REGISTRY_ORIGIN: Template = Template {
+    text: include_str!("../peers/docker-registry-origin.yml"),
+    file: "docker-registry-origin.yml",
+    command: docker_registry,
+};
+
 fn nginx(file: &Path) -> Command {
     let mut command = Command::new("nginx");
     command.arg("-e").arg(file.with_file_name("nginx.err")).arg("-c").arg(file);
@@ -84,6 +90,11 @@ impl Peer {
     /// docker-registry as a pull-through cache, on `PORT`.
     pub(crate) async fn docker_registry(dir: &Path, upstream: SocketAddr) -> Peer {
         start(&DOCKER_REGISTRY, dir, &[upstream], &["PORT"]).await
+    }
+
+    /// docker-registry to push to, on `PORT`. It trusts the token service whose certificate is `dir`/issuer.pem.
+    pub(crate) async fn docker_registry_origin(dir: &Path, tokens: SocketAddr) -> Peer {
+        start(&DOCKER_REGISTRY_ORIGIN, dir, &[tokens], &["PORT"]).await
     }
 
     /// Where it listens.

@@ -20,13 +20,18 @@ pub(crate) struct Load {
 
 /// Asks for a manifest for `seconds`; every answer must be a success.
 pub(crate) async fn load(url: &str, seconds: u32) -> Load {
+    load_as(url, seconds, None).await
+}
+
+/// The same, with a token.
+pub(crate) async fn load_as(url: &str, seconds: u32, token: Option<&str>) -> Load {
     let mut command = Command::new("wrk");
     command.args(["--latency", "--threads=2"]).arg(format!("--connections={CONNECTIONS}"));
-    command
-        .arg(format!("--duration={seconds}s"))
-        .arg("--header")
-        .arg(format!("Accept: {}", ACCEPT.join(", ")))
-        .arg(url);
+    command.arg(format!("--duration={seconds}s")).arg("--header").arg(format!("Accept: {}", ACCEPT.join(", ")));
+    if let Some(token) = token {
+        command.arg("--header").arg(format!("Authorization: Bearer {token}"));
+    }
+    command.arg(url);
     let output = run(command, Duration::from_secs(u64::from(seconds) + 60)).await.expect_success();
     parse(&output.stdout).unwrap_or_else(|| panic!("wrk says:\n{}", output.stdout))
 }

@@ -82,7 +82,7 @@ impl Setup {
     }
 
     /// Writes the configuration and returns its path. JSON is YAML.
-    fn write(&self, file: &str) -> PathBuf {
+    pub fn write(&self, file: &str) -> PathBuf {
         let path = self.dir.path().join(file);
         std::fs::write(&path, serde_json::to_string_pretty(&self.config).unwrap()).unwrap();
         path
@@ -164,11 +164,16 @@ impl Origin {
 
     /// A client with a token of this account for these scopes.
     pub async fn login(&self, user: &str, password: &str, scopes: &[&str]) -> Client {
+        self.client().bearer(self.token(user, password, scopes).await)
+    }
+
+    /// A token of this account for these scopes.
+    pub async fn token(&self, user: &str, password: &str, scopes: &[&str]) -> String {
         let scopes: String = scopes.iter().map(|scope| format!("&scope={scope}")).collect();
         let reply = self.client().login(user, password).get(&format!("/v2/auth?service=registry.test{scopes}")).await;
         assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
         let answer: Value = serde_json::from_slice(&reply.body).unwrap();
-        self.client().bearer(answer["token"].as_str().unwrap().to_owned())
+        answer["token"].as_str().unwrap().to_owned()
     }
 
     /// The scratch directory.

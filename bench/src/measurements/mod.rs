@@ -9,6 +9,7 @@ mod herd;
 mod layer4;
 mod manifest;
 mod memory;
+mod origin;
 mod start;
 
 use std::any::Any;
@@ -59,6 +60,8 @@ const ALL: &[Measurement] = &[
     Measurement { name: "front-push", about: front::PUSH, measure: |scale| front::push(scale).boxed_local() },
     Measurement { name: "layer4-redis", about: layer4::REDIS, measure: |scale| layer4::redis(scale).boxed_local() },
     Measurement { name: "layer4-bulk", about: layer4::BULK, measure: |scale| layer4::bulk(scale).boxed_local() },
+    Measurement { name: "origin", about: origin::TRANSFERS, measure: |scale| origin::transfers(scale).boxed_local() },
+    Measurement { name: "origin-lists", about: origin::LISTS, measure: |scale| origin::lists(scale).boxed_local() },
     Measurement { name: "start", about: start::ABOUT, measure: |scale| start::measure(scale).boxed_local() },
 ];
 

@@ -73,13 +73,26 @@ impl Change {
         sql::execute(&self.transaction, &delete, [before.into()]).await
     }
 
-    /// Takes away manifests that nobody has needed since a time, going on after `last`.
-    pub(crate) async fn take_manifests(&self, before: Millis, last: i64, limit: usize) -> Result<Batch, MetaError> {
+    /// Takes away manifests that nobody has needed since a time, going on after `last`. What they needed is held until then all the same.
+    pub(crate) async fn take_manifests(
+        &self,
+        before: Millis,
+        last: i64,
+        held_until: Millis,
+        limit: usize,
+    ) -> Result<Batch, MetaError> {
         let select = format!(
             "SELECT m.id AS id FROM manifest m WHERE {UNNEEDED_MANIFEST} AND m.id > $2 ORDER BY m.id LIMIT {limit}{}",
             self.skipping_of("m")
         );
         let found: Vec<Id> = sql::all(&self.transaction, &select, [before.into(), last.into()]).await?;
+        let hold = format!(
+            "UPDATE repository_blob SET expires = $1 WHERE expires < $1 AND NOT deleted AND EXISTS (SELECT 1 FROM manifest_blob mb \
+             WHERE mb.repository_id = repository_blob.repository_id AND mb.blob_id = repository_blob.blob_id \
+             AND mb.manifest_id IN ({})) RETURNING blob_id AS id",
+            sql::places(2, found.len())
+        );
+        self.again::<Id>(&hold, held_until, &found).await?;
         let delete = format!(
             "DELETE FROM manifest AS m WHERE m.id IN ({}) AND {UNNEEDED_MANIFEST} RETURNING digest",
             sql::places(2, found.len())

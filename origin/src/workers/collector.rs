@@ -28,6 +28,8 @@ const PASSES: usize = 8;
 pub(crate) struct Windows {
     /// What was tagged or pushed: the time machine.
     pub(crate) tags: Duration,
+    /// Blobs that no manifest needs any more.
+    pub(crate) blobs: Duration,
     /// Uploads that nobody goes on with.
     pub(crate) uploads: Duration,
     /// Who did what.
@@ -39,6 +41,7 @@ impl Windows {
     pub(crate) fn of(config: &OriginConfig) -> Windows {
         Windows {
             tags: config.tag_expiration,
+            blobs: config.garbage_collection.blob_grace,
             uploads: config.garbage_collection.upload_expiration,
             actions: config.action_log_retention,
         }
@@ -200,6 +203,8 @@ impl Collector {
     /// What is over for the time machine too.
     async fn manifests(&self, work: &Work<'_>, begun: Millis, collected: &mut Collected) -> Result<(), CollectError> {
         let window = earlier(begun, self.windows.tags);
+        // Who saw a blob here a moment ago still finds it: it is held for as long as a push may take.
+        let held_until = begun.saturating_add(i64::try_from(self.windows.blobs.as_millis()).unwrap_or(i64::MAX));
         while work.goes_on().await? {
             let step = work.step().await?;
             let taken = step.take_old_tags(window, BATCH).await?;
@@ -216,7 +221,7 @@ impl Collector {
                 && work.goes_on().await?
             {
                 let step = work.step().await?;
-                let batch = step.take_manifests(window, after, BATCH).await?;
+                let batch = step.take_manifests(window, after, held_until, BATCH).await?;
                 step.done().await?;
                 batch.taken.iter().for_each(|manifest| work.tell("manifest", &manifest.digest));
                 collected.manifests += batch.taken.len() as u64;

@@ -95,7 +95,7 @@ impl Scratch {
     }
 
     fn collector(&self, window: Duration) -> Collector {
-        let windows = Windows { tags: window, uploads: window, actions: window };
+        let windows = Windows { tags: window, blobs: window, uploads: window, actions: window };
         Collector::new(self.meta.clone(), Arc::clone(&self.store), windows, Arc::new(Metrics::new().unwrap()))
     }
 

@@ -21,6 +21,7 @@ mod neighbours;
 mod operators;
 mod origin;
 mod origin_accounts;
+mod origin_cluster;
 mod origin_limits;
 mod origin_protocols;
 mod origin_quickstart;

@@ -313,7 +313,7 @@ async fn manifests_are_kept_as_they_came() {
         assert_eq!(head.header("docker-content-digest"), index.digest().to_string());
         assert_eq!(client.get_with(&path, &[("if-none-match", head.header("etag"))]).await.status, 304);
     }
-    assert_eq!(client.pull(REPOSITORY, "latest").await.unwrap(), 1 + index.images.len() * 3);
+    assert_eq!(client.pull(REPOSITORY, "latest").await.unwrap(), 2 * index.images.len());
 
     // Any media type, and any artifact.
     let artifact = Bytes::from_static(br#"{"mediaType":"application/vnd.example+json","anything":[1,2]}"#);
@@ -450,7 +450,7 @@ async fn what_is_deleted_is_gone() {
 
     assert_eq!(send(&client, "DELETE", &format!("/v2/{REPOSITORY}/manifests/one"), &[], "").await.status, 202);
     assert_eq!(client.get(&format!("/v2/{REPOSITORY}/manifests/one")).await.status, 404);
-    assert_eq!(client.pull(REPOSITORY, "two").await.unwrap(), 3);
+    assert_eq!(client.pull(REPOSITORY, "two").await.unwrap(), 2);
     let manifest = format!("/v2/{REPOSITORY}/manifests/{}", image.digest());
     assert_eq!(send(&client, "DELETE", &manifest, &[], "").await.status, 202);
     for path in [manifest.clone(), format!("/v2/{REPOSITORY}/manifests/two")] {
@@ -465,5 +465,5 @@ async fn what_is_deleted_is_gone() {
     assert_eq!((gone.status, code(&gone).as_str()), (404, "BLOB_UNKNOWN"));
     // And can be pushed again.
     push_image(&client, REPOSITORY, "one", &image).await;
-    assert_eq!(client.pull(REPOSITORY, "one").await.unwrap(), 3);
+    assert_eq!(client.pull(REPOSITORY, "one").await.unwrap(), 2);
 }

@@ -1,0 +1,8 @@
+//! The origin beside docker-registry: pushes, pulls, manifests, memory, lists.
+
+mod lists;
+mod transfers;
+mod work;
+
+pub(crate) use lists::{ABOUT as LISTS, measure as lists};
+pub(crate) use transfers::{ABOUT as TRANSFERS, measure as transfers};
