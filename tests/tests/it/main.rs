@@ -28,6 +28,7 @@ mod origin_quickstart;
 mod origin_running;
 mod origin_schemathesis;
 mod origin_specification;
+mod origin_storage;
 mod origin_tenants;
 mod passthrough;
 mod pools;
