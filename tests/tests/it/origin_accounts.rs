@@ -1,6 +1,7 @@
 //! Accounts of the origin over HTTP: the token service, who may do what, the API, and users from the command line.
 
 use pierhead_tests::origin::{Origin, Setup};
+use pierhead_tests::postgres::Postgres;
 use pierhead_tests::pull::{Client, Reply, reply};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -50,7 +51,11 @@ fn caller(origin: &Origin, user: &str) -> Caller {
 
 /// A running origin with these users, of whom `root` is a superuser and `eye` one that may only read.
 async fn origin_with(users: &[&str]) -> Origin {
-    let setup = Setup::new();
+    origin_on(Setup::new(), users).await
+}
+
+/// The same, of this kind.
+async fn origin_on(setup: Setup, users: &[&str]) -> Origin {
     setup.user("root", PASSWORD, &["--superuser"]).await;
     setup.user("eye", PASSWORD, &["--superuser", "--readonly"]).await;
     for user in users {
@@ -199,9 +204,12 @@ async fn users_are_made_and_disabled_beside_a_running_origin() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn organisations_have_teams_members_robots_and_defaults() {
-    let origin = origin_with(&["ann", "bob", "eve", "joe"]).await;
-    let ann = acme(&origin).await;
-    let (bob, joe) = (caller(&origin, "bob"), caller(&origin, "joe"));
+    organisations(&origin_with(&["ann", "bob", "eve", "joe"]).await).await;
+}
+
+async fn organisations(origin: &Origin) {
+    let ann = acme(origin).await;
+    let (bob, joe) = (caller(origin, "bob"), caller(origin, "joe"));
     let (status, error) = joe.post("/organization/", json!({ "name": "acme" })).await;
     assert_eq!((status, &error["error_type"], &error["status"]), (400, &json!("invalid_request"), &json!(400)));
     let view = ann.see("/organization/acme").await;
@@ -273,19 +281,47 @@ async fn organisations_have_teams_members_robots_and_defaults() {
         assert!(kinds.iter().any(|found| found == kind), "{kind} is not in {kinds:?}");
     }
     assert_eq!(joe.get("/organization/acme/logs").await.0, 403);
-    assert_eq!(caller(&origin, "eye").get("/organization/acme/logs?performer=bob").await.0, 200);
+    assert_eq!(caller(origin, "eye").get("/organization/acme/logs?performer=bob").await.0, 200);
     assert_eq!(ann.delete("/organization/acme").await, 204);
     assert_eq!(ann.get("/organization/acme").await.0, 404);
     assert_eq!(ann.get("/repository/acme/app").await.0, 403);
     assert_eq!(joe.post("/organization/", json!({ "name": "acme" })).await.0, 201);
+    // Who has the name now learns nothing of who had it before.
+    let logs = joe.see("/organization/acme/logs").await;
+    assert_eq!(logs["logs"].as_array().unwrap().len(), 1, "{logs}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repositories_are_seen_by_those_who_may() {
-    let origin = origin_with(&["ann", "bob", "eve", "joe"]).await;
-    let ann = acme(&origin).await;
+    repositories(&origin_with(&["ann", "bob", "eve", "joe"]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_knows_the_same_of_organisations_and_repositories() {
+    let postgres = Postgres::start().await;
+    let origin = origin_on(Setup::new().database(postgres.section()), &["ann", "bob", "eve", "joe"]).await;
+    repositories(&origin).await;
+    assert_eq!(caller(&origin, "root").delete("/superuser/organizations/acme").await, 204);
+    organisations(&origin).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_read_only_shows_and_changes_nothing() {
+    let mut origin = origin_with(&["ann", "bob", "eve"]).await;
+    acme(&origin).await;
+    origin.stop().await;
+    let origin = origin.setup().clone().set("/registry_state", "readonly").start().await;
+    let ann = caller(&origin, "ann");
+    assert_eq!(ann.see("/repository/acme/app").await["description"], "an app");
+    assert_eq!(ann.delete("/repository/acme/app").await, 405);
+    assert_eq!(ann.post("/organization", json!({ "name": "other" })).await.0, 405);
+    assert_eq!(granted(&origin.client().login("ann", PASSWORD), "repository:acme/app:pull").await.0, 200);
+}
+
+async fn repositories(origin: &Origin) {
+    let ann = acme(origin).await;
     let (joe, eve, eye, nobody) =
-        (caller(&origin, "joe"), caller(&origin, "eve"), caller(&origin, "eye"), Caller(origin.client()));
+        (caller(origin, "joe"), caller(origin, "eve"), caller(origin, "eye"), Caller(origin.client()));
     for (who, private, public, absent) in [
         (&ann, 200, 200, 404),
         (&eve, 200, 200, 403),

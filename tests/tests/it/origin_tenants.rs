@@ -1,7 +1,7 @@
 //! Two tenants of one origin, with real clients: each has its own, and learns nothing of the other's.
 
 use pierhead_registry::oci::Digest;
-use pierhead_tests::clients::{Podman, Skopeo, assert_hashes};
+use pierhead_tests::clients::{Containerd, Podman, Skopeo, assert_hashes};
 use pierhead_tests::image::Image;
 use pierhead_tests::origin::{Origin, Setup};
 use pierhead_tests::pull::{Client, reply};
@@ -67,7 +67,7 @@ async fn the_same_layer_of_two_tenants_tells_neither_of_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn podman_and_skopeo_log_in_and_are_refused_where_they_may_not() {
+async fn podman_skopeo_and_containerd_log_in_and_are_refused_where_they_may_not() {
     let origin = origin().await;
     let image = Image::new(2, &[10_000, 5_000]);
     let ann = origin.login("ann", PASSWORD, &["repository:ann/app:pull,push"]).await;
@@ -101,7 +101,12 @@ async fn podman_and_skopeo_log_in_and_are_refused_where_they_may_not() {
     let skopeo = Skopeo::new();
     skopeo.copy(&name("ann/app:v3"), &[]).await.expect_failure();
     skopeo.copy(&name("ann/app:v3"), &["--src-creds", &credentials]).await.expect_success();
-    assert_hashes(&skopeo.blobs(), image.layers.iter().take(0));
+    assert_hashes(&skopeo.blobs(), []);
+    let containerd = Containerd::start(origin.registry, &["registry.test"]).await;
+    containerd.pull("registry.test/ann/app:v1", &[]).await.expect_failure();
+    containerd.pull("registry.test/ann/app:v1", &["--user", "ann:wrong"]).await.expect_failure();
+    containerd.pull("registry.test/ann/app:v1", &["--user", &format!("ann:{PASSWORD}")]).await.expect_success();
+    assert_hashes(&containerd.blobs(), image.blobs());
     for kind in ["create_repo", "push_repo"] {
         let (_, logs) = api(&account, Method::GET, "/user/logs", None).await;
         assert!(logs["logs"].as_array().unwrap().iter().any(|line| line["kind"] == kind), "{kind}: {logs}");

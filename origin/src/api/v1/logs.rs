@@ -86,7 +86,13 @@ impl LogLine {
     }
 }
 
-async fn page(origin: &Origin, query: LogQuery, mut filter: ActionFilter) -> Result<Json<LogPage>, ApiError> {
+/// `since`: when what it is about was made. What had the same name before is nobody's business.
+async fn page(
+    origin: &Origin,
+    query: LogQuery,
+    since: Millis,
+    mut filter: ActionFilter,
+) -> Result<Json<LogPage>, ApiError> {
     let to = match &query.endtime {
         Some(last) => day(last)?.saturating_add(DAY),
         None => now() + 1,
@@ -101,7 +107,7 @@ async fn page(origin: &Origin, query: LogQuery, mut filter: ActionFilter) -> Res
         filter.after = Some(parts.ok_or_else(|| ApiError::invalid("next_page is none that was given out here"))?);
     }
     filter.performer = query.performer;
-    (filter.from, filter.to) = (Some(from), Some(to));
+    (filter.from, filter.to) = (Some(from.max(since)), Some(to));
     let (lines, more) = cut(origin.meta.actions(filter, PAGE as u64 + 1).await?, PAGE);
     let next_page = lines.last().filter(|_| more).map(|line| token(&format!("{} {}", line.at, line.id)));
     let logs = lines.into_iter().map(LogLine::of).collect();
@@ -110,7 +116,7 @@ async fn page(origin: &Origin, query: LogQuery, mut filter: ActionFilter) -> Res
 
 /// What was done in an organisation.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/logs", operation_id = "listOrgLogs", tag = "logs",
-    params(("orgname" = String, Path), LogQuery), responses((status = 200, body = LogPage), Failures))]
+    params(("orgname" = String, Path, example = "acme"), LogQuery), responses((status = 200, body = LogPage), Failures))]
 pub(super) async fn of_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -118,12 +124,18 @@ pub(super) async fn of_organization(
     Wanted(query): Wanted<LogQuery>,
 ) -> Result<Json<LogPage>, ApiError> {
     let organization = super::organizations::inspected(&origin, &who, &orgname).await?;
-    page(&origin, query, ActionFilter { namespace: Some(organization.name), ..ActionFilter::default() }).await
+    page(
+        &origin,
+        query,
+        organization.created,
+        ActionFilter { namespace: Some(organization.name), ..ActionFilter::default() },
+    )
+    .await
 }
 
 /// What was done with a repository.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/logs", operation_id = "listRepoLogs", tag = "logs",
-    params(("namespace" = String, Path), ("repository" = String, Path), LogQuery),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), LogQuery),
     responses((status = 200, body = LogPage), Failures))]
 pub(super) async fn of_repository(
     State(origin): State<Arc<Origin>>,
@@ -132,7 +144,13 @@ pub(super) async fn of_repository(
     Wanted(query): Wanted<LogQuery>,
 ) -> Result<Json<LogPage>, ApiError> {
     let repository = origin.repository_for(&who, &at, |rights| rights.inspect).await?;
-    page(&origin, query, ActionFilter { repository: Some(repository.name), ..ActionFilter::default() }).await
+    page(
+        &origin,
+        query,
+        repository.created,
+        ActionFilter { repository: Some(repository.name), ..ActionFilter::default() },
+    )
+    .await
 }
 
 /// What was done in the caller's namespace.
@@ -143,8 +161,9 @@ pub(super) async fn of_user(
     who: Who,
     Wanted(query): Wanted<LogQuery>,
 ) -> Result<Json<LogPage>, ApiError> {
-    let namespace = Some(who.user()?.name.clone());
-    page(&origin, query, ActionFilter { namespace, ..ActionFilter::default() }).await
+    let user = who.user()?;
+    let namespace = Some(user.name.clone());
+    page(&origin, query, user.created, ActionFilter { namespace, ..ActionFilter::default() }).await
 }
 
 /// What was done at all.
@@ -156,5 +175,5 @@ pub(super) async fn of_all(
     Wanted(query): Wanted<LogQuery>,
 ) -> Result<Json<LogPage>, ApiError> {
     who.sees_all()?;
-    page(&origin, query, ActionFilter::default()).await
+    page(&origin, query, 0, ActionFilter::default()).await
 }

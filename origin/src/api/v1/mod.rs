@@ -31,6 +31,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode, Uri};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
+use pierhead_config::RegistryState;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -54,6 +55,7 @@ struct Document;
 
 /// All routes below `/api`.
 pub(super) fn routes(origin: &Arc<Origin>) -> Router<Arc<Origin>> {
+    let readonly = origin.config.registry_state == RegistryState::ReadOnly;
     let (router, mut document) = described().split_for_parts();
     let components = document.components.get_or_insert_default();
     for (name, scheme) in [("password", HttpAuthScheme::Basic), ("application", HttpAuthScheme::Bearer)] {
@@ -72,7 +74,7 @@ pub(super) fn routes(origin: &Arc<Origin>) -> Router<Arc<Origin>> {
             ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "not with this method; see /api/v1/discovery".to_owned())
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn(guarded))
+        .layer(from_fn(move |request: Request, next: Next| guarded(readonly, request, next)))
         .with_state(Arc::clone(origin));
     // A service of its own: its paths are made canonical before they are looked up.
     let inner = TowerToHyperService::new(inner);
@@ -101,9 +103,13 @@ fn canonical(request: Request, asked: Arc<Asked>) -> Result<Request, ApiError> {
 }
 
 /// What every request goes through.
-async fn guarded(request: Request, next: Next) -> Response {
-    let mut response = if is_from_a_page(request.headers()) && !request.method().is_safe() {
+async fn guarded(readonly: bool, request: Request, next: Next) -> Response {
+    let changes = !request.method().is_safe();
+    let mut response = if changes && is_from_a_page(request.headers()) {
         ApiError::Forbidden.into_response()
+    } else if changes && readonly {
+        let message = "the registry is read-only for now".to_owned();
+        ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
     } else {
         match tokio::time::timeout(TIMEOUT, next.run(request)).await {
             Ok(response) => response,

@@ -28,7 +28,7 @@ const OWNERS: &str = "owners";
 #[serde(deny_unknown_fields)]
 pub(super) struct NewOrganization {
     /// Lower-case letters and digits, joined by `.`, `_` or `-`.
-    #[schema(min_length = 2, max_length = 255)]
+    #[schema(min_length = 2, max_length = 255, example = "acme")]
     name: String,
     /// For people to write to.
     email: Option<String>,
@@ -122,7 +122,7 @@ pub(super) async fn create(
 
 /// An organisation.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}", operation_id = "getOrganization", tag = "organization",
-    params(("orgname" = String, Path)), responses((status = 200, body = OrganizationView), Failures))]
+    params(("orgname" = String, Path, example = "acme")), responses((status = 200, body = OrganizationView), Failures))]
 pub(super) async fn show(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -153,7 +153,7 @@ async fn view(origin: &Origin, who: &Who, name: &str) -> Result<OrganizationView
 
 /// Change an organisation.
 #[utoipa::path(put, path = "/api/v1/organization/{orgname}", operation_id = "changeOrganizationDetails", tag = "organization",
-    params(("orgname" = String, Path)), request_body = OrganizationEdit,
+    params(("orgname" = String, Path, example = "acme")), request_body = OrganizationEdit,
     responses((status = 200, body = OrganizationView), Failures))]
 pub(super) async fn edit(
     State(origin): State<Arc<Origin>>,
@@ -177,7 +177,7 @@ pub(super) async fn edit(
 
 /// Take an organisation away, with all its repositories.
 #[utoipa::path(delete, path = "/api/v1/organization/{orgname}", operation_id = "deleteAdminedOrganization", tag = "organization",
-    params(("orgname" = String, Path)), responses((status = 204), Failures))]
+    params(("orgname" = String, Path, example = "acme")), responses((status = 204), Failures))]
 pub(super) async fn delete(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -201,7 +201,7 @@ pub(super) async fn remove(origin: &Origin, who: &Who, account: &Account, kind: 
 
 /// Who is in any team of an organisation.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/members", operation_id = "getOrganizationMembers", tag = "organization",
-    params(("orgname" = String, Path)), responses((status = 200, body = MemberList), Failures))]
+    params(("orgname" = String, Path, example = "acme")), responses((status = 200, body = MemberList), Failures))]
 pub(super) async fn members(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -227,7 +227,7 @@ fn member_view((account, teams): (Account, Vec<String>)) -> Member {
 
 /// Somebody who is in an organisation.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/members/{membername}", operation_id = "getOrganizationMember", tag = "organization",
-    params(("orgname" = String, Path), ("membername" = String, Path)), responses((status = 200, body = Member), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("membername" = String, Path, example = "ann")), responses((status = 200, body = Member), Failures))]
 pub(super) async fn member(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -241,7 +241,7 @@ pub(super) async fn member(
 
 /// Take somebody out of all teams, and what they were given in repositories.
 #[utoipa::path(delete, path = "/api/v1/organization/{orgname}/members/{membername}", operation_id = "removeOrganizationMember", tag = "organization",
-    params(("orgname" = String, Path), ("membername" = String, Path)), responses((status = 204), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("membername" = String, Path, example = "ann")), responses((status = 204), Failures))]
 pub(super) async fn remove_member(
     State(origin): State<Arc<Origin>>,
     who: Who,

@@ -137,7 +137,7 @@ fn about<'a>(kind: &'static str, at: &'a Named, whole: &'a str, metadata: serde_
 
 /// What users and robots were given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/user", operation_id = "listRepoUserPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path)), responses((status = 200, body = PermissionList), Failures))]
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 200, body = PermissionList), Failures))]
 pub(super) async fn users(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -168,7 +168,7 @@ async fn given_to_user(origin: &Origin, repository: &Repository, name: &str) -> 
 
 /// What a user or robot was given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}", operation_id = "getUserPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("username" = String, Path)),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")),
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn user(
     State(origin): State<Arc<Origin>>,
@@ -181,7 +181,7 @@ pub(super) async fn user(
 
 /// The roles that a user or robot has by being who it is and by the teams that it is in.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}/transitive", operation_id = "getUserTransitivePermission", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("username" = String, Path)),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")),
     responses((status = 200, body = RoleList), Failures))]
 pub(super) async fn transitive(
     State(origin): State<Arc<Origin>>,
@@ -204,7 +204,7 @@ pub(super) async fn transitive(
 
 /// Give a user, or a robot of this namespace, a role.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}", operation_id = "changeUserPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("username" = String, Path)), request_body = RoleEdit,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")), request_body = RoleEdit,
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn grant_user(
     State(origin): State<Arc<Origin>>,
@@ -259,7 +259,7 @@ async fn revoke(
 
 /// Take what a user or robot was given.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}", operation_id = "deleteUserPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("username" = String, Path)),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")),
     responses((status = 204), Failures))]
 pub(super) async fn revoke_user(
     State(origin): State<Arc<Origin>>,
@@ -274,7 +274,7 @@ pub(super) async fn revoke_user(
 
 /// What teams were given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/team", operation_id = "listRepoTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path)), responses((status = 200, body = PermissionList), Failures))]
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 200, body = PermissionList), Failures))]
 pub(super) async fn teams(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -292,7 +292,7 @@ fn team_view(name: String, role: Role) -> Permission {
 
 /// What a team was given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/team/{teamname}", operation_id = "getTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("teamname" = String, Path)),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("teamname" = String, Path, example = "owners")),
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn team(
     State(origin): State<Arc<Origin>>,
@@ -308,7 +308,7 @@ pub(super) async fn team(
 
 /// Give a team a role.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/permissions/team/{teamname}", operation_id = "changeTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("teamname" = String, Path)), request_body = RoleEdit,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("teamname" = String, Path, example = "owners")), request_body = RoleEdit,
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn grant_team(
     State(origin): State<Arc<Origin>>,
@@ -325,7 +325,7 @@ pub(super) async fn grant_team(
 
 /// Take what a team was given.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}/permissions/team/{teamname}", operation_id = "deleteTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("teamname" = String, Path)),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("teamname" = String, Path, example = "owners")),
     responses((status = 204), Failures))]
 pub(super) async fn revoke_team(
     State(origin): State<Arc<Origin>>,

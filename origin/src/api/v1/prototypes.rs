@@ -39,6 +39,7 @@ pub(super) struct Activating {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewDelegate {
+    #[schema(example = "owners")]
     name: String,
     kind: DelegateKind,
 }
@@ -124,7 +125,7 @@ async fn view(origin: &Origin, organization: &Account, found: DefaultPermission)
 
 /// An organisation's default permissions.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/prototypes", operation_id = "getOrganizationPrototypePermissions", tag = "prototype",
-    params(("orgname" = String, Path)), responses((status = 200, body = PrototypeList), Failures))]
+    params(("orgname" = String, Path, example = "acme")), responses((status = 200, body = PrototypeList), Failures))]
 pub(super) async fn list(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -140,7 +141,7 @@ pub(super) async fn list(
 
 /// Make a default permission.
 #[utoipa::path(post, path = "/api/v1/organization/{orgname}/prototypes", operation_id = "createOrganizationPrototypePermission", tag = "prototype",
-    params(("orgname" = String, Path)), request_body = NewPrototype, responses((status = 200, body = Prototype), Failures))]
+    params(("orgname" = String, Path, example = "acme")), request_body = NewPrototype, responses((status = 200, body = Prototype), Failures))]
 pub(super) async fn create(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -185,7 +186,7 @@ async fn find(origin: &Origin, organization: &Account, id: &str) -> Result<Defau
 
 /// Give a default permission another role.
 #[utoipa::path(put, path = "/api/v1/organization/{orgname}/prototypes/{prototypeid}", operation_id = "updateOrganizationPrototypePermission", tag = "prototype",
-    params(("orgname" = String, Path), ("prototypeid" = String, Path)), request_body = PrototypeEdit,
+    params(("orgname" = String, Path, example = "acme"), ("prototypeid" = String, Path)), request_body = PrototypeEdit,
     responses((status = 200, body = Prototype), Failures))]
 pub(super) async fn edit(
     State(origin): State<Arc<Origin>>,
@@ -207,7 +208,7 @@ pub(super) async fn edit(
 
 /// Take a default permission away. What repositories got by it stays.
 #[utoipa::path(delete, path = "/api/v1/organization/{orgname}/prototypes/{prototypeid}", operation_id = "deleteOrganizationPrototypePermission", tag = "prototype",
-    params(("orgname" = String, Path), ("prototypeid" = String, Path)), responses((status = 204), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("prototypeid" = String, Path)), responses((status = 204), Failures))]
 pub(super) async fn delete(
     State(origin): State<Arc<Origin>>,
     who: Who,

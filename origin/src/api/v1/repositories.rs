@@ -84,8 +84,10 @@ impl Usage {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewRepository {
     /// Its name in the namespace.
+    #[schema(example = "app")]
     repository: String,
     /// A user or organisation; the caller's own when absent.
+    #[schema(example = "acme")]
     namespace: Option<String>,
     visibility: VisibilityName,
     description: String,
@@ -120,6 +122,7 @@ pub(super) struct Success {
 #[into_params(parameter_in = Query)]
 pub(super) struct RepositoryQuery {
     /// Of this user or organisation.
+    #[param(example = "acme")]
     namespace: Option<String>,
     /// Those too that everybody sees.
     #[serde(default, deserialize_with = "flag")]
@@ -308,7 +311,7 @@ fn listed(row: Repository, sizes: &HashMap<i64, i64>, changed: &HashMap<i64, Mil
 
 /// A repository.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}", operation_id = "getRepo", tag = "repository",
-    params(("namespace" = String, Path), ("repository" = String, Path), ShowQuery),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ShowQuery),
     responses((status = 200, body = RepositoryView), Failures))]
 pub(super) async fn show(
     State(origin): State<Arc<Origin>>,
@@ -379,7 +382,7 @@ async fn change(
 
 /// Describe a repository.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}", operation_id = "updateRepo", tag = "repository",
-    params(("namespace" = String, Path), ("repository" = String, Path)), request_body = DescriptionEdit,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), request_body = DescriptionEdit,
     responses((status = 200, body = Success), Failures))]
 pub(super) async fn describe(
     State(origin): State<Arc<Origin>>,
@@ -395,7 +398,7 @@ pub(super) async fn describe(
 
 /// Open a repository to everybody, or close it.
 #[utoipa::path(post, path = "/api/v1/repository/{namespace}/{repository}/changevisibility", operation_id = "changeRepoVisibility", tag = "repository",
-    params(("namespace" = String, Path), ("repository" = String, Path)), request_body = VisibilityEdit,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), request_body = VisibilityEdit,
     responses((status = 200, body = Success), Failures))]
 pub(super) async fn change_visibility(
     State(origin): State<Arc<Origin>>,
@@ -409,7 +412,7 @@ pub(super) async fn change_visibility(
 
 /// Have a repository take no pushes and no deletions, or take them again.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/changestate", operation_id = "changeRepoState", tag = "repository",
-    params(("namespace" = String, Path), ("repository" = String, Path)), request_body = StateEdit,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), request_body = StateEdit,
     responses((status = 200, body = Success), Failures))]
 pub(super) async fn change_state(
     State(origin): State<Arc<Origin>>,
@@ -427,7 +430,7 @@ pub(super) async fn change_state(
 
 /// Take a repository away. Its name is free at once.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}", operation_id = "deleteRepository", tag = "repository",
-    params(("namespace" = String, Path), ("repository" = String, Path)), responses((status = 204), Failures))]
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 204), Failures))]
 pub(super) async fn delete(
     State(origin): State<Arc<Origin>>,
     who: Who,

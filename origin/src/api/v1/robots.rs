@@ -169,7 +169,7 @@ impl FromRequest<Arc<Origin>> for Perhaps {
 
 /// An organisation's robots.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/robots", operation_id = "getOrgRobots", tag = "robot",
-    params(("orgname" = String, Path)), responses((status = 200, body = RobotList), Failures))]
+    params(("orgname" = String, Path, example = "acme")), responses((status = 200, body = RobotList), Failures))]
 pub(super) async fn of_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -180,7 +180,7 @@ pub(super) async fn of_organization(
 
 /// A robot of an organisation.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/robots/{robot_shortname}", operation_id = "getOrgRobot", tag = "robot",
-    params(("orgname" = String, Path), ("robot_shortname" = String, Path)), responses((status = 200, body = Robot), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("robot_shortname" = String, Path, example = "ci")), responses((status = 200, body = Robot), Failures))]
 pub(super) async fn one_of_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -191,7 +191,7 @@ pub(super) async fn one_of_organization(
 
 /// Make a robot of an organisation. The answer is the only one with its token.
 #[utoipa::path(put, path = "/api/v1/organization/{orgname}/robots/{robot_shortname}", operation_id = "createOrgRobot", tag = "robot",
-    params(("orgname" = String, Path), ("robot_shortname" = String, Path)), request_body = Option<NewRobot>,
+    params(("orgname" = String, Path, example = "acme"), ("robot_shortname" = String, Path, example = "ci")), request_body = Option<NewRobot>,
     responses((status = 201, body = Robot), Failures))]
 pub(super) async fn create_of_organization(
     State(origin): State<Arc<Origin>>,
@@ -204,7 +204,7 @@ pub(super) async fn create_of_organization(
 
 /// Take a robot of an organisation away.
 #[utoipa::path(delete, path = "/api/v1/organization/{orgname}/robots/{robot_shortname}", operation_id = "deleteOrgRobot", tag = "robot",
-    params(("orgname" = String, Path), ("robot_shortname" = String, Path)), responses((status = 204), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("robot_shortname" = String, Path, example = "ci")), responses((status = 204), Failures))]
 pub(super) async fn delete_of_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -215,7 +215,7 @@ pub(super) async fn delete_of_organization(
 
 /// Give a robot of an organisation another token. The one before is worth nothing from here on.
 #[utoipa::path(post, path = "/api/v1/organization/{orgname}/robots/{robot_shortname}/regenerate", operation_id = "regenerateOrgRobotToken", tag = "robot",
-    params(("orgname" = String, Path), ("robot_shortname" = String, Path)), responses((status = 200, body = Robot), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("robot_shortname" = String, Path, example = "ci")), responses((status = 200, body = Robot), Failures))]
 pub(super) async fn regenerate_of_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -226,7 +226,7 @@ pub(super) async fn regenerate_of_organization(
 
 /// What a robot of an organisation was given.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/robots/{robot_shortname}/permissions", operation_id = "getOrgRobotPermissions", tag = "robot",
-    params(("orgname" = String, Path), ("robot_shortname" = String, Path)), responses((status = 200, body = GrantedList), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("robot_shortname" = String, Path, example = "ci")), responses((status = 200, body = GrantedList), Failures))]
 pub(super) async fn permissions_of_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -244,7 +244,7 @@ pub(super) async fn of_user(State(origin): State<Arc<Origin>>, who: Who) -> Resu
 
 /// A robot of the caller.
 #[utoipa::path(get, path = "/api/v1/user/robots/{robot_shortname}", operation_id = "getUserRobot", tag = "robot",
-    params(("robot_shortname" = String, Path)), responses((status = 200, body = Robot), Failures))]
+    params(("robot_shortname" = String, Path, example = "ci")), responses((status = 200, body = Robot), Failures))]
 pub(super) async fn one_of_user(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -255,7 +255,7 @@ pub(super) async fn one_of_user(
 
 /// Make a robot of the caller. The answer is the only one with its token.
 #[utoipa::path(put, path = "/api/v1/user/robots/{robot_shortname}", operation_id = "createUserRobot", tag = "robot",
-    params(("robot_shortname" = String, Path)), request_body = Option<NewRobot>,
+    params(("robot_shortname" = String, Path, example = "ci")), request_body = Option<NewRobot>,
     responses((status = 201, body = Robot), Failures))]
 pub(super) async fn create_of_user(
     State(origin): State<Arc<Origin>>,
@@ -268,7 +268,7 @@ pub(super) async fn create_of_user(
 
 /// Take a robot of the caller away.
 #[utoipa::path(delete, path = "/api/v1/user/robots/{robot_shortname}", operation_id = "deleteUserRobot", tag = "robot",
-    params(("robot_shortname" = String, Path)), responses((status = 204), Failures))]
+    params(("robot_shortname" = String, Path, example = "ci")), responses((status = 204), Failures))]
 pub(super) async fn delete_of_user(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -279,7 +279,7 @@ pub(super) async fn delete_of_user(
 
 /// Give a robot of the caller another token.
 #[utoipa::path(post, path = "/api/v1/user/robots/{robot_shortname}/regenerate", operation_id = "regenerateUserRobotToken", tag = "robot",
-    params(("robot_shortname" = String, Path)), responses((status = 200, body = Robot), Failures))]
+    params(("robot_shortname" = String, Path, example = "ci")), responses((status = 200, body = Robot), Failures))]
 pub(super) async fn regenerate_of_user(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -290,7 +290,7 @@ pub(super) async fn regenerate_of_user(
 
 /// What a robot of the caller was given.
 #[utoipa::path(get, path = "/api/v1/user/robots/{robot_shortname}/permissions", operation_id = "getUserRobotPermissions", tag = "robot",
-    params(("robot_shortname" = String, Path)), responses((status = 200, body = GrantedList), Failures))]
+    params(("robot_shortname" = String, Path, example = "ci")), responses((status = 200, body = GrantedList), Failures))]
 pub(super) async fn permissions_of_user(
     State(origin): State<Arc<Origin>>,
     who: Who,

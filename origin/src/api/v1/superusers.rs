@@ -74,7 +74,7 @@ impl UserView {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUser {
-    #[schema(min_length = 2, max_length = 255)]
+    #[schema(min_length = 2, max_length = 255, example = "ann")]
     username: String,
     email: Option<String>,
     /// One is made when absent.
@@ -186,7 +186,7 @@ async fn find(origin: &Origin, name: &str, kind: AccountKind) -> Result<Account,
 
 /// A user.
 #[utoipa::path(get, path = "/api/v1/superuser/users/{username}", operation_id = "getInstallUser", tag = "superuser",
-    params(("username" = String, Path)), responses((status = 200, body = UserView), Failures))]
+    params(("username" = String, Path, example = "ann")), responses((status = 200, body = UserView), Failures))]
 pub(super) async fn user(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -198,7 +198,7 @@ pub(super) async fn user(
 
 /// Change a user. Superusers are changed from the command line.
 #[utoipa::path(put, path = "/api/v1/superuser/users/{username}", operation_id = "changeInstallUser", tag = "superuser",
-    params(("username" = String, Path)), request_body = UserEdit, responses((status = 200, body = UserView), Failures))]
+    params(("username" = String, Path, example = "ann")), request_body = UserEdit, responses((status = 200, body = UserView), Failures))]
 pub(super) async fn edit_user(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -206,7 +206,7 @@ pub(super) async fn edit_user(
     Sent(sent): Sent<UserEdit>,
 ) -> Result<Json<UserView>, ApiError> {
     who.does_all()?;
-    let account = changeable(&origin, &who, &name).await?;
+    let account = changeable(&origin, &name).await?;
     let mut edit = AccountEdit { enabled: sent.enabled, ..AccountEdit::default() };
     let mut kinds = Vec::new();
     if let Some(enabled) = sent.enabled {
@@ -231,25 +231,22 @@ pub(super) async fn edit_user(
     Ok(Json(UserView::of(find(&origin, &name, AccountKind::User).await?)))
 }
 
-/// A user who is no other superuser: those are for the command line.
-async fn changeable(origin: &Origin, who: &Who, name: &str) -> Result<Account, ApiError> {
+/// A user who is no superuser. Those are for the command line, so that nobody shuts the last door behind them.
+async fn changeable(origin: &Origin, name: &str) -> Result<Account, ApiError> {
     let account = find(origin, name, AccountKind::User).await?;
-    let other = account.superuser == Superuser::Full && who.caller.id() != Some(account.id);
-    if other { Err(ApiError::Forbidden) } else { Ok(account) }
+    if account.superuser == Superuser::Full { Err(ApiError::Forbidden) } else { Ok(account) }
 }
 
 /// Take a user away, with all repositories and robots of the user.
 #[utoipa::path(delete, path = "/api/v1/superuser/users/{username}", operation_id = "deleteInstallUser", tag = "superuser",
-    params(("username" = String, Path)), responses((status = 204), Failures))]
+    params(("username" = String, Path, example = "ann")), responses((status = 204), Failures))]
 pub(super) async fn delete_user(
     State(origin): State<Arc<Origin>>,
     who: Who,
     At(name): At<String>,
 ) -> Result<StatusCode, ApiError> {
     who.does_all()?;
-    let account = find(&origin, &name, AccountKind::User).await?;
-    // Nobody shuts the last door behind them: superusers go by the command line, or when they are none any more.
-    who.may(account.superuser != Superuser::Full)?;
+    let account = changeable(&origin, &name).await?;
     remove(&origin, &who, &account, "user_delete").await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -274,7 +271,7 @@ pub(super) async fn organizations(
 
 /// Take an organisation away, with all its repositories.
 #[utoipa::path(delete, path = "/api/v1/superuser/organizations/{name}", operation_id = "deleteOrganization", tag = "superuser",
-    params(("name" = String, Path)), responses((status = 204), Failures))]
+    params(("name" = String, Path, example = "acme")), responses((status = 204), Failures))]
 pub(super) async fn delete_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,

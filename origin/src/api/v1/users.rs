@@ -67,7 +67,9 @@ pub(super) struct MyEdit {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewStar {
+    #[schema(example = "acme")]
     namespace: String,
+    #[schema(example = "app")]
     repository: String,
 }
 
@@ -148,7 +150,7 @@ pub(super) async fn edit(
 
 /// A user, for those who are logged in.
 #[utoipa::path(get, path = "/api/v1/users/{username}", operation_id = "getUserInformation", tag = "user",
-    params(("username" = String, Path)), responses((status = 200, body = UserBrief), Failures))]
+    params(("username" = String, Path, example = "ann")), responses((status = 200, body = UserBrief), Failures))]
 pub(super) async fn show(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -176,7 +178,7 @@ pub(super) async fn star(
 
 /// Star a repository no more.
 #[utoipa::path(delete, path = "/api/v1/user/starred/{namespace}/{repository}", operation_id = "deleteStar", tag = "user",
-    params(("namespace" = String, Path), ("repository" = String, Path)), responses((status = 204), Failures))]
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 204), Failures))]
 pub(super) async fn unstar(
     State(origin): State<Arc<Origin>>,
     who: Who,
