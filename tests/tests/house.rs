@@ -68,7 +68,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("config", &["pierhead-registry"]),
     ("service", &[]),
     ("proxy", &["pierhead-config", "pierhead-registry", "pierhead-service"]),
-    ("origin", &["pierhead-config", "pierhead-registry", "pierhead-service"]),
+    // Its tests run on a real database.
+    ("origin", &["pierhead-config", "pierhead-registry", "pierhead-service", "pierhead-tests"]),
 ];
 
 /// Names that say nothing about what is inside.

@@ -52,6 +52,10 @@ pub(crate) struct HistoryFilter {
     pub(crate) limit: u32,
 }
 
+/// The manifest `$1` and all that is in it, as `needed`.
+const NEEDED: &str = "WITH RECURSIVE needed (id) AS (SELECT CAST($1 AS BIGINT) UNION \
+     SELECT c.child_id FROM manifest_child c JOIN needed n ON n.id = c.manifest_id)";
+
 #[derive(FromQueryResult)]
 struct Row {
     id: i64,
@@ -92,10 +96,16 @@ impl Change {
         let select = format!("SELECT id FROM manifest WHERE repository_id = $1 AND digest = $2{}", self.locking());
         let found: Option<Row> = sql::one(&self.transaction, &select, [repository.into(), digest.into()]).await?;
         let Some(Row { id }) = found else { return Ok(None) };
-        let update = "WITH RECURSIVE needed (id) AS (SELECT CAST($1 AS BIGINT) UNION \
-                      SELECT c.child_id FROM manifest_child c JOIN needed n ON n.id = c.manifest_id) \
-                      UPDATE manifest SET deleted = NULL WHERE deleted IS NOT NULL AND id IN (SELECT id FROM needed)";
-        sql::execute(&self.transaction, update, [id.into()]).await?;
+        let update = format!(
+            "{NEEDED} UPDATE manifest SET deleted = NULL WHERE deleted IS NOT NULL AND id IN (SELECT id FROM needed)"
+        );
+        sql::execute(&self.transaction, &update, [id.into()]).await?;
+        // Blobs that were deleted since are there for as long as the manifest was.
+        let update = format!(
+            "{NEEDED} UPDATE repository_blob SET deleted = $3 WHERE repository_id = $2 AND deleted AND blob_id IN \
+             (SELECT mb.blob_id FROM manifest_blob mb JOIN needed n ON n.id = mb.manifest_id)"
+        );
+        sql::execute(&self.transaction, &update, [id.into(), repository.into(), false.into()]).await?;
         Ok(Some(id))
     }
 

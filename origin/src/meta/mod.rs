@@ -21,6 +21,8 @@ mod open;
 mod permissions;
 mod ping;
 mod repositories;
+#[cfg(test)]
+pub(crate) mod scratch;
 mod service_keys;
 mod sql;
 mod tags;

@@ -1,29 +1,11 @@
 //! What every database must do alike: each test runs on SQLite and on PostgreSQL.
 
-use std::time::Duration;
-
-use pierhead_config::{Database, DatabaseKind};
 use pierhead_registry::oci::{Algorithm, Digest, Reference};
 
+use super::scratch::{Scratch, on_both};
 use super::*;
 
-/// A database of its own for a test.
-struct Scratch {
-    meta: Meta,
-    _directory: tempfile::TempDir,
-}
-
-async fn sqlite() -> Scratch {
-    let directory = tempfile::tempdir().unwrap();
-    let database = Database {
-        kind: DatabaseKind::Sqlite(directory.path().join("origin.db")),
-        max_connections: 4,
-        min_connections: 0,
-        connect_timeout: Duration::from_secs(10),
-        statement_timeout: Duration::from_secs(10),
-    };
-    Scratch { meta: Meta::open(&database).await.unwrap(), _directory: directory }
-}
+on_both!(an_image_is_pushed_tagged_moved_and_deleted, what_comes_back_can_be_pulled);
 
 /// A namespace and a repository in it.
 async fn repository(meta: &Meta, name: &str) -> Repository {
@@ -64,10 +46,8 @@ fn manifest<'a>(repository: &Repository, content: &'a [u8], blobs: &[Digest]) ->
     }
 }
 
-#[tokio::test]
-async fn an_image_is_pushed_tagged_moved_and_deleted() {
-    let scratch = sqlite().await;
-    let meta = &scratch.meta;
+async fn an_image_is_pushed_tagged_moved_and_deleted(scratch: Scratch) {
+    let meta = &scratch.open().await;
     let (one, two) = (repository(meta, "a/one").await, repository(meta, "b/two").await);
 
     let (digest, arrival) = push_blob(meta, &one, b"layer").await;
@@ -112,4 +92,26 @@ async fn an_image_is_pushed_tagged_moved_and_deleted() {
     assert_eq!(meta.catalog(Viewer::Everything, "", 10).await.unwrap(), ["a/one", "b/two"]);
     assert!(meta.catalog(Viewer::Anonymous, "", 10).await.unwrap().is_empty());
     assert_eq!(meta.catalog(Viewer::Account(one.namespace_id), "", 10).await.unwrap(), ["a/one"]);
+}
+
+async fn what_comes_back_can_be_pulled(scratch: Scratch) {
+    let meta = &scratch.open().await;
+    let one = repository(meta, "a/one").await;
+    let (digest, _) = push_blob(meta, &one, b"layer").await;
+    let blob = meta.blob("a/one", &digest).await.unwrap().unwrap();
+    let change = meta.change().await.unwrap();
+    let new = manifest(&one, b"{}", &[digest]);
+    change.put_manifest(&new).await.unwrap();
+    assert!(change.manifest_that_needs(one.id, blob.id).await.unwrap().is_some());
+    change.delete_manifest(one.id, &new.digest, now()).await.unwrap();
+    assert!(change.manifest_that_needs(one.id, blob.id).await.unwrap().is_none());
+    change.release_blob(one.id, blob.id).await.unwrap();
+    change.commit().await.unwrap();
+    assert!(meta.blob("a/one", &digest).await.unwrap().is_none());
+
+    let change = meta.change().await.unwrap();
+    assert!(change.revive_manifest(one.id, &new.digest.to_string()).await.unwrap().is_some());
+    change.commit().await.unwrap();
+    assert!(meta.blob("a/one", &digest).await.unwrap().is_some());
+    assert!(meta.manifest("a/one", &Reference::Digest(new.digest)).await.unwrap().is_some());
 }

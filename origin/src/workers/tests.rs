@@ -4,37 +4,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pierhead_config::{Database, DatabaseKind};
 use pierhead_registry::oci::{Algorithm, Digest};
 use pierhead_registry::store::{BlobStore, FileSystem, Proof, UploadId};
+use pierhead_tests::eventually;
 use tokio_util::sync::CancellationToken;
 
 use super::collector::{Collected, Collector, Windows};
+use crate::meta::scratch::on_both;
 use crate::meta::{
     AccountKind, Arrival, Meta, Millis, NewAccount, NewManifest, Performer, Put, Repository, Visibility, now,
 };
 use crate::metrics::Metrics;
+
+on_both!(
+    what_something_needs_stays_and_the_rest_goes,
+    a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_goes,
+    deleted_repositories_and_abandoned_uploads_leave_nothing,
+    a_collection_that_is_told_to_stop_does_nothing_more
+);
 
 const LONG: Millis = 3_600_000;
 
 struct Scratch {
     meta: Meta,
     store: Arc<dyn BlobStore>,
-    _directory: tempfile::TempDir,
+    _database: crate::meta::scratch::Scratch,
 }
 
 impl Scratch {
-    async fn new() -> Scratch {
-        let directory = tempfile::tempdir().unwrap();
-        let database = Database {
-            kind: DatabaseKind::Sqlite(directory.path().join("origin.db")),
-            max_connections: 4,
-            min_connections: 0,
-            connect_timeout: Duration::from_secs(10),
-            statement_timeout: Duration::from_secs(10),
-        };
-        let store = Arc::new(FileSystem::open(directory.path().join("blobs")).await.unwrap());
-        Scratch { meta: Meta::open(&database).await.unwrap(), store, _directory: directory }
+    async fn new(database: crate::meta::scratch::Scratch) -> Scratch {
+        let store = Arc::new(FileSystem::open(database.directory().join("blobs")).await.unwrap());
+        Scratch { meta: database.open().await, store, _database: database }
     }
 
     async fn repository(&self, name: &str) -> Repository {
@@ -101,7 +101,8 @@ impl Scratch {
 
     async fn collect(&self, window: Duration) -> Collected {
         // What is to be collected lies before now.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        let begun = now();
+        eventually("time goes on", Duration::from_secs(1), async || (now() > begun).then_some(())).await;
         self.collector(window).run(&CancellationToken::new()).await.unwrap().unwrap()
     }
 
@@ -115,9 +116,8 @@ impl Scratch {
     }
 }
 
-#[tokio::test]
-async fn what_something_needs_stays_and_the_rest_goes() {
-    let scratch = Scratch::new().await;
+async fn what_something_needs_stays_and_the_rest_goes(database: crate::meta::scratch::Scratch) {
+    let scratch = Scratch::new(database).await;
     let repository = scratch.repository("team/app").await;
     let [kept, lost, expired, fresh] = [
         scratch.blob(&repository, b"kept", 0).await,
@@ -151,8 +151,8 @@ async fn what_something_needs_stays_and_the_rest_goes() {
     for manifest in [&untagged, &orphan] {
         assert!(!scratch.has_manifest("team/app", manifest).await);
     }
-    tokio::time::sleep(Duration::from_millis(2100)).await;
-    assert_eq!(scratch.collect(Duration::ZERO).await.blobs, 1);
+    let gone = async || Some(scratch.collect(Duration::ZERO).await).filter(|collected| collected.blobs > 0);
+    assert_eq!(eventually("the holds expire", Duration::from_secs(10), gone).await.blobs, 1);
     for (blob, expected) in [(&kept, true), (&lost, false), (&fresh, true)] {
         assert_eq!(scratch.stored(blob).await, expected, "{blob}");
     }
@@ -168,9 +168,10 @@ async fn what_something_needs_stays_and_the_rest_goes() {
     assert!(!scratch.stored(&kept).await);
 }
 
-#[tokio::test]
-async fn a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_goes() {
-    let scratch = Scratch::new().await;
+async fn a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_goes(
+    database: crate::meta::scratch::Scratch,
+) {
+    let scratch = Scratch::new(database).await;
     let repository = scratch.repository("team/app").await;
     let back = scratch.blob(&repository, b"back", 0).await;
     let gone = scratch.blob(&repository, b"gone", 0).await;
@@ -192,9 +193,8 @@ async fn a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_go
     assert_eq!(arrival, Arrival::New, "it was forgotten altogether");
 }
 
-#[tokio::test]
-async fn deleted_repositories_and_abandoned_uploads_leave_nothing() {
-    let scratch = Scratch::new().await;
+async fn deleted_repositories_and_abandoned_uploads_leave_nothing(database: crate::meta::scratch::Scratch) {
+    let scratch = Scratch::new(database).await;
     let (gone, other) = (scratch.repository("gone/app").await, scratch.repository("other/app").await);
     let shared = scratch.blob(&gone, b"shared", LONG).await;
     scratch.blob(&other, b"shared", LONG).await;
@@ -233,9 +233,8 @@ async fn deleted_repositories_and_abandoned_uploads_leave_nothing() {
     assert!(scratch.meta.upload("other/app", &ids[1]).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_collection_that_is_told_to_stop_does_nothing_more() {
-    let scratch = Scratch::new().await;
+async fn a_collection_that_is_told_to_stop_does_nothing_more(database: crate::meta::scratch::Scratch) {
+    let scratch = Scratch::new(database).await;
     let repository = scratch.repository("team/app").await;
     scratch.blob(&repository, b"expired", 0).await;
     let stop = CancellationToken::new();

@@ -1,0 +1,83 @@
+//! Databases for tests: one of each kind, so that every test of what the database does runs on both.
+
+use std::time::Duration;
+
+use pierhead_config::{Database, DatabaseKind, DatabaseTls, Secret};
+use pierhead_tests::postgres::Postgres;
+use tempfile::TempDir;
+
+use super::Meta;
+
+/// A database of a test's own.
+pub(crate) struct Scratch {
+    /// How to open it.
+    pub(crate) settings: Database,
+    directory: TempDir,
+    _postgres: Option<Postgres>,
+}
+
+impl Scratch {
+    /// SQLite.
+    pub(crate) async fn sqlite() -> Scratch {
+        let directory = tempfile::tempdir().unwrap();
+        let kind = DatabaseKind::Sqlite(directory.path().join("origin.db"));
+        Scratch { settings: settings(kind), directory, _postgres: None }
+    }
+
+    /// PostgreSQL.
+    pub(crate) async fn postgres() -> Scratch {
+        let postgres = Postgres::start().await;
+        let section = postgres.section();
+        let kind = DatabaseKind::Postgres {
+            url: section["postgres"].as_str().unwrap().parse().unwrap(),
+            password: section["password"].as_str().map(Secret::new),
+            tls: DatabaseTls::Disable,
+            ca: None,
+        };
+        Scratch { settings: settings(kind), directory: tempfile::tempdir().unwrap(), _postgres: Some(postgres) }
+    }
+
+    /// Opens it.
+    pub(crate) async fn open(&self) -> Meta {
+        Meta::open(&self.settings).await.unwrap()
+    }
+
+    /// A directory that lives as long.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+}
+
+fn settings(kind: DatabaseKind) -> Database {
+    Database {
+        kind,
+        max_connections: 4,
+        min_connections: 0,
+        connect_timeout: Duration::from_secs(10),
+        statement_timeout: Duration::from_secs(10),
+    }
+}
+
+/// Runs each of these functions, which take a [`Scratch`], as a test on each kind of database.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($crate::meta::scratch::Scratch::sqlite().await).await;
+                }
+            )+
+        }
+        mod postgres {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($crate::meta::scratch::Scratch::postgres().await).await;
+                }
+            )+
+        }
+    };
+}
+
+pub(crate) use on_both;
