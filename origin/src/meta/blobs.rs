@@ -143,11 +143,10 @@ impl Change {
         sql::one(&self.transaction, &select, [digest.into()]).await
     }
 
-    /// Step 3 of a push: the store has the bytes.
-    pub(crate) async fn blob_arrived(&self, digest: &Digest) -> Result<(), MetaError> {
-        let update = "UPDATE blob SET state = 1, changed = $2 WHERE digest = $1 AND state <> 1";
-        sql::execute(&self.transaction, update, [digest.to_string().into(), now().into()]).await?;
-        Ok(())
+    /// Step 3 of a push: the store has the bytes. `false` when step 2 took longer than the repository holds the blob, and it left.
+    pub(crate) async fn blob_arrived(&self, digest: &Digest) -> Result<bool, MetaError> {
+        let update = "UPDATE blob SET state = 1, changed = $2 WHERE digest = $1";
+        Ok(sql::execute(&self.transaction, update, [digest.to_string().into(), now().into()]).await? == 1)
     }
 
     /// Lets one repository hold what another holds. `None` when that does not.

@@ -12,7 +12,7 @@ use pierhead_registry::store::{Checkpoint, Proof, StoreError, UploadId};
 
 use super::writer::Writer;
 use super::{Registry, RegistryError};
-use crate::meta::{Arrival, Claim, UploadRow};
+use crate::meta::{Arrival, Claim, MetaError, UploadRow};
 
 /// A piece of an upload, as it comes in.
 pub(crate) struct Piece {
@@ -127,10 +127,27 @@ impl Registry {
             }
         }
         let change = self.meta.change().await?;
-        change.blob_arrived(&digest).await?;
+        let arrived = change.blob_arrived(&digest).await?;
         change.delete_upload(&id).await?;
         change.commit().await?;
+        if !arrived {
+            self.mend(&row, &digest, length).await?;
+        }
         Ok(length)
+    }
+
+    /// A blob whose row left while its bytes were written, which may have been taken away or not.
+    async fn mend(&self, row: &UploadRow, digest: &Digest, length: u64) -> Result<(), RegistryError> {
+        let change = self.meta.change().await?;
+        change.blob_arrives(row.repository_id, digest, length, self.held_until()).await?;
+        change.commit().await?;
+        if self.store.stat(digest).await? != Some(length) {
+            return Err(MetaError::Gone.into());
+        }
+        let change = self.meta.change().await?;
+        let arrived = change.blob_arrived(digest).await?;
+        change.commit().await?;
+        if arrived { Ok(()) } else { Err(MetaError::Gone.into()) }
     }
 
     /// Forgets an upload.
