@@ -22,6 +22,7 @@ mod operators;
 mod origin;
 mod origin_accounts;
 mod origin_cluster;
+mod origin_garbage;
 mod origin_limits;
 mod origin_protocols;
 mod origin_quickstart;

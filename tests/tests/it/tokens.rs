@@ -5,13 +5,14 @@ use std::time::Duration;
 use pierhead_tests::clients::Podman;
 use pierhead_tests::eventually;
 use pierhead_tests::image::{Format, Image};
+use pierhead_tests::origin::Setup as OriginSetup;
 use pierhead_tests::pierhead::Pierhead;
 use pierhead_tests::pull::Client;
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::token::{ISSUER, Policy, SERVICE, TokenService};
 use serde_json::{Value, json};
 
-use super::origin::{front_door, podman, stop};
+use super::origin::{front_door, podman, setup as setup_of, stop};
 
 const LONG: Duration = Duration::from_secs(20);
 const REPOSITORY: &str = "team/app";
@@ -179,4 +180,41 @@ async fn pings(nodes: &[DockerRegistry]) -> usize {
         sum += node.requests("GET", "/v2/").await;
     }
     sum
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_origin_publishes_what_its_tokens_are_verified_by() {
+    let setup = OriginSetup::new();
+    for (user, password) in [("alice", "password of alice"), ("bob", "password of bob")] {
+        setup.user(user, password, &[]).await;
+    }
+    let mut origin = setup.start().await;
+    let image = Image::new(9, &[100_000]);
+    let pushes = origin.login("alice", "password of alice", &["repository:alice/app:pull,push"]).await;
+    for blob in image.blobs() {
+        pushes.push_blob("alice/app", &blob.digest, blob.bytes.clone()).await;
+    }
+    let manifest = &image.manifest;
+    pushes.push_manifest("alice/app", "latest", &manifest.media_type, manifest.blob.bytes.clone()).await;
+    let keys = json!({ "path": "/keys/services/pierhead/keys", "issuer": "pierhead", "audience": "registry.test" });
+    let more = json!({ "tag_ttl": "1h", "retries": 0, "token_keys": keys });
+    let edge = setup_of([origin.registry].into_iter(), more).start().await;
+    edge.metric_until("pierhead_token_keys", &[], |keys| keys >= 1.0).await;
+    let mut first = origin.login("alice", "password of alice", &["repository:alice/app:pull"]).await;
+    first.base = edge.url();
+    first.pull("alice/app", "latest").await.unwrap();
+    let pulls = origin.metric("quay_registry_image_pulls_total", &[]).await;
+    let mut second = origin.login("alice", "password of alice", &["repository:alice/app:pull"]).await;
+    let mut bob = origin.login("bob", "password of bob", &["repository:alice/app:pull"]).await;
+    for client in [&mut second, &mut bob] {
+        client.base = edge.url();
+    }
+    second.pull("alice/app", "latest").await.unwrap();
+    assert_eq!(origin.metric("quay_registry_image_pulls_total", &[]).await, pulls);
+    assert!(bob.pull("alice/app", "latest").await.is_err());
+    origin.kill().await;
+    second.pull("alice/app", "latest").await.unwrap();
+    assert!(bob.pull("alice/app", "latest").await.is_err());
+    edge.logged("a hit", |line| line["token"] == "granted" && line["user"] == "alice" && line["outcome"] == "hit")
+        .await;
 }
