@@ -13,7 +13,7 @@ use pierhead_tests::origin::{Origin, Setup};
 use pierhead_tests::postgres::Postgres;
 use pierhead_tests::process::run;
 use pierhead_tests::pull::{Client, Reply, reply};
-use pierhead_tests::s3::S3Server;
+use pierhead_tests::s3::{ACCESS_KEY, S3Server, SECRET_KEY};
 use reqwest::{Body, Method};
 use serde_json::Value;
 use tokio::process::Command;
@@ -146,6 +146,21 @@ async fn a_store_that_is_away_is_told_clearly_and_nothing_is_lost() {
     assert_eq!(taken.status, 202, "{:?}", taken.body);
     assert_eq!(piece(&client, Method::PUT, &with_digest(&path, &pushed.digest), "").await.0.status, 201);
     client.blob("org/image", &pushed.digest).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_come_from_the_environment_where_the_file_names_none() {
+    let server = S3Server::start().await;
+    let mut storage = server.storage();
+    let section = storage["s3"].as_object_mut().unwrap();
+    section.remove("access_key_id");
+    section.remove("secret_access_key");
+    let setup = setup(&server).await.storage(storage);
+    let origin = setup.variable("AWS_ACCESS_KEY_ID", ACCESS_KEY).variable("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+    let origin = origin.start().await;
+    let blob = Blob::random(7, 1000);
+    client(&origin).await.push_blob("org/image", &blob.digest, blob.bytes.clone()).await;
+    assert_eq!(server.keys().iter().filter(|key| key.ends_with(&blob.digest.hex())).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use pierhead_registry::oci::{Algorithm, Digest};
 use pierhead_registry::store::{BlobStore, Proof, S3, S3Settings, StoreError, UploadId};
 use pierhead_tests::image::noise;
 use pierhead_tests::s3::S3Server;
+use pierhead_tests::server::{Server, certificate};
 
 use super::conformance::{Subject, all, read};
 
@@ -97,6 +98,51 @@ async fn a_fault_has_its_name() {
             assert!(!text.contains("secret"), "{text}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_behind_tls_is_known_by_its_authority() {
+    let server = S3Server::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key, authority) = certificate(dir.path(), &["localhost"]);
+    let nginx = Server::nginx(
+        1,
+        &format!(
+            "server {{ listen 127.0.0.1:@PORT@ ssl; ssl_certificate {}; ssl_certificate_key {}; client_max_body_size 0;\n\
+             location / {{ proxy_pass http://{}; proxy_set_header Host $http_host; proxy_request_buffering off; }} }}",
+            certificate.display(),
+            key.display(),
+            server.address
+        ),
+    )
+    .await;
+    let endpoint = format!("https://localhost:{}", nginx.address().port()).parse().unwrap();
+    let settings = S3Settings { endpoint: Some(endpoint), ..server.settings() };
+    let (bytes, digest) = content(8, 2 * PART + 10);
+    let unknown = open(settings.clone()).await.verify().await;
+    assert!(matches!(&unknown, Err(StoreError::Unavailable(reason)) if reason.contains("ertificate")), "{unknown:?}");
+    let store = open(S3Settings { ca: Some(authority.into_bytes()), ..settings }).await;
+    store.verify().await.unwrap();
+    push(&*store, &bytes, &digest).await.unwrap();
+    assert!(read(&*store, &digest, 0..bytes.len() as u64).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn buckets_are_named_in_the_path_or_in_the_host() {
+    let (_, digest) = content(9, 10);
+    let endpoint = Some("https://s3.example.com:7480".parse().unwrap());
+    let settings = S3Settings { endpoint, bucket: "blobs".to_owned(), ca: None, ..S3Settings::default() };
+    let settings = S3Settings { credentials: Some(("key".to_owned(), "secret".to_owned())), ..settings };
+    for (path_style, start) in
+        [(true, "https://s3.example.com:7480/blobs/sha256/"), (false, "https://blobs.s3.example.com:7480/sha256/")]
+    {
+        let store = open(S3Settings { path_style, ..settings.clone() }).await;
+        let url = store.presign(&digest, Duration::from_secs(60)).await.unwrap().unwrap();
+        assert!(url.as_str().starts_with(start), "{url}");
+    }
+    let aws = S3Settings { endpoint: None, path_style: false, region: "eu-central-1".to_owned(), ..settings };
+    let url = open(aws).await.presign(&digest, Duration::from_secs(60)).await.unwrap().unwrap();
+    assert_eq!(url.host_str(), Some("blobs.s3.eu-central-1.amazonaws.com"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
