@@ -6,7 +6,6 @@ mod auth;
 mod cli;
 #[allow(dead_code, unused_imports, reason = "who uses it comes next")]
 mod meta;
-#[allow(dead_code, reason = "who counts comes next")]
 mod metrics;
 mod registry;
 mod users;

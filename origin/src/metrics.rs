@@ -13,6 +13,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::meta::Census;
+
 /// Buckets for times in seconds, from a manifest in memory to a layer over a slow line.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 
@@ -29,14 +31,10 @@ pub(crate) struct Metrics {
     pub(crate) uploads_started: IntCounter,
     /// `quay_multipart_uploads_completed_total`
     pub(crate) uploads_completed: IntCounter,
-    /// `quay_repository_rows`
-    pub(crate) repositories: IntGauge,
-    /// `quay_user_rows`
-    pub(crate) users: IntGauge,
-    /// `quay_org_rows`
-    pub(crate) organizations: IntGauge,
-    /// `quay_robot_rows`
-    pub(crate) robots: IntGauge,
+    repositories: IntGauge,
+    users: IntGauge,
+    organizations: IntGauge,
+    robots: IntGauge,
     /// `quay_gc_iterations_total`
     pub(crate) gc_iterations: IntCounter,
     /// `quay_gc_storage_blobs_deleted_total`
@@ -152,6 +150,14 @@ impl Metrics {
     /// Credentials that were checked.
     pub(crate) fn authentication(&self, kind: &'static str, success: bool) {
         self.authentications.with_label_values(&[kind, if success { "True" } else { "False" }]).inc();
+    }
+
+    /// How many there are of what operators watch grow.
+    pub(crate) fn counted(&self, census: &Census) {
+        self.repositories.set(census.repositories);
+        self.users.set(census.users);
+        self.organizations.set(census.organizations);
+        self.robots.set(census.robots);
     }
 
     /// The handle of a listener.

@@ -1,8 +1,9 @@
-//! What is done without being asked: garbage collection, and keys that follow each other.
+//! What is done without being asked: garbage collection, keys that follow each other, and counting for the metrics.
 //!
 //! Invariant: waiting may be interrupted at any time, work only between two steps of it. So an origin stops within one step,
 //! and a step that began is finished.
 
+mod census;
 mod collector;
 mod garbage;
 #[cfg(test)]
@@ -35,6 +36,7 @@ impl Workers {
     pub(crate) fn start(origin: &Arc<Origin>) -> Workers {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(keys(Arc::clone(origin), stop.clone()));
+        tasks.spawn(census::run(Arc::clone(origin), stop.clone()));
         let config = &origin.config;
         if let Some(interval) = config.garbage_collection.interval
             && config.registry_state == RegistryState::Normal

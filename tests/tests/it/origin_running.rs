@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pierhead_tests::eventually;
+use pierhead_tests::image::Image;
 use pierhead_tests::origin::Setup;
 use pierhead_tests::postgres::Postgres;
 use rustix::process::Signal;
@@ -135,4 +136,34 @@ async fn check_says_everything_that_is_wrong_and_serve_says_the_same() {
             output.stderr
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_how_many_there_are_and_what_is_asked_for() {
+    let setup = Setup::new();
+    setup.user("org", "password of org", &[]).await;
+    let origin = setup.start().await;
+    let counted = async || (origin.metric("quay_user_rows", &[]).await == 1.0).then_some(());
+    eventually("the users are counted", Duration::from_secs(20), counted).await;
+    let client = origin.login("org", "password of org", &["repository:org/image:pull,push"]).await;
+    let image = Image::new(3, &[10_000]);
+    for blob in image.blobs() {
+        client.push_blob("org/image", &blob.digest, blob.bytes.clone()).await;
+    }
+    let manifest = &image.manifest;
+    client.push_manifest("org/image", "latest", &manifest.media_type, manifest.blob.bytes.clone()).await;
+    client.pull("org/image", "latest").await.unwrap();
+    for (name, labels) in [
+        ("quay_registry_image_pushes_total", &[("status", "201"), ("media_type", manifest.media_type.as_str())][..]),
+        ("quay_registry_image_pulls_total", &[("ref", "tag"), ("status", "200")]),
+        ("quay_authentication_attempts_total", &[("success", "True")]),
+        ("quay_request_duration_seconds_count", &[("route", "/v2/{name}/manifests/{reference}"), ("status", "201")]),
+    ] {
+        assert_eq!(origin.metric(name, labels).await, 1.0, "{name}");
+    }
+    let layers: u64 = image.layers.iter().map(|layer| layer.bytes.len() as u64).sum();
+    assert!(origin.metric("quay_registry_image_pushed_bytes_total", &[]).await >= layers as f64);
+    assert!(origin.metric("quay_registry_image_pulled_estimated_bytes_total", &[]).await >= layers as f64);
+    let line = origin.logged("the push of a manifest", |line| line["method"] == "PUT" && line["user"] == "org").await;
+    assert_eq!(line["status"], 201);
 }
