@@ -251,6 +251,7 @@ mod tests {
             include_str!("reload.rs"),
             include_str!("request.rs"),
             include_str!("server.rs"),
+            include_str!("token.rs"),
             include_str!("upstream.rs"),
         ];
         let declared: BTreeSet<&str> = sources.into_iter().flat_map(|source| named(source, '"')).collect();
