@@ -84,15 +84,24 @@ enum Suspect {
     Name(Print),
 }
 
-/// An attempt that counts as a failure until it is known not to be one: a burst of guesses must not pass while the first is computed.
+/// An attempt. At its name it counts as a failure until it is known not to be one: a burst of guesses must not pass while the first
+/// is computed. At its address it counts when it was wrong, for many may log in from one at a time.
 struct Attempt {
-    counters: Vec<Arc<AtomicU32>>,
+    address: Arc<AtomicU32>,
+    name: Option<Arc<AtomicU32>>,
 }
 
 impl Attempt {
-    fn was_right(self) {
-        for counter in &self.counters {
-            counter.fetch_sub(1, Ordering::Relaxed);
+    fn was_wrong(mut self) {
+        self.address.fetch_add(1, Ordering::Relaxed);
+        self.name = None;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            name.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -125,12 +134,11 @@ impl Logins {
         match shown {
             Shown::Nothing => Ok(Caller::anonymous()),
             Shown::Nonsense => {
-                // As slow as any other wrong one would be for whoever asks; nothing is computed.
-                self.attempt(peer, None)?;
+                self.attempt(peer, None)?.was_wrong();
                 Err(LoginError::Wrong)
             }
             Shown::User(name, password) => self.user(name, password, peer, now).await,
-            Shown::Robot(name, token) => self.robot(name, token, peer).await,
+            Shown::Robot(name, token) => self.robot(name, token, peer, now).await,
             Shown::Application(token) => self.application(token, peer, now).await,
         }
     }
@@ -167,10 +175,10 @@ impl Logins {
         }
         let hash = account.and_then(|account| account.password.as_deref());
         let right = self.passwords.verify(password.clone(), hash).await?;
-        let Some(account) = account else { return Err(LoginError::Wrong) };
-        if right {
-            attempt.was_right();
+        if !right {
+            attempt.was_wrong();
         }
+        let Some(account) = account else { return Err(LoginError::Wrong) };
         let change = self.meta.change().await?;
         if right {
             change.login_succeeded(account.id, now).await?;
@@ -181,27 +189,35 @@ impl Logins {
         if right { Ok(()) } else { Err(LoginError::Wrong) }
     }
 
-    async fn robot(&self, name: &RobotName, token: &Secret, peer: IpAddr) -> Result<Caller, LoginError> {
-        let attempt = self.attempt(peer, Some(name.as_str()))?;
-        let found = self.meta.account(name.as_str()).await?;
-        let robot = found.filter(|account| account.kind == AccountKind::Robot).ok_or(LoginError::Wrong)?;
-        if !robot.token_hash.as_deref().is_some_and(|hash| secrets::same(hash, &secrets::hash(token))) {
+    async fn robot(&self, name: &RobotName, token: &Secret, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
+        // Nobody guesses a token, so a name that many use at once is no reason to refuse it.
+        let attempt = self.attempt(peer, None)?;
+        let found = self.meta.account(name.as_str()).await?.filter(|account| account.kind == AccountKind::Robot);
+        let right = |robot: &Account| {
+            robot.token_hash.as_deref().is_some_and(|hash| secrets::same(hash, &secrets::hash(token)))
+        };
+        let Some(robot) = found.filter(right) else {
+            attempt.was_wrong();
             return Err(LoginError::Wrong);
-        }
-        attempt.was_right();
+        };
         let owner = match robot.owner_id {
             Some(owner) => self.meta.account_by_id(owner).await?,
             None => None,
         };
-        let usable = robot.enabled && owner.is_some_and(|owner| owner.enabled);
-        if usable { Ok(Caller::known(robot)) } else { Err(LoginError::Disabled) }
+        if !robot.enabled || owner.is_none_or(|owner| !owner.enabled) {
+            return Err(LoginError::Disabled);
+        }
+        self.meta.account_used(&robot, now).await?;
+        Ok(Caller::known(robot))
     }
 
     async fn application(&self, token: &Secret, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
         let attempt = self.attempt(peer, None)?;
         let found = self.meta.app_token_by_hash(&secrets::hash(token)).await?;
-        let found = found.filter(|found| found.expires.is_none_or(|end| now < end)).ok_or(LoginError::Wrong)?;
-        attempt.was_right();
+        let Some(found) = found.filter(|found| found.expires.is_none_or(|end| now < end)) else {
+            attempt.was_wrong();
+            return Err(LoginError::Wrong);
+        };
         let account = self.meta.account_by_id(found.account_id).await?.ok_or(LoginError::Wrong)?;
         if !account.enabled {
             return Err(LoginError::Disabled);
@@ -210,20 +226,17 @@ impl Logins {
         Ok(Caller::known(account))
     }
 
+    /// Begins an attempt, unless there were too many wrong ones lately.
     fn attempt(&self, peer: IpAddr, name: Option<&str>) -> Result<Attempt, LoginError> {
         let counter = |suspect| self.failures.get_with(suspect, Arc::default);
         let address = counter(Suspect::Address(network(peer)));
-        let name = name.map(|name| counter(Suspect::Name(self.prints.of(&[name]))));
-        let counters: Vec<_> = [(address, PER_ADDRESS)].into_iter().chain(name.map(|name| (name, PER_NAME))).collect();
-        let over = counters.iter().any(|(counter, limit)| counter.load(Ordering::Relaxed) >= *limit);
-        if over {
+        if address.load(Ordering::Relaxed) >= PER_ADDRESS {
             return Err(LoginError::Limited(WINDOW));
         }
-        let count = |(counter, _): (Arc<AtomicU32>, u32)| {
-            counter.fetch_add(1, Ordering::Relaxed);
-            counter
-        };
-        Ok(Attempt { counters: counters.into_iter().map(count).collect() })
+        let name = name.map(|name| counter(Suspect::Name(self.prints.of(&[name]))));
+        let before = name.as_ref().map_or(0, |name| name.fetch_add(1, Ordering::Relaxed));
+        let attempt = Attempt { address, name };
+        if before >= PER_NAME { Err(LoginError::Limited(WINDOW)) } else { Ok(attempt) }
     }
 }
 

@@ -144,6 +144,10 @@ async fn robots_and_applications_log_in_with_tokens() {
     node.account(robot).await;
     let caller = node.login("acme+ci", token.reveal()).await.unwrap();
     assert_eq!((caller.name(), caller.superuser()), (Some("acme+ci"), Superuser::No));
+    assert!(node.meta.account("acme+ci").await.unwrap().unwrap().last_login.is_some());
+    // Many at once are no guesses.
+    let many = (0..100).map(|_| node.login("acme+ci", token.reveal()));
+    assert!(futures_util::future::join_all(many).await.iter().all(Result::is_ok));
     assert!(matches!(node.login("acme+ci", "X").await, Err(LoginError::Wrong)));
     assert!(matches!(node.login("acme", token.reveal()).await, Err(LoginError::Wrong)));
     node.edit(&acme, AccountEdit { enabled: Some(false), ..AccountEdit::default() }).await;

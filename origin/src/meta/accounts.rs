@@ -5,7 +5,9 @@
 
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+};
 
 use super::entity::accounts::{AccountKind, Superuser, TeamRole, account, app_token, team, team_member};
 use super::entity::repositories::{RepositoryState, repository};
@@ -15,6 +17,9 @@ pub(crate) use super::entity::accounts::account::Model as Account;
 
 /// Where repositories hang whose account is gone. No name of an account has an exclamation mark.
 const NOBODY: &str = "!deleted";
+
+/// How often it is written down that something was used.
+pub(super) const USE_INTERVAL: Millis = 60_000;
 
 /// An account that is to be.
 #[derive(Clone, Debug)]
@@ -111,6 +116,22 @@ impl Meta {
             query = query.filter(account::Column::Name.gt(after));
         }
         Ok(query.all(&self.connections).await?)
+    }
+
+    /// Notes that a robot logged in, at most once a minute.
+    pub(crate) async fn account_used(&self, account: &Account, now: Millis) -> Result<(), MetaError> {
+        let due = now - USE_INTERVAL;
+        if account.last_login.is_some_and(|last| last > due) {
+            return Ok(());
+        }
+        // Many may use it at once; one of them writes.
+        let stale = Condition::any().add(account::Column::LastLogin.is_null()).add(account::Column::LastLogin.lte(due));
+        let used = account::Entity::update_many()
+            .col_expr(account::Column::LastLogin, Expr::value(now))
+            .filter(account::Column::Id.eq(account.id))
+            .filter(stale);
+        used.exec(&self.connections).await?;
+        Ok(())
     }
 
     /// How many accounts of a kind there are.

@@ -4,13 +4,11 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
+use super::accounts::USE_INTERVAL;
 use super::entity::accounts::app_token;
 use super::{Change, Meta, MetaError, Millis};
 
 pub(crate) use super::entity::accounts::app_token::Model as AppToken;
-
-/// How often it is written down that a token was used.
-const USE_INTERVAL: Millis = 60_000;
 
 /// A token that is to be.
 #[derive(Clone, Debug)]
