@@ -3,8 +3,8 @@
 //! Invariants: nothing is served to a caller whom its registry would refuse, except by an explicit offline policy;
 //! an answer that broke off never looks complete; a credential reaches no log, metric or error.
 //!
-//! The pure parts ([`route`], [`plan`], [`range`], [`conditional`], [`negotiate`]) decide; [`manifests`], [`blobs`] and
-//! [`lists`] do; [`respond`] alone knows HTTP statuses.
+//! The pure parts ([`route`], [`plan`], [`negotiate`]) decide; [`verifier`] tells what tokens say; [`manifests`],
+//! [`blobs`] and [`lists`] do; [`respond`] alone knows HTTP statuses.
 
 mod authorise;
 mod blobs;
