@@ -36,17 +36,17 @@ impl Drop for ReadOnly {
 }
 
 /// A file system of its own; unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    async fn mount(at: PathBuf, size: &str) -> Option<SmallDisk> {
+    pub(crate) async fn mount(at: PathBuf, size: &str) -> Option<SmallDisk> {
         std::fs::create_dir_all(&at).unwrap();
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "pierhead-test"]).arg(&at);
         run(command, Duration::from_secs(10)).await.success.then_some(SmallDisk(at))
     }
 
-    async fn remount(&self, options: &str) {
+    pub(crate) async fn remount(&self, options: &str) {
         let mut command = Command::new("mount");
         command.args(["-o", &format!("remount,{options}")]).arg(&self.0);
         run(command, Duration::from_secs(10)).await.expect_success();
