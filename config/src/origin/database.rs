@@ -33,7 +33,8 @@ pub(super) fn database(field: Field<'_>) -> Option<Database> {
         }
         _ => None,
     };
-    let max_connections = section.number("max_connections", 20, 1..=CONNECTIONS);
+    // Garbage collection holds its turn by one, and works by another.
+    let max_connections = section.number("max_connections", 20, 2..=CONNECTIONS);
     let min_connections = section.number("min_connections", 1, 0..=CONNECTIONS);
     if min_connections > max_connections {
         section.problem("`min_connections` is more than `max_connections`");

@@ -43,3 +43,22 @@ impl Turn {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::meta::scratch::Scratch;
+
+    #[tokio::test]
+    async fn nodes_take_turns() {
+        let database = Scratch::postgres().await;
+        let (one, other) = (database.open().await, database.open().await);
+        let turn = one.turn().await.unwrap().unwrap();
+        assert!(other.turn().await.unwrap().is_none() && one.turn().await.unwrap().is_none());
+        turn.holds().await.unwrap();
+        drop(turn);
+        pierhead_tests::eventually("the lock is let go", std::time::Duration::from_secs(10), async || {
+            other.turn().await.unwrap()
+        })
+        .await;
+    }
+}
