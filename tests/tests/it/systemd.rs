@@ -5,9 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pierhead_tests::eventually;
 use pierhead_tests::pierhead::{Setup, binary};
 use pierhead_tests::process::run;
+use pierhead_tests::{eventually, origin};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -42,6 +42,25 @@ impl Manager {
         })
         .await
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_is_told_how_the_origin_stands() {
+    let setup = origin::Setup::new();
+    let socket = setup.dir.path().join("notify");
+    let mut manager = Manager::listen(&socket);
+    let setup = setup.variable("NOTIFY_SOCKET", socket.to_str().unwrap()).variable("WATCHDOG_USEC", "300000");
+    let mut origin = setup.start().await;
+    manager.hears("READY=1").await;
+    for _ in 0..3 {
+        manager.hears("WATCHDOG=1").await;
+    }
+    origin.signal(Signal::HUP);
+    manager.hears("RELOADING=1").await;
+    manager.hears("READY=1").await;
+    origin.signal(Signal::TERM);
+    manager.hears("STOPPING=1").await;
+    assert!(origin.wait(Duration::from_secs(30)).await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
