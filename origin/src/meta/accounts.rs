@@ -5,9 +5,7 @@
 
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-};
+use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::entity::accounts::{AccountKind, Superuser, TeamRole, account, app_token, team, team_member};
 use super::entity::repositories::{RepositoryState, repository};
@@ -91,11 +89,6 @@ impl Meta {
         Ok(account::Entity::find().filter(account::Column::Id.is_in(ids)).all(&self.connections).await?)
     }
 
-    /// The accounts of these names.
-    pub(crate) async fn accounts_by_name(&self, names: Vec<String>) -> Result<Vec<Account>, MetaError> {
-        Ok(account::Entity::find().filter(account::Column::Name.is_in(names)).all(&self.connections).await?)
-    }
-
     /// Accounts of a kind, by name.
     pub(crate) async fn accounts(
         &self,
@@ -132,13 +125,6 @@ impl Meta {
             .filter(stale);
         used.exec(&self.connections).await?;
         Ok(())
-    }
-
-    /// How many accounts of a kind there are.
-    pub(crate) async fn count_accounts(&self, kind: AccountKind) -> Result<u64, MetaError> {
-        let query =
-            account::Entity::find().filter(account::Column::Kind.eq(kind)).filter(account::Column::Name.ne(NOBODY));
-        Ok(query.count(&self.connections).await?)
     }
 
     /// The robots of a user or organisation, by name.
