@@ -4,7 +4,6 @@ mod api;
 mod app;
 mod auth;
 mod cli;
-#[allow(dead_code, unused_imports, reason = "who uses it comes next")]
 mod meta;
 mod metrics;
 mod registry;

@@ -23,8 +23,9 @@ use crate::metrics::{GateMetrics, Metrics};
 /// What a request is, for its admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Neither: a login, a ping, health, the API.
+    /// Neither: a ping, health, keys.
     Other,
+    /// It reads the database, or asks it whether somebody may: so do logins and the API.
     Read,
     Write,
 }
@@ -41,9 +42,11 @@ enum Decision {
 }
 
 fn kind(method: &Method, path: &str) -> Kind {
-    let Some(rest) = path.strip_prefix("/v2/") else { return Kind::Other };
+    if path == "/v2/auth" || path.starts_with("/api/") {
+        return Kind::Read;
+    }
     match *method {
-        _ if rest.is_empty() || rest == "auth" => Kind::Other,
+        _ if path == "/v2/" || !path.starts_with("/v2/") => Kind::Other,
         Method::GET | Method::HEAD => Kind::Read,
         // They change nothing, and find no route.
         Method::OPTIONS | Method::TRACE | Method::CONNECT => Kind::Other,
@@ -212,9 +215,10 @@ mod tests {
         use RegistryState::{Normal, ReadOnly};
         for (method, path, normal, readonly) in [
             (Method::GET, "/v2/", Decision::Pass, Decision::Pass),
-            (Method::GET, "/v2/auth", Decision::Pass, Decision::Pass),
-            (Method::POST, "/v2/auth", Decision::Pass, Decision::Pass),
-            (Method::POST, "/api/v1/organization/", Decision::Pass, Decision::Pass),
+            (Method::GET, "/v2/auth", Decision::When(Kind::Read), Decision::When(Kind::Read)),
+            (Method::POST, "/v2/auth", Decision::When(Kind::Read), Decision::When(Kind::Read)),
+            (Method::POST, "/api/v1/organization/", Decision::When(Kind::Read), Decision::When(Kind::Read)),
+            (Method::GET, "/keys/services/pierhead/keys", Decision::Pass, Decision::Pass),
             (Method::GET, "/health/instance", Decision::Pass, Decision::Pass),
             (Method::GET, "/v2/_catalog", Decision::When(Kind::Read), Decision::When(Kind::Read)),
             (Method::HEAD, "/v2/a/blobs/x", Decision::When(Kind::Read), Decision::When(Kind::Read)),

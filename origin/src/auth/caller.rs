@@ -9,17 +9,29 @@ use crate::meta::{Account, AccountKind, Performer, Superuser};
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     account: Option<Arc<Account>>,
+    /// Whether it showed a token of an application, which may be lost without anybody's noticing.
+    by_application: bool,
 }
 
 impl Caller {
     /// Nobody who is known.
     pub(crate) fn anonymous() -> Caller {
-        Caller { account: None }
+        Caller { account: None, by_application: false }
     }
 
     /// A user or robot.
     pub(crate) fn known(account: Account) -> Caller {
-        Caller { account: Some(Arc::new(account)) }
+        Caller { account: Some(Arc::new(account)), by_application: false }
+    }
+
+    /// A user, by a token that an application has.
+    pub(crate) fn application(account: Account) -> Caller {
+        Caller { by_application: true, ..Caller::known(account) }
+    }
+
+    /// Whether it came by one.
+    pub(crate) fn is_by_application(&self) -> bool {
+        self.by_application
     }
 
     /// The account behind it.

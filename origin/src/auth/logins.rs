@@ -223,7 +223,7 @@ impl Logins {
             return Err(LoginError::Disabled);
         }
         self.meta.app_token_used(&found, now).await?;
-        Ok(Caller::known(account))
+        Ok(Caller::application(account))
     }
 
     /// Begins an attempt, unless there were too many wrong ones lately.

@@ -16,6 +16,7 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 mod tokens;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -112,10 +113,16 @@ impl Auth {
     /// A token for a caller, with as much of these scopes as it may have.
     pub(crate) async fn issue(&self, caller: &Caller, scopes: &[Scope]) -> Result<Issued, LoginError> {
         let mut access = Vec::new();
+        // Clients that push ask for the same repository several times.
+        let mut known: HashMap<&str, RepositoryRights> = HashMap::new();
         for scope in scopes {
             access.extend(match &scope.resource {
                 Resource::Repository { name, .. } => {
-                    let (_, rights) = self.repository(caller, name.as_str()).await?;
+                    let rights = match known.get(name.as_str()) {
+                        Some(rights) => *rights,
+                        None => self.repository(caller, name.as_str()).await?.1,
+                    };
+                    known.insert(name.as_str(), rights);
                     grants::repository(scope, rights)
                 }
                 Resource::Other { .. } if caller.id().is_some() || self.anonymous_pulls => grants::registry(scope),
@@ -146,8 +153,17 @@ impl Auth {
         if claims.sub.is_empty() {
             return Ok(Caller::anonymous());
         }
-        let account = self.meta.account(&claims.sub).await?.filter(|account| account.enabled);
-        Ok(account.map_or_else(Caller::anonymous, Caller::known))
+        let issued = i64::try_from(claims.iat).unwrap_or(i64::MAX).saturating_add(1).saturating_mul(1000);
+        // One that was made later under the same name is somebody else.
+        let account =
+            self.meta.account(&claims.sub).await?.filter(|account| account.enabled && account.created < issued);
+        let Some(account) = account else { return Ok(Caller::anonymous()) };
+        if let Some(owner) = account.owner_id
+            && !self.meta.account_by_id(owner).await?.is_some_and(|owner| owner.enabled)
+        {
+            return Ok(Caller::anonymous());
+        }
+        Ok(Caller::known(account))
     }
 
     /// What is known of a caller and a repository, by its whole name, and what follows.

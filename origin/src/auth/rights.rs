@@ -84,9 +84,10 @@ pub(crate) fn repository(
 ) -> RepositoryRights {
     let within = namespace(asking, membership);
     let Some(shown) = shown.filter(|shown| shown.state != RepositoryState::Deleted) else {
-        // As if it were there: who pushes first asks whether it is.
-        let may = within.create;
-        return RepositoryRights { pull: may, push: may, delete: may, admin: within.admin, inspect: within.admin };
+        // Who administrates the namespace may do everything that is to come. Others may only push: what was there before by that name,
+        // and caches may still remember, was never theirs.
+        let (push, all) = (within.create, within.admin);
+        return RepositoryRights { pull: all, push, delete: all, admin: all, inspect: all };
     };
     let granted = if asking.anonymous { None } else { granted };
     let role = if within.admin { Some(Role::Admin) } else { granted };
@@ -179,7 +180,7 @@ mod tests {
             (KNOWN, member(TeamRole::Member), None, None, ""),
             (KNOWN, member(TeamRole::Member), Some(Role::Write), private, "rwd"),
             (KNOWN, member(TeamRole::Creator), None, private, ""),
-            (KNOWN, member(TeamRole::Creator), None, None, "rwd"),
+            (KNOWN, member(TeamRole::Creator), None, None, "w"),
             (KNOWN, member(TeamRole::Admin), None, private, "rwdai"),
             (KNOWN, member(TeamRole::Admin), None, None, "rwdai"),
             // Everywhere.

@@ -210,7 +210,7 @@ async fn tokens_grant_what_was_given_and_no_more() {
         ("repository:acme/app:pull,push", ["", "pull,push", "pull,push", ""]),
         ("repository:acme/open:pull,push", ["pull", "pull,push", "pull", "pull"]),
         ("repository:acme/made:*", ["", "pull,push,delete,*", "pull,push,delete,*", "pull"]),
-        ("repository:acme/new:pull,push", ["", "pull,push", "pull,push", ""]),
+        ("repository:acme/new:pull,push", ["", "pull,push", "push", ""]),
         ("repository:ann/own:push", ["", "push", "", ""]),
         ("repository:nobody/x:pull", ["", "", "", ""]),
         ("repository:single:pull", ["", "", "", ""]),

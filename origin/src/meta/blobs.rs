@@ -144,9 +144,10 @@ impl Change {
     }
 
     /// Step 3 of a push: the store has the bytes. `false` when step 2 took longer than the repository holds the blob, and it left.
-    pub(crate) async fn blob_arrived(&self, digest: &Digest) -> Result<bool, MetaError> {
-        let update = "UPDATE blob SET state = 1, changed = $2 WHERE digest = $1";
-        Ok(sql::execute(&self.transaction, update, [digest.to_string().into(), now().into()]).await? == 1)
+    pub(crate) async fn blob_arrived(&self, digest: &Digest, size: u64) -> Result<bool, MetaError> {
+        let update = "UPDATE blob SET state = 1, size = $3, changed = $2 WHERE digest = $1";
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        Ok(sql::execute(&self.transaction, update, [digest.to_string().into(), now().into(), size.into()]).await? == 1)
     }
 
     /// Lets one repository hold what another holds. `None` when that does not.
@@ -169,6 +170,20 @@ impl Change {
             self.hold(repository_id, blob.id, expires).await?;
         }
         Ok(held)
+    }
+
+    /// That a repository holds a blob stays as it is until this change ends: whoever puts a manifest that needs it was before, and is
+    /// seen by what comes next, or waits.
+    pub(crate) async fn lock_hold(&self, repository_id: i64, blob_id: i64) -> Result<(), MetaError> {
+        #[derive(FromQueryResult)]
+        struct Row {
+            #[allow(dead_code, reason = "the row is locked, not read")]
+            blob_id: i64,
+        }
+        let select =
+            format!("SELECT blob_id FROM repository_blob WHERE repository_id = $1 AND blob_id = $2{}", self.locking());
+        sql::one::<Row>(&self.transaction, &select, [repository_id.into(), blob_id.into()]).await?;
+        Ok(())
     }
 
     /// Takes a blob from a repository: it cannot be pulled from there any more.

@@ -8,6 +8,9 @@ pub(crate) enum MetaError {
     /// It cannot be reached, has no connection free, or takes too long: trying again later can help.
     #[error("the database is not available: {0}")]
     Unavailable(DbErr),
+    /// It met another change, which went on: trying again at once helps.
+    #[error("it met another change")]
+    Conflict,
     /// Something else was there first: of two who did the same at a time, one wins.
     #[error("it exists already")]
     Exists,
@@ -30,6 +33,7 @@ impl From<DbErr> for MetaError {
             _ => {}
         }
         match &error {
+            DbErr::Exec(cause) | DbErr::Query(cause) if is_conflict(cause) => MetaError::Conflict,
             DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => MetaError::Unavailable(error),
             DbErr::Exec(cause) | DbErr::Query(cause) if is_passing(cause) => MetaError::Unavailable(error),
             _ => MetaError::Broken(error),
@@ -37,14 +41,21 @@ impl From<DbErr> for MetaError {
     }
 }
 
+/// Whether the database ended one of two changes that waited for each other, or saw the same differently (class 40 of PostgreSQL's).
+fn is_conflict(cause: &RuntimeErr) -> bool {
+    let RuntimeErr::SqlxError(cause) = cause else { return false };
+    let code = cause.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.len() == 5 && code.starts_with("40"))
+}
+
 /// Whether the connection failed, and not the statement; or the statement was ended from outside.
 fn is_passing(cause: &RuntimeErr) -> bool {
     let RuntimeErr::SqlxError(cause) = cause else { return false };
     match cause.as_database_error() {
-        // PostgreSQL, appendix A: connection exceptions, serialization failure and deadlock, insufficient resources, operator
+        // PostgreSQL, appendix A: connection exceptions, insufficient resources, operator
         // intervention (a shutdown, a statement past its time). SQLite: busy and locked.
         Some(error) => error.code().is_some_and(|code| {
-            ["08", "40", "53", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+            ["08", "53", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class))
                 || matches!(code.as_ref(), "5" | "6" | "261" | "262" | "517")
         }),
         // Everything that is no answer of the database: the connection broke, the pool is closed or has none.

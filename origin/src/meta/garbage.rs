@@ -86,6 +86,15 @@ impl Change {
             self.skipping_of("m")
         );
         let found: Vec<Id> = sql::all(&self.transaction, &select, [before.into(), last.into()]).await?;
+        // In the order in which pushes lock them.
+        let lock = format!(
+            "SELECT rb.blob_id AS id FROM repository_blob rb WHERE rb.expires < $1 AND EXISTS (SELECT 1 FROM manifest_blob mb \
+             WHERE mb.repository_id = rb.repository_id AND mb.blob_id = rb.blob_id AND mb.manifest_id IN ({})) \
+             ORDER BY rb.blob_id{}",
+            sql::places(2, found.len()),
+            self.locking_of("rb")
+        );
+        self.again::<Id>(&lock, held_until, &found).await?;
         let hold = format!(
             "UPDATE repository_blob SET expires = $1 WHERE expires < $1 AND NOT deleted AND EXISTS (SELECT 1 FROM manifest_blob mb \
              WHERE mb.repository_id = repository_blob.repository_id AND mb.blob_id = repository_blob.blob_id \

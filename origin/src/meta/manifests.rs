@@ -11,8 +11,6 @@ use super::{Change, Meta, MetaError, Millis, sql};
 pub(crate) struct FoundManifest {
     /// The row.
     pub(crate) id: i64,
-    /// Whose it is.
-    pub(crate) repository_id: i64,
     digest: String,
     /// As it was pushed.
     pub(crate) media_type: String,
@@ -50,8 +48,6 @@ pub(crate) struct Referrer {
     pub(crate) artifact_type: Option<String>,
     /// In bytes.
     pub(crate) size: i64,
-    /// The manifest.
-    pub(crate) content: Vec<u8>,
 }
 
 /// A manifest that is to be put.
@@ -116,7 +112,7 @@ impl Meta {
         repository: &str,
         reference: &Reference,
     ) -> Result<Option<FoundManifest>, MetaError> {
-        const COLUMNS: &str = "m.id AS id, m.repository_id AS repository_id, m.digest AS digest, m.media_type AS media_type, m.size AS size, \
+        const COLUMNS: &str = "m.id AS id, m.digest AS digest, m.media_type AS media_type, m.size AS size, \
              m.layers_size AS layers_size";
         let (select, wanted) = match reference {
             Reference::Tag(tag) => (
@@ -155,7 +151,7 @@ impl Meta {
     ) -> Result<Vec<Referrer>, MetaError> {
         let filter = if artifact_type.is_some() { "AND artifact_type = $5" } else { "" };
         let select = format!(
-            "SELECT id, digest, media_type, artifact_type, size, content FROM manifest \
+            "SELECT id, digest, media_type, artifact_type, size FROM manifest \
              WHERE repository_id = $1 AND subject = $2 AND deleted IS NULL AND id > $3 {filter} ORDER BY id LIMIT $4"
         );
         let values =

@@ -43,7 +43,7 @@ use sea_orm::{
 pub(crate) use accounts::{Account, AccountEdit, NewAccount};
 pub(crate) use actions::{Action, ActionFilter, ActionLine, Performer};
 pub(crate) use app_tokens::{AppToken, NewAppToken};
-pub(crate) use blobs::{Arrival, HeldBlob};
+pub(crate) use blobs::Arrival;
 pub(crate) use census::Census;
 pub(crate) use defaults::DefaultPermission;
 pub(crate) use entity::accounts::{AccountKind, Superuser, TeamRole};
@@ -52,7 +52,7 @@ pub(crate) use error::MetaError;
 pub(crate) use garbage::LeavingBlob;
 pub(crate) use history::{HistoryFilter, TagName, TagTime};
 pub(crate) use listing::{Listing, RepositoryEdit};
-pub(crate) use manifests::{FoundManifest, NewManifest, Put, Referrer};
+pub(crate) use manifests::{NewManifest, Put, Referrer};
 pub(crate) use open::OpenError;
 pub(crate) use permissions::{Facts, Grantee};
 pub(crate) use repositories::{Repository, Viewer};

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use pierhead_config::{Database, DatabaseKind, DatabaseTls};
-use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseBackend, DbErr, TransactionTrait};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, DatabaseBackend, DbErr, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
+};
 use sea_orm_migration::MigratorTrait;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -74,7 +77,12 @@ impl Meta {
     /// Brings the tables up to date. Nodes that start together take turns; those that come second find nothing to do.
     async fn migrate(&self) -> Result<(), OpenError> {
         let migrate = OpenError::Migrate;
-        let turn = self.connections.begin().await.map_err(OpenError::Connect)?;
+        // SQLite's one writer, from the beginning: another process may be about to do the same.
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let turn = self.connections.begin_with_options(options).await.map_err(OpenError::Connect)?;
         if self.connections.get_database_backend() == DatabaseBackend::Postgres {
             let waits = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             turn.execute_unprepared("SET LOCAL statement_timeout = 0").await.map_err(migrate)?;

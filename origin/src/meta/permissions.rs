@@ -141,8 +141,9 @@ impl Change {
         Ok(gone.exec(&self.transaction).await?.rows_affected > 0)
     }
 
-    /// Takes what an account was given in all repositories of a namespace.
-    pub(crate) async fn revoke_in_namespace(&self, namespace: i64, account: i64) -> Result<(), MetaError> {
+    /// Takes what an account was given in all repositories of a namespace, and what it would be given in new ones. Whether that
+    /// was anything.
+    pub(crate) async fn revoke_in_namespace(&self, namespace: i64, account: i64) -> Result<bool, MetaError> {
         let within = Query::select()
             .column(repository::Column::Id)
             .from(repository::Entity)
@@ -151,8 +152,11 @@ impl Change {
         let gone = repository_permission::Entity::delete_many()
             .filter(repository_permission::Column::AccountId.eq(account))
             .filter(repository_permission::Column::RepositoryId.in_subquery(within));
-        gone.exec(&self.transaction).await?;
-        Ok(())
+        let given = gone.exec(&self.transaction).await?.rows_affected;
+        let promised = default_permission::Entity::delete_many()
+            .filter(default_permission::Column::OrganizationId.eq(namespace))
+            .filter(default_permission::Column::AccountId.eq(account));
+        Ok(promised.exec(&self.transaction).await?.rows_affected + given > 0)
     }
 
     /// Gives a new repository the permissions that it begins with: its creator's, where the namespace is not the creator's own,

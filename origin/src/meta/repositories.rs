@@ -55,6 +55,25 @@ struct Name {
     name: String,
 }
 
+#[derive(FromQueryResult)]
+struct Id {
+    id: i64,
+}
+
+/// Repositories that everybody may see.
+const PUBLIC: &str = "FROM repository r WHERE r.visibility = 1";
+/// Those that `$3` was given. The join says which comes first: what was given is little.
+const GIVEN_TO_ACCOUNT: &str = "FROM (SELECT p.repository_id AS id FROM repository_permission p WHERE p.account_id = $3) AS given \
+     CROSS JOIN repository r WHERE r.id = given.id";
+/// Those that teams of `$3` were given.
+const GIVEN_TO_TEAM: &str = "FROM (SELECT p.repository_id AS id FROM repository_permission p \
+     JOIN team_member m ON m.team_id = p.team_id WHERE m.account_id = $3) AS given CROSS JOIN repository r WHERE r.id = given.id";
+
+/// The first names after `$1`, at most `$2`.
+fn some(of: &str) -> String {
+    format!("SELECT r.name AS name {of} AND r.name > $1 AND r.state <> 2 ORDER BY r.name LIMIT $2")
+}
+
 impl Meta {
     /// The repository of that name.
     pub(crate) async fn repository(&self, name: &str) -> Result<Option<Repository>, MetaError> {
@@ -64,13 +83,36 @@ impl Meta {
 
     /// Names of repositories that the viewer may see, in order, from after `last` on.
     pub(crate) async fn catalog(&self, viewer: Viewer, last: &str, limit: u32) -> Result<Vec<String>, MetaError> {
-        let select = format!(
-            "SELECT r.name AS name FROM repository r WHERE r.name > $1 AND r.state <> 2 AND {} ORDER BY r.name LIMIT $2",
-            viewer.condition(3)
-        );
-        let values = [last.into(), i64::from(limit).into()].into_iter().chain(viewer.account().map(Into::into));
+        let mut values = vec![last.into(), i64::from(limit).into()];
+        let select = match viewer {
+            Viewer::Everything => some("FROM repository r WHERE 1 = 1"),
+            Viewer::Anonymous => some(PUBLIC),
+            Viewer::Account(account) => {
+                let namespaces = self.namespaces_of(account).await?;
+                values.push(account.into());
+                values.extend(namespaces.iter().map(|row| sea_orm::Value::from(row.id)));
+                let own = (4..4 + namespaces.len())
+                    .map(|place| some(&format!("FROM repository r WHERE r.namespace_id = ${place}")));
+                // Each part is a few steps along an index, or through what was given, however many repositories there are; one
+                // condition with an OR would look at all of them.
+                let parts: Vec<String> = [PUBLIC, GIVEN_TO_ACCOUNT, GIVEN_TO_TEAM]
+                    .into_iter()
+                    .map(some)
+                    .chain(own)
+                    .map(|part| format!("SELECT * FROM ({part}) AS part"))
+                    .collect();
+                format!("{} ORDER BY name LIMIT $2", parts.join(" UNION "))
+            }
+        };
         let names: Vec<Name> = sql::all(&self.connections, &select, values).await?;
         Ok(names.into_iter().map(|row| row.name).collect())
+    }
+
+    /// Where an account may see everything: its own namespace, and those of organisations that it administrates.
+    async fn namespaces_of(&self, account: i64) -> Result<Vec<Id>, MetaError> {
+        let select = "SELECT CAST($1 AS BIGINT) AS id UNION SELECT t.organization_id AS id FROM team t \
+                      JOIN team_member m ON m.team_id = t.id WHERE m.account_id = $1 AND t.role = 2";
+        sql::all(&self.connections, select, [account.into()]).await
     }
 }
 

@@ -26,7 +26,7 @@ async fn push_blob(meta: &Meta, repository: &Repository, content: &[u8]) -> (Dig
     let arrival = change.blob_arrives(repository.id, &digest, content.len() as u64, now() + 60_000).await.unwrap();
     change.commit().await.unwrap();
     let change = meta.change().await.unwrap();
-    change.blob_arrived(&digest).await.unwrap();
+    change.blob_arrived(&digest, content.len() as u64).await.unwrap();
     change.commit().await.unwrap();
     (digest, arrival)
 }

@@ -116,8 +116,9 @@ impl Change {
         Ok(())
     }
 
-    /// Forgets it.
-    pub(crate) async fn delete_upload(&self, id: &UploadId) -> Result<bool, MetaError> {
-        Ok(sql::execute(&self.transaction, "DELETE FROM upload WHERE id = $1", [id.as_str().into()]).await? == 1)
+    /// Forgets it, unless somebody else writes it by now.
+    pub(crate) async fn delete_upload(&self, id: &UploadId, writer: &str) -> Result<bool, MetaError> {
+        let delete = "DELETE FROM upload WHERE id = $1 AND (writer IS NULL OR writer = $2)";
+        Ok(sql::execute(&self.transaction, delete, [id.as_str().into(), writer.into()]).await? == 1)
     }
 }

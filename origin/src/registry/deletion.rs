@@ -44,16 +44,26 @@ impl Registry {
     }
 
     /// Takes a blob from a repository, if no manifest there needs it.
-    pub(crate) async fn delete_blob(&self, repository: &str, digest: &Digest) -> Result<(), RegistryError> {
+    pub(crate) async fn delete_blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        performer: &Performer,
+    ) -> Result<(), RegistryError> {
         let name = repository;
         let repository = self.repository(name).await?;
         let held = self.meta.blob(name, digest).await?.ok_or(RegistryError::BlobUnknown)?;
         let change = self.meta.change().await?;
         let repository = self.writable(&change, repository.id).await?;
+        change.lock_hold(repository.id, held.id).await?;
         if let Some(manifest) = change.manifest_that_needs(repository.id, held.id).await? {
             return Err(RegistryError::Needed(manifest));
         }
         change.release_blob(repository.id, held.id).await?;
+        let namespace = repository.name.split('/').next();
+        let metadata = serde_json::json!({ "blob_digest": digest.to_string() });
+        let action = Action { kind: "delete_blob", namespace, repository: Some(&repository.name), metadata };
+        change.log(performer, action, now()).await?;
         Ok(change.commit().await?)
     }
 }

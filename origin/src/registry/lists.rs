@@ -12,8 +12,8 @@ pub(crate) const LONGEST_PAGE: u32 = 1000;
 
 /// Referrers of a page: their annotations are read from their manifests.
 const REFERRERS: u32 = 100;
-/// Bytes of annotations on one page, beyond which it ends early: the list is itself a manifest, and must stay as small as one.
-const ANNOTATIONS: usize = 1024 * 1024;
+/// Bytes of manifests that are read for one page, beyond which it ends early: so the list stays as small as a manifest is.
+const READ: i64 = 4 * 1024 * 1024;
 
 /// Which referrers are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,14 @@ impl Registry {
         let repository = self.repository(repository).await?;
         let ReferrersAsked { subject, artifact_type, last } = asked;
         let found = self.meta.referrers(repository.id, subject, artifact_type, last, REFERRERS + 1).await?;
-        Ok(referrer_page(found))
+        let (shown, next) = cut(found);
+        let mut manifests = Vec::with_capacity(shown.len());
+        for referrer in shown {
+            // Gone since it was found: then it is no referrer any more.
+            let Some(content) = self.meta.manifest_content(referrer.id).await? else { continue };
+            manifests.push(entry(referrer, &content));
+        }
+        Ok(ReferrerPage { schema_version: 2, media_type: media_type::OCI_INDEX, manifests, next })
     }
 }
 
@@ -95,53 +102,59 @@ fn page(mut names: Vec<String>, count: u32) -> (Vec<String>, bool) {
     (names, more)
 }
 
-fn referrer_page(found: Vec<Referrer>) -> ReferrerPage {
-    let all = found.len();
-    let (mut manifests, mut next, mut said) = (Vec::with_capacity(all), None, 0);
-    for referrer in found {
-        if manifests.len() >= REFERRERS as usize || said > ANNOTATIONS {
-            break;
-        }
+/// As many as fit on a page, and where the next begins.
+fn cut(mut found: Vec<Referrer>) -> (Vec<Referrer>, Option<i64>) {
+    let mut read = 0;
+    let fit = found.iter().take(REFERRERS as usize).take_while(|referrer| {
+        let first = read == 0;
+        read += referrer.size;
+        first || read <= READ
+    });
+    let fit = fit.count();
+    let more = found.len() > fit;
+    found.truncate(fit);
+    let next = found.last().filter(|_| more).map(|referrer| referrer.id);
+    (found, next)
+}
+
+fn entry(referrer: Referrer, content: &[u8]) -> ReferrerEntry {
+    ReferrerEntry {
+        media_type: referrer.media_type,
+        digest: referrer.digest,
+        size: referrer.size,
+        artifact_type: referrer.artifact_type,
         // It was readable when it was pushed.
-        let annotations = Manifest::parse(&referrer.content).map(|manifest| manifest.annotations).unwrap_or_default();
-        said += annotations.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        next = Some(referrer.id);
-        manifests.push(ReferrerEntry {
-            media_type: referrer.media_type,
-            digest: referrer.digest,
-            size: referrer.size,
-            artifact_type: referrer.artifact_type,
-            annotations,
-        });
+        annotations: Manifest::parse(content).map(|manifest| manifest.annotations).unwrap_or_default(),
     }
-    let next = next.filter(|_| manifests.len() < all);
-    ReferrerPage { schema_version: 2, media_type: media_type::OCI_INDEX, manifests, next }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn referrers(count: i64, annotation: usize) -> Vec<Referrer> {
-        let content = format!(r#"{{"annotations":{{"a":"{}"}}}}"#, "x".repeat(annotation)).into_bytes();
+    fn referrers(count: i64, size: i64) -> Vec<Referrer> {
         let referrer = |id| Referrer {
             id,
             digest: format!("sha256:{id:064}"),
             media_type: media_type::OCI_MANIFEST.to_owned(),
             artifact_type: None,
-            size: 1,
-            content: content.clone(),
+            size,
         };
         (1..=count).map(referrer).collect()
     }
 
     #[test]
     fn pages_end_and_go_on() {
-        for (count, annotation, shown, next) in
-            [(0, 0, 0, None), (100, 10, 100, None), (101, 10, 100, Some(100)), (5, 600 * 1024, 2, Some(2))]
-        {
-            let page = referrer_page(referrers(count, annotation));
-            assert_eq!((page.manifests.len(), page.next), (shown, next), "{count} {annotation}");
+        for (count, size, shown, next) in [
+            (0, 0, 0, None),
+            (100, 10, 100, None),
+            (101, 10, 100, Some(100)),
+            (5, READ / 2, 2, Some(2)),
+            (2, READ, 1, Some(1)),
+            (1, READ + 1, 1, None),
+        ] {
+            let (page, after) = cut(referrers(count, size));
+            assert_eq!((page.len(), after), (shown, next), "{count} {size}");
         }
         let names = |count: usize| (0..count).map(|name| name.to_string()).collect::<Vec<_>>();
         assert_eq!(page(names(3), 2), (names(2), true));

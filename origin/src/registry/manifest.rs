@@ -28,6 +28,9 @@ pub(crate) enum Flaw {
     /// Descriptors with digests that nobody can ask for.
     #[error("{0} descriptors have no digest of sha256 or sha512")]
     Digests(usize),
+    /// What no database takes.
+    #[error("the artifact type has a zero byte")]
+    ZeroByte,
     /// More than anybody needs.
     #[error("more than {DESCRIPTORS} descriptors")]
     TooMany,
@@ -65,6 +68,9 @@ pub(super) fn needs(content_type: &str, content: &[u8]) -> Result<Needs, Flaw> {
     }
     if manifest.blobs.len() + manifest.manifests.len() > DESCRIPTORS {
         return Err(Flaw::TooMany);
+    }
+    if manifest.artifact_type.as_ref().is_some_and(|kind| kind.contains('\0')) {
+        return Err(Flaw::ZeroByte);
     }
     let (foreign, blobs): (Vec<_>, Vec<_>) = manifest.blobs.into_iter().partition(|blob| blob.foreign);
     Ok(Needs {
@@ -109,6 +115,7 @@ mod tests {
             ("application/x", "", "not a manifest"),
             ("application/x", r#"{"layers":[{"digest":"md5:1"}]}"#, "no digest"),
             ("application/x", &many, "more than"),
+            ("application/x", r#"{"artifactType":"a\u0000"}"#, "zero byte"),
             (media_type::DOCKER_SCHEMA1[0], "{}", "schema 1"),
         ] {
             let error = needs(content_type, content.as_bytes()).unwrap_err().to_string();

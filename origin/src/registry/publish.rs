@@ -55,8 +55,8 @@ impl Registry {
         let mut tries = 0;
         loop {
             match self.publish_once(&pushed, digest, &needs).await {
-                // Another moved the same tag at this moment; the next look sees where.
-                Err(RegistryError::Meta(MetaError::Exists)) if tries < TRIES => tries += 1,
+                // Another moved the same tag at this moment, and the next look sees where; or garbage collection was in the way.
+                Err(RegistryError::Meta(MetaError::Exists | MetaError::Conflict)) if tries < TRIES => tries += 1,
                 outcome => return outcome,
             }
         }

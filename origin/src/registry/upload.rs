@@ -4,15 +4,20 @@
 //! and that the next request can take up at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use pierhead_registry::oci::{Algorithm, Digest, RunningDigest};
-use pierhead_registry::store::{Checkpoint, Proof, StoreError, UploadId};
+use pierhead_registry::store::{Checkpoint, Proof, StoreError, Upload, UploadId};
+use tokio::time::{Instant, sleep};
 
-use super::writer::Writer;
+use super::writer::{LOOK, SIGN, Writer, claimed_until};
 use super::{Registry, RegistryError};
 use crate::meta::{Arrival, Claim, MetaError, UploadRow};
+
+/// How long to wait for the database when all that is left is to say that a blob is there.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A piece of an upload, as it comes in.
 pub(crate) struct Piece {
@@ -98,42 +103,95 @@ impl Registry {
         }
         let (row, Some(upload)) = writer.into_parts() else { return Err(RegistryError::Interrupted) };
         let (id, length) = (writer_id(&row)?, upload.length());
-        let change = self.meta.change().await?;
-        self.writable(&change, row.repository_id).await?;
-        let mut arrival = change.blob_arrives(row.repository_id, &digest, length, self.held_until()).await?;
-        change.commit().await?;
-        // Somebody may have taken it from the store behind our back. Then this push mends it.
-        if arrival == Arrival::Known && self.store.stat(&digest).await? != Some(length) {
-            arrival = Arrival::New;
-        }
-        let stored = match arrival {
-            Arrival::New => upload.commit(&digest, proof).await,
-            Arrival::Known if proof == Proof::ReadBack => upload.commit(&digest, proof).await,
-            Arrival::Known => {
-                drop(upload);
-                self.discard_stored(&id, &row).await;
-                Ok(())
+        // An object store may take minutes to put a large upload together.
+        let signs = async {
+            loop {
+                sleep(SIGN).await;
+                self.sign(&row, &id).await;
             }
         };
-        match stored {
+        let made = tokio::select! {
+            made = self.make_blob(&row, &id, upload, digest, proof) => made,
+            () = signs => Err(RegistryError::Interrupted),
+        };
+        match &made {
             Ok(()) => {}
-            Err(StoreError::Mismatch) => {
-                self.forget_upload(&id, &row).await;
-                return Err(RegistryError::NotItsDigest(digest));
-            }
-            Err(error) => {
-                self.release(&row).await;
-                return Err(error.into());
-            }
+            Err(RegistryError::NotItsDigest(_)) => self.forget_upload(&id, &row).await,
+            Err(_) => self.release(&row).await,
+        }
+        made.map(|()| length)
+    }
+
+    async fn make_blob(
+        &self,
+        row: &UploadRow,
+        id: &UploadId,
+        upload: Box<dyn Upload>,
+        digest: Digest,
+        proof: Proof,
+    ) -> Result<(), RegistryError> {
+        let length = upload.length();
+        let mut upload = Some(upload);
+        // Nobody has hashed these bytes. Until the store has, the repository must not hold what they are said to be: it may be somebody
+        // else's.
+        if proof == Proof::ReadBack
+            && let Some(upload) = upload.take()
+        {
+            upload.commit(&digest, proof).await.map_err(|error| match error {
+                StoreError::Mismatch => RegistryError::NotItsDigest(digest),
+                error => error.into(),
+            })?;
         }
         let change = self.meta.change().await?;
-        let arrived = change.blob_arrived(&digest).await?;
-        change.delete_upload(&id).await?;
+        self.writable(&change, row.repository_id).await?;
+        let arrival = change.blob_arrives(row.repository_id, &digest, length, self.held_until()).await?;
         change.commit().await?;
-        if !arrived {
-            self.mend(&row, &digest, length).await?;
+        // Somebody may have taken it from the store behind our back. Then this push mends it.
+        let to_write = upload.is_some() && arrival == Arrival::New;
+        let there = !to_write && self.store.stat(&digest).await? == Some(length);
+        match upload {
+            Some(upload) if !there => upload.commit(&digest, proof).await?,
+            Some(upload) => {
+                drop(upload);
+                self.discard_stored(id, row).await;
+            }
+            // It was put there before it was held, and was taken away in between.
+            None if !there => return Err(RegistryError::UploadLost),
+            None => {}
         }
-        Ok(length)
+        let begun = Instant::now();
+        loop {
+            match self.arrived(row, id, &digest, length).await {
+                // What was stored would have to be sent again. The database may be back soon.
+                Err(RegistryError::Meta(MetaError::Unavailable(_) | MetaError::Conflict))
+                    if begun.elapsed() < PATIENCE =>
+                {
+                    sleep(LOOK).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Step 3 of a push (`../meta/blobs.rs`).
+    async fn arrived(&self, row: &UploadRow, id: &UploadId, digest: &Digest, length: u64) -> Result<(), RegistryError> {
+        let change = self.meta.change().await?;
+        let arrived = change.blob_arrived(digest, length).await?;
+        change.delete_upload(id, row.writer.as_deref().unwrap_or_default()).await?;
+        change.commit().await?;
+        if arrived { Ok(()) } else { self.mend(row, digest, length).await }
+    }
+
+    async fn sign(&self, row: &UploadRow, id: &UploadId) {
+        let Some(writer) = &row.writer else { return };
+        let sign = async {
+            let change = self.meta.change().await?;
+            change.keep_upload(id, writer, claimed_until()).await?;
+            change.commit().await
+        };
+        if let Err(error) = sign.await {
+            tracing::debug!(upload = id.as_str(), %error, "no sign of life");
+        }
     }
 
     /// A blob whose row left while its bytes were written, which may have been taken away or not.
@@ -145,7 +203,7 @@ impl Registry {
             return Err(MetaError::Gone.into());
         }
         let change = self.meta.change().await?;
-        let arrived = change.blob_arrived(digest).await?;
+        let arrived = change.blob_arrived(digest, length).await?;
         change.commit().await?;
         if arrived { Ok(()) } else { Err(MetaError::Gone.into()) }
     }
@@ -168,14 +226,17 @@ impl Registry {
 
     /// Takes away what an upload stored and what is known of it. What fails here is taken away by garbage collection.
     pub(super) async fn forget_upload(&self, id: &UploadId, row: &UploadRow) {
-        self.discard_stored(id, row).await;
         let forget = async {
             let change = self.meta.change().await?;
-            change.delete_upload(id).await?;
-            change.commit().await
+            let ours = change.delete_upload(id, row.writer.as_deref().unwrap_or_default()).await?;
+            change.commit().await?;
+            Ok::<bool, MetaError>(ours)
         };
-        if let Err(error) = forget.await {
-            tracing::warn!(upload = id.as_str(), %error, "an upload is left for garbage collection");
+        match forget.await {
+            Ok(true) => self.discard_stored(id, row).await,
+            // Another writes it by now, or has ended it.
+            Ok(false) => {}
+            Err(error) => tracing::warn!(upload = id.as_str(), %error, "an upload is left for garbage collection"),
         }
     }
 

@@ -19,11 +19,11 @@ use crate::meta::{Claim, MetaError, Millis, Progress, UploadRow, now};
 /// How long a writer is believed to be there without a sign of life.
 const CLAIM: Duration = Duration::from_secs(10);
 /// How often it gives one.
-const SIGN: Duration = Duration::from_secs(3);
+pub(super) const SIGN: Duration = Duration::from_secs(3);
 /// How long to wait for another writer: longer than one that was killed is believed.
 const PATIENCE: Duration = Duration::from_secs(13);
 /// How often to look whether it is gone.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 
 /// The writer of an upload.
 pub(super) struct Writer {
@@ -209,6 +209,6 @@ impl Writer {
     }
 }
 
-fn claimed_until() -> Millis {
+pub(super) fn claimed_until() -> Millis {
     now().saturating_add(i64::try_from(CLAIM.as_millis()).unwrap_or(i64::MAX))
 }

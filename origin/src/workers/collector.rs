@@ -147,12 +147,14 @@ impl Collector {
         while work.goes_on().await? {
             let step = work.step().await?;
             let Some(row) = step.take_upload(earlier(begun, self.windows.uploads)).await? else { break };
+            step.done().await?;
+            // What is not taken away here is found by the sweep, some other day.
             if !work.is_rehearsal()
                 && let Some(id) = UploadId::parse(&row.id)
+                && let Err(error) = self.store.discard(&id, checkpoint(&row).as_ref()).await
             {
-                self.store.discard(&id, checkpoint(&row).as_ref()).await?;
+                tracing::warn!(upload = row.id, %error, "what an upload stored cannot be taken away");
             }
-            step.done().await?;
             work.tell("upload", &row.id);
             collected.uploads += 1;
         }
@@ -161,7 +163,10 @@ impl Collector {
             && work.goes_on().await?
             && let Some(untouched_since) = SystemTime::now().checked_sub(self.windows.uploads)
         {
-            collected.uploads += self.store.sweep(untouched_since).await?;
+            match self.store.sweep(untouched_since).await {
+                Ok(swept) => collected.uploads += swept,
+                Err(error) => tracing::warn!(%error, "what nobody uploads any more cannot be swept"),
+            }
         }
         Ok(())
     }
@@ -285,7 +290,11 @@ impl Collector {
         if !change.is_leaving(blob.id).await? {
             return Ok(false);
         }
-        self.store.delete(&digest).await?;
+        if let Err(error) = self.store.delete(&digest).await {
+            // It leaves another time; the others do not wait for it.
+            tracing::warn!(%digest, %error, "a blob cannot be taken from the store");
+            return Ok(false);
+        }
         change.blob_left(blob.id).await?;
         change.commit().await?;
         self.metrics.gc_blobs.inc();

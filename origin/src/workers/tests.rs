@@ -59,7 +59,7 @@ impl Scratch {
             upload.commit(&digest, Proof::Hashed).await.unwrap();
         }
         let change = self.meta.change().await.unwrap();
-        change.blob_arrived(&digest).await.unwrap();
+        change.blob_arrived(&digest, size).await.unwrap();
         change.commit().await.unwrap();
         digest
     }

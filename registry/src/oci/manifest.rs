@@ -87,10 +87,14 @@ impl Manifest {
         let kind = written.config.as_ref().and_then(|config| config.media_type.clone());
         let config = written.config.into_iter();
         // Foreign layers carry `urls` and are fetched from there, yet a registry may also hold them.
-        let blobs = config.chain(written.layers).chain(written.blobs).filter_map(&mut check).collect();
+        let blobs = config
+            .chain(written.layers.unwrap_or_default())
+            .chain(written.blobs.unwrap_or_default())
+            .filter_map(&mut check)
+            .collect();
         Ok(Manifest {
             media_type: written.media_type,
-            manifests: written.manifests.into_iter().filter_map(&mut check).collect(),
+            manifests: written.manifests.unwrap_or_default().into_iter().filter_map(&mut check).collect(),
             blobs,
             subject: written.subject.and_then(&mut check),
             artifact_type: written.artifact_type.filter(|kind| !kind.is_empty()).or(kind),
@@ -100,18 +104,15 @@ impl Manifest {
     }
 }
 
-/// A manifest as written: every field optional, everything else ignored.
+/// A manifest as written: every field optional, or `null` as Go programs write empty lists; everything else ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
     media_type: Option<String>,
     config: Option<WrittenDescriptor>,
-    #[serde(default)]
-    layers: Vec<WrittenDescriptor>,
-    #[serde(default)]
-    blobs: Vec<WrittenDescriptor>,
-    #[serde(default)]
-    manifests: Vec<WrittenDescriptor>,
+    layers: Option<Vec<WrittenDescriptor>>,
+    blobs: Option<Vec<WrittenDescriptor>>,
+    manifests: Option<Vec<WrittenDescriptor>>,
     subject: Option<WrittenDescriptor>,
     artifact_type: Option<String>,
     annotations: Option<BTreeMap<String, String>>,
@@ -124,13 +125,12 @@ struct WrittenDescriptor {
     #[serde(default)]
     size: u64,
     media_type: Option<String>,
-    #[serde(default)]
-    urls: Vec<String>,
+    urls: Option<Vec<String>>,
 }
 
 impl WrittenDescriptor {
     fn check(self) -> Option<Descriptor> {
-        let foreign = !self.urls.is_empty();
+        let foreign = self.urls.is_some_and(|urls| !urls.is_empty());
         Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type: self.media_type, foreign })
     }
 }
@@ -158,6 +158,7 @@ mod tests {
         assert!(Manifest::parse(b"[]").is_err());
         assert!(Manifest::parse(b"{\"layers\":3}").is_err());
         assert_eq!(Manifest::parse(b"{}")?, Manifest::default());
+        assert_eq!(Manifest::parse(br#"{"layers":null,"manifests":null,"blobs":null}"#)?, Manifest::default());
         Ok(())
     }
 }

@@ -115,7 +115,7 @@ async fn tokens_say_what_their_bearer_may() {
     for (who, client, app, open, new) in [
         ("nobody", origin.client(), &all[..0], &all[..1], &all[..0]),
         ("ann", user("ann"), &all, &all, &all),
-        ("bob", user("bob"), &all, &all[..1], &all),
+        ("bob", user("bob"), &all, &all[..1], &all[1..2]),
         ("eve", user("eve"), &all[..1], &all[..1], &all[..0]),
         ("joe", user("joe"), &all[..0], &all[..1], &all[..0]),
         ("robot", robot.clone(), &all, &all[..1], &all[..0]),

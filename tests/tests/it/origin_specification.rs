@@ -10,15 +10,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 const REPOSITORY: &str = "org/image";
+const SCOPES: [&str; 3] =
+    ["repository:org/image:pull,push,delete", "repository:org/other:pull,push,delete", "registry:catalog:*"];
 
 /// An origin, and a client that may do everything in two repositories of it.
 async fn origin() -> (Origin, Client) {
     let setup = Setup::new();
     setup.user("org", "password of org", &[]).await;
     let origin = setup.start().await;
-    let scopes =
-        ["repository:org/image:pull,push,delete", "repository:org/other:pull,push,delete", "registry:catalog:*"];
-    let client = origin.login("org", "password of org", &scopes).await;
+    let client = origin.login("org", "password of org", &SCOPES).await;
     (origin, client)
 }
 
@@ -187,6 +187,26 @@ async fn sha512_with_and_without_notice() {
         (pulled.body, pulled.headers["docker-content-digest"].to_str().unwrap().to_owned()),
         (manifest, digest.to_string())
     );
+}
+
+#[tokio::test]
+async fn who_only_knows_a_digest_gets_nothing_by_it() {
+    let (origin, client) = origin().await;
+    let secret = Blob::random(1, 100_000);
+    client.push_blob(REPOSITORY, &secret.digest, secret.bytes.clone()).await;
+    origin.setup().user("stranger", "password of stranger", &[]).await;
+    let scopes = ["repository:stranger/own:pull,push"];
+    let stranger = origin.login("stranger", "password of stranger", &scopes).await;
+    // Something else is hashed as SHA-512, and then said to be the secret: nobody but the store can tell.
+    let path = "/v2/stranger/own/blobs/uploads/?digest-algorithm=sha512";
+    let begun = send(&stranger, "POST", path, &[], "").await;
+    assert_eq!(send(&stranger, "PATCH", begun.header("location"), &[], "x").await.status, 202);
+    let end = with_digest(begun.header("location"), &secret.digest);
+    let refused = send(&stranger, "PUT", &end, &[], "").await;
+    assert_eq!((refused.status, code(&refused).as_str()), (400, "DIGEST_INVALID"));
+    let blob = format!("/v2/stranger/own/blobs/{}", secret.digest);
+    assert_eq!(stranger.head(&blob).await.status, 404);
+    client.blob(REPOSITORY, &secret.digest).await.unwrap();
 }
 
 #[tokio::test]

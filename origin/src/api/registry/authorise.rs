@@ -62,7 +62,8 @@ impl Right<'_> {
                     && access.name == "catalog"
                     && access.actions.iter().any(|action| action == "*")
             }),
-            Right::Pull(name) => claims.allows(name.as_str(), "pull"),
+            // Who pushes looks what is there already, also where the push is what makes the repository.
+            Right::Pull(name) => claims.allows(name.as_str(), "pull") || claims.allows(name.as_str(), "push"),
             Right::Push(name) => claims.allows(name.as_str(), "push"),
             Right::Delete(name) => claims.allows(name.as_str(), "delete"),
         }
@@ -103,6 +104,7 @@ mod tests {
             (access("repository", "a/b", &["pull"]), Right::Pull(&other), false),
             (access("repository", "a/b", &["pull"]), Right::Push(&name), false),
             (access("repository", "a/b", &["pull", "push"]), Right::Push(&name), true),
+            (access("repository", "a/b", &["push"]), Right::Pull(&name), true),
             (access("repository", "a/b", &["pull", "push"]), Right::Delete(&name), false),
             (access("repository", "a/b", &["*"]), Right::Delete(&name), true),
             (access("registry", "catalog", &["*"]), Right::Catalog, true),

@@ -105,7 +105,8 @@ async fn repository(
     match action {
         Action::Manifest(reference) => manifests::answer(wanted, &granted, name, &reference, request).await,
         Action::Blob(digest) if wanted.method == Method::DELETE => {
-            wanted.origin.registry.delete_blob(name.as_str(), &digest).await?;
+            let performer = manifests::performer(wanted, &granted);
+            wanted.origin.registry.delete_blob(name.as_str(), &digest, &performer).await?;
             Ok(StatusCode::ACCEPTED.into_response())
         }
         Action::Blob(digest) => pull::blob(wanted, name, &digest, request.headers()).await,

@@ -31,6 +31,10 @@ impl Query {
     pub(super) fn parse(text: &str) -> Result<Query, Refusal> {
         let mut query = Query::default();
         for (key, value) in form_urlencoded::parse(text.as_bytes()) {
+            if value.contains('\0') {
+                let message = format!("{key} has a zero byte, which nothing here has");
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message));
+            }
             match key.as_ref() {
                 "digest" => query.digest = Some(value.parse().map_err(Refusal::digest)?),
                 "digest-algorithm" => query.algorithm = Some(value.parse().map_err(Refusal::digest)?),
@@ -68,7 +72,7 @@ mod tests {
         assert_eq!((query.count, query.last.as_deref(), query.from.as_deref()), (Some(7), Some("a/b"), Some("a/b")));
         assert_eq!(query.artifact_type, None);
         assert_eq!(Query::parse("n=99999999999").ok().unwrap().count, Some(LONGEST_PAGE));
-        for wrong in ["n=-1", "n=x", "n=", "digest=latest", "mount=sha256:0", "digest-algorithm=md5"] {
+        for wrong in ["last=%00", "n=-1", "n=x", "n=", "digest=latest", "mount=sha256:0", "digest-algorithm=md5"] {
             assert!(Query::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -169,7 +169,7 @@ impl From<MetaError> for Refusal {
         match &error {
             MetaError::Unavailable(_) => unavailable("the database does not answer; try again", &error.to_string()),
             // Two at the same moment, more often than we tried: the client's turn to try again.
-            MetaError::Exists | MetaError::Gone => {
+            MetaError::Conflict | MetaError::Exists | MetaError::Gone => {
                 unavailable("it is being changed by others; try again", &error.to_string())
             }
             MetaError::Corrupt(_) | MetaError::Broken(_) => broken(&error.to_string()),

@@ -114,7 +114,7 @@ pub(super) async fn create(
     who: Who,
     Sent(new): Sent<NewToken>,
 ) -> Result<Json<OneToken>, ApiError> {
-    let account = who.user()?;
+    let account = who.in_person()?;
     let title = text(new.title, TITLE_LIMIT)?;
     let expires = match new.expiration {
         Some(seconds) if (1..=LAST).contains(&seconds) => Some(seconds * 1000),
@@ -157,7 +157,7 @@ pub(super) async fn revoke(
     who: Who,
     At(uuid): At<String>,
 ) -> Result<StatusCode, ApiError> {
-    let account = who.user()?;
+    let account = who.in_person()?;
     let found = find(&origin, account, &uuid).await?;
     let change = origin.meta.change().await?;
     if !change.delete_app_token(found.id).await? {

@@ -146,6 +146,9 @@ impl From<MetaError> for ApiError {
         match error {
             MetaError::Exists => ApiError::invalid("it exists already"),
             MetaError::Gone => ApiError::invalid("what it belongs to is gone, or something still belongs to it"),
+            MetaError::Conflict => {
+                ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, 1, "it is being changed by others".to_owned())
+            }
             MetaError::Unavailable(cause) => {
                 tracing::warn!(error = %cause, "the database is not available");
                 ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, 2, "the database is not available".to_owned())

@@ -49,6 +49,12 @@ impl Who {
         if account.kind == AccountKind::User { Ok(account) } else { Err(ApiError::Forbidden) }
     }
 
+    /// The same, who logged in with a password: a token that was lost must not be enough to make others.
+    pub(super) fn in_person(&self) -> Result<&Account, ApiError> {
+        let account = self.user()?;
+        if self.caller.is_by_application() { Err(ApiError::Forbidden) } else { Ok(account) }
+    }
+
     /// Nothing, for who may do this; why not, for others.
     pub(super) fn may(&self, allowed: bool) -> Result<(), ApiError> {
         if allowed {

@@ -250,10 +250,11 @@ pub(super) async fn remove_member(
     let organization = origin.administrated(&who, &name).await?;
     let account = origin.meta.account(&member).await?.ok_or(ApiError::NotFound("member"))?;
     let change = origin.meta.change().await?;
-    if !change.remove_from_organization(organization.id, account.id).await? {
+    let member_of = change.remove_from_organization(organization.id, account.id).await?;
+    let given = change.revoke_in_namespace(organization.id, account.id).await?;
+    if !member_of && !given {
         return Err(ApiError::NotFound("member"));
     }
-    change.revoke_in_namespace(organization.id, account.id).await?;
     // Whoever is left must be able to undo it.
     if who.account()?.id == account.id && !change.has_other_admins(organization.id, 0).await? {
         return Err(ApiError::invalid("the last of its owners cannot leave an organisation"));

@@ -131,8 +131,8 @@ async fn namespace(origin: &Origin, repository: &Repository) -> Result<Account, 
     origin.meta.account_by_id(repository.namespace_id).await?.ok_or(ApiError::NotFound("namespace"))
 }
 
-fn about<'a>(kind: &'static str, at: &'a Named, whole: &'a str, metadata: serde_json::Value) -> Action<'a> {
-    Action { kind, namespace: Some(&at.namespace), repository: Some(whole), metadata }
+fn about<'a>(kind: &'static str, whole: &'a str, metadata: serde_json::Value) -> Action<'a> {
+    Action { kind, namespace: whole.split('/').next(), repository: Some(whole), metadata }
 }
 
 /// What users and robots were given.
@@ -234,7 +234,7 @@ async fn grant(
     change.grant(repository.id, to, role.into()).await?;
     metadata["role"] = json!(role);
     metadata["repo"] = json!(at.repository);
-    change.log(&who.performer, about("change_repo_permission", at, &repository.name, metadata), now()).await?;
+    change.log(&who.performer, about("change_repo_permission", &repository.name, metadata), now()).await?;
     change.commit().await?;
     Ok(())
 }
@@ -252,7 +252,7 @@ async fn revoke(
         return Err(ApiError::NotFound("permission"));
     }
     metadata["repo"] = json!(at.repository);
-    change.log(&who.performer, about("delete_repo_permission", at, &repository.name, metadata), now()).await?;
+    change.log(&who.performer, about("delete_repo_permission", &repository.name, metadata), now()).await?;
     change.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

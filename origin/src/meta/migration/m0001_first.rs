@@ -176,7 +176,9 @@ fn content(names: &Names) -> Vec<TableCreateStatement> {
             .table("repository_blob")
             .col(big_integer("repository_id"))
             .col(big_integer("blob_id"))
+            // Until when it is held without a manifest that needs it.
             .col(big_integer("expires"))
+            // Nobody can pull it; the manifest that needs it is deleted too, and may come back.
             .col(boolean("deleted"))
             .primary_key(Index::create().col("repository_id").col("blob_id"))
             .foreign_key(&mut refers("repository_blob", "repository_id", "repository"))
@@ -191,7 +193,9 @@ fn content(names: &Names) -> Vec<TableCreateStatement> {
             .col(blob("content"))
             .col(big_integer("size"))
             .col(big_integer("layers_size"))
+            // The last time.
             .col(big_integer("pushed"))
+            // Since when it is gone for all but the time machine.
             .col(big_integer_null("deleted"))
             .foreign_key(&mut refers("manifest", "repository_id", "repository"))
             .take(),
@@ -279,7 +283,8 @@ fn indexes() -> Vec<IndexCreateStatement> {
         unique("team_name", "team", &["organization_id", "name"]),
         plain("team_member_account", "team_member", &["account_id"]),
         plain("app_token_account", "app_token", &["account_id"]),
-        plain("repository_namespace", "repository", &["namespace_id"]),
+        plain("repository_namespace", "repository", &["namespace_id", "name"]),
+        plain("repository_visibility", "repository", &["visibility", "name"]),
         plain("repository_state", "repository", &["state"]),
         unique("permission_account", "repository_permission", &["repository_id", "account_id"]),
         unique("permission_team", "repository_permission", &["repository_id", "team_id"]),

@@ -1,5 +1,7 @@
 //! Repositories: made, listed, described, opened to everybody, stopped, taken away.
 
+mod shape;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -7,13 +9,16 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use pierhead_registry::oci::RepositoryName;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::{IntoParams, ToSchema};
 
+pub(super) use self::shape::Usage;
+use self::shape::{
+    DescriptionEdit, KindName, Listed, Made, NewRepository, RepositoryList, RepositoryQuery, RepositoryView, ShowQuery,
+    StateEdit, StateName, Success, TagBrief, VisibilityEdit,
+};
 use super::error::{ApiError, Failures};
 use super::extract::{At, Named, Sent, Wanted, Who, text};
-use super::page::{PAGE, after, cut, date, flag, seconds, token};
+use super::page::{PAGE, after, cut, date, seconds, token};
 use super::permissions::own_name;
 use super::teams::DESCRIPTION_LIMIT;
 use crate::api::Origin;
@@ -24,204 +29,6 @@ use crate::meta::{
 
 /// Tags that are shown with a repository.
 const TAGS: u32 = 500;
-
-/// Who may pull without a permission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum VisibilityName {
-    /// Everybody.
-    Public,
-    /// Nobody.
-    Private,
-}
-
-impl From<VisibilityName> for Visibility {
-    fn from(name: VisibilityName) -> Visibility {
-        match name {
-            VisibilityName::Public => Visibility::Public,
-            VisibilityName::Private => Visibility::Private,
-        }
-    }
-}
-
-/// Whether a repository takes pushes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub(super) enum StateName {
-    /// Yes.
-    Normal,
-    /// No.
-    ReadOnly,
-}
-
-impl StateName {
-    fn of(state: RepositoryState) -> StateName {
-        match state {
-            RepositoryState::Normal => StateName::Normal,
-            // What is deleted is shown nowhere.
-            RepositoryState::ReadOnly | RepositoryState::Deleted => StateName::ReadOnly,
-        }
-    }
-}
-
-/// What something holds, in Quay's shape.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Usage {
-    /// Blobs that are there several times are counted once.
-    quota_bytes: i64,
-    /// There is no limit here.
-    configured_quota: Option<i64>,
-}
-
-impl Usage {
-    pub(super) fn of(bytes: i64) -> Usage {
-        Usage { quota_bytes: bytes, configured_quota: None }
-    }
-}
-
-/// A repository that is to be.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewRepository {
-    /// Its name in the namespace.
-    #[schema(example = "app")]
-    repository: String,
-    /// A user or organisation; the caller's own when absent.
-    #[schema(example = "acme")]
-    namespace: Option<String>,
-    visibility: VisibilityName,
-    description: String,
-    /// `image`: there is nothing else here.
-    repo_kind: Option<KindName>,
-}
-
-/// What a repository is for.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum KindName {
-    /// Anything that is pushed.
-    Image,
-}
-
-/// A repository that was made.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Made {
-    namespace: String,
-    name: String,
-    kind: KindName,
-}
-
-/// That something was done.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Success {
-    success: bool,
-}
-
-/// Which repositories to list. One of `namespace`, `public` and `starred` is there.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct RepositoryQuery {
-    /// Of this user or organisation.
-    #[param(example = "acme")]
-    namespace: Option<String>,
-    /// Those too that everybody sees.
-    #[serde(default, deserialize_with = "flag")]
-    public: bool,
-    /// Those that the caller starred.
-    #[serde(default, deserialize_with = "flag")]
-    starred: bool,
-    /// With the time of the last change of a tag.
-    #[serde(default, deserialize_with = "flag")]
-    last_modified: bool,
-    /// Where to go on.
-    next_page: Option<String>,
-}
-
-/// Repositories by name.
-#[derive(Serialize, ToSchema)]
-pub(super) struct RepositoryList {
-    repositories: Vec<Listed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_page: Option<String>,
-}
-
-/// A repository in a list.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Listed {
-    namespace: String,
-    name: String,
-    description: String,
-    is_public: bool,
-    kind: KindName,
-    state: StateName,
-    is_starred: bool,
-    quota_report: Usage,
-    /// Seconds since the epoch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_modified: Option<i64>,
-}
-
-/// What to show of a repository.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ShowQuery {
-    /// Its tags too: the newest 500.
-    #[serde(default = "yes", deserialize_with = "flag", rename = "includeTags")]
-    include_tags: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// A repository.
-#[derive(Serialize, ToSchema)]
-pub(super) struct RepositoryView {
-    namespace: String,
-    name: String,
-    kind: KindName,
-    description: String,
-    is_public: bool,
-    is_organization: bool,
-    is_starred: bool,
-    tag_expiration_s: u64,
-    state: StateName,
-    can_write: bool,
-    can_admin: bool,
-    quota_report: Usage,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<BTreeMap<String, TagBrief>>,
-}
-
-/// A tag as a repository shows it.
-#[derive(Serialize, ToSchema)]
-pub(super) struct TagBrief {
-    name: String,
-    size: i64,
-    last_modified: String,
-    manifest_digest: String,
-}
-
-/// What changes of a repository.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DescriptionEdit {
-    description: String,
-}
-
-/// Who may pull from now on.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct VisibilityEdit {
-    visibility: VisibilityName,
-}
-
-/// Whether it takes pushes from now on.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct StateEdit {
-    state: StateName,
-}
 
 fn about<'a>(kind: &'static str, whole: &'a str, mut metadata: serde_json::Value) -> Action<'a> {
     metadata["repo"] = json!(own_name(whole));
