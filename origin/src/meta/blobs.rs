@@ -175,14 +175,9 @@ impl Change {
     /// That a repository holds a blob stays as it is until this change ends: whoever puts a manifest that needs it was before, and is
     /// seen by what comes next, or waits.
     pub(crate) async fn lock_hold(&self, repository_id: i64, blob_id: i64) -> Result<(), MetaError> {
-        #[derive(FromQueryResult)]
-        struct Row {
-            #[allow(dead_code, reason = "the row is locked, not read")]
-            blob_id: i64,
-        }
         let select =
             format!("SELECT blob_id FROM repository_blob WHERE repository_id = $1 AND blob_id = $2{}", self.locking());
-        sql::one::<Row>(&self.transaction, &select, [repository_id.into(), blob_id.into()]).await?;
+        sql::execute(&self.transaction, &select, [repository_id.into(), blob_id.into()]).await?;
         Ok(())
     }
 

@@ -103,6 +103,7 @@ async fn what_comes_back_can_be_pulled(scratch: Scratch) {
     let new = manifest(&one, b"{}", &[digest]);
     change.put_manifest(&new).await.unwrap();
     assert!(change.manifest_that_needs(one.id, blob.id).await.unwrap().is_some());
+    change.lock_hold(one.id, blob.id).await.unwrap();
     change.delete_manifest(one.id, &new.digest, now()).await.unwrap();
     assert!(change.manifest_that_needs(one.id, blob.id).await.unwrap().is_none());
     change.release_blob(one.id, blob.id).await.unwrap();

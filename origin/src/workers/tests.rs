@@ -100,9 +100,7 @@ impl Scratch {
     }
 
     async fn collect(&self, window: Duration) -> Collected {
-        // What is to be collected lies before now.
-        let begun = now();
-        eventually("time goes on", Duration::from_secs(1), async || (now() > begun).then_some(())).await;
+        time_goes_on().await;
         self.collector(window).run(&CancellationToken::new()).await.unwrap().unwrap()
     }
 
@@ -114,6 +112,12 @@ impl Scratch {
     async fn stored(&self, digest: &Digest) -> bool {
         self.store.stat(digest).await.unwrap().is_some()
     }
+}
+
+/// What is to be collected lies before now.
+async fn time_goes_on() {
+    let begun = now();
+    eventually("time goes on", Duration::from_secs(1), async || (now() > begun).then_some(())).await;
 }
 
 async fn what_something_needs_stays_and_the_rest_goes(database: crate::meta::scratch::Scratch) {
@@ -175,7 +179,7 @@ async fn a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_go
     let repository = scratch.repository("team/app").await;
     let back = scratch.blob(&repository, b"back", 0).await;
     let gone = scratch.blob(&repository, b"gone", 0).await;
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    time_goes_on().await;
     // A node that was killed after the first step.
     let change = scratch.meta.change().await.unwrap();
     change.take_holds(now(), (0, 0), 10).await.unwrap();

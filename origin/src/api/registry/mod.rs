@@ -46,10 +46,9 @@ pub(super) async fn answer(State(origin): State<Arc<Origin>>, request: Request) 
     let Some(asked) = request.extensions().get::<Arc<Asked>>().cloned() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let (base, request_id) = (asked.url(""), asked.request_id.clone());
-    let mut response = match carry_out(Arc::clone(&origin), asked, request).await {
+    let mut response = match carry_out(Arc::clone(&origin), Arc::clone(&asked), request).await {
         Ok(response) => response,
-        Err(refusal) => refusal.answer(&origin.auth, &base, &request_id),
+        Err(refusal) => refusal.answer(&origin.auth, &asked.url(""), &asked.request_id),
     };
     response.headers_mut().insert(VERSION.0, VERSION.1);
     response
