@@ -53,12 +53,21 @@ fn is_passing(cause: &RuntimeErr) -> bool {
     let RuntimeErr::SqlxError(cause) = cause else { return false };
     match cause.as_database_error() {
         // PostgreSQL, appendix A: connection exceptions, insufficient resources, operator
-        // intervention (a shutdown, a statement past its time). SQLite: busy and locked.
+        // intervention (a shutdown, a statement past its time).
         Some(error) => error.code().is_some_and(|code| {
-            ["08", "53", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class))
-                || matches!(code.as_ref(), "5" | "6" | "261" | "262" | "517")
+            if code.len() == 5 {
+                ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+            } else {
+                code.parse().is_ok_and(is_passing_in_sqlite)
+            }
         }),
         // Everything that is no answer of the database: the connection broke, the pool is closed or has none.
         None => true,
     }
+}
+
+/// SQLite's result codes, of which the lowest byte says what it is about: busy, locked, out of memory, a file system that is read-only, fails,
+/// is full, or does not open the file.
+fn is_passing_in_sqlite(code: u32) -> bool {
+    matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14)
 }

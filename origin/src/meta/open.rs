@@ -9,8 +9,9 @@ use sea_orm::{
     TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::Meta;
 use super::migration::Migrator;
@@ -115,7 +116,25 @@ fn sqlite(path: &Path) -> Result<ConnectOptions, OpenError> {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
     });
+    // A file does not go away while nobody looks: what is tested is tested when it comes back.
+    options.test_before_acquire(false).map_sqlx_sqlite_pool_opts(closing_unfinished);
     Ok(options)
+}
+
+/// Where the disk is full or fails, SQLite ends a transaction by itself, and the driver believes that it still goes on: what comes next
+/// on that connection would be part of a transaction that nobody ever commits. Such a connection is closed.
+fn closing_unfinished(pool: SqlitePoolOptions) -> SqlitePoolOptions {
+    pool.after_release(|connection, _| {
+        Box::pin(async move {
+            // A transaction that was dropped is rolled back before this is answered.
+            connection.ping().await?;
+            let unfinished = connection.is_in_transaction();
+            if unfinished {
+                tracing::warn!("SQLite gave up a transaction: its connection is closed");
+            }
+            Ok(!unfinished)
+        })
+    })
 }
 
 fn ssl_mode(tls: DatabaseTls) -> PgSslMode {
@@ -130,18 +149,25 @@ fn ssl_mode(tls: DatabaseTls) -> PgSslMode {
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::Statement;
+
     use super::*;
+    use crate::meta::MetaError;
+
+    fn sqlite_in(directory: &Path, max_connections: u32) -> Database {
+        Database {
+            kind: DatabaseKind::Sqlite(directory.join("new/origin.db")),
+            max_connections,
+            min_connections: 0,
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(10),
+        }
+    }
 
     #[tokio::test]
     async fn opens_again_what_it_made() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database {
-            kind: DatabaseKind::Sqlite(directory.path().join("new/origin.db")),
-            max_connections: 2,
-            min_connections: 0,
-            connect_timeout: Duration::from_secs(10),
-            statement_timeout: Duration::from_secs(10),
-        };
+        let database = sqlite_in(directory.path(), 2);
         for _ in 0..2 {
             let meta = Meta::open(&database).await.unwrap();
             meta.change().await.unwrap().commit().await.unwrap();
@@ -150,5 +176,31 @@ mod tests {
         let later = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)";
         meta.connections.execute_unprepared(later).await.unwrap();
         assert!(matches!(Meta::open(&database).await, Err(OpenError::Later)));
+    }
+
+    #[tokio::test]
+    async fn after_a_full_disk_what_is_committed_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = sqlite_in(directory.path(), 1);
+        let meta = Meta::open(&database).await.unwrap();
+        meta.connections.execute_unprepared("CREATE TABLE filled (text TEXT)").await.unwrap();
+        // Of its only connection: no page more than there are.
+        meta.connections.execute_unprepared("PRAGMA max_page_count = 1").await.unwrap();
+        let large = "INSERT INTO filled VALUES (printf('%.*c', 100000, 'x'))";
+        let change = meta.change().await.unwrap();
+        let error = change.transaction.execute_unprepared(large).await.unwrap_err();
+        assert!(matches!(MetaError::from(error), MetaError::Unavailable(_)));
+        drop(change);
+        // Another that is given up, and one that has room again.
+        drop(meta.change().await.unwrap());
+        let change = meta.change().await.unwrap();
+        change.transaction.execute_unprepared("PRAGMA max_page_count = 100000").await.unwrap();
+        change.transaction.execute_unprepared(large).await.unwrap();
+        change.commit().await.unwrap();
+        let other = Meta::open(&database).await.unwrap();
+        let rows =
+            other.connections.query_all_raw(Statement::from_string(DatabaseBackend::Sqlite, "SELECT * FROM filled"));
+        assert_eq!(rows.await.unwrap().len(), 1);
+        other.change().await.unwrap().commit().await.unwrap();
     }
 }
