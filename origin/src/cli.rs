@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pierhead_service::crypto::VERSION;
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 use crate::{app, users};
 
@@ -52,6 +54,8 @@ enum Command {
 impl Cli {
     /// Does what was asked for.
     pub(crate) fn run(self) -> ExitCode {
+        // The database has the keys that sign tokens, and blobs may be private: all files are their owner's alone.
+        umask(Mode::RWXG | Mode::RWXO);
         let outcome = match self.command {
             Command::Serve { config } => app::serve(&config).map_err(|problem| problem.to_string()),
             Command::Gc { config, dry_run } => {

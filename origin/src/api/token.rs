@@ -3,9 +3,11 @@
 //! Who shows nothing gets a token for what is public. Who shows something wrong gets none: a login that fails must be heard of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Extension, RawQuery, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Extension, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -22,6 +24,8 @@ use crate::auth::{Caller, LoginError, Shown};
 
 /// Largest form.
 const FORM_LIMIT: usize = 64 * 1024;
+/// How long one may take to come in: it is read before anybody knows who sends it.
+const FORM_TIME: Duration = Duration::from_secs(10);
 
 /// How long those who verify tokens may keep the keys: the next one is published longer than that before it signs.
 const KEYS_AGE: &str = "public, max-age=60";
@@ -41,10 +45,7 @@ struct Answer {
 
 /// `/v2/auth`, and the keys.
 pub(super) fn routes() -> Router<Arc<Origin>> {
-    Router::new()
-        .route("/v2/auth", get(ask).post(ask_by_form))
-        .route("/keys/services/pierhead/keys", get(keys))
-        .layer(DefaultBodyLimit::max(FORM_LIMIT))
+    Router::new().route("/v2/auth", get(ask).post(ask_by_form)).route("/keys/services/pierhead/keys", get(keys))
 }
 
 async fn keys(State(origin): State<Arc<Origin>>) -> Response {
@@ -68,8 +69,12 @@ async fn ask_by_form(
     State(origin): State<Arc<Origin>>,
     Extension(asked): Extension<Arc<Asked>>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
+    let body = match form(body).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
     let one = |name| values(&body, name).into_iter().next().unwrap_or_default();
     let shown = match one("grant_type").as_str() {
         "password" => Shown::account(&one("username"), &one("password")),
@@ -81,6 +86,20 @@ async fn ask_by_form(
         }
     };
     answer(&origin, &asked, &shown, &values(&body, "scope")).await
+}
+
+async fn form(body: Body) -> Result<Bytes, Response> {
+    match tokio::time::timeout(FORM_TIME, to_bytes(body, FORM_LIMIT)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => {
+            let message = format!("no form of up to {FORM_LIMIT} bytes came in");
+            Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, &message))
+        }
+        Err(_) => {
+            let message = format!("the form did not come in within {} s", FORM_TIME.as_secs());
+            Err(refusal(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unsupported, &message))
+        }
+    }
 }
 
 fn values(form: &[u8], name: &str) -> Vec<String> {
@@ -166,5 +185,28 @@ pub(super) fn retry_after(error: &LoginError) -> u64 {
     match error {
         LoginError::Limited(wait) => wait.as_secs() + 1,
         _ => SOON,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::{iter, unfold};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_has_a_size_and_a_time() {
+        let trickle = unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>("a"), ()))
+        });
+        let endless = iter(std::iter::repeat_with(|| Ok::<_, std::io::Error>("scope=repository:a/b:pull&")));
+        for (body, expected) in [
+            (Body::from("scope=registry:catalog:*"), None),
+            (Body::from_stream(trickle), Some(StatusCode::REQUEST_TIMEOUT)),
+            (Body::from_stream(endless), Some(StatusCode::PAYLOAD_TOO_LARGE)),
+        ] {
+            assert_eq!(form(body).await.err().map(|response| response.status()), expected);
+        }
     }
 }

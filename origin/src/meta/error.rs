@@ -53,10 +53,10 @@ fn is_passing(cause: &RuntimeErr) -> bool {
     let RuntimeErr::SqlxError(cause) = cause else { return false };
     match cause.as_database_error() {
         // PostgreSQL, appendix A: connection exceptions, insufficient resources, operator
-        // intervention (a shutdown, a statement past its time).
+        // intervention (a shutdown, a statement past its time), and a server that takes no changes, as it is after a failover.
         Some(error) => error.code().is_some_and(|code| {
             if code.len() == 5 {
-                ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+                ["08", "25006", "53", "57"].iter().any(|class| code.starts_with(class))
             } else {
                 code.parse().is_ok_and(is_passing_in_sqlite)
             }

@@ -33,12 +33,15 @@ mod tests;
 mod turn;
 mod uploads;
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sea_orm::{
-    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnAcquireErr, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 pub(crate) use accounts::{Account, AccountEdit, NewAccount};
 pub(crate) use actions::{Action, ActionFilter, ActionLine, Performer};
@@ -75,11 +78,14 @@ pub(crate) fn now() -> Millis {
 #[derive(Clone, Debug)]
 pub(crate) struct Meta {
     connections: DatabaseConnection,
+    /// SQLite's one writer. Who waits for its turn here holds no connection, so that reading goes on however long that takes.
+    writer: Option<Arc<Semaphore>>,
 }
 
 /// A change: all of it or nothing. Dropped before [`Change::commit`], nothing.
 pub(crate) struct Change {
     transaction: DatabaseTransaction,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Meta {
@@ -91,8 +97,18 @@ impl Meta {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        Ok(Change { transaction: self.connections.begin_with_options(options).await? })
+        let _turn = match &self.writer {
+            Some(writer) => Some(turn_of(writer).await?),
+            None => None,
+        };
+        Ok(Change { transaction: self.connections.begin_with_options(options).await?, _turn })
     }
+}
+
+async fn turn_of(writer: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, MetaError> {
+    let turn = timeout(open::BUSY, Arc::clone(writer).acquire_owned()).await;
+    // It is never closed.
+    turn.ok().and_then(Result::ok).ok_or(MetaError::Unavailable(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)))
 }
 
 impl Change {

@@ -1,6 +1,7 @@
 //! Opening the database: connections with limits, and the tables brought up to date, by one node at a time.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pierhead_config::{Database, DatabaseKind, DatabaseTls};
@@ -12,6 +13,7 @@ use sea_orm_migration::MigratorTrait;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::Semaphore;
 
 use super::Meta;
 use super::migration::Migrator;
@@ -20,7 +22,7 @@ use super::migration::Migrator;
 const MIGRATION_LOCK: i64 = 0x7069_6572_6d69;
 
 /// How long a change waits for its turn at SQLite's one writer, which may be another process: `pierhead-origin user`.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// Why the database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,8 @@ impl Meta {
             .acquire_timeout(database.connect_timeout)
             .sqlx_logging(false);
         let connections = sea_orm::Database::connect(options).await.map_err(OpenError::Connect)?;
-        let meta = Meta { connections };
+        let writer = matches!(database.kind, DatabaseKind::Sqlite(_)).then(|| Arc::new(Semaphore::new(1)));
+        let meta = Meta { connections, writer };
         meta.migrate().await?;
         Ok(meta)
     }
@@ -202,5 +205,29 @@ mod tests {
             other.connections.query_all_raw(Statement::from_string(DatabaseBackend::Sqlite, "SELECT * FROM filled"));
         assert_eq!(rows.await.unwrap().len(), 1);
         other.change().await.unwrap().commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn while_another_process_writes_readers_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = sqlite_in(directory.path(), 3);
+        let (meta, other) = (Meta::open(&database).await.unwrap(), Meta::open(&database).await.unwrap());
+        let blocking = other.change().await.unwrap();
+        let waiting: Vec<_> = (0..5)
+            .map(|_| {
+                let meta = meta.clone();
+                tokio::spawn(async move { meta.change().await.unwrap().commit().await.unwrap() })
+            })
+            .collect();
+        pierhead_tests::eventually("one of them waits at the file", Duration::from_secs(10), async || {
+            (meta.writer.as_ref().unwrap().available_permits() == 0).then_some(())
+        })
+        .await;
+        tokio::time::timeout(Duration::from_secs(5), meta.account("nobody")).await.unwrap().unwrap();
+        assert!(waiting.iter().all(|task| !task.is_finished()));
+        drop(blocking);
+        for task in waiting {
+            task.await.unwrap();
+        }
     }
 }

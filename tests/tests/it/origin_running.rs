@@ -1,11 +1,14 @@
 //! The origin as a process: it starts, says how it is, stops in order, and is what its configuration says.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pierhead_tests::eventually;
-use pierhead_tests::image::Image;
+use pierhead_tests::image::{Blob, Image};
 use pierhead_tests::origin::Setup;
 use pierhead_tests::postgres::Postgres;
+use pierhead_tests::pull::reply;
+use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -166,4 +169,30 @@ async fn operators_see_how_many_there_are_and_what_is_asked_for() {
     assert!(origin.metric("quay_registry_image_pulled_estimated_bytes_total", &[]).await >= layers as f64);
     let line = origin.logged("the push of a manifest", |line| line["method"] == "PUT" && line["user"] == "org").await;
     assert_eq!(line["status"], 201);
+}
+
+#[tokio::test]
+async fn its_files_are_its_owners_alone() {
+    let setup = Setup::new();
+    setup.user("org", "password of org", &[]).await;
+    let origin = setup.start().await;
+    let client = origin.login("org", "password of org", &["repository:org/image:pull,push"]).await;
+    let blob = Blob::new("a layer");
+    let path = format!("/v2/org/image/blobs/uploads/?digest={}", blob.digest);
+    assert_eq!(reply(client.request(Method::POST, &path).body(blob.bytes.clone())).await.unwrap().status, 201);
+    let mut folders = vec![setup.dir.path().to_owned()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() { folders.push(entry.path()) } else { files.push(entry) }
+        }
+    }
+    let named = |name: &str| files.iter().any(|file| file.file_name().to_string_lossy() == name);
+    assert!(named("meta.db") && named(&blob.digest.hex()), "{files:?}");
+    for file in files.iter().filter(|file| {
+        file.path().extension().is_none_or(|extension| extension != "yaml")
+            && !file.file_name().to_string_lossy().starts_with("password-of-")
+    }) {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{file:?}");
+    }
 }
