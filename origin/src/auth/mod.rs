@@ -36,7 +36,7 @@ pub(crate) use rights::{NamespaceRights, RepositoryRights};
 pub(crate) use secrets::{hash, password, token, uuid};
 pub(crate) use tokens::{Issued, Unverified};
 
-use crate::meta::{self, Account, AccountKind, Facts, Meta, MetaError, Superuser, Viewer};
+use crate::meta::{self, Account, AccountKind, Facts, Meta, MetaError, Repository, Superuser, Viewer};
 use keyring::Keyring;
 use logins::Logins;
 use rotation::Rotation;
@@ -164,6 +164,20 @@ impl Auth {
             return Ok(Caller::anonymous());
         }
         Ok(Caller::known(account))
+    }
+
+    /// What the bearer of a token may do now in a repository that was made after the token was issued: its name may have meant another
+    /// when the token was. `None`: it was there before, and what the token says holds.
+    pub(crate) async fn rights_in_later(
+        &self,
+        claims: &Claims,
+        repository: &Repository,
+    ) -> Result<Option<RepositoryRights>, MetaError> {
+        if !tokens::may_precede(claims, repository.created) {
+            return Ok(None);
+        }
+        let caller = self.bearer(claims).await?;
+        Ok(Some(self.repository(&caller, &repository.name).await?.1))
     }
 
     /// What is known of a caller and a repository, by its whole name, and what follows.

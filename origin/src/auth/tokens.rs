@@ -13,13 +13,16 @@ use pierhead_registry::token::{Access, Claims, TokenError};
 use super::credential::bearer;
 use super::keyring::{Keyring, KeyringError};
 use super::secrets::{self, Print, Prints};
-use crate::meta;
+use crate::meta::{self, Millis};
 
 /// Who issues tokens, as they say it, and as the path of the keys says it.
 pub(crate) const ISSUER: &str = "pierhead";
 
 /// Verified tokens that are remembered.
 const REMEMBERED: u64 = 20_000;
+
+/// How far the clocks of two nodes may be apart.
+const LEEWAY: Millis = 30_000;
 
 /// Why a request is not let in for what it brings.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,12 @@ pub(crate) struct Issued {
     pub(crate) expires_in: Duration,
     /// When it was issued.
     pub(crate) issued_at: SystemTime,
+}
+
+/// Whether a token may have been issued before something was made, by whichever node. A token knows whole seconds only.
+pub(super) fn may_precede(claims: &Claims, made: Millis) -> bool {
+    let issued = Millis::try_from(claims.iat).unwrap_or(Millis::MAX).saturating_mul(1000);
+    made.saturating_add(LEEWAY) >= issued
 }
 
 /// Issues and verifies.
@@ -114,5 +123,37 @@ impl Tokens {
         let claims = Arc::new(claims);
         self.verified.insert(print, Arc::clone(&claims));
         Ok(claims)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_about_when_a_token_was_issued_may_be_later() {
+        let issued = |iat| Claims {
+            iss: String::new(),
+            sub: String::new(),
+            aud: String::new(),
+            exp: 0,
+            nbf: 0,
+            iat,
+            jti: String::new(),
+            access: Vec::new(),
+        };
+        for (iat, made, expected) in [
+            (100, 200_000, true),
+            (100, 100_999, true),
+            (100, 100_000, true),
+            (100, 99_999, true),
+            (100, 70_000, true),
+            (100, 69_999, false),
+            (100, 0, false),
+            (u64::MAX, 0, false),
+            (0, Millis::MAX, true),
+        ] {
+            assert_eq!(may_precede(&issued(iat), made), expected, "{iat} {made}");
+        }
     }
 }

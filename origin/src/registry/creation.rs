@@ -7,14 +7,15 @@ use super::{Registry, RegistryError};
 use crate::meta::{Action, MetaError, Performer, Visibility, now};
 
 impl Registry {
-    /// Makes a repository, private, because somebody pushes to it. Where others push to it at the same moment, one makes it.
+    /// Makes a repository, private, because somebody pushes to it. `None`: somebody else was faster, and whether one may push there is to
+    /// be asked anew.
     pub(crate) async fn create_by_push(
         &self,
         namespace: i64,
         name: &RepositoryName,
         creator: i64,
         performer: &Performer,
-    ) -> Result<i64, RegistryError> {
+    ) -> Result<Option<i64>, RegistryError> {
         let create = async {
             let change = self.meta.change().await?;
             let made = change.insert_repository(namespace, name.as_str(), Visibility::Private, "").await?;
@@ -30,8 +31,8 @@ impl Registry {
             Ok(made.id)
         };
         match create.await {
-            Err(MetaError::Exists) => Ok(self.repository(name.as_str()).await?.id),
-            made => Ok(made?),
+            Err(MetaError::Exists) => Ok(None),
+            made => Ok(Some(made?)),
         }
     }
 }

@@ -1,4 +1,7 @@
 //! Whether a request's token lets it do what it asks for.
+//!
+//! A token says the names of repositories, and a name can come to mean another one while the token lives. So what it says is
+//! believed of a repository that was there before it; of one that was made later, its bearer may do what a token issued now would say.
 
 use std::sync::Arc;
 
@@ -8,7 +11,9 @@ use pierhead_registry::oci::RepositoryName;
 use pierhead_registry::token::Claims;
 
 use super::refusal::Refusal;
-use crate::auth::{Auth, Unverified};
+use crate::api::Origin;
+use crate::auth::{RepositoryRights, Unverified};
+use crate::meta::{MetaError, Repository};
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +33,18 @@ pub(super) enum Right<'a> {
 /// A token that grants enough.
 pub(super) struct Granted {
     claims: Arc<Claims>,
+    repository: Option<Repository>,
 }
 
 impl Granted {
     /// What it says.
     pub(super) fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// The repository that it is about, if there is one.
+    pub(super) fn repository(&self) -> Option<&Repository> {
+        self.repository.as_ref()
     }
 
     /// Whose it is, if anybody's.
@@ -54,6 +65,22 @@ impl Right<'_> {
         }
     }
 
+    fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Right::Ping | Right::Catalog => None,
+            Right::Pull(name) | Right::Push(name) | Right::Delete(name) => Some(name),
+        }
+    }
+
+    fn is_among(&self, rights: RepositoryRights) -> bool {
+        match self {
+            Right::Ping | Right::Catalog => true,
+            Right::Pull(_) => rights.pull,
+            Right::Push(_) => rights.push,
+            Right::Delete(_) => rights.delete,
+        }
+    }
+
     fn is_in(&self, claims: &Claims) -> bool {
         match self {
             Right::Ping => true,
@@ -70,18 +97,41 @@ impl Right<'_> {
     }
 }
 
-/// Verifies the token of a request.
-pub(super) async fn authorise(auth: &Auth, headers: &HeaderMap, right: Right<'_>) -> Result<Granted, Refusal> {
-    match auth.verify(headers.get(AUTHORIZATION)).await {
-        Ok(claims) if right.is_in(&claims) => Ok(Granted { claims }),
-        Ok(_) => Err(Refusal::challenge(
-            right.scope(),
-            Some("insufficient_scope"),
-            "the token does not grant this".to_owned(),
-        )),
-        Err(Unverified::Missing) => Err(Refusal::challenge(right.scope(), None, "a token is needed".to_owned())),
-        Err(error) => Err(Refusal::challenge(right.scope(), Some("invalid_token"), error.to_string())),
+/// Verifies the token of a request, and that it means the repository that has the name now.
+pub(super) async fn authorise(origin: &Origin, headers: &HeaderMap, right: Right<'_>) -> Result<Granted, Refusal> {
+    let claims = match origin.auth.verify(headers.get(AUTHORIZATION)).await {
+        Ok(claims) => claims,
+        Err(Unverified::Missing) => {
+            return Err(Refusal::challenge(right.scope(), None, "a token is needed".to_owned()));
+        }
+        Err(error) => return Err(Refusal::challenge(right.scope(), Some("invalid_token"), error.to_string())),
+    };
+    match meant(origin, &claims, right).await? {
+        Meant::Nothing if right.is_in(&claims) => Ok(Granted { claims, repository: None }),
+        Meant::Repository(found) => Ok(Granted { claims, repository: Some(found) }),
+        Meant::Nothing | Meant::Other => {
+            let message = "the token does not grant this".to_owned();
+            Err(Refusal::challenge(right.scope(), Some("insufficient_scope"), message))
+        }
     }
+}
+
+/// What a right is about, to a token.
+pub(super) enum Meant {
+    /// Nothing that is there.
+    Nothing,
+    /// This one, in which it grants the right.
+    Repository(Repository),
+    /// One in which it does not.
+    Other,
+}
+
+/// What a token means by the name that stands in a right.
+pub(super) async fn meant(origin: &Origin, claims: &Claims, right: Right<'_>) -> Result<Meant, MetaError> {
+    let Some(name) = right.repository().filter(|_| right.is_in(claims)) else { return Ok(Meant::Nothing) };
+    let Some(found) = origin.meta.repository(name.as_str()).await? else { return Ok(Meant::Nothing) };
+    let rights = origin.auth.rights_in_later(claims, &found).await?;
+    Ok(if rights.is_none_or(|rights| right.is_among(rights)) { Meant::Repository(found) } else { Meant::Other })
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ impl Wanted {
 
     /// What the request's token grants, if it grants enough.
     async fn granted(&self, headers: &HeaderMap, right: Right<'_>) -> Result<Granted, Refusal> {
-        let granted = authorise::authorise(&self.origin.auth, headers, right).await?;
+        let granted = authorise::authorise(&self.origin, headers, right).await?;
         if let Some(name) = granted.name() {
             self.asked.is_by(name);
         }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pierhead_registry::oci::{Algorithm, Digest, ErrorCode, RepositoryName};
 use pierhead_registry::store::UploadId;
 
-use super::authorise::Granted;
+use super::authorise::{Granted, Meant, Right, meant};
 use super::manifests::performer;
 use super::refusal::Refusal;
 use super::{CONTENT_DIGEST, Wanted};
@@ -89,7 +89,7 @@ async fn finish(
 /// The repository that is pushed to. The first push makes it, private.
 pub(super) async fn repository(wanted: &Wanted, granted: &Granted, name: &RepositoryName) -> Result<i64, Refusal> {
     let origin = &wanted.origin;
-    if let Some(repository) = origin.meta.repository(name.as_str()).await? {
+    if let Some(repository) = granted.repository() {
         return Ok(repository.id);
     }
     let caller = origin.auth.bearer(granted.claims()).await?;
@@ -97,13 +97,22 @@ pub(super) async fn repository(wanted: &Wanted, granted: &Granted, name: &Reposi
     match (facts.namespace, caller.id()) {
         (Some(namespace), Some(creator)) if rights.push => {
             let performer = performer(wanted, granted);
-            Ok(origin.registry.create_by_push(namespace.id, name, creator, &performer).await?)
+            if let Some(made) = origin.registry.create_by_push(namespace.id, name, creator, &performer).await? {
+                return Ok(made);
+            }
+            match meant(origin, granted.claims(), Right::Push(name)).await? {
+                Meant::Repository(repository) => Ok(repository.id),
+                Meant::Nothing | Meant::Other => {
+                    Err(denied("somebody else made this repository just now, and the account may not push to it"))
+                }
+            }
         }
-        _ => {
-            let message = "there is no such repository, and the account may not create it".to_owned();
-            Err(Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message))
-        }
+        _ => Err(denied("there is no such repository, and the account may not create it")),
     }
+}
+
+fn denied(message: &str) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message.to_owned())
 }
 
 /// The repository from which a blob can be mounted: the one that the client names, if its token lets it pull there; or, when it names
@@ -111,7 +120,9 @@ pub(super) async fn repository(wanted: &Wanted, granted: &Granted, name: &Reposi
 async fn mountable(wanted: &Wanted, granted: &Granted, digest: &Digest) -> Result<Option<String>, Refusal> {
     let origin = &wanted.origin;
     if let Some(from) = &wanted.query.from {
-        return Ok(granted.claims().allows(from, "pull").then(|| from.clone()));
+        let Ok(name) = from.parse::<RepositoryName>() else { return Ok(None) };
+        let found = meant(origin, granted.claims(), Right::Pull(&name)).await?;
+        return Ok(matches!(found, Meant::Repository(_)).then_some(from.clone()));
     }
     let caller = origin.auth.bearer(granted.claims()).await?;
     let Some(viewer) = origin.auth.viewer(&caller) else { return Ok(None) };
