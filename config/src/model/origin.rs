@@ -170,7 +170,7 @@ pub struct OriginAuth {
     pub key_rotation: Duration,
     /// Whether public repositories may be pulled without an account.
     pub anonymous_pulls: bool,
-    /// Wrong passwords in a row after which an account must wait, ever longer.
+    /// Wrong passwords in a row after which a name must wait at an address, ever longer.
     pub failed_logins: u32,
 }
 

@@ -1,11 +1,12 @@
 //! Checking what callers show, and making guesses slow.
 //!
-//! Failures are counted three ways. By address and by name in the memory of this node, before anything slow is done, so that guessing
-//! cannot keep it busy; and by account in the database, for all nodes together: after some wrong passwords in a row an account
-//! must wait, ever longer. Whoever logged in lately with the right password still gets in: that login is remembered as a
-//! keyed hash that covers the stored hash too, so a password that is changed anywhere is forgotten everywhere at once.
+//! Failures are counted in two places. In the memory of this node, before anything slow is done, so that guessing cannot keep it busy; and
+//! in the database, for all nodes together: after some wrong passwords in a row a name must wait, ever longer (`guesses.rs`).
+//! Whoever logged in lately with the right password still gets in: that login is remembered as a keyed hash that covers the
+//! stored hash too, so a password that is changed anywhere is forgotten everywhere at once.
 //!
-//! A name that nobody has costs as much time as one that somebody has. All of this memory is bounded.
+//! Invariant: a name that nobody has, or that is an organisation's, is answered as one that somebody has, as slowly, and counted
+//! as well. All of this memory is bounded, and that in the database too.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use pierhead_config::Secret;
 
 use super::caller::Caller;
 use super::credential::Shown;
+use super::guesses;
 use super::names::{Name, RobotName};
 use super::passwords::{PasswordError, Passwords};
 use super::secrets::{self, Print, Prints};
@@ -28,15 +30,16 @@ const REMEMBER: Duration = Duration::from_secs(600);
 const WINDOW: Duration = Duration::from_secs(60);
 /// Failures in a window after which an address must wait.
 const PER_ADDRESS: u32 = 20;
-/// Failures in a window after which a name must wait, whatever the address: higher, so that one attacker does not lock a user
-/// out from his own address alone.
-const PER_NAME: u32 = 50;
-/// Addresses and names whose failures are counted.
+/// Failures in a window after which a name must wait at an address, those included that are being checked.
+const PER_PLACE: u32 = 50;
+/// Cells in the database for names at addresses, and as many for names at all of them.
+const CELLS: i64 = 1 << 20;
+/// How often it is written down that an address is known.
+const KNOWN_INTERVAL: Millis = 24 * 3_600_000;
+/// Addresses, and names at them, whose failures are counted in memory.
 const COUNTED: u64 = 20_000;
 /// Logins that are remembered.
 const REMEMBERED: u64 = 10_000;
-/// The longest that an account waits.
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// Why somebody is not let in.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -81,27 +84,27 @@ impl From<PasswordError> for LoginError {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Suspect {
     Address(IpAddr),
-    Name(Print),
+    Place(Print),
 }
 
-/// An attempt. At its name it counts as a failure until it is known not to be one: a burst of guesses must not pass while the first
+/// An attempt. For its name it counts as a failure until it is known not to be one: a burst of guesses must not pass while the first
 /// is computed. At its address it counts when it was wrong, for many may log in from one at a time.
 struct Attempt {
     address: Arc<AtomicU32>,
-    name: Option<Arc<AtomicU32>>,
+    place: Option<Arc<AtomicU32>>,
 }
 
 impl Attempt {
     fn was_wrong(mut self) {
         self.address.fetch_add(1, Ordering::Relaxed);
-        self.name = None;
+        self.place = None;
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if let Some(name) = &self.name {
-            name.fetch_sub(1, Ordering::Relaxed);
+        if let Some(place) = &self.place {
+            place.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -111,22 +114,25 @@ pub(crate) struct Logins {
     meta: Meta,
     passwords: Arc<Passwords>,
     prints: Prints,
+    cells: Prints,
     remembered: Cache<Print, ()>,
     failures: moka::sync::Cache<Suspect, Arc<AtomicU32>>,
     allowed: u32,
 }
 
 impl Logins {
-    /// `allowed`: wrong passwords in a row after which an account must wait.
-    pub(crate) fn new(meta: Meta, passwords: Arc<Passwords>, allowed: u32) -> Logins {
-        Logins {
+    /// `allowed`: wrong passwords in a row after which a name must wait at an address.
+    pub(crate) async fn open(meta: Meta, passwords: Arc<Passwords>, allowed: u32) -> Result<Logins, MetaError> {
+        let cells = Prints::keyed(&meta.login_key().await?);
+        Ok(Logins {
             meta,
             passwords,
             prints: Prints::new(),
+            cells,
             remembered: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBER).build(),
             failures: moka::sync::Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
             allowed,
-        }
+        })
     }
 
     /// Who shows this.
@@ -167,26 +173,40 @@ impl Logins {
         peer: IpAddr,
         now: Millis,
     ) -> Result<(), LoginError> {
-        let attempt = self.attempt(peer, Some(name.as_str()))?;
-        if let Some(wait) =
-            account.and_then(|account| wait(account.failed_logins, account.last_failed_login, self.allowed, now))
-        {
+        let attempt = self.attempt(peer, Some(name))?;
+        let cells = self.cells(name, peer);
+        let since = guesses::since(account.and_then(|account| account.password_set), now);
+        let known = self.meta.login_cells(cells).await?;
+        if let Some(wait) = guesses::wait(known, self.allowed, since, now) {
             return Err(LoginError::Limited(wait));
         }
         let hash = account.and_then(|account| account.password.as_deref());
         let right = self.passwords.verify(password.clone(), hash).await?;
         if !right {
             attempt.was_wrong();
+            let change = self.meta.change().await?;
+            change.login_failed(cells, since, now).await?;
+            change.commit().await?;
+            return Err(LoginError::Wrong);
         }
-        let Some(account) = account else { return Err(LoginError::Wrong) };
-        let change = self.meta.change().await?;
-        if right {
-            change.login_succeeded(account.id, now).await?;
-        } else {
-            change.login_failed(account.id, now).await?;
+        if known[0].succeeded.is_none_or(|at| now.saturating_sub(at) > KNOWN_INTERVAL) {
+            let change = self.meta.change().await?;
+            change.login_succeeded(cells[0], now).await?;
+            change.commit().await?;
         }
-        change.commit().await?;
-        if right { Ok(()) } else { Err(LoginError::Wrong) }
+        if let Some(account) = account {
+            self.meta.account_used(account, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Where failures of a name are counted in the database: at this address, and at all.
+    pub(super) fn cells(&self, name: &Name, peer: IpAddr) -> [i64; 2] {
+        let cell = |parts: &[&str]| {
+            let print = self.cells.of(parts);
+            print[..8].iter().fold(0, |number: i64, byte| (number << 8 | i64::from(*byte)) % CELLS)
+        };
+        [cell(&[name.as_str(), &network(peer).to_string()]), CELLS + cell(&[name.as_str()])]
     }
 
     async fn robot(&self, name: &RobotName, token: &Secret, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
@@ -227,25 +247,18 @@ impl Logins {
     }
 
     /// Begins an attempt, unless there were too many wrong ones lately.
-    fn attempt(&self, peer: IpAddr, name: Option<&str>) -> Result<Attempt, LoginError> {
+    fn attempt(&self, peer: IpAddr, name: Option<&Name>) -> Result<Attempt, LoginError> {
         let counter = |suspect| self.failures.get_with(suspect, Arc::default);
         let address = counter(Suspect::Address(network(peer)));
         if address.load(Ordering::Relaxed) >= PER_ADDRESS {
             return Err(LoginError::Limited(WINDOW));
         }
-        let name = name.map(|name| counter(Suspect::Name(self.prints.of(&[name]))));
-        let before = name.as_ref().map_or(0, |name| name.fetch_add(1, Ordering::Relaxed));
-        let attempt = Attempt { address, name };
-        if before >= PER_NAME { Err(LoginError::Limited(WINDOW)) } else { Ok(attempt) }
+        let place = |name: &Name| self.prints.of(&[name.as_str(), &network(peer).to_string()]);
+        let place = name.map(|name| counter(Suspect::Place(place(name))));
+        let before = place.as_ref().map_or(0, |place| place.fetch_add(1, Ordering::Relaxed));
+        let attempt = Attempt { address, place };
+        if before >= PER_PLACE { Err(LoginError::Limited(WINDOW)) } else { Ok(attempt) }
     }
-}
-
-/// How long an account must still wait after so many wrong passwords: a second, then twice as long each time.
-fn wait(failures: i32, last: Option<Millis>, allowed: u32, now: Millis) -> Option<Duration> {
-    let beyond = u32::try_from(failures).unwrap_or_default().checked_sub(allowed)?;
-    let wait = Duration::from_secs(1u64.checked_shl(beyond).unwrap_or(u64::MAX)).min(LONGEST_WAIT);
-    let waited = Duration::from_millis(u64::try_from(now.saturating_sub(last?)).unwrap_or_default());
-    wait.checked_sub(waited).filter(|left| !left.is_zero())
 }
 
 /// One customer of an IPv6 network has a /64 to take addresses from.
@@ -259,29 +272,6 @@ fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_account_waits_ever_longer() {
-        let seconds = |wait: Option<Duration>| wait.map(|wait| wait.as_millis());
-        for (failures, ago, expected) in [
-            (0, 0, None),
-            (4, 0, None),
-            (5, 0, Some(1_000)),
-            (5, 400, Some(600)),
-            (5, 1_000, None),
-            (6, 0, Some(2_000)),
-            (10, 0, Some(32_000)),
-            (15, 0, Some(900_000)),
-            (i32::MAX, 0, Some(900_000)),
-            (i32::MAX, 900_000, None),
-            (-1, 0, None),
-            // A clock that went back is no reason to wait longer than that.
-            (5, -10_000, Some(1_000)),
-        ] {
-            assert_eq!(seconds(wait(failures, Some(1_000_000 - ago), 5, 1_000_000)), expected, "{failures} {ago}");
-        }
-        assert_eq!(wait(9, None, 5, 0), None);
-    }
 
     #[test]
     fn an_ipv6_network_counts_as_one() {

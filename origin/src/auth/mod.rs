@@ -6,6 +6,7 @@
 mod caller;
 mod credential;
 mod grants;
+mod guesses;
 mod keyring;
 mod logins;
 mod names;
@@ -28,6 +29,7 @@ use pierhead_registry::token::{Claims, KeySet};
 
 pub(crate) use caller::Caller;
 pub(crate) use credential::Shown;
+pub(crate) use guesses::{FAILURES, PLACES};
 pub(crate) use keyring::KeyringError;
 pub(crate) use logins::LoginError;
 pub(crate) use names::{Name, NameError, RobotName};
@@ -51,6 +53,9 @@ pub(crate) enum AuthError {
     /// No keys.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// No database.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
 }
 
 /// Accounts, rights and tokens.
@@ -69,7 +74,7 @@ impl Auth {
         let rotation = Rotation { period: config.key_rotation, lifetime: config.token_lifetime };
         let keyring = Keyring::open(meta.clone(), rotation, config.key_algorithm, meta::now()).await?;
         Ok(Auth {
-            logins: Logins::new(meta.clone(), Arc::clone(&passwords), config.failed_logins),
+            logins: Logins::open(meta.clone(), Arc::clone(&passwords), config.failed_logins).await?,
             passwords,
             tokens: Tokens::new(keyring, hostname.to_owned(), config.token_lifetime),
             anonymous_pulls: config.anonymous_pulls,

@@ -54,7 +54,12 @@ pub(crate) type Print = [u8; 32];
 impl Prints {
     /// With a key that nobody knows.
     pub(crate) fn new() -> Prints {
-        Prints { key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()) }
+        Prints::keyed(&rand::random::<[u8; 32]>())
+    }
+
+    /// With a key that others have too.
+    pub(crate) fn keyed(key: &[u8]) -> Prints {
+        Prints { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
     }
 
     /// Of several parts; what is before and after a border makes a difference.

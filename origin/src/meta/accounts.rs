@@ -3,13 +3,15 @@
 //! Deleting one takes along what hangs on it: robots, teams, tokens, permissions. Its repositories are marked as deleted first, by
 //! whoever deletes it; until garbage collection has taken away what they held, they hang on an account that nobody can name.
 
+use std::collections::HashMap;
+
 use sea_orm::ActiveValue::Set;
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::entity::accounts::{AccountKind, Superuser, TeamRole, account, app_token, team, team_member};
 use super::entity::repositories::{RepositoryState, repository};
-use super::{Change, Meta, MetaError, Millis};
+use super::{Change, Meta, MetaError, Millis, now};
 
 pub(crate) use super::entity::accounts::account::Model as Account;
 
@@ -76,17 +78,15 @@ pub(crate) struct AccountEdit {
 impl Meta {
     /// The account of this name.
     pub(crate) async fn account(&self, name: &str) -> Result<Option<Account>, MetaError> {
+        if name == NOBODY {
+            return Ok(None);
+        }
         Ok(account::Entity::find().filter(account::Column::Name.eq(name)).one(&self.connections).await?)
     }
 
     /// The account with this number.
     pub(crate) async fn account_by_id(&self, id: i64) -> Result<Option<Account>, MetaError> {
         Ok(account::Entity::find_by_id(id).one(&self.connections).await?)
-    }
-
-    /// The accounts with these numbers.
-    pub(crate) async fn accounts_by_id(&self, ids: Vec<i64>) -> Result<Vec<Account>, MetaError> {
-        Ok(account::Entity::find().filter(account::Column::Id.is_in(ids)).all(&self.connections).await?)
     }
 
     /// Accounts of a kind, by name.
@@ -111,7 +111,7 @@ impl Meta {
         Ok(query.all(&self.connections).await?)
     }
 
-    /// Notes that a robot logged in, at most once a minute.
+    /// Notes that a user or robot logged in, at most once a minute.
     pub(crate) async fn account_used(&self, account: &Account, now: Millis) -> Result<(), MetaError> {
         let due = now - USE_INTERVAL;
         if account.last_login.is_some_and(|last| last > due) {
@@ -146,11 +146,20 @@ impl Meta {
             .into_tuple()
             .all(&self.connections)
             .await?;
-        let ids: Vec<i64> = teams.iter().map(|(id, _)| *id).collect();
-        let query = account::Entity::find().filter(account::Column::Id.is_in(ids)).order_by_asc(account::Column::Name);
+        let within = Query::select()
+            .column(team::Column::OrganizationId)
+            .from(team::Entity)
+            .and_where(team::Column::Id.in_subquery(teams_of(member)))
+            .take();
+        let query =
+            account::Entity::find().filter(account::Column::Id.in_subquery(within)).order_by_asc(account::Column::Name);
         let organizations = query.all(&self.connections).await?;
-        let role = |id| teams.iter().filter(|(of, _)| *of == id).map(|(_, role)| *role).max();
-        Ok(organizations.into_iter().filter_map(|found| role(found.id).map(|role| (found, role))).collect())
+        let mut roles: HashMap<i64, TeamRole> = HashMap::new();
+        for (organization, role) in teams {
+            roles.entry(organization).and_modify(|known| *known = role.max(*known)).or_insert(role);
+        }
+        let with_role = |found: Account| roles.get(&found.id).map(|role| (found, *role));
+        Ok(organizations.into_iter().filter_map(with_role).collect())
     }
 }
 
@@ -167,7 +176,6 @@ impl Change {
             description: Set(new.description),
             superuser: Set(new.superuser),
             enabled: Set(true),
-            failed_logins: Set(0),
             created: Set(now),
             ..Default::default()
         };
@@ -182,7 +190,7 @@ impl Change {
         }
         if let Some(password) = edit.password {
             row.password = Set(Some(password));
-            row.failed_logins = Set(0);
+            row.password_set = Set(Some(now()));
         }
         if let Some(hash) = edit.token_hash {
             row.token_hash = Set(Some(hash));
@@ -198,26 +206,6 @@ impl Change {
         }
         let changed = account::Entity::update_many().set(row).filter(account::Column::Id.eq(id));
         changed.exec(&self.transaction).await?;
-        Ok(())
-    }
-
-    /// Counts a wrong password.
-    pub(crate) async fn login_failed(&self, id: i64, now: Millis) -> Result<(), MetaError> {
-        let failed = account::Entity::update_many()
-            .col_expr(account::Column::FailedLogins, Expr::col(account::Column::FailedLogins).add(1))
-            .col_expr(account::Column::LastFailedLogin, Expr::value(now))
-            .filter(account::Column::Id.eq(id));
-        failed.exec(&self.transaction).await?;
-        Ok(())
-    }
-
-    /// Forgets wrong passwords.
-    pub(crate) async fn login_succeeded(&self, id: i64, now: Millis) -> Result<(), MetaError> {
-        let succeeded = account::Entity::update_many()
-            .col_expr(account::Column::FailedLogins, Expr::value(0))
-            .col_expr(account::Column::LastLogin, Expr::value(now))
-            .filter(account::Column::Id.eq(id));
-        succeeded.exec(&self.transaction).await?;
         Ok(())
     }
 

@@ -16,7 +16,10 @@ mod error;
 mod garbage;
 mod history;
 mod listing;
+mod logins;
 mod manifests;
+#[cfg(test)]
+mod many;
 mod migration;
 mod open;
 mod permissions;
@@ -55,6 +58,7 @@ pub(crate) use error::MetaError;
 pub(crate) use garbage::LeavingBlob;
 pub(crate) use history::{HistoryFilter, TagName, TagTime};
 pub(crate) use listing::{Listing, RepositoryEdit};
+pub(crate) use logins::LoginCell;
 pub(crate) use manifests::{NewManifest, Put, Referrer};
 pub(crate) use open::OpenError;
 pub(crate) use permissions::{Facts, Grantee};

@@ -10,8 +10,8 @@ on_both!(an_image_is_pushed_tagged_moved_and_deleted, what_comes_back_can_be_pul
 /// A namespace and a repository in it.
 async fn repository(meta: &Meta, name: &str) -> Repository {
     let namespace = name.split('/').next().unwrap();
-    let insert = "INSERT INTO account (name, kind, description, superuser, enabled, failed_logins, created) \
-                  VALUES ($1, 1, '', 0, $2, 0, 0) ON CONFLICT (name) DO UPDATE SET enabled = $2 RETURNING *";
+    let insert = "INSERT INTO account (name, kind, description, superuser, enabled, created) \
+                  VALUES ($1, 1, '', 0, $2, 0) ON CONFLICT (name) DO UPDATE SET enabled = $2 RETURNING *";
     let account: Option<entity::accounts::account::Model> =
         sql::one(&meta.connections, insert, [namespace.into(), true.into()]).await.unwrap();
     let change = meta.change().await.unwrap();

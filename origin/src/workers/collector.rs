@@ -14,6 +14,7 @@ use pierhead_registry::store::{BlobStore, StoreError, UploadId};
 use tokio_util::sync::CancellationToken;
 
 use super::work::Work;
+use crate::auth::{FAILURES, PLACES};
 use crate::meta::{LeavingBlob, Meta, MetaError, Millis, now};
 use crate::metrics::Metrics;
 use crate::registry::checkpoint;
@@ -320,6 +321,7 @@ impl Collector {
             let step = work.step().await?;
             collected.keys += step.take_service_keys(begun).await?;
             collected.app_tokens += step.delete_expired_app_tokens(earlier(begun, self.windows.tags)).await?;
+            step.take_login_cells(begun.saturating_sub(FAILURES), begun.saturating_sub(PLACES)).await?;
             step.done().await?;
         }
         Ok(())

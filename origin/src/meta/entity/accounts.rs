@@ -72,9 +72,8 @@ pub mod account {
         pub description: String,
         pub superuser: Superuser,
         pub enabled: bool,
-        /// Wrong passwords since the last right one.
-        pub failed_logins: i32,
-        pub last_failed_login: Option<i64>,
+        /// When the password was last changed by somebody: guesses before it are forgotten.
+        pub password_set: Option<i64>,
         pub last_login: Option<i64>,
         pub created: i64,
     }

@@ -5,7 +5,7 @@
 
 use sea_orm::sea_query::{
     ColumnDef, ConditionalStatement, Expr, ExprTrait, ForeignKey, ForeignKeyAction, ForeignKeyCreateStatement, Index,
-    IndexCreateStatement, Table, TableCreateStatement,
+    IndexCreateStatement, Query, Table, TableCreateStatement,
 };
 use sea_orm::{DatabaseBackend, DbErr};
 use sea_orm_migration::schema::{
@@ -32,6 +32,10 @@ impl MigrationTrait for First {
         for mut index in indexes() {
             manager.create_index(index.take()).await?;
         }
+        let logins = rand::random::<[u8; 32]>().to_vec();
+        let mut secret = Query::insert();
+        secret.into_table("secret").columns(["name", "value"]).values_panic(["logins".into(), logins.into()]);
+        manager.execute(secret.take()).await?;
         Ok(())
     }
 }
@@ -95,8 +99,8 @@ fn accounts(names: &Names) -> Vec<TableCreateStatement> {
             .col(text("description"))
             .col(small_integer("superuser"))
             .col(boolean("enabled"))
-            .col(integer("failed_logins"))
-            .col(big_integer_null("last_failed_login"))
+            // Guesses before it are forgotten.
+            .col(big_integer_null("password_set"))
             .col(big_integer_null("last_login"))
             .col(big_integer("created"))
             .foreign_key(&mut goes_with("account", "owner_id", "account"))
@@ -118,6 +122,13 @@ fn accounts(names: &Names) -> Vec<TableCreateStatement> {
             .col(big_integer_null("last_accessed"))
             .col(big_integer_null("expires"))
             .foreign_key(&mut goes_with("app_token", "account_id", "account"))
+            .take(),
+        Table::create()
+            .table("login_cell")
+            .col(big_integer("cell").primary_key())
+            .col(integer("failures"))
+            .col(big_integer_null("failed"))
+            .col(big_integer_null("succeeded"))
             .take(),
     ]
 }
@@ -256,6 +267,7 @@ fn service() -> Vec<TableCreateStatement> {
             .col(big_integer("signs_until"))
             .col(big_integer("published_until"))
             .take(),
+        Table::create().table("secret").col(string("name").primary_key()).col(blob("value")).take(),
         numbered("action")
             .col(string("kind"))
             .col(big_integer("at"))
