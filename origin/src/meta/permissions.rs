@@ -4,14 +4,16 @@
 
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{OnConflict, Query};
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, Condition, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryResult, QuerySelect, Value,
+};
 
 use super::accounts::{Account, teams_of};
-use super::entity::accounts::{TeamRole, team};
+use super::entity::accounts::TeamRole;
 use super::entity::repositories::{RepositoryState, Role, default_permission, repository, repository_permission};
 use super::repositories::Repository;
 use super::teams::Team;
-use super::{Change, Meta, MetaError};
+use super::{Change, Meta, MetaError, sql};
 
 /// Who may be given something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,18 @@ impl Grantee {
             Grantee::Account(id) => (Some(id), None),
             Grantee::Team(id) => (None, Some(id)),
         }
+    }
+}
+
+/// A row of something, with the role that was given there.
+struct Given<T> {
+    what: T,
+    role: Role,
+}
+
+impl<T: FromQueryResult> FromQueryResult for Given<T> {
+    fn from_query_result(row: &QueryResult, prefix: &str) -> Result<Given<T>, DbErr> {
+        Ok(Given { what: T::from_query_result(row, prefix)?, role: row.try_get(prefix, "given")? })
     }
 }
 
@@ -73,40 +87,38 @@ impl Meta {
 
     /// What accounts were given in a repository, by name.
     pub(crate) async fn account_permissions(&self, repository: i64) -> Result<Vec<(Account, Role)>, MetaError> {
-        let query = repository_permission::Entity::find()
-            .filter(repository_permission::Column::RepositoryId.eq(repository))
-            .filter(repository_permission::Column::AccountId.is_not_null());
-        let given = query.all(&self.connections).await?;
-        let mut accounts = self.accounts_by_id(given.iter().filter_map(|row| row.account_id).collect()).await?;
-        accounts.sort_by(|a, b| a.name.cmp(&b.name));
-        let role = |id| given.iter().find(|row| row.account_id == Some(id)).map(|row| row.role);
-        Ok(accounts.into_iter().filter_map(|found| role(found.id).map(|role| (found, role))).collect())
+        let select = "SELECT a.*, p.role AS given FROM repository_permission p JOIN account a ON a.id = p.account_id \
+                      WHERE p.repository_id = $1 ORDER BY a.name";
+        self.given(select, [repository.into()]).await
     }
 
     /// What teams were given in a repository, by name.
     pub(crate) async fn team_permissions(&self, repository: i64) -> Result<Vec<(Team, Role)>, MetaError> {
-        let query = repository_permission::Entity::find()
-            .filter(repository_permission::Column::RepositoryId.eq(repository))
-            .filter(repository_permission::Column::TeamId.is_not_null());
-        let given = query.all(&self.connections).await?;
-        let ids: Vec<i64> = given.iter().filter_map(|row| row.team_id).collect();
-        let query = team::Entity::find().filter(team::Column::Id.is_in(ids)).order_by_asc(team::Column::Name);
-        let teams = query.all(&self.connections).await?;
-        let role = |id| given.iter().find(|row| row.team_id == Some(id)).map(|row| row.role);
-        Ok(teams.into_iter().filter_map(|found| role(found.id).map(|role| (found, role))).collect())
+        let select = "SELECT t.*, p.role AS given FROM repository_permission p JOIN team t ON t.id = p.team_id \
+                      WHERE p.repository_id = $1 ORDER BY t.name";
+        self.given(select, [repository.into()]).await
     }
 
     /// Where somebody was given something, by the name of the repository.
     pub(crate) async fn permissions_of(&self, who: Grantee, limit: u64) -> Result<Vec<(Repository, Role)>, MetaError> {
-        let given = repository_permission::Entity::find().filter(given_to(who)).all(&self.connections).await?;
-        let query = repository::Entity::find()
-            .filter(repository::Column::Id.is_in(given.iter().map(|row| row.repository_id)))
-            .filter(repository::Column::State.ne(RepositoryState::Deleted))
-            .order_by_asc(repository::Column::Name)
-            .limit(limit);
-        let repositories = query.all(&self.connections).await?;
-        let role = |id| given.iter().find(|row| row.repository_id == id).map(|row| row.role);
-        Ok(repositories.into_iter().filter_map(|found| role(found.id).map(|role| (found, role))).collect())
+        let (column, id) = match who {
+            Grantee::Account(id) => ("account_id", id),
+            Grantee::Team(id) => ("team_id", id),
+        };
+        let select = format!(
+            "SELECT r.*, p.role AS given FROM repository_permission p JOIN repository r ON r.id = p.repository_id \
+             WHERE p.{column} = $1 AND r.state <> 2 ORDER BY r.name LIMIT $2"
+        );
+        self.given(&select, [id.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()]).await
+    }
+
+    async fn given<T: FromQueryResult>(
+        &self,
+        select: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<(T, Role)>, MetaError> {
+        let rows: Vec<Given<T>> = sql::all(&self.connections, select, values).await?;
+        Ok(rows.into_iter().map(|row| (row.what, row.role)).collect())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Repositories: found by name, listed by those who may see them, made and marked as gone.
 
-use sea_orm::FromQueryResult;
+use std::collections::BTreeSet;
+
+use sea_orm::{FromQueryResult, Value};
 
 use super::entity::repositories::repository;
 use super::{Change, Meta, MetaError, RepositoryState, Visibility, now, sql};
@@ -60,6 +62,8 @@ struct Id {
     id: i64,
 }
 
+/// Parts of one statement: SQLite takes 500.
+const PARTS: usize = 100;
 /// Repositories that everybody may see.
 const PUBLIC: &str = "FROM repository r WHERE r.visibility = 1";
 /// Those that `$3` was given. The join says which comes first: what was given is little.
@@ -83,36 +87,44 @@ impl Meta {
 
     /// Names of repositories that the viewer may see, in order, from after `last` on.
     pub(crate) async fn catalog(&self, viewer: Viewer, last: &str, limit: u32) -> Result<Vec<String>, MetaError> {
-        let mut values = vec![last.into(), i64::from(limit).into()];
-        let select = match viewer {
-            Viewer::Everything => some("FROM repository r WHERE 1 = 1"),
-            Viewer::Anonymous => some(PUBLIC),
-            Viewer::Account(account) => {
-                let namespaces = self.namespaces_of(account).await?;
-                values.push(account.into());
-                values.extend(namespaces.iter().map(|row| sea_orm::Value::from(row.id)));
-                let own = (4..4 + namespaces.len())
-                    .map(|place| some(&format!("FROM repository r WHERE r.namespace_id = ${place}")));
-                // Each part is a few steps along an index, or through what was given, however many repositories there are; one
-                // condition with an OR would look at all of them.
-                let parts: Vec<String> = [PUBLIC, GIVEN_TO_ACCOUNT, GIVEN_TO_TEAM]
-                    .into_iter()
-                    .map(some)
-                    .chain(own)
-                    .map(|part| format!("SELECT * FROM ({part}) AS part"))
-                    .collect();
-                format!("{} ORDER BY name LIMIT $2", parts.join(" UNION "))
-            }
+        let account = match viewer {
+            Viewer::Everything => return self.names([some("FROM repository r WHERE 1 = 1")], last, limit, &[]).await,
+            Viewer::Anonymous => return self.names([some(PUBLIC)], last, limit, &[]).await,
+            Viewer::Account(account) => account,
         };
+        // Each part is a few steps along an index, or through what was given, however many repositories there are; one condition with
+        // an OR would look at all of them.
+        let parts = [PUBLIC, GIVEN_TO_ACCOUNT, GIVEN_TO_TEAM].map(some);
+        let mut names: BTreeSet<String> = self.names(parts, last, limit, &[account]).await?.into_iter().collect();
+        for own in self.namespaces_of(account).await?.chunks(PARTS) {
+            let parts =
+                (3..3 + own.len()).map(|place| some(&format!("FROM repository r WHERE r.namespace_id = ${place}")));
+            names.extend(self.names(parts, last, limit, own).await?);
+        }
+        Ok(names.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+    }
+
+    /// The first names of all that these parts find; `ids` stand for `$3` and so on.
+    async fn names(
+        &self,
+        parts: impl IntoIterator<Item = String>,
+        last: &str,
+        limit: u32,
+        ids: &[i64],
+    ) -> Result<Vec<String>, MetaError> {
+        let parts: Vec<String> = parts.into_iter().map(|part| format!("SELECT * FROM ({part}) AS part")).collect();
+        let select = format!("{} ORDER BY name LIMIT $2", parts.join(" UNION "));
+        let values = [last.into(), i64::from(limit).into()].into_iter().chain(ids.iter().map(|id| Value::from(*id)));
         let names: Vec<Name> = sql::all(&self.connections, &select, values).await?;
         Ok(names.into_iter().map(|row| row.name).collect())
     }
 
     /// Where an account may see everything: its own namespace, and those of organisations that it administrates.
-    async fn namespaces_of(&self, account: i64) -> Result<Vec<Id>, MetaError> {
+    async fn namespaces_of(&self, account: i64) -> Result<Vec<i64>, MetaError> {
         let select = "SELECT CAST($1 AS BIGINT) AS id UNION SELECT t.organization_id AS id FROM team t \
                       JOIN team_member m ON m.team_id = t.id WHERE m.account_id = $1 AND t.role = 2";
-        sql::all(&self.connections, select, [account.into()]).await
+        let found: Vec<Id> = sql::all(&self.connections, select, [account.into()]).await?;
+        Ok(found.into_iter().map(|row| row.id).collect())
     }
 }
 

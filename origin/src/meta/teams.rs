@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use sea_orm::ActiveValue::Set;
-use sea_orm::sea_query::{OnConflict, Query};
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::sea_query::{OnConflict, Query, SelectStatement};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
+};
 
 use super::accounts::{Account, teams_of};
 use super::entity::accounts::{TeamRole, account, team, team_member};
 use super::entity::repositories::repository_permission;
-use super::{Change, Meta, MetaError};
+use super::{AccountKind, Change, Meta, MetaError, sql};
 
 pub(crate) use super::entity::accounts::team::Model as Team;
 
@@ -27,10 +29,7 @@ pub(crate) struct TeamSize {
 impl Meta {
     /// A team of an organisation.
     pub(crate) async fn team(&self, organization: i64, name: &str) -> Result<Option<Team>, MetaError> {
-        let query = team::Entity::find()
-            .filter(team::Column::OrganizationId.eq(organization))
-            .filter(team::Column::Name.eq(name));
-        Ok(query.one(&self.connections).await?)
+        Ok(named(organization, name).one(&self.connections).await?)
     }
 
     /// The teams of an organisation, by name.
@@ -38,12 +37,11 @@ impl Meta {
         let query =
             team::Entity::find().filter(team::Column::OrganizationId.eq(organization)).order_by_asc(team::Column::Name);
         let teams = query.all(&self.connections).await?;
-        let ids: Vec<i64> = teams.iter().map(|team| team.id).collect();
         let members: HashMap<i64, i64> = team_member::Entity::find()
             .select_only()
             .column(team_member::Column::TeamId)
             .column_as(team_member::Column::AccountId.count(), "members")
-            .filter(team_member::Column::TeamId.is_in(ids.clone()))
+            .filter(team_member::Column::TeamId.in_subquery(teams_in(organization)))
             .group_by(team_member::Column::TeamId)
             .into_tuple()
             .all(&self.connections)
@@ -54,7 +52,7 @@ impl Meta {
             .select_only()
             .column(repository_permission::Column::TeamId)
             .column_as(repository_permission::Column::Id.count(), "repositories")
-            .filter(repository_permission::Column::TeamId.is_in(ids))
+            .filter(repository_permission::Column::TeamId.in_subquery(teams_in(organization)))
             .group_by(repository_permission::Column::TeamId)
             .into_tuple()
             .all(&self.connections)
@@ -89,14 +87,19 @@ impl Meta {
         let teams: HashMap<i64, String> =
             teams.all(&self.connections).await?.into_iter().map(|team| (team.id, team.name)).collect();
         let within = team_member::Entity::find()
-            .filter(team_member::Column::TeamId.is_in(teams.keys().copied()))
+            .filter(team_member::Column::TeamId.in_subquery(teams_in(organization)))
             .all(&self.connections);
         let mut of: HashMap<i64, Vec<String>> = HashMap::new();
         for member in within.await? {
             of.entry(member.account_id).or_default().extend(teams.get(&member.team_id).cloned());
         }
+        let members = Query::select()
+            .column(team_member::Column::AccountId)
+            .from(team_member::Entity)
+            .and_where(team_member::Column::TeamId.in_subquery(teams_in(organization)))
+            .take();
         let query = account::Entity::find()
-            .filter(account::Column::Id.is_in(of.keys().copied()))
+            .filter(account::Column::Id.in_subquery(members))
             .order_by_asc(account::Column::Name);
         let accounts = query.all(&self.connections).await?;
         let named = |found: Account| {
@@ -157,17 +160,26 @@ impl Change {
         Ok(())
     }
 
-    /// Whether an organisation has another team of admins than this one, with somebody in it who can log in.
-    pub(crate) async fn has_other_admins(&self, organization: i64, except: i64) -> Result<bool, MetaError> {
-        let admins = Query::select()
-            .column(team::Column::Id)
-            .from(team::Entity)
-            .and_where(team::Column::OrganizationId.eq(organization))
-            .and_where(team::Column::Role.eq(TeamRole::Admin))
-            .and_where(team::Column::Id.ne(except))
-            .take();
-        let one = team_member::Entity::find().filter(team_member::Column::TeamId.in_subquery(admins));
-        Ok(one.one(&self.transaction).await?.is_some())
+    /// A team of an organisation.
+    pub(crate) async fn team(&self, organization: i64, name: &str) -> Result<Option<Team>, MetaError> {
+        Ok(named(organization, name).one(&self.transaction).await?)
+    }
+
+    /// Whether an organisation has a team of admins with a user in it who can log in. Until this change ends, nobody else takes one away:
+    /// of two who are about to leave at once, the second is seen to be the last.
+    pub(crate) async fn hold_admins(&self, organization: i64) -> Result<bool, MetaError> {
+        #[derive(FromQueryResult)]
+        struct Id {
+            id: i64,
+        }
+        let hold = format!("SELECT id FROM account WHERE id = $1{}", self.locking());
+        let held: Option<Id> = sql::one(&self.transaction, &hold, [organization.into()]).await?;
+        let Some(Id { id }) = held else { return Err(MetaError::Gone) };
+        // A statement of its own: it sees what was committed while the first one waited.
+        let select = "SELECT a.id AS id FROM team t JOIN team_member m ON m.team_id = t.id JOIN account a ON a.id = m.account_id \
+                      WHERE t.organization_id = $1 AND t.role = $2 AND a.kind = $3 AND a.enabled LIMIT 1";
+        let values = [id.into(), TeamRole::Admin.into(), AccountKind::User.into()];
+        Ok(sql::one::<Id>(&self.transaction, select, values).await?.is_some())
     }
 
     /// Puts somebody into a team; nothing changes when they are in it.
@@ -188,14 +200,22 @@ impl Change {
 
     /// Takes somebody out of all teams of an organisation.
     pub(crate) async fn remove_from_organization(&self, organization: i64, member: i64) -> Result<bool, MetaError> {
-        let teams = Query::select()
-            .column(team::Column::Id)
-            .from(team::Entity)
-            .and_where(team::Column::OrganizationId.eq(organization))
-            .take();
         let gone = team_member::Entity::delete_many()
             .filter(team_member::Column::AccountId.eq(member))
-            .filter(team_member::Column::TeamId.in_subquery(teams));
+            .filter(team_member::Column::TeamId.in_subquery(teams_in(organization)));
         Ok(gone.exec(&self.transaction).await?.rows_affected > 0)
     }
+}
+
+fn named(organization: i64, name: &str) -> Select<team::Entity> {
+    team::Entity::find().filter(team::Column::OrganizationId.eq(organization)).filter(team::Column::Name.eq(name))
+}
+
+/// The teams of an organisation.
+fn teams_in(organization: i64) -> SelectStatement {
+    Query::select()
+        .column(team::Column::Id)
+        .from(team::Entity)
+        .and_where(team::Column::OrganizationId.eq(organization))
+        .take()
 }
