@@ -16,7 +16,7 @@ use super::repositories::Usage;
 use super::teams::TeamView;
 use crate::api::Origin;
 use crate::auth::Name;
-use crate::meta::{Account, AccountEdit, AccountKind, Action, NewAccount, TeamRole, now};
+use crate::meta::{Account, AccountEdit, AccountKind, Action, Change, NewAccount, TeamRole, now};
 
 /// Longest address.
 pub(super) const EMAIL_LIMIT: usize = 255;
@@ -120,7 +120,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json("Created")))
 }
 
-/// An organisation.
+/// An organisation, for those who are logged in.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}", operation_id = "getOrganization", tag = "organization",
     params(("orgname" = String, Path, example = "acme")), responses((status = 200, body = OrganizationView), Failures))]
 pub(super) async fn show(
@@ -128,6 +128,7 @@ pub(super) async fn show(
     who: Who,
     At(name): At<String>,
 ) -> Result<Json<OrganizationView>, ApiError> {
+    who.account()?;
     Ok(Json(view(&origin, &who, &name).await?))
 }
 
@@ -220,6 +221,14 @@ pub(super) async fn inspected(origin: &Origin, who: &Who, name: &str) -> Result<
     Ok(organization)
 }
 
+/// Refuses a change that would leave an organisation to nobody, who could undo it.
+pub(super) async fn keeps_admins(change: &Change, had_admins: bool, organization: i64) -> Result<(), ApiError> {
+    if had_admins && !change.hold_admins(organization).await? {
+        return Err(ApiError::invalid("an organisation keeps a team of admins with a user in it who can log in"));
+    }
+    Ok(())
+}
+
 fn member_view((account, teams): (Account, Vec<String>)) -> Member {
     let teams = teams.into_iter().map(|name| MemberTeam { name }).collect();
     Member { kind: kind(&account), name: account.name, teams }
@@ -250,15 +259,13 @@ pub(super) async fn remove_member(
     let organization = origin.administrated(&who, &name).await?;
     let account = origin.meta.account(&member).await?.ok_or(ApiError::NotFound("member"))?;
     let change = origin.meta.change().await?;
+    let had_admins = change.hold_admins(organization.id).await?;
     let member_of = change.remove_from_organization(organization.id, account.id).await?;
     let given = change.revoke_in_namespace(organization.id, account.id).await?;
     if !member_of && !given {
         return Err(ApiError::NotFound("member"));
     }
-    // Whoever is left must be able to undo it.
-    if who.account()?.id == account.id && !change.has_other_admins(organization.id, 0).await? {
-        return Err(ApiError::invalid("the last of its owners cannot leave an organisation"));
-    }
+    keeps_admins(&change, had_admins, organization.id).await?;
     change.log(&who.performer, about("org_remove_team_member", &name, json!({ "member": member })), now()).await?;
     change.commit().await?;
     Ok(StatusCode::NO_CONTENT)

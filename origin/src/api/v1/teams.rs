@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, Failures};
 use super::extract::{At, Sent, Who, text};
-use super::organizations::kind;
+use super::organizations::{keeps_admins, kind};
 use super::page::MOST;
 use super::permissions::{GrantedList, granted};
 use crate::api::Origin;
@@ -135,10 +135,10 @@ pub(super) async fn put(
     let name: Name = teamname.parse()?;
     let description = sent.description.map(|written| text(written, DESCRIPTION_LIMIT)).transpose()?;
     let role = TeamRole::from(sent.role);
-    let known = origin.meta.team(organization.id, name.as_str()).await?;
     let change = origin.meta.change().await?;
+    let had_admins = change.hold_admins(organization.id).await?;
     let log = json!({ "team": name.as_str(), "role": sent.role });
-    match known {
+    match change.team(organization.id, name.as_str()).await? {
         None => {
             change
                 .create_team(organization.id, name.as_str(), role, description.as_deref().unwrap_or_default())
@@ -146,10 +146,6 @@ pub(super) async fn put(
             change.log(&who.performer, about("org_create_team", &orgname, log), now()).await?;
         }
         Some(mut team) => {
-            let demoted = team.role == TeamRole::Admin && role != TeamRole::Admin;
-            if demoted && !change.has_other_admins(organization.id, team.id).await? {
-                return Err(ApiError::invalid("an organisation keeps a team of admins with somebody in it"));
-            }
             if team.role != role {
                 change.log(&who.performer, about("org_set_team_role", &orgname, log), now()).await?;
                 team.role = role;
@@ -160,6 +156,7 @@ pub(super) async fn put(
                 team.description = description;
             }
             change.edit_team(&team).await?;
+            keeps_admins(&change, had_admins, organization.id).await?;
         }
     }
     change.commit().await?;
@@ -179,10 +176,9 @@ pub(super) async fn delete(
     let organization = origin.administrated(&who, &orgname).await?;
     let team = find(&origin, organization.id, &teamname).await?;
     let change = origin.meta.change().await?;
-    if team.role == TeamRole::Admin && !change.has_other_admins(organization.id, team.id).await? {
-        return Err(ApiError::invalid("an organisation keeps a team of admins with somebody in it"));
-    }
+    let had_admins = change.hold_admins(organization.id).await?;
     change.delete_team(team.id).await?;
+    keeps_admins(&change, had_admins, organization.id).await?;
     change.log(&who.performer, about("org_delete_team", &orgname, json!({ "team": teamname })), now()).await?;
     change.commit().await?;
     Ok(StatusCode::NO_CONTENT)
@@ -251,12 +247,11 @@ pub(super) async fn remove_member(
     let team = find(&origin, organization.id, &teamname).await?;
     let member = origin.meta.account(&membername).await?.ok_or(ApiError::NotFound("member"))?;
     let change = origin.meta.change().await?;
+    let had_admins = change.hold_admins(organization.id).await?;
     if !change.remove_member(team.id, member.id).await? {
         return Err(ApiError::NotFound("member"));
     }
-    if team.role == TeamRole::Admin && !change.has_other_admins(organization.id, 0).await? {
-        return Err(ApiError::invalid("the last of its owners cannot leave an organisation"));
-    }
+    keeps_admins(&change, had_admins, organization.id).await?;
     let log = about("org_remove_team_member", &orgname, json!({ "team": teamname, "member": membername }));
     change.log(&who.performer, log, now()).await?;
     change.commit().await?;

@@ -148,7 +148,7 @@ pub(super) async fn edit(
     Ok(Json(view(&origin, &who).await?))
 }
 
-/// A user, for those who are logged in.
+/// A user, for those who are logged in. A robot is its owner's business.
 #[utoipa::path(get, path = "/api/v1/users/{username}", operation_id = "getUserInformation", tag = "user",
     params(("username" = String, Path, example = "ann")), responses((status = 200, body = UserBrief), Failures))]
 pub(super) async fn show(
@@ -157,10 +157,9 @@ pub(super) async fn show(
     At(username): At<String>,
 ) -> Result<Json<UserBrief>, ApiError> {
     who.account()?;
-    let found = origin.meta.account(&username).await?.filter(|account| account.kind != AccountKind::Organization);
+    let found = origin.meta.account(&username).await?.filter(|account| account.kind == AccountKind::User);
     let account = found.ok_or(ApiError::NotFound("user"))?;
-    let is_robot = account.kind == AccountKind::Robot;
-    Ok(Json(UserBrief { anonymous: false, username: account.name, is_robot }))
+    Ok(Json(UserBrief { anonymous: false, username: account.name, is_robot: false }))
 }
 
 /// Star a repository.

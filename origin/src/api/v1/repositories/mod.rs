@@ -76,17 +76,20 @@ pub(super) async fn list(
     if query.namespace.is_none() && !query.public && !query.starred {
         return Err(ApiError::invalid("one of namespace, public and starred is needed: all repositories are too many"));
     }
-    let namespace = match &query.namespace {
-        None => None,
-        Some(name) => Some(origin.meta.account(name).await?.ok_or(ApiError::NotFound("namespace"))?.id),
-    };
     let starred_by = if query.starred { Some(who.account()?.id) } else { None };
     let page = after(query.next_page.as_deref())?;
     // What somebody starred, or looks for in a namespace, may well be public.
-    let public = query.public || query.starred || namespace.is_some();
+    let public = query.public || query.starred || query.namespace.is_some();
     let viewer = origin.auth.viewer(&who.caller).filter(|viewer| public || *viewer != Viewer::Anonymous);
-    let Some(viewer) = viewer else {
-        return Ok(Json(RepositoryList { repositories: Vec::new(), next_page: None }));
+    let nothing = Ok(Json(RepositoryList { repositories: Vec::new(), next_page: None }));
+    let Some(viewer) = viewer else { return nothing };
+    let namespace = match &query.namespace {
+        None => None,
+        Some(name) => match origin.meta.account(name).await? {
+            Some(account) => Some(account.id),
+            // As one in which the caller may see nothing.
+            None => return nothing,
+        },
     };
     let listing = Listing { viewer, public, namespace, starred_by, after: page, limit: PAGE + 1 };
     let (rows, more) = cut(origin.meta.repositories(&listing).await?, PAGE as usize);
