@@ -47,7 +47,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Make, list and disable users, and give them passwords, beside a running registry or before.
+    /// Make, list and disable users, give them passwords and ranks, beside a running registry or before.
     User(users::UserArgs),
 }
 

@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use pierhead_config::{OriginConfig, Problems, Secret};
 use serde_json::json;
 
@@ -55,7 +55,14 @@ enum UserCommand {
         #[command(flatten)]
         password: PasswordArgs,
     },
-    /// List users: name, state, what they are, address.
+    /// Make a user a superuser, or one no more. From the next login on; tokens for pulls and pushes live to their end.
+    Rank {
+        /// Whom.
+        name: String,
+        /// What the user may everywhere.
+        rank: Rank,
+    },
+    /// List users: name, state, rank, address.
     List,
     /// Let a user and the user's robots log in no more.
     Disable {
@@ -67,6 +74,27 @@ enum UserCommand {
         /// Whom.
         name: String,
     },
+}
+
+/// What a user may everywhere.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Rank {
+    /// Nothing: what namespaces and repositories grant.
+    User,
+    /// Read everything, and change nothing.
+    SuperuserReadonly,
+    /// Everything.
+    Superuser,
+}
+
+impl From<Rank> for Superuser {
+    fn from(rank: Rank) -> Superuser {
+        match rank {
+            Rank::User => Superuser::No,
+            Rank::SuperuserReadonly => Superuser::ReadOnly,
+            Rank::Superuser => Superuser::Full,
+        }
+    }
 }
 
 /// Where a password comes from.
@@ -129,6 +157,7 @@ pub(crate) fn run(args: &UserArgs) -> Result<String, UserError> {
                 add(&meta, name.parse()?, rank, email.clone(), password).await
             }
             UserCommand::Password { name, password } => set_password(&meta, name, password).await,
+            UserCommand::Rank { name, rank } => set_rank(&meta, name, *rank).await,
             UserCommand::List => list(&meta).await,
             UserCommand::Disable { name } => enable(&meta, name, false).await,
             UserCommand::Enable { name } => enable(&meta, name, true).await,
@@ -163,14 +192,24 @@ async fn set_password(meta: &Meta, name: &str, password: &PasswordArgs) -> Resul
     let (password, told) = choose(password)?;
     let hash = Passwords::new()?.hash(password).await?;
     let edit = AccountEdit { password: Some(hash), ..AccountEdit::default() };
-    change(meta, &account, "user_change_password", edit).await?;
+    change(meta, &account, about("user_change_password", &account), edit).await?;
     Ok(told)
 }
 
 async fn enable(meta: &Meta, name: &str, enabled: bool) -> Result<String, UserError> {
     let account = user(meta, name).await?;
     let edit = AccountEdit { enabled: Some(enabled), ..AccountEdit::default() };
-    change(meta, &account, if enabled { "user_enable" } else { "user_disable" }, edit).await?;
+    let log = about(if enabled { "user_enable" } else { "user_disable" }, &account);
+    change(meta, &account, log, edit).await?;
+    Ok(String::new())
+}
+
+async fn set_rank(meta: &Meta, name: &str, rank: Rank) -> Result<String, UserError> {
+    let account = user(meta, name).await?;
+    let edit = AccountEdit { superuser: Some(rank.into()), ..AccountEdit::default() };
+    let mut log = about("user_change_rank", &account);
+    log.metadata["rank"] = json!(named(rank.into()));
+    change(meta, &account, log, edit).await?;
     Ok(String::new())
 }
 
@@ -181,11 +220,7 @@ async fn list(meta: &Meta) -> Result<String, UserError> {
         let page = meta.accounts(AccountKind::User, None, last.as_deref(), PAGE).await?;
         for user in &page {
             let state = if user.enabled { "enabled" } else { "disabled" };
-            let rank = match user.superuser {
-                Superuser::No => "user",
-                Superuser::ReadOnly => "superuser-readonly",
-                Superuser::Full => "superuser",
-            };
+            let rank = named(user.superuser);
             let email = user.email.as_deref().unwrap_or("-");
             text.push_str(&format!("{}\t{state}\t{rank}\t{email}\n", user.name));
         }
@@ -196,15 +231,23 @@ async fn list(meta: &Meta) -> Result<String, UserError> {
     }
 }
 
+fn named(rank: Superuser) -> &'static str {
+    match rank {
+        Superuser::No => "user",
+        Superuser::ReadOnly => "superuser-readonly",
+        Superuser::Full => "superuser",
+    }
+}
+
 async fn user(meta: &Meta, name: &str) -> Result<Account, UserError> {
     let found = meta.account(name).await?.filter(|account| account.kind == AccountKind::User);
     found.ok_or_else(|| UserError::Unknown(name.to_owned()))
 }
 
-async fn change(meta: &Meta, account: &Account, kind: &'static str, edit: AccountEdit) -> Result<(), UserError> {
+async fn change(meta: &Meta, account: &Account, log: Action<'_>, edit: AccountEdit) -> Result<(), UserError> {
     let change = meta.change().await?;
     change.edit_account(account.id, edit).await?;
-    change.log(&performer(), about(kind, account), now()).await?;
+    change.log(&performer(), log, now()).await?;
     Ok(change.commit().await?)
 }
 
