@@ -3,7 +3,11 @@
 //! Kinds and the keys of the metadata are Quay's, for those who read its logs already.
 
 use sea_orm::ActiveValue::Set;
-use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
+    Select,
+};
 
 use super::entity::service::action;
 use super::{Change, Meta, MetaError, Millis};
@@ -49,31 +53,65 @@ pub(crate) struct ActionFilter {
     pub(crate) after: Option<(Millis, i64)>,
 }
 
+/// How often something was done on a day.
+#[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
+pub(crate) struct ActionCount {
+    /// Quay's word for it.
+    pub(crate) kind: String,
+    /// Days since the epoch.
+    pub(crate) day: i64,
+    /// How often.
+    pub(crate) count: i64,
+}
+
 impl Meta {
     /// Lines, the newest first.
     pub(crate) async fn actions(&self, filter: ActionFilter, limit: u64) -> Result<Vec<ActionLine>, MetaError> {
+        let query = filter.lines().order_by_desc(action::Column::At).order_by_desc(action::Column::Id).limit(limit);
+        Ok(query.all(&self.connections).await?)
+    }
+
+    /// How many lines there are of each kind and day, the earliest day first.
+    pub(crate) async fn action_counts(&self, filter: ActionFilter, limit: u64) -> Result<Vec<ActionCount>, MetaError> {
+        let day = || Expr::cust("at / 86400000");
+        let query = filter
+            .lines()
+            .select_only()
+            .column(action::Column::Kind)
+            .column_as(day(), "day")
+            .column_as(action::Column::Id.count(), "count")
+            .group_by(day())
+            .group_by(action::Column::Kind)
+            .order_by_asc(day())
+            .order_by_asc(action::Column::Kind)
+            .limit(limit);
+        Ok(query.into_model().all(&self.connections).await?)
+    }
+}
+
+impl ActionFilter {
+    fn lines(self) -> Select<action::Entity> {
         let mut query = action::Entity::find();
-        if let Some(namespace) = filter.namespace {
+        if let Some(namespace) = self.namespace {
             query = query.filter(action::Column::Namespace.eq(namespace));
         }
-        if let Some(repository) = filter.repository {
+        if let Some(repository) = self.repository {
             query = query.filter(action::Column::Repository.eq(repository));
         }
-        if let Some(performer) = filter.performer {
+        if let Some(performer) = self.performer {
             query = query.filter(action::Column::Performer.eq(performer));
         }
-        if let Some(from) = filter.from {
+        if let Some(from) = self.from {
             query = query.filter(action::Column::At.gte(from));
         }
-        if let Some(to) = filter.to {
+        if let Some(to) = self.to {
             query = query.filter(action::Column::At.lt(to));
         }
-        if let Some((at, id)) = filter.after {
+        if let Some((at, id)) = self.after {
             let same = Condition::all().add(action::Column::At.eq(at)).add(action::Column::Id.lt(id));
             query = query.filter(Condition::any().add(action::Column::At.lt(at)).add(same));
         }
-        let query = query.order_by_desc(action::Column::At).order_by_desc(action::Column::Id).limit(limit);
-        Ok(query.all(&self.connections).await?)
+        query
     }
 }
 

@@ -246,7 +246,7 @@ impl Change {
 
     /// At the end of a SELECT: nobody else changes these rows, or names them, before this change ends; those that somebody uses are
     /// left out.
-    fn skipping(&self) -> &'static str {
+    pub(super) fn skipping(&self) -> &'static str {
         if self.locks_rows() { " FOR UPDATE SKIP LOCKED" } else { "" }
     }
 

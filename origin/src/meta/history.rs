@@ -5,7 +5,8 @@
 
 use sea_orm::{FromQueryResult, Value};
 
-use super::{Change, Meta, MetaError, Millis, sql};
+use super::expiration::live;
+use super::{Change, Meta, MetaError, Millis, now, sql};
 
 /// A tag's time on one manifest.
 #[derive(Clone, Debug, FromQueryResult)]
@@ -14,7 +15,7 @@ pub(crate) struct TagTime {
     pub(crate) name: String,
     /// Since when.
     pub(crate) started: Millis,
-    /// Until when; `None`: it is still there.
+    /// Until when, which may be still to come; `None`: it is there, and does not expire.
     pub(crate) ended: Option<Millis>,
     /// Whether the time machine brought it back.
     pub(crate) reversion: bool,
@@ -71,8 +72,11 @@ impl Meta {
             values.len()
         };
         let ended = match filter.ended_after {
-            None => "t.ended IS NULL".to_owned(),
-            Some(after) => format!("(t.ended IS NULL OR t.ended > ${})", place(after.into())),
+            None => live(place(now().into())),
+            Some(after) => {
+                let place = place(after.into());
+                format!("(COALESCE(t.ended, t.expires) IS NULL OR COALESCE(t.ended, t.expires) > ${place})")
+            }
         };
         let name = match &filter.name {
             TagName::Any => String::new(),
@@ -81,7 +85,7 @@ impl Meta {
             TagName::Has(part) => format!(" AND REPLACE(t.name, ${}, '') <> t.name", place(part.as_str().into())),
         };
         let select = format!(
-            "SELECT t.name AS name, t.started AS started, t.ended AS ended, t.reversion AS reversion, m.digest AS digest, \
+            "SELECT t.name AS name, t.started AS started, COALESCE(t.ended, t.expires) AS ended, t.reversion AS reversion, m.digest AS digest, \
              m.media_type AS media_type, m.layers_size AS layers_size FROM tag t JOIN manifest m ON m.id = t.manifest_id \
              WHERE t.repository_id = $1 AND {ended}{name} ORDER BY t.started DESC, t.id DESC LIMIT $2 OFFSET $3"
         );
@@ -128,7 +132,7 @@ impl Change {
         after: Millis,
     ) -> Result<bool, MetaError> {
         let select = "SELECT id FROM tag WHERE repository_id = $1 AND name = $2 AND manifest_id = $3 \
-                      AND (ended IS NULL OR ended > $4) LIMIT 1";
+                      AND (COALESCE(ended, expires) IS NULL OR COALESCE(ended, expires) > $4) LIMIT 1";
         let values = [repository.into(), name.into(), manifest.into(), after.into()];
         let found: Option<Row> = sql::one(&self.transaction, select, values).await?;
         Ok(found.is_some())

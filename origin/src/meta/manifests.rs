@@ -4,7 +4,8 @@ use pierhead_registry::oci::{Digest, Reference};
 use sea_orm::FromQueryResult;
 
 use super::blobs::MOST_VALUES;
-use super::{Change, Meta, MetaError, Millis, sql};
+use super::expiration::live;
+use super::{Change, Meta, MetaError, Millis, now, sql};
 
 /// A manifest that a repository has, without its content.
 #[derive(Clone, Debug, FromQueryResult)]
@@ -114,23 +115,24 @@ impl Meta {
     ) -> Result<Option<FoundManifest>, MetaError> {
         const COLUMNS: &str = "m.id AS id, m.digest AS digest, m.media_type AS media_type, m.size AS size, \
              m.layers_size AS layers_size";
-        let (select, wanted) = match reference {
+        let (select, values) = match reference {
             Reference::Tag(tag) => (
                 format!(
-                    "SELECT {COLUMNS} FROM repository r JOIN tag t ON t.repository_id = r.id AND t.ended IS NULL \
-                     JOIN manifest m ON m.id = t.manifest_id WHERE r.name = $1 AND t.name = $2 AND m.deleted IS NULL"
+                    "SELECT {COLUMNS} FROM repository r JOIN tag t ON t.repository_id = r.id AND {} \
+                     JOIN manifest m ON m.id = t.manifest_id WHERE r.name = $1 AND t.name = $2 AND m.deleted IS NULL",
+                    live(3)
                 ),
-                tag.to_string(),
+                vec![repository.into(), tag.to_string().into(), now().into()],
             ),
             Reference::Digest(digest) => (
                 format!(
                     "SELECT {COLUMNS} FROM repository r JOIN manifest m ON m.repository_id = r.id \
                      WHERE r.name = $1 AND m.digest = $2 AND m.deleted IS NULL"
                 ),
-                digest.to_string(),
+                vec![repository.into(), digest.to_string().into()],
             ),
         };
-        sql::one(&self.connections, &select, [repository.into(), wanted.into()]).await
+        sql::one(&self.connections, &select, values).await
     }
 
     /// The bytes of a manifest.

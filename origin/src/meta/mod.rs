@@ -13,6 +13,7 @@ mod census;
 mod defaults;
 mod entity;
 mod error;
+mod expiration;
 mod garbage;
 mod history;
 mod listing;
@@ -47,7 +48,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 pub(crate) use accounts::{Account, AccountEdit, NewAccount};
-pub(crate) use actions::{Action, ActionFilter, ActionLine, Performer};
+pub(crate) use actions::{Action, ActionCount, ActionFilter, ActionLine, Performer};
 pub(crate) use app_tokens::{AppToken, NewAppToken};
 pub(crate) use blobs::Arrival;
 pub(crate) use census::Census;

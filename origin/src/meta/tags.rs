@@ -2,7 +2,8 @@
 
 use sea_orm::FromQueryResult;
 
-use super::{Change, Meta, MetaError, Millis, sql};
+use super::expiration::live;
+use super::{Change, Meta, MetaError, Millis, now, sql};
 
 /// What a tag was moved from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +29,12 @@ struct Target {
 impl Meta {
     /// Names of a repository's tags, in order, from after `last` on.
     pub(crate) async fn tag_names(&self, repository_id: i64, last: &str, limit: u32) -> Result<Vec<String>, MetaError> {
-        let select =
-            "SELECT name FROM tag WHERE repository_id = $1 AND ended IS NULL AND name > $2 ORDER BY name LIMIT $3";
-        let values = [repository_id.into(), last.into(), i64::from(limit).into()];
-        let names: Vec<Name> = sql::all(&self.connections, select, values).await?;
+        let select = format!(
+            "SELECT t.name AS name FROM tag t WHERE t.repository_id = $1 AND t.name > $2 AND {} ORDER BY t.name LIMIT $3",
+            live(4)
+        );
+        let values = [repository_id.into(), last.into(), i64::from(limit).into(), now().into()];
+        let names: Vec<Name> = sql::all(&self.connections, &select, values).await?;
         Ok(names.into_iter().map(|row| row.name).collect())
     }
 }
@@ -46,6 +49,7 @@ impl Change {
         at: Millis,
         reversion: bool,
     ) -> Result<TagMove, MetaError> {
+        self.end_if_expired(repository_id, name, at).await?;
         let select = format!(
             "SELECT manifest_id FROM tag WHERE repository_id = $1 AND name = $2 AND ended IS NULL{}",
             self.locking()
@@ -68,15 +72,16 @@ impl Change {
 
     /// Ends a tag. Whether it was there.
     pub(crate) async fn end_tag(&self, repository_id: i64, name: &str, at: Millis) -> Result<bool, MetaError> {
-        let update = "UPDATE tag SET ended = $3 WHERE repository_id = $1 AND name = $2 AND ended IS NULL";
+        let update =
+            format!("UPDATE tag AS t SET ended = $3 WHERE t.repository_id = $1 AND t.name = $2 AND {}", live(3));
         let values = [repository_id.into(), name.into(), at.into()];
-        Ok(sql::execute(&self.transaction, update, values).await? == 1)
+        Ok(sql::execute(&self.transaction, &update, values).await? == 1)
     }
 
     /// Ends all tags of a manifest, and says which they were.
     pub(crate) async fn end_tags_of(&self, manifest_id: i64, at: Millis) -> Result<Vec<String>, MetaError> {
-        let update = "UPDATE tag SET ended = $2 WHERE manifest_id = $1 AND ended IS NULL RETURNING name";
-        let names: Vec<Name> = sql::all(&self.transaction, update, [manifest_id.into(), at.into()]).await?;
+        let update = format!("UPDATE tag AS t SET ended = $2 WHERE t.manifest_id = $1 AND {} RETURNING name", live(2));
+        let names: Vec<Name> = sql::all(&self.transaction, &update, [manifest_id.into(), at.into()]).await?;
         Ok(names.into_iter().map(|row| row.name).collect())
     }
 }

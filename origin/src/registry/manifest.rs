@@ -5,6 +5,8 @@
 
 use pierhead_registry::oci::{Descriptor, Digest, Manifest, ManifestError, media_type};
 
+use super::expiration::{CONFIGURATIONS, LABEL};
+
 /// Most descriptors of one manifest.
 const DESCRIPTORS: usize = 10_000;
 /// Longest media type (RFC 6838, section 4.2: two names of 127 characters).
@@ -49,6 +51,10 @@ pub(super) struct Needs {
     pub(super) subject: Option<Digest>,
     /// What kind of artifact it is.
     pub(super) artifact_type: Option<String>,
+    /// The configuration of an image.
+    pub(super) configuration: Option<Digest>,
+    /// How long it says that it is to be tagged.
+    pub(super) expires_after: Option<String>,
 }
 
 /// Reads a manifest that is pushed as `content_type`.
@@ -59,8 +65,8 @@ pub(super) fn needs(content_type: &str, content: &[u8]) -> Result<Needs, Flaw> {
     if media_type::DOCKER_SCHEMA1.contains(&content_type) {
         return Err(Flaw::Schema1);
     }
-    let manifest = Manifest::parse(content)?;
-    if let Some(own) = manifest.media_type.filter(|own| own != content_type) {
+    let mut manifest = Manifest::parse(content)?;
+    if let Some(own) = manifest.media_type.take().filter(|own| own != content_type) {
         return Err(Flaw::TwoMediaTypes(content_type.to_owned(), own.chars().take(MEDIA_TYPE).collect()));
     }
     if manifest.unreadable > 0 {
@@ -72,6 +78,9 @@ pub(super) fn needs(content_type: &str, content: &[u8]) -> Result<Needs, Flaw> {
     if manifest.artifact_type.as_ref().is_some_and(|kind| kind.contains('\0')) {
         return Err(Flaw::ZeroByte);
     }
+    let is_configuration =
+        |blob: &&Descriptor| blob.media_type.as_deref().is_some_and(|kind| CONFIGURATIONS.contains(&kind));
+    let configuration = manifest.blobs.iter().find(is_configuration).map(|blob| blob.digest);
     let (foreign, blobs): (Vec<_>, Vec<_>) = manifest.blobs.into_iter().partition(|blob| blob.foreign);
     Ok(Needs {
         blobs: digests(blobs),
@@ -79,6 +88,8 @@ pub(super) fn needs(content_type: &str, content: &[u8]) -> Result<Needs, Flaw> {
         children: digests(manifest.manifests),
         subject: manifest.subject.map(|subject| subject.digest),
         artifact_type: manifest.artifact_type.map(|kind| kind.chars().take(MEDIA_TYPE).collect()),
+        configuration,
+        expires_after: manifest.annotations.remove(LABEL),
     })
 }
 

@@ -9,6 +9,7 @@
 mod creation;
 mod deletion;
 mod error;
+mod expiration;
 mod lists;
 mod manifest;
 mod publish;

@@ -1,7 +1,10 @@
 //! Publishing: a manifest comes in, and its tag is moved to it, in one change.
 
+use std::time::Duration;
+
 use pierhead_registry::oci::{Algorithm, Digest, Reference};
 
+use super::expiration::lifetime;
 use super::manifest::{Needs, needs};
 use super::{Registry, RegistryError};
 use crate::meta::{Action, MetaError, NewManifest, Performer, Put, TagMove, now};
@@ -14,6 +17,8 @@ const TRIES: u32 = 5;
 pub(crate) struct Pushed<'a> {
     /// The repository, which exists.
     pub(crate) repository: i64,
+    /// Its name.
+    pub(crate) name: &'a str,
     /// By tag, or by digest alone.
     pub(crate) reference: &'a Reference,
     /// The request's.
@@ -52,9 +57,10 @@ impl Registry {
             }
         };
         let needs = needs(pushed.content_type, pushed.content)?;
+        let lifetime = self.lifetime(&pushed, &needs).await?;
         let mut tries = 0;
         loop {
-            match self.publish_once(&pushed, digest, &needs).await {
+            match self.publish_once(&pushed, digest, &needs, lifetime).await {
                 // Another moved the same tag at this moment, and the next look sees where; or garbage collection was in the way.
                 Err(RegistryError::Meta(MetaError::Exists | MetaError::Conflict)) if tries < TRIES => tries += 1,
                 outcome => return outcome,
@@ -62,11 +68,21 @@ impl Registry {
         }
     }
 
+    /// How long what is pushed says that its tag is to be there.
+    async fn lifetime(&self, pushed: &Pushed<'_>, needs: &Needs) -> Result<Option<Duration>, RegistryError> {
+        let label = match (pushed.reference, &needs.configuration) {
+            (Reference::Tag(_), Some(configuration)) => self.label(pushed.name, configuration).await?,
+            _ => None,
+        };
+        Ok(label.as_ref().or(needs.expires_after.as_ref()).and_then(|text| lifetime(text)))
+    }
+
     async fn publish_once(
         &self,
         pushed: &Pushed<'_>,
         digest: Digest,
         needs: &Needs,
+        lifetime: Option<Duration>,
     ) -> Result<Published, RegistryError> {
         let change = self.meta.change().await?;
         let repository = self.writable(&change, pushed.repository).await?;
@@ -91,6 +107,12 @@ impl Registry {
         let mut moved = TagMove::Created;
         if let Reference::Tag(tag) = pushed.reference {
             moved = change.set_tag(repository.id, tag.as_str(), id, at, false).await?;
+            // Pushed again, its time begins anew.
+            if moved == TagMove::Unchanged || lifetime.is_some() {
+                let expires =
+                    lifetime.map(|time| at.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)));
+                change.set_expiration(repository.id, tag.as_str(), expires, at).await?;
+            }
             metadata["tag"] = tag.as_str().into();
         }
         if moved != TagMove::Unchanged {

@@ -54,6 +54,8 @@ impl Windows {
 pub(crate) struct Collected {
     /// Deleted repositories.
     pub(crate) repositories: u64,
+    /// Tags that expired: from here on they can be restored for a while, as others that ended.
+    pub(crate) expired: u64,
     /// History of tags.
     pub(crate) tags: u64,
     /// Manifests.
@@ -86,10 +88,11 @@ impl Collected {
 
 impl fmt::Display for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Collected { repositories, tags, manifests, blobs, bytes, uploads, actions, keys, app_tokens } = self;
+        let Collected { repositories, expired, tags, manifests, blobs, bytes, uploads, actions, keys, app_tokens } =
+            self;
         write!(
             f,
-            "{repositories} repositories, {tags} ended tags, {manifests} manifests, {blobs} blobs of {bytes} bytes, \
+            "{repositories} repositories, {expired} expired tags, {tags} ended tags, {manifests} manifests, {blobs} blobs of {bytes} bytes, \
              {uploads} uploads, {actions} lines of the action log, {keys} keys, {app_tokens} application tokens"
         )
     }
@@ -210,6 +213,16 @@ impl Collector {
     async fn manifests(&self, work: &Work<'_>, begun: Millis, collected: &mut Collected) -> Result<(), CollectError> {
         let window = earlier(begun, self.windows.tags);
         // Who saw a blob here a moment ago still finds it: it is held for as long as a push may take.
+        while work.goes_on().await? {
+            let step = work.step().await?;
+            let ended = step.end_expired_tags(begun, BATCH).await?;
+            step.done().await?;
+            ended.iter().for_each(|name| work.tell("expired tag", name));
+            collected.expired += ended.len() as u64;
+            if ended.len() < BATCH {
+                break;
+            }
+        }
         let held_until = begun.saturating_add(i64::try_from(self.windows.blobs.as_millis()).unwrap_or(i64::MAX));
         while work.goes_on().await? {
             let step = work.step().await?;

@@ -23,6 +23,7 @@ mod origin;
 mod origin_accounts;
 mod origin_acme;
 mod origin_cluster;
+mod origin_expiration;
 mod origin_garbage;
 mod origin_limits;
 mod origin_organisations;

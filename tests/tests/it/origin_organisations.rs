@@ -86,6 +86,24 @@ async fn organisations(origin: &Origin) {
     ] {
         assert!(kinds.iter().any(|found| found == kind), "{kind} is not in {kinds:?}");
     }
+    // Counted, by day: a test may run over midnight.
+    let counts = ann.see("/organization/acme/aggregatelogs").await;
+    let counts = counts["aggregated"].as_array().unwrap();
+    for kind in ["org_create", "org_create_team", "create_repo", "org_add_team_member"] {
+        let counted: i64 =
+            counts.iter().filter(|one| one["kind"] == kind).map(|one| one["count"].as_i64().unwrap()).sum();
+        assert_eq!(counted, kinds.iter().filter(|found| *found == kind).count() as i64, "{kind}: {counts:?}");
+    }
+    assert!(counts.iter().all(|one| one["datetime"].as_str().unwrap().ends_with("00:00:00 -0000")), "{counts:?}");
+    let mine = ann.see("/repository/acme/app/aggregatelogs?performer=ann").await;
+    assert!(mine["aggregated"].as_array().unwrap().iter().any(|one| one["kind"] == "create_repo"), "{mine}");
+    let before = ann.see("/organization/acme/aggregatelogs?starttime=01/01/2020&endtime=01/31/2020").await;
+    assert_eq!(before, json!({ "aggregated": [] }));
+    for path in ["/organization/acme/aggregatelogs", "/repository/acme/app/aggregatelogs", "/superuser/aggregatelogs"] {
+        assert_eq!(joe.get(path).await.0, 403, "{path}");
+        assert_eq!(Caller(origin.client()).get(path).await.0, 401, "{path}");
+    }
+    assert_eq!(joe.get("/user/aggregatelogs").await.0, 200);
     assert_eq!(joe.get("/organization/acme/logs").await.0, 403);
     assert_eq!(caller(origin, "eye").get("/organization/acme/logs?performer=bob").await.0, 200);
     assert_eq!(ann.delete("/organization/acme").await, 204);

@@ -96,8 +96,14 @@ async fn push(
         let content = content(request, origin.registry.max_manifest_size()).await?;
         let repository = uploads::repository(wanted, granted, name).await?;
         let performer = performer(wanted, granted);
-        let pushed =
-            Pushed { repository, reference, content_type: &content_type, content: &content, performer: &performer };
+        let pushed = Pushed {
+            repository,
+            name: name.as_str(),
+            reference,
+            content_type: &content_type,
+            content: &content,
+            performer: &performer,
+        };
         Ok::<_, Refusal>(origin.registry.publish(pushed).await?)
     };
     let published = match outcome.await {

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Failures};
 use super::extract::{At, Sent, Wanted, Who, text};
-use super::page::{DAY, date, flag};
+use super::page::{DAY, LAST, date, flag};
 use crate::api::Origin;
 use crate::auth::{hash, token, uuid};
 use crate::meta::{Account, Action, AppToken, Millis, NewAppToken, now};
@@ -22,8 +22,6 @@ const TITLE_LIMIT: usize = 255;
 const TOKENS: u64 = 1000;
 /// What expires within this time expires soon.
 const SOON: Millis = 7 * DAY;
-/// The last second that a token may live to: the end of the year 9999.
-const LAST: i64 = 253_402_300_799;
 
 /// A token that is to be.
 #[derive(Deserialize, ToSchema)]

@@ -18,8 +18,8 @@ pub(super) const PAGE: u32 = 100;
 pub(super) const MOST: u64 = 10_000;
 /// Longest `next_page`.
 const TOKEN_LIMIT: usize = 1024;
-/// The last moment that has a date of the usual form: the end of the year 9999.
-const LAST: u64 = 253_402_300_799;
+/// The last second that has a date of the usual form: the end of the year 9999.
+pub(super) const LAST: i64 = 253_402_300_799;
 
 /// What the next page begins after.
 pub(super) fn token(after: &str) -> String {
@@ -57,7 +57,7 @@ pub(super) fn seconds(at: Millis) -> i64 {
 
 fn time(at: Millis) -> SystemTime {
     let since = Duration::from_millis(u64::try_from(at).unwrap_or_default());
-    UNIX_EPOCH + since.min(Duration::from_secs(LAST))
+    UNIX_EPOCH + since.min(Duration::from_secs(LAST.unsigned_abs()))
 }
 
 /// A day as it is asked for: `03/05/2024`, or `2024-03-05`. Its beginning.

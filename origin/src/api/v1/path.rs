@@ -34,7 +34,7 @@ pub(super) fn canonical(path: &str) -> String {
 fn is_about(tail: &[&str]) -> bool {
     matches!(
         tail,
-        ["changevisibility" | "changestate" | "logs" | "tag"]
+        ["changevisibility" | "changestate" | "logs" | "aggregatelogs" | "tag"]
             | ["tag", _]
             | ["tag", _, "restore"]
             | ["permissions", "user" | "team"]
@@ -57,6 +57,7 @@ mod tests {
             ("/api/v1/repository/acme", "/api/v1/repository/acme"),
             ("/api/v1/repository/acme/app", "/api/v1/repository/acme/app"),
             ("/api/v1/repository/acme/a/b", "/api/v1/repository/acme/a%2Fb"),
+            ("/api/v1/repository/acme/a/b/aggregatelogs", "/api/v1/repository/acme/a%2Fb/aggregatelogs"),
             ("/api/v1/repository/acme/a%2Fb/tag", "/api/v1/repository/acme/a%2Fb/tag"),
             ("/api/v1/repository/acme/a/b/tag/", "/api/v1/repository/acme/a%2Fb/tag"),
             ("/api/v1/repository/acme/a/b/tag/v1/restore", "/api/v1/repository/acme/a%2Fb/tag/v1/restore"),

@@ -6,13 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use pierhead_registry::oci::{Digest, Tag};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Failures};
 use super::extract::{At, Named, Sent, Wanted, Who};
-use super::page::{cut, date, flag, seconds};
+use super::page::{LAST, cut, date, flag, seconds};
 use super::permissions::own_name;
 use crate::api::Origin;
 use crate::meta::{
@@ -64,7 +64,7 @@ pub(super) struct TagView {
     reversion: bool,
     /// Seconds since the epoch.
     start_ts: i64,
-    /// The same; absent while it is there.
+    /// The same; absent while it is there and does not expire.
     #[serde(skip_serializing_if = "Option::is_none")]
     end_ts: Option<i64>,
     manifest_digest: String,
@@ -83,6 +83,23 @@ pub(super) struct TagView {
 pub(super) struct TagTarget {
     /// A manifest of the repository.
     manifest_digest: String,
+}
+
+/// What changes of a tag: one of both is there.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TagEdit {
+    /// A manifest of the repository: the tag is moved to it, or made.
+    manifest_digest: Option<String>,
+    /// When the tag expires, in seconds since the epoch; `null`: never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 253402300799_i64)]
+    expiration: Option<Option<i64>>,
+}
+
+/// What is there and nothing is something else than what is not there.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<i64>>, D::Error> {
+    Option::deserialize(from).map(Some)
 }
 
 /// That it was restored.
@@ -165,35 +182,59 @@ fn about<'a>(kind: &'static str, whole: &'a str, mut metadata: serde_json::Value
     Action { kind, namespace: whole.split('/').next(), repository: Some(whole), metadata }
 }
 
-fn tag_and_digest(tag: &str, digest: &str) -> Result<(Tag, Digest), ApiError> {
-    let tag: Tag = tag.parse().map_err(|_| ApiError::invalid("Invalid tag name"))?;
-    let digest: Digest = digest.parse().map_err(|_| ApiError::invalid("Invalid manifest digest"))?;
-    Ok((tag, digest))
+fn tag_name(text: &str) -> Result<Tag, ApiError> {
+    text.parse().map_err(|_| ApiError::invalid("Invalid tag name"))
 }
 
-/// Move a tag to another manifest of the repository, or make it.
+fn manifest_digest(text: &str) -> Result<Digest, ApiError> {
+    text.parse().map_err(|_| ApiError::invalid("Invalid manifest digest"))
+}
+
+/// Move a tag to another manifest of the repository, or make it; say when it expires, or that it does not.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/tag/{tag}", operation_id = "changeTag", tag = "tag",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")), request_body = TagTarget,
+    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")), request_body = TagEdit,
     responses((status = 201, body = String, content_type = "application/json"), Failures))]
 pub(super) async fn put(
     State(origin): State<Arc<Origin>>,
     who: Who,
     At((namespace, repository, tag)): At<(String, String, String)>,
-    Sent(sent): Sent<TagTarget>,
+    Sent(sent): Sent<TagEdit>,
 ) -> Result<(StatusCode, Json<&'static str>), ApiError> {
     let repository = writable(&origin, &who, &Named { namespace, repository }).await?;
-    let (tag, digest) = tag_and_digest(&tag, &sent.manifest_digest)?;
+    if sent.manifest_digest.is_none() && sent.expiration.is_none() {
+        return Err(ApiError::invalid("one of manifest_digest and expiration is needed"));
+    }
+    let tag = tag_name(&tag)?;
     let at = now();
     let change = origin.meta.change().await?;
     held(&change, &repository).await?;
-    let manifest = change.present_manifest(repository.id, &digest.to_string()).await?;
-    let manifest = manifest.ok_or(ApiError::NotFound("manifest"))?;
-    let moved = move_tag(&change, repository.id, &tag, manifest, at, false).await?;
-    let kind = if moved == TagMove::Created { "create_tag" } else { "move_tag" };
-    let metadata = json!({ "tag": tag.as_str(), "manifest_digest": digest.to_string() });
-    change.log(&who.performer, about(kind, &repository.name, metadata), at).await?;
+    if let Some(digest) = sent.manifest_digest {
+        let digest = manifest_digest(&digest)?;
+        let manifest = change.present_manifest(repository.id, &digest.to_string()).await?;
+        let manifest = manifest.ok_or(ApiError::NotFound("manifest"))?;
+        let moved = move_tag(&change, repository.id, &tag, manifest, at, false).await?;
+        let kind = if moved == TagMove::Created { "create_tag" } else { "move_tag" };
+        let metadata = json!({ "tag": tag.as_str(), "manifest_digest": digest.to_string() });
+        change.log(&who.performer, about(kind, &repository.name, metadata), at).await?;
+    }
+    if let Some(seconds) = sent.expiration {
+        let expires = expiration(seconds, at)?;
+        let before = change.set_expiration(repository.id, tag.as_str(), expires, at).await?;
+        let before = before.ok_or(ApiError::NotFound("tag"))?;
+        let metadata = json!({
+            "tag": tag.as_str(), "expiration_date": expires.map(date), "old_expiration_date": before.map(date),
+        });
+        change.log(&who.performer, about("change_tag_expiration", &repository.name, metadata), at).await?;
+    }
     change.commit().await?;
     Ok((StatusCode::CREATED, Json("Updated")))
+}
+
+/// When a tag is to expire: some time that is to come.
+fn expiration(seconds: Option<i64>, now: Millis) -> Result<Option<Millis>, ApiError> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    let at = seconds.checked_mul(1000).filter(|at| *at > now && seconds <= LAST);
+    at.map(Some).ok_or_else(|| ApiError::invalid("expiration is a time to come, in seconds since the epoch"))
 }
 
 async fn move_tag(
@@ -244,7 +285,7 @@ pub(super) async fn restore(
     Sent(sent): Sent<TagTarget>,
 ) -> Result<Json<Restored>, ApiError> {
     let repository = writable(&origin, &who, &Named { namespace, repository }).await?;
-    let (tag, digest) = tag_and_digest(&tag, &sent.manifest_digest)?;
+    let (tag, digest) = (tag_name(&tag)?, manifest_digest(&sent.manifest_digest)?);
     let at = now();
     let change = origin.meta.change().await?;
     held(&change, &repository).await?;
@@ -263,6 +304,27 @@ pub(super) async fn restore(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_expires_in_time_to_come() {
+        const NOW: Millis = 1_700_000_000_500;
+        for (seconds, expected) in [
+            (None, Some(None)),
+            (Some(1_700_000_001), Some(Some(1_700_000_001_000))),
+            (Some(1_700_000_000), None),
+            (Some(0), None),
+            (Some(-1), None),
+            (Some(LAST), Some(Some(LAST * 1000))),
+            (Some(LAST + 1), None),
+            (Some(i64::MAX), None),
+        ] {
+            assert_eq!(expiration(seconds, NOW).ok(), expected, "{seconds:?}");
+        }
+        let read = |text: &str| serde_json::from_str::<TagEdit>(text).map(|edit| edit.expiration);
+        assert_eq!(read(r#"{"manifest_digest":"x"}"#).unwrap(), None);
+        assert_eq!(read(r#"{"expiration":null}"#).unwrap(), Some(None));
+        assert_eq!(read(r#"{"expiration":7}"#).unwrap(), Some(Some(7)));
+    }
 
     #[test]
     fn names_are_filtered_as_quay_does() {

@@ -233,6 +233,8 @@ fn content(names: &Names) -> Vec<TableCreateStatement> {
             .col(big_integer("manifest_id"))
             .col(big_integer("started"))
             .col(big_integer_null("ended"))
+            // When it ends by itself.
+            .col(big_integer_null("expires"))
             .col(boolean("reversion"))
             .foreign_key(&mut refers("tag", "repository_id", "repository"))
             .foreign_key(&mut refers("tag", "manifest_id", "manifest"))
@@ -315,6 +317,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         plain("tag_history", "tag", &["repository_id", "name", "started"]),
         plain("tag_manifest", "tag", &["manifest_id"]),
         plain("tag_ended", "tag", &["ended"]),
+        plain("tag_expires", "tag", &["expires"]).and_where(Expr::col("ended").is_null()).take(),
         plain("upload_repository", "upload", &["repository_id"]),
         plain("upload_touched", "upload", &["touched"]),
         plain("action_namespace", "action", &["namespace", "at"]),
