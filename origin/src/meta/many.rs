@@ -6,7 +6,12 @@ use std::time::Duration;
 use super::scratch::{Scratch, on_both};
 use super::*;
 
-on_both!(lists_may_be_long, who_administrates_much_sees_all_of_it, of_two_admins_who_leave_at_once_one_stays);
+on_both!(
+    lists_may_be_long,
+    somebody_may_have_many_grants,
+    who_administrates_much_sees_all_of_it,
+    of_two_admins_who_leave_at_once_one_stays
+);
 
 /// More than SQLite has places for, and more than PostgreSQL has room for in one number of 15 bits.
 const MANY: i64 = 33_000;
@@ -42,7 +47,30 @@ async fn lists_may_be_long(scratch: Scratch) {
         (format!("{n} INSERT INTO team (organization_id, name, role, description) SELECT CAST($1 AS BIGINT), 'team' || i, 0, '' FROM n"), vec![acme.id]),
         ("INSERT INTO team_member (team_id, account_id) SELECT id, $1 FROM team WHERE name LIKE 'team%'".to_owned(), vec![ann.id]),
         ("INSERT INTO repository_permission (repository_id, team_id, role) SELECT $1, id, 2 FROM team WHERE name LIKE 'team%'".to_owned(), vec![app.id]),
-        // Repositories, all with a grant for ann.
+    ] {
+        run(&change, statement, &values).await;
+    }
+    change.commit().await.unwrap();
+    let many = usize::try_from(MANY).unwrap();
+    let accounts = meta.account_permissions(app.id).await.unwrap();
+    assert_eq!((accounts.len(), accounts[0].0.name.as_str(), accounts[0].1), (many, "user1", Role::Write));
+    let teams = meta.team_permissions(app.id).await.unwrap();
+    assert_eq!(
+        (teams.len(), teams[0].0.name.as_str(), teams[0].0.role, teams[0].1),
+        (many, "team1", TeamRole::Member, Role::Admin)
+    );
+    let teams = meta.teams(acme.id).await.unwrap();
+    assert_eq!((teams.len(), teams[0].members, teams[1].repositories), (many + 1, MANY.unsigned_abs(), 1));
+    assert_eq!(meta.members(acme.id).await.unwrap().len(), many + 1);
+}
+
+async fn somebody_may_have_many_grants(scratch: Scratch) {
+    let meta = &scratch.open().await;
+    let change = meta.change().await.unwrap();
+    let (acme, ann) =
+        (account(&change, "acme", AccountKind::Organization).await, account(&change, "ann", AccountKind::User).await);
+    let n = numbers(MANY);
+    for (statement, values) in [
         (format!("{n} INSERT INTO repository (namespace_id, name, visibility, state, description, created) \
                   SELECT CAST($1 AS BIGINT), 'acme/many' || i, 0, 0, '', 0 FROM n"), vec![acme.id]),
         ("INSERT INTO repository_permission (repository_id, account_id, role) SELECT id, $1, 0 FROM repository WHERE name LIKE 'acme/many%'".to_owned(), vec![ann.id]),
@@ -55,16 +83,6 @@ async fn lists_may_be_long(scratch: Scratch) {
     let first = meta.permissions_of(Grantee::Account(ann.id), 2).await.unwrap();
     let first: Vec<(&str, Role)> = first.iter().map(|(found, role)| (found.name.as_str(), *role)).collect();
     assert_eq!(first, [("acme/many1", Role::Read), ("acme/many10", Role::Read)]);
-    let accounts = meta.account_permissions(app.id).await.unwrap();
-    assert_eq!((accounts.len(), accounts[0].0.name.as_str(), accounts[0].1), (many, "user1", Role::Write));
-    let teams = meta.team_permissions(app.id).await.unwrap();
-    assert_eq!(
-        (teams.len(), teams[0].0.name.as_str(), teams[0].0.role, teams[0].1),
-        (many, "team1", TeamRole::Member, Role::Admin)
-    );
-    let teams = meta.teams(acme.id).await.unwrap();
-    assert_eq!((teams.len(), teams[0].members, teams[1].repositories), (many + 1, MANY.unsigned_abs(), 1));
-    assert_eq!(meta.members(acme.id).await.unwrap().len(), many + 1);
 }
 
 async fn who_administrates_much_sees_all_of_it(scratch: Scratch) {
