@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pierhead_registry::oci::Digest;
 use pierhead_tests::eventually;
+use pierhead_tests::launch::{alone, listening_at, says};
 use pierhead_tests::pierhead::{Setup, binary, tells_of_panic};
 use pierhead_tests::process::{Lines, Process};
 use pierhead_tests::pull::Client;
@@ -134,30 +135,18 @@ impl Drop for Edge {
 async fn launch(setup: &Setup, lines: &Lines) -> (Process, SocketAddr, Duration) {
     let mut command = Command::new(binary());
     command.arg("serve").arg("--config").arg(setup.write());
-    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "RUST_LOG"] {
-        command.env_remove(variable);
-    }
+    alone(&mut command);
     let mark = lines.len();
     let begun = Instant::now();
     let mut process = Process::start(command, lines.clone());
     let address = eventually("pierhead is ready", START_LIMIT, async || {
         let ended = process.ended();
-        let ready = lines.find(mark, |line| message(line).filter(|fields| fields["message"] == "ready"));
+        let ready = lines.find(mark, |line| says(line, "ready").then_some(()));
         if let (None, Some(status)) = (&ready, ended) {
             panic!("pierhead ended with {status}:\n{}", lines.all().join("\n"));
         }
-        ready.and_then(|_| lines.find(mark, listening))
+        ready.and_then(|()| lines.find(mark, |line| listening_at(line, "registry")))
     })
     .await;
     (process, address, begun.elapsed())
-}
-
-fn message(line: &str) -> Option<Value> {
-    let mut event: Value = serde_json::from_str(line).ok()?;
-    Some(event.get_mut("fields")?.take())
-}
-
-fn listening(line: &str) -> Option<SocketAddr> {
-    let fields = message(line).filter(|fields| fields["message"] == "listening" && fields["listener"] == "registry")?;
-    fields["address"].as_str()?.parse().ok()
 }

@@ -14,14 +14,7 @@ const LARGEST: u64 = i64::MAX as u64;
 /// The store's section.
 pub(crate) fn cache(field: Field<'_>) -> Option<Cache> {
     let mut section = field.section()?;
-    let path = section.required("path").and_then(|field| {
-        let path = field.path("the path of a directory")?;
-        if path.exists() && !path.is_dir() {
-            field.problem(format!("{}: is not a directory", path.display()));
-            return None;
-        }
-        Some(path)
-    });
+    let path = section.required("path").and_then(|field| field.directory());
     let max_size = section.required("max_size").and_then(|field| field.size(SMALLEST..=LARGEST));
     let offline = section.flag("offline", false);
     let fsync = section.choice("fsync", true, &[("always", true), ("never", false)]);

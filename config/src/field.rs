@@ -208,6 +208,16 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A directory, which may be made later.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        let path = self.path("the path of a directory")?;
+        if path.exists() && !path.is_dir() {
+            self.problem(format!("{}: is not a directory", path.display()));
+            return None;
+        }
+        Some(path)
+    }
+
     /// A directory that can be read.
     pub(crate) fn readable_directory(&self) -> Option<PathBuf> {
         let path = self.path("the path of a directory")?;

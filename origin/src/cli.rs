@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pierhead_service::crypto::VERSION;
+use pierhead_service::output::println;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
@@ -76,12 +77,6 @@ impl Cli {
             }
         }
     }
-}
-
-/// What was asked for, on standard output. A reader that went away is not our problem.
-fn println(text: &str) {
-    use std::io::Write;
-    drop(writeln!(std::io::stdout(), "{text}"));
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::client_config::{self, Address, Client};
 use crate::convert;
 use crate::ctl;
 use pierhead_service::crypto::VERSION;
+use pierhead_service::output::println;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -145,12 +146,6 @@ fn load(path: &Path) -> Result<Config, String> {
 /// The same, and for the files that it names.
 fn check(path: &Path) -> Result<Config, String> {
     app::load(path).map_err(|error| error.to_string())
-}
-
-/// What was asked for, on standard output. A reader that went away is not our problem.
-fn println(text: &str) {
-    use std::io::Write;
-    drop(writeln!(std::io::stdout(), "{text}"));
 }
 
 #[cfg(test)]

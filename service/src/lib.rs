@@ -5,7 +5,8 @@
 //! - [`crypto`]: the one provider of cryptography.
 //! - [`health`]: reports in the shapes of Quay's health endpoints.
 //! - [`told`]: what proxies in front tell of a request's way.
-//! - [`supervisor`]: what systemd is told.
+//! - [`supervisor`]: what systemd is told. [`signals`]: what a program is told.
+//! - [`output`]: what a command answers.
 //! - [`descriptors`]: as many open files as clients need.
 
 pub mod conditional;
@@ -13,6 +14,8 @@ pub mod crypto;
 pub mod descriptors;
 pub mod health;
 pub mod logging;
+pub mod output;
 pub mod range;
+pub mod signals;
 pub mod supervisor;
 pub mod told;

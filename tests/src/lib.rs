@@ -9,6 +9,7 @@ pub mod clients;
 pub mod dns;
 pub mod http;
 pub mod image;
+pub mod launch;
 pub mod misbehaving;
 pub mod origin;
 pub mod pierhead;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::eventually;
+use crate::launch::{alone, says, until_ready};
 use crate::pierhead::tells_of_panic;
 use crate::process::{Lines, Output, Process, run};
 use crate::pull::{Client, Reply};
@@ -134,16 +135,12 @@ impl Origin {
     async fn launch(&mut self) {
         let file = format!("origin-{}.yaml", rand::random::<u64>());
         let mut command = Command::new(binary());
-        command.arg("serve").arg("--config").arg(self.setup.write(&file)).env_remove("RUST_LOG");
-        for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-            command.env_remove(variable);
-        }
+        command.arg("serve").arg("--config").arg(self.setup.write(&file));
+        alone(&mut command);
         command.envs(self.setup.variables.iter().map(|(name, value)| (name, value)));
         let mark = self.lines.len();
         let mut process = Process::start(command, self.lines.clone());
-        self.registry = process.expect_line("listening", mark, |line| listening_at(line, "registry")).await;
-        self.admin = process.expect_line("listening", mark, |line| listening_at(line, "admin")).await;
-        process.expect_line("ready", mark, |line| (event(line)?["message"] == "ready").then_some(())).await;
+        (self.registry, self.admin) = until_ready(&mut process, mark).await;
         self.process = Some(process);
     }
 
@@ -194,7 +191,7 @@ impl Origin {
     /// Waits for a line of the log that has this message.
     pub async fn says(&self, mark: usize, message: &str) {
         eventually(message, Duration::from_secs(20), async || {
-            self.lines.find(mark, |line| (event(line)?["message"] == message).then_some(()))
+            self.lines.find(mark, |line| says(line, message).then_some(()))
         })
         .await;
     }
@@ -284,16 +281,4 @@ impl Drop for Origin {
             assert_eq!(self.lines.count(tells_of_panic), 0, "{}", self.lines.all().join("\n"));
         }
     }
-}
-
-/// The fields of a log line.
-fn event(line: &str) -> Option<Value> {
-    let mut event: Value = serde_json::from_str(line).ok()?;
-    Some(event["fields"].take())
-}
-
-fn listening_at(line: &str, listener: &str) -> Option<SocketAddr> {
-    let fields = event(line)?;
-    (fields["message"] == "listening" && fields["listener"] == listener)
-        .then(|| fields["address"].as_str().unwrap().parse().unwrap())
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::eventually;
+use crate::launch::{alone, fields, listening_at, says, until_ready};
 use crate::process::{Lines, Orphan, Process};
 use crate::pull::{Client, Reply};
 pub use crate::setup::{Setup, binary};
@@ -28,34 +29,12 @@ impl Setup {
 async fn launch(setup: &Setup, lines: &Lines) -> (Process, SocketAddr, SocketAddr) {
     let mut command = Command::new(&setup.program[0]);
     command.args(&setup.program[1..]).arg("serve").arg("--config").arg(setup.write());
-    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "RUST_LOG"] {
-        command.env_remove(variable);
-    }
+    alone(&mut command);
     command.envs(setup.variables.iter().map(|(name, value)| (name, value)));
     let mark = lines.len();
     let mut process = Process::start(command, lines.clone());
-    let registry = listening(&mut process, mark, "registry").await;
-    let admin = listening(&mut process, mark, "admin").await;
-    process.expect_line("ready", mark, |line| (message(line)? == "ready").then_some(())).await;
+    let (registry, admin) = until_ready(&mut process, mark).await;
     (process, registry, admin)
-}
-
-async fn listening(process: &mut Process, mark: usize, listener: &str) -> SocketAddr {
-    process.expect_line("listening", mark, |line| listening_at(line, listener)).await
-}
-
-/// The address in the log line that says where a listener listens.
-fn listening_at(line: &str, listener: &str) -> Option<SocketAddr> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    let fields = &event["fields"];
-    (fields["message"] == "listening" && fields["listener"] == listener)
-        .then(|| fields["address"].as_str().unwrap().parse().unwrap())
-}
-
-/// The message of a log line.
-fn message(line: &str) -> Option<String> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    Some(event["fields"]["message"].as_str()?.to_owned())
 }
 
 /// A running edge. A panic in its log fails the test.
@@ -86,9 +65,8 @@ impl Pierhead {
     pub async fn successor(&self, mark: usize) -> Orphan {
         eventually("a successor", Duration::from_secs(30), async || {
             self.lines.find(mark, |line| {
-                let event: Value = serde_json::from_str(line).ok()?;
-                let fields = &event["fields"];
-                let process = fields["process"].as_u64().filter(|_| fields["message"] == "ready")?;
+                let fields = fields(line).filter(|fields| fields["message"] == "ready")?;
+                let process = fields["process"].as_u64()?;
                 Some(Orphan::new(i32::try_from(process).unwrap()))
             })
         })
@@ -294,7 +272,7 @@ pub(crate) fn metric_in(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 
 
 /// Whether a line says that the edge panicked: in its log, or before there was one.
 pub fn tells_of_panic(line: &str) -> bool {
-    line.contains("panicked at") || message(line).is_some_and(|message| message == "panic")
+    line.contains("panicked at") || says(line, "panic")
 }
 
 fn is_access(event: &Value) -> bool {

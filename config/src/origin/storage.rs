@@ -37,14 +37,7 @@ pub(super) fn storage(field: Field<'_>) -> Option<Storage> {
 
 fn file_system(field: Field<'_>) -> Option<Storage> {
     let mut section = field.section()?;
-    let path = section.required("path").and_then(|field| {
-        let path = field.path("the path of a directory")?;
-        if path.exists() && !path.is_dir() {
-            field.problem(format!("{}: is not a directory", path.display()));
-            return None;
-        }
-        Some(path)
-    });
+    let path = section.required("path").and_then(|field| field.directory());
     section.finish();
     Some(Storage::FileSystem { path: path? })
 }

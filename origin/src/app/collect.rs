@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pierhead_config::RegistryState;
+use pierhead_service::signals::Signals;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, load, signals::Signals, store};
+use super::{AppError, load, store};
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::workers::{Collector, Windows};

@@ -7,7 +7,6 @@ mod collect;
 mod connection;
 mod error;
 mod listener;
-mod signals;
 mod socket;
 mod stop;
 mod store;
@@ -21,12 +20,12 @@ use hyper_util::service::TowerToHyperService;
 use pierhead_config::OriginConfig;
 use pierhead_service::descriptors::raise_limit;
 use pierhead_service::logging::{AccessLog, Logging};
+use pierhead_service::signals::{Signals, Told};
 use pierhead_service::supervisor;
 
 pub(crate) use self::collect::collect;
 pub(crate) use self::error::AppError;
 use self::listener::{Listener, Running, Served};
-use self::signals::{Signals, Told};
 use self::tls::Tls;
 use crate::api::{self, Origin, Parts};
 use crate::auth::Auth;
@@ -110,10 +109,18 @@ async fn run(config: OriginConfig, logging: &Logging) -> Result<(), AppError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), process = std::process::id(), "ready");
     supervisor::ready();
     supervisor::beat();
-    while signals.next().await == Told::Reload {
-        supervisor::reloading();
-        reload(tls.as_deref());
-        supervisor::ready();
+    loop {
+        match signals.next().await {
+            Told::Stop => break,
+            Told::Reload => {
+                supervisor::reloading();
+                reload(tls.as_deref());
+                supervisor::ready();
+            }
+            Told::Upgrade => {
+                tracing::info!("an origin is not replaced while it runs: start another node, then stop this one");
+            }
+        }
     }
     supervisor::stopping();
     let left = async {

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::signals::Told;
 use crate::admin::control::{Control, Status};
 use crate::admin::metrics::Metrics;
+use pierhead_service::signals::Told;
 
 /// Requests that may wait. Each operator waits for the answer, so there are never many.
 const QUEUE: usize = 16;

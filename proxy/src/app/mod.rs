@@ -12,7 +12,6 @@ mod generation;
 mod parts;
 mod program;
 mod reload;
-mod signals;
 mod sockets;
 mod stop;
 mod upgrade;
@@ -32,7 +31,6 @@ use self::control::{Outcome, control};
 pub(crate) use self::error::AppError;
 use self::generation::{Built, Foundation, Running};
 use self::reload::{reload, take_back};
-use self::signals::{Signals, Told};
 use self::sockets::{Place, Sockets};
 use self::upgrade::Predecessor;
 use crate::admin::metrics::Metrics;
@@ -41,6 +39,7 @@ use crate::pool::check_tls as check_pool_tls;
 use pierhead_service::descriptors::raise_limit;
 use pierhead_service::health::{Check, Health};
 use pierhead_service::logging::Logging;
+use pierhead_service::signals::{Signals, Told};
 use pierhead_service::supervisor;
 
 /// Threads for reads of cold files, writes and password hashes.
