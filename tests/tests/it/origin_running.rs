@@ -1,7 +1,7 @@
 //! The origin as a process: it starts, says how it is, stops in order, and is what its configuration says.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pierhead_tests::eventually;
 use pierhead_tests::image::{Blob, Image};
@@ -122,6 +122,58 @@ async fn who_sends_nothing_holds_no_connection() {
         assert!(closed.is_ok(), "still open after {}", String::from_utf8_lossy(&all));
     }
     assert_eq!(origin.client().get("/health/instance").await.status, 200);
+}
+
+/// Sends a byte now and then for as long as the other side keeps the connection; how long that was.
+async fn drip(mut connection: TcpStream, bytes: &[u8], pause: Duration) -> Duration {
+    let begun = Instant::now();
+    let mut bytes = bytes.iter().cycle();
+    loop {
+        // Whatever is still on its way here is not of interest, only its end.
+        let ended = tokio::time::timeout(pause, async {
+            let mut some = [0; 1024];
+            while !matches!(connection.read(&mut some).await, Ok(0) | Err(_)) {}
+        });
+        if ended.await.is_ok() || connection.write_all(&[*bytes.next().unwrap()]).await.is_err() {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(90), "still open");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_drips_has_its_time_on_a_kept_connection_too() {
+    let setup = Setup::new().set("/limits/header_timeout", "300ms").set("/limits/idle_timeout", "1s");
+    let origin = setup.start().await;
+    for before in ["", "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let mut connection = TcpStream::connect(origin.registry).await.unwrap();
+        connection.write_all(before.as_bytes()).await.unwrap();
+        if !before.is_empty() {
+            assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+        }
+        let held = drip(
+            connection,
+            b"GET / HTTP/1.1\r\nA: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            Duration::from_millis(50),
+        );
+        // Each byte is well within both times, and the sum of them is not.
+        let held = held.await;
+        assert!(held < Duration::from_secs(10), "{before:?}: {held:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heavy_a_header_that_drips_over_http2_has_its_time_too() {
+    let origin = Setup::new().start().await;
+    let mut connection = TcpStream::connect(origin.registry).await.unwrap();
+    // The preface, no settings, and GET / on the first stream: all of it in HPACK's table.
+    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await.unwrap();
+    connection.write_all(b"\x00\x00\x03\x01\x05\x00\x00\x00\x01\x82\x86\x84").await.unwrap();
+    origin.logged("the first request", |line| line["protocol"] == "HTTP/2").await;
+    // The second one's header, of which one byte comes at a time.
+    connection.write_all(b"\x00\x40\x00\x01\x05\x00\x00\x00\x03").await.unwrap();
+    let held = drip(connection, b"\x82", Duration::from_millis(100)).await;
+    assert!(held < Duration::from_secs(60), "{held:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
