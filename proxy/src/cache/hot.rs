@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use moka::sync::Cache as Moka;
 use pierhead_registry::oci::{Digest, Manifest, Tag};
 
-use super::{CachedManifest, ListRecord, RepositoryId, TagRecord, ledger};
+use super::{CachedManifest, Extent, ListRecord, RepositoryId, TagRecord, ledger};
 
 /// A manifest with when its use was last told to the ledger, so that a hot one does not take the ledger's lock each time.
 #[derive(Clone)]
@@ -125,6 +125,22 @@ impl Hot {
         self.links.invalidate(&key);
     }
 
+    /// Forgets all that is known of a part of a registry.
+    pub(super) fn forget_all(&self, registry: &Arc<str>, extent: &Extent) {
+        let covers = covers(registry, extent);
+        forget_where(&self.manifests, &covers);
+        forget_where(&self.tags, &covers);
+        forget_where(&self.links, &covers);
+        // As for one repository.
+        let _ = self.lists.invalidate_entries_if(move |(id, _), _| covers(id));
+        self.forget_authorised(registry, extent);
+    }
+
+    /// Forgets whom upstream let in to a part of a registry.
+    pub(super) fn forget_authorised(&self, registry: &Arc<str>, extent: &Extent) {
+        forget_where(&self.authorised, covers(registry, extent));
+    }
+
     pub(super) fn authorised(&self, id: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
         self.authorised.get(&(id.clone(), *caller))
     }
@@ -140,5 +156,21 @@ impl Hot {
     /// The size of a blob that a manifest here names.
     pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
         self.sizes.get(digest)
+    }
+}
+
+fn covers(registry: &Arc<str>, extent: &Extent) -> impl Fn(&RepositoryId) -> bool + Send + Sync + 'static {
+    let (registry, extent) = (Arc::clone(registry), extent.clone());
+    move |id| id.registry == registry && extent.covers(&id.name)
+}
+
+/// Looks at every entry, so that those who only read need not look at what was forgotten.
+fn forget_where<T, V>(entries: &Moka<RepositoryKey<T>, V>, covers: impl Fn(&RepositoryId) -> bool)
+where
+    RepositoryKey<T>: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    for (key, _) in entries.iter().filter(|(key, _)| covers(&key.0)) {
+        entries.invalidate(&*key);
     }
 }

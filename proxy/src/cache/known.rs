@@ -1,7 +1,8 @@
 //! What is known of repositories: their manifests, tags, lists and blobs, and who may read them. From memory where it is
 //! there, else from the store.
 //!
-//! Invariant: what is forgotten is forgotten in memory and in the store, so that neither brings it back.
+//! Invariant: what is forgotten is forgotten in the store, then in memory; who takes something from the store into memory
+//! looks once more whether it is still there. So one of the two sees the other, and nothing that was forgotten comes back.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::store::blocking;
-use super::{Cache, CachedManifest, ListRecord, RepositoryId, TagRecord};
+use super::{Cache, CachedManifest, Extent, ListRecord, RepositoryId, TagRecord};
 
 impl Cache {
     /// A manifest by digest, if this repository is known to hold it and its bytes are here. Counts as a use.
@@ -29,8 +30,8 @@ impl Cache {
             let bytes = Bytes::from(store.read(&digest)?);
             let manifest = Arc::new(CachedManifest { digest, media_type: media_type.into(), bytes });
             store.hot.put_manifest(&id, Arc::clone(&manifest));
-            // An eviction forgets the entry, then what is hot of it: one of the two sees the other.
-            if store.ledger.get(&digest).is_none() {
+            // An eviction forgets the entry, then what is hot of it.
+            if store.ledger.get(&digest).is_none() || store.read_link(&id, &digest).is_none() {
                 store.hot.forget(&id, &digest);
             }
             Some(manifest)
@@ -62,16 +63,22 @@ impl Cache {
             return Some(record);
         }
         let (store, id, name) = (Arc::clone(&self.store), repository.clone(), tag.clone());
-        let record = blocking(move || store.read_tag(&id, &name)).await.ok().flatten()?;
-        self.store.hot.put_tag(repository, tag, record);
-        Some(record)
+        let read = blocking(move || {
+            let record = store.read_tag(&id, &name)?;
+            store.hot.put_tag(&id, &name, record);
+            if store.read_tag(&id, &name) != Some(record) {
+                store.hot.forget_tag(&id, &name);
+            }
+            Some(record)
+        });
+        read.await.ok().flatten()
     }
 
     /// Keeps what a tag means.
     pub(crate) async fn put_tag(&self, repository: &RepositoryId, tag: &Tag, record: TagRecord) {
+        let (store, id, name) = (Arc::clone(&self.store), repository.clone(), tag.clone());
+        self.done(blocking(move || store.put_tag(&id, &name, record)).await);
         self.store.hot.put_tag(repository, tag, record);
-        let (store, id, tag) = (Arc::clone(&self.store), repository.clone(), tag.clone());
-        self.done(blocking(move || store.put_tag(&id, &tag, record)).await);
     }
 
     /// Forgets a tag that upstream says is gone.
@@ -87,9 +94,15 @@ impl Cache {
             return Some(record);
         }
         let (store, id, name) = (Arc::clone(&self.store), repository.clone(), Arc::clone(&key));
-        let record = Arc::new(blocking(move || store.tree.read_list(&id, &name)).await.ok().flatten()?);
-        self.store.hot.put_list(repository, &key, Arc::clone(&record));
-        Some(record)
+        let read = blocking(move || {
+            let record = Arc::new(store.tree.read_list(&id, &name)?);
+            store.hot.put_list(&id, &name, Arc::clone(&record));
+            if !store.tree.has_list(&id, &name) {
+                store.hot.forget_lists(&id);
+            }
+            Some(record)
+        });
+        read.await.ok().flatten()
     }
 
     /// Keeps a list.
@@ -107,16 +120,14 @@ impl Cache {
 
     /// Forgets all lists of a repository: something was written to it.
     pub(crate) async fn remove_lists(&self, repository: &RepositoryId) {
-        self.store.hot.forget_lists(repository);
         let (store, id) = (Arc::clone(&self.store), repository.clone());
         let removed = blocking(move || {
             if let Err(error) = store.tree.remove_lists(&id) {
                 store.failed("deleting lists", &error);
             }
+            store.hot.forget_lists(&id);
         });
         self.done(removed.await);
-        // One that was just being read may have come back into memory meanwhile.
-        self.store.hot.forget_lists(repository);
     }
 
     /// When upstream last said yes to this caller (an opaque hash of its credential) for this repository.
@@ -125,9 +136,15 @@ impl Cache {
             return Some(when);
         }
         let (store, id, who) = (Arc::clone(&self.store), repository.clone(), *caller);
-        let when = blocking(move || store.index.authorised(&id, &who)).await.ok().flatten()?;
-        self.store.hot.put_authorised(repository, caller, Some(when));
-        Some(when)
+        let read = blocking(move || {
+            let when = store.index.authorised(&id, &who)?;
+            store.hot.put_authorised(&id, &who, Some(when));
+            if store.index.authorised(&id, &who).is_none() {
+                store.hot.put_authorised(&id, &who, None);
+            }
+            Some(when)
+        });
+        read.await.ok().flatten()
     }
 
     /// Keeps upstream's yes (`Some(when)`) or forgets it (`None`); in memory only unless it is to be `lasting`.
@@ -174,11 +191,17 @@ impl Cache {
             return true;
         }
         let (store, id, name) = (Arc::clone(&self.store), repository.clone(), *digest);
-        let held = blocking(move || store.read_link(&id, &name).is_some()).await.unwrap_or(false);
-        if held {
-            self.store.hot.put_link(repository, digest);
-        }
-        held
+        let read = blocking(move || {
+            if store.read_link(&id, &name).is_none() {
+                return false;
+            }
+            store.hot.put_link(&id, &name);
+            if store.read_link(&id, &name).is_none() {
+                store.hot.forget(&id, &name);
+            }
+            true
+        });
+        read.await.unwrap_or(false)
     }
 
     /// Keeps that this repository holds this blob, because upstream said so.
@@ -201,5 +224,16 @@ impl Cache {
     pub(crate) async fn unlink(&self, repository: &RepositoryId, digest: &Digest) {
         let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
         self.done(blocking(move || store.unlink(&id, &digest)).await);
+    }
+    /// Forgets all that is known of a part of a registry, and whom it let in there.
+    pub(crate) async fn forget_all(&self, registry: &Arc<str>, extent: &Extent) {
+        let (store, registry, extent) = (Arc::clone(&self.store), Arc::clone(registry), extent.clone());
+        self.done(blocking(move || store.forget_all(&registry, &extent)).await);
+    }
+
+    /// Forgets whom a registry let in to a part of it.
+    pub(crate) async fn forget_authorised(&self, registry: &Arc<str>, extent: &Extent) {
+        let (store, registry, extent) = (Arc::clone(&self.store), Arc::clone(registry), extent.clone());
+        self.done(blocking(move || store.forget_authorised(&registry, &extent)).await);
     }
 }

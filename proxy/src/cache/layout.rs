@@ -77,11 +77,12 @@ impl Layout {
         self.root.join("repositories")
     }
 
+    pub(super) fn registry(&self, name: &str) -> PathBuf {
+        self.repositories().join(name)
+    }
+
     fn repository(&self, id: &RepositoryId) -> PathBuf {
-        let mut path = self.repositories();
-        path.push(&*id.registry);
-        path.push(id.name.as_str());
-        path
+        self.registry(&id.registry).join(id.name.as_str())
     }
 
     pub(super) fn links(&self, id: &RepositoryId) -> PathBuf {
@@ -100,8 +101,12 @@ impl Layout {
         self.tags(id).join(tag.as_str())
     }
 
+    pub(super) fn lists(&self, id: &RepositoryId) -> PathBuf {
+        self.repository(id).join("_lists")
+    }
+
     pub(super) fn list(&self, id: &RepositoryId, key: &str) -> PathBuf {
-        self.repository(id).join("_lists").join(Digest::of(Algorithm::Sha256, key.as_bytes()).hex())
+        self.lists(id).join(Digest::of(Algorithm::Sha256, key.as_bytes()).hex())
     }
 
     pub(super) fn keys(&self, registry: &str) -> PathBuf {

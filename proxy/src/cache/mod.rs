@@ -44,7 +44,7 @@ use self::tree::Tree;
 pub(crate) use self::blob::{Blob, BlobState, Want};
 pub(crate) use self::error::{BlobError, OpenError};
 pub(crate) use self::pins::Pins;
-pub(crate) use self::records::{CachedManifest, ListRecord, RepositoryId, TagRecord};
+pub(crate) use self::records::{CachedManifest, Extent, ListRecord, RepositoryId, TagRecord};
 
 /// How often a blob is looked for that was committed between two looks, or that upstream refused to others meanwhile.
 const LOOKS: usize = 5;
@@ -170,8 +170,8 @@ impl Cache {
     /// Opens a blob for reading: the committed file, the running fill, or a new fill from `source` (`None` when no
     /// upstream may be asked). Returns when its size is known, that is, for a new fill, at upstream's first byte.
     ///
-    /// Unless the repository is known to hold the blob, upstream is asked for it with `source` before anything is returned;
-    /// on success the repository is linked to it. A fill that is started here goes on when the caller goes away.
+    /// Unless the repository is known to hold the blob, upstream is asked for it with `source` before anything is returned.
+    /// So success says that it does, which is for the caller to keep. A fill that is started here goes on when the caller goes away.
     pub(crate) async fn open_blob(
         self: &Arc<Self>,
         repository: &RepositoryId,
@@ -192,16 +192,14 @@ impl Cache {
             let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
             if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
                 if !held {
-                    self.ask(repository, digest, source).await?;
+                    ask(digest, source).await?;
                 }
                 return Ok(Blob::committed(&self.store, &self.fills, *digest, file, size));
             }
             match self.fills.join(&self.store, digest, want, origin.clone()).await? {
                 Joined::Fill { lease, answered } => {
-                    if held || answered {
-                        self.link(repository, digest).await;
-                    } else {
-                        self.ask(repository, digest, source).await?;
+                    if !held && !answered {
+                        ask(digest, source).await?;
                     }
                     match (want, &origin) {
                         (Want::Part, _) => lease.forgive(),
@@ -215,7 +213,7 @@ impl Cache {
                 }
                 Joined::Uncached { size, answered } => {
                     if !held && !answered {
-                        self.ask(repository, digest, source).await?;
+                        ask(digest, source).await?;
                     }
                     let origin = origin.ok_or(BlobError::Offline { digest: *digest })?;
                     return Ok(Blob::uncached(&self.store, &self.fills, *digest, size, origin));
@@ -224,18 +222,6 @@ impl Cache {
             }
         }
         Err(BlobError::Storage { digest: *digest, reason: "others were refused it, or it comes and goes".into() })
-    }
-
-    /// Asks upstream whether the repository holds the blob, and remembers a yes.
-    async fn ask(
-        &self,
-        repository: &RepositoryId,
-        digest: &Digest,
-        source: Option<&Repository>,
-    ) -> Result<(), BlobError> {
-        source.ok_or(BlobError::Offline { digest: *digest })?.head_blob(digest).await?;
-        self.link(repository, digest).await;
-        Ok(())
     }
 
     /// Whether content can be stored at the moment.
@@ -249,6 +235,12 @@ impl Cache {
             self.store.failed("cache", &error);
         }
     }
+}
+
+/// Asks upstream whether the repository holds the blob.
+async fn ask(digest: &Digest, source: Option<&Repository>) -> Result<(), BlobError> {
+    source.ok_or(BlobError::Offline { digest: *digest })?.head_blob(digest).await?;
+    Ok(())
 }
 
 /// Opens tree, index and ledger. Blocks.

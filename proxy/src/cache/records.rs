@@ -22,6 +22,28 @@ impl fmt::Display for RepositoryId {
     }
 }
 
+/// A part of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Registry,
+    /// All repositories whose names begin with this part.
+    Namespace(Box<str>),
+    /// One repository.
+    Repository(RepositoryName),
+}
+
+impl Extent {
+    /// Whether a repository belongs to it.
+    pub(crate) fn covers(&self, name: &RepositoryName) -> bool {
+        match self {
+            Extent::Registry => true,
+            Extent::Namespace(namespace) => name.namespace() == &**namespace,
+            Extent::Repository(repository) => name == repository,
+        }
+    }
+}
+
 /// A manifest as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CachedManifest {

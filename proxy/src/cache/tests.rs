@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use pierhead_registry::oci::{Algorithm, Digest};
 
 use super::ledger::Kind;
 use super::store::{NotStored, Store};
-use super::{CachedManifest, Changing, ListRecord, Pins, RepositoryId, Settings};
+use super::{CachedManifest, Changing, Extent, ListRecord, Pins, RepositoryId, Settings, TagRecord};
 use crate::admin::metrics::Metrics;
 
 fn repository() -> RepositoryId {
@@ -94,6 +94,76 @@ fn lists_do_not_fill_the_disk_whatever_is_asked_for() {
         let kept = std::fs::read_dir(&lists).unwrap().count();
         assert!(kept <= most, "{kept} of {count}");
         assert!(store.tree.read_list(&repository(), "last").is_some());
+    }
+}
+
+#[test]
+fn a_part_of_a_registry_is_forgotten_and_its_content_stays() {
+    let names = ["team/app", "team/app/sub", "team/app2", "team", "teams/app"];
+    let caller = [0xff; 32];
+    for (extent, gone) in [
+        (Extent::Repository("team/app".parse().unwrap()), &[0][..]),
+        (Extent::Namespace("team".into()), &[0, 1, 2, 3]),
+        (Extent::Namespace("other".into()), &[]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, digest, bytes) = store(&folder);
+        let id = |registry: &str, name: &str| RepositoryId { registry: registry.into(), name: name.parse().unwrap() };
+        let all = names.map(|name| ("r.example.com", name)).into_iter().chain([("other.example.com", names[0])]);
+        let all: Vec<RepositoryId> = all.map(|(registry, name)| id(registry, name)).collect();
+        let (tag, now) = ("v1".parse().unwrap(), SystemTime::now());
+        let manifest = CachedManifest { digest, media_type: "a/b".into(), bytes: Bytes::from_static(bytes) };
+        let list = ListRecord {
+            media_type: "application/json".into(),
+            link: None,
+            filters_applied: None,
+            bytes: Bytes::new(),
+            checked: UNIX_EPOCH,
+        };
+        let (key, record) = (Arc::from("tags/list"), TagRecord { digest, checked: now });
+        for id in &all {
+            store.put_manifest(id, &manifest, false).unwrap();
+            store.put_tag(id, &tag, record);
+            store.tree.write_list(id, &key, &list).unwrap();
+            store.index.put_authorised(id, &caller, Some(now));
+            store.hot.put_manifest(id, Arc::new(manifest.clone()));
+            store.hot.put_tag(id, &tag, record);
+            store.hot.put_list(id, &key, Arc::new(list.clone()));
+            store.hot.put_link(id, &digest);
+            store.hot.put_authorised(id, &caller, Some(now));
+        }
+        let yes = |id: &RepositoryId| {
+            [store.hot.authorised(id, &caller), store.index.authorised(id, &caller)].map(|yes| yes.is_some())
+        };
+        let known = |id: &RepositoryId| {
+            let hot = [
+                store.hot.manifest(id, &digest).is_some(),
+                store.hot.tag(id, &tag).is_some(),
+                store.hot.list(id, &key).is_some(),
+                store.hot.linked(id, &digest),
+            ];
+            let stored = [
+                store.read_link(id, &digest).is_some(),
+                store.tree.read_link(id, &digest).is_some(),
+                store.read_tag(id, &tag).is_some(),
+                store.tree.read_list(id, &key).is_some(),
+            ];
+            (hot, stored)
+        };
+        let registry = &all[0].registry;
+        store.forget_authorised(registry, &extent);
+        for (place, id) in all.iter().enumerate() {
+            assert_eq!(yes(id), [!gone.contains(&place); 2], "{extent:?} {id}");
+            assert_eq!(known(id), ([true; 4], [true; 4]), "{extent:?} {id}");
+            store.index.put_authorised(id, &caller, Some(now));
+        }
+        store.forget_all(registry, &extent);
+        for (place, id) in all.iter().enumerate() {
+            let stays = !gone.contains(&place);
+            assert_eq!(known(id), ([stays; 4], [stays; 4]), "{extent:?} {id}");
+            assert_eq!(store.index.authorised(id, &caller).is_some(), stays, "{extent:?} {id}");
+        }
+        assert_eq!(store.read(&digest).as_deref(), Some(bytes));
     }
 }
 

@@ -88,7 +88,12 @@ impl Edge {
 
     async fn open(&self, scope: &Scope, digest: &Digest, want: Want) -> Result<Arc<Blob>, BlobError> {
         let source = (!scope.offline).then(|| scope.source());
+        let held = self.cache.holds(&scope.repository, digest).await;
         let blob = self.cache.open_blob(&scope.repository, digest, want, source).await?;
+        // What was known while its bytes were not here could not be written down.
+        if !held || blob.state() != BlobState::Committed {
+            scope.keep(self.cache.link(&scope.repository, digest)).await;
+        }
         // An empty blob has no last byte for its hash to be checked before, so that is done before its header goes out.
         if blob.size() == 0 {
             blob.reader(0..0).read(&mut [0]).await?;
@@ -147,7 +152,7 @@ impl Edge {
                 let result = scope.ask(&edge.cache, source.head_blob(&digest)).await;
                 edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 if result.is_ok() {
-                    edge.cache.link(&scope.repository, &digest).await;
+                    scope.keep(edge.cache.link(&scope.repository, &digest)).await;
                 }
                 result
             }

@@ -34,6 +34,7 @@ mod served;
 mod tests;
 mod verifier;
 mod writes;
+mod written;
 
 use std::sync::Arc;
 

@@ -4,15 +4,17 @@
 //! what was pushed.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use http::{Method, StatusCode};
-use pierhead_registry::oci::{Action, Digest, Reference, Tag};
+use http::StatusCode;
+use pierhead_registry::oci::RepositoryName;
 
 use super::forward::Errand;
 use super::grant::Grant;
 use super::scope::Upstream;
 use super::served::{Refused, Served};
-use crate::cache::{Cache, RepositoryId};
+use super::written::{Change, Written};
+use crate::cache::{Cache, Extent, RepositoryId};
 use crate::pool::Pool;
 
 /// A request on its way past the cache.
@@ -56,132 +58,57 @@ impl Errand for Passage {
     }
 }
 
-/// Something that is written to a repository.
+/// Something that is written to a registry.
 pub(crate) struct Write {
     cache: Arc<Cache>,
     upstream: Arc<Upstream>,
-    repository: RepositoryId,
-    what: Written,
-}
-
-/// What.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Written {
-    /// A tag is set.
-    Tag(Tag),
-    /// A tag is deleted.
-    Untagged(Tag),
-    /// A manifest is pushed by its digest: it may refer to another.
-    Manifest,
-    /// Content is deleted.
-    Deleted(Digest),
-    /// A blob comes, in one or several requests.
-    Upload,
-}
-
-/// What a request that is no pull does to a repository.
-fn written(method: &Method, action: &Action) -> Option<Written> {
-    match (method, action) {
-        (&Method::PUT, Action::Manifest(Reference::Tag(tag))) => Some(Written::Tag(tag.clone())),
-        (&Method::DELETE, Action::Manifest(Reference::Tag(tag))) => Some(Written::Untagged(tag.clone())),
-        (&Method::PUT, Action::Manifest(Reference::Digest(_))) => Some(Written::Manifest),
-        (&Method::DELETE, Action::Manifest(Reference::Digest(digest)) | Action::Blob(digest)) => {
-            Some(Written::Deleted(*digest))
-        }
-        (&Method::POST | &Method::PUT, Action::Upload(_)) => Some(Written::Upload),
-        _ => None,
-    }
+    changes: Vec<Change>,
 }
 
 impl Write {
-    /// If the request writes.
-    pub(crate) fn of(
-        method: &Method,
-        action: &Action,
-        cache: &Arc<Cache>,
-        upstream: &Arc<Upstream>,
-        repository: &RepositoryId,
-    ) -> Option<Write> {
-        let what = written(method, action)?;
-        Some(Write { cache: Arc::clone(cache), upstream: Arc::clone(upstream), repository: repository.clone(), what })
+    /// If anything is changed.
+    pub(crate) fn new(cache: &Arc<Cache>, upstream: &Arc<Upstream>, changes: Vec<Change>) -> Option<Write> {
+        let (cache, upstream) = (Arc::clone(cache), Arc::clone(upstream));
+        (!changes.is_empty()).then_some(Write { cache, upstream, changes })
     }
 
     async fn answered(&self, status: Option<StatusCode>) {
-        if !self.what.is_done(status) {
-            return;
+        for change in self.changes.iter().filter(|change| change.is_done(status)) {
+            // With one of those, a question that begins after this would bring the old answer.
+            if change.concerns_rights() {
+                self.upstream.forget_tokens();
+            }
+            // What comes back from questions that are under way is then known to be older than this.
+            self.upstream.writes.begin(&change.extent()).await;
+            match change {
+                Change::Within(name, written) => self.forget(name, written).await,
+                Change::Gone(extent) => self.gone(extent).await,
+                // Where all see what the edge's account sees, they know no more than it may.
+                Change::Rights(extent) if !self.upstream.is_passthrough() => self.gone(extent).await,
+                Change::Rights(extent) => self.cache.forget_authorised(&self.upstream.name, extent).await,
+                Change::Credentials => self.upstream.writes.doubt(SystemTime::now()),
+                Change::Created => {}
+            }
         }
-        // First of all: what comes back from questions that are under way is then known to be older than this.
-        self.upstream.writes.begin(&self.repository.name).await;
-        let (cache, repository) = (&self.cache, &self.repository);
-        let keep_deleted = self.upstream.config.keep_deleted;
-        match &self.what {
+    }
+
+    async fn forget(&self, name: &RepositoryName, written: &Written) {
+        let (cache, keep_deleted) = (&self.cache, self.upstream.config.keep_deleted);
+        let repository = &RepositoryId { registry: Arc::clone(&self.upstream.name), name: name.clone() };
+        match written {
             Written::Tag(tag) => cache.remove_tag(repository, tag).await,
             Written::Untagged(tag) if !keep_deleted => cache.remove_tag(repository, tag).await,
             Written::Deleted(digest) if !keep_deleted => cache.unlink(repository, digest).await,
             Written::Untagged(_) | Written::Deleted(_) | Written::Manifest | Written::Upload => {}
         }
-        if self.what != Written::Upload {
+        if *written != Written::Upload {
             cache.remove_lists(repository).await;
         }
     }
-}
 
-impl Written {
-    /// Whether it may have been done. Only a client error says for certain that it was not.
-    fn is_done(&self, status: Option<StatusCode>) -> bool {
-        match (self, status) {
-            // Any other success is a step on the way.
-            (Written::Upload, Some(status)) => status == StatusCode::CREATED || status.is_server_error(),
-            (_, Some(status)) => status.is_success() || status.is_server_error(),
-            (_, None) => true,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::{Method, StatusCode};
-    use pierhead_registry::oci::{Algorithm, Digest, Endpoint};
-
-    use super::{Written, written};
-
-    #[test]
-    fn tells_what_is_written() {
-        let digest = Digest::of(Algorithm::Sha256, b"x");
-        for (method, path, expected) in [
-            (Method::PUT, "manifests/v1".to_owned(), Some(Written::Tag("v1".parse().unwrap()))),
-            (Method::DELETE, "manifests/v1".to_owned(), Some(Written::Untagged("v1".parse().unwrap()))),
-            (Method::PUT, format!("manifests/{digest}"), Some(Written::Manifest)),
-            (Method::DELETE, format!("manifests/{digest}"), Some(Written::Deleted(digest))),
-            (Method::DELETE, format!("blobs/{digest}"), Some(Written::Deleted(digest))),
-            (Method::POST, "blobs/uploads/".to_owned(), Some(Written::Upload)),
-            (Method::PUT, "blobs/uploads/0123".to_owned(), Some(Written::Upload)),
-            (Method::PATCH, "blobs/uploads/0123".to_owned(), None),
-            (Method::GET, "blobs/uploads/0123".to_owned(), None),
-            (Method::HEAD, format!("blobs/{digest}"), None),
-        ] {
-            let Ok(Endpoint::Repository { action, .. }) = Endpoint::parse(&format!("/v2/team/app/{path}")) else {
-                panic!("{path}")
-            };
-            assert_eq!(written(&method, &action), expected, "{method} {path}");
-        }
-    }
-
-    #[test]
-    fn only_a_refusal_is_certain_to_have_written_nothing() {
-        for (what, status, expected) in [
-            (Written::Manifest, Some(201), true),
-            (Written::Manifest, Some(202), true),
-            (Written::Manifest, Some(400), false),
-            (Written::Manifest, Some(401), false),
-            (Written::Manifest, Some(502), true),
-            (Written::Manifest, None, true),
-            (Written::Upload, Some(202), false),
-            (Written::Upload, Some(201), true),
-            (Written::Upload, None, true),
-        ] {
-            let status = status.map(|status| StatusCode::from_u16(status).unwrap());
-            assert_eq!(what.is_done(status), expected, "{what:?} {status:?}");
+    async fn gone(&self, extent: &Extent) {
+        if !self.upstream.config.keep_deleted {
+            self.cache.forget_all(&self.upstream.name, extent).await;
         }
     }
 }

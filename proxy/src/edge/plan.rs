@@ -82,16 +82,18 @@ pub(crate) enum Authorisation {
     Refuse,
 }
 
-/// Decides whether a caller is authorised for a repository. `yes` is when upstream last said so.
+/// Decides whether a caller is authorised for a repository. `yes` is when upstream last said so, and `doubted` until when
+/// a yes means little.
 pub(crate) fn authorise(
     yes: Option<SystemTime>,
+    doubted: SystemTime,
     now: SystemTime,
     ttl: Duration,
     policy: OfflinePolicy,
     offline: bool,
 ) -> Authorisation {
     match (yes, policy) {
-        (Some(yes), _) if age(now, yes) < ttl => Authorisation::Fresh,
+        (Some(yes), _) if age(now, yes) < ttl && yes > doubted => Authorisation::Fresh,
         (Some(_), OfflinePolicy::AllowKnown) if offline => Authorisation::Fresh,
         (Some(_), OfflinePolicy::AllowKnown) => Authorisation::AskElseKnown,
         _ if offline => Authorisation::Refuse,
@@ -228,7 +230,21 @@ pub(super) mod tests {
             (None, AllowKnown, false, Authorisation::Ask),
             (None, AllowKnown, true, Authorisation::Refuse),
         ] {
-            assert_eq!(authorise(yes, now, 5 * MINUTE, policy, offline), expected, "{yes:?} {policy:?} {offline}");
+            let since = SystemTime::UNIX_EPOCH;
+            assert_eq!(
+                authorise(yes, since, now, 5 * MINUTE, policy, offline),
+                expected,
+                "{yes:?} {policy:?} {offline}"
+            );
+        }
+        // What callers show changed since.
+        for (yes, policy, expected) in [
+            (recent, Deny, Authorisation::Ask),
+            (recent, AllowKnown, Authorisation::AskElseKnown),
+            (Some(now), Deny, Authorisation::Fresh),
+        ] {
+            let since = now - MINUTE;
+            assert_eq!(authorise(yes, since, now, 5 * MINUTE, policy, false), expected, "{yes:?} {policy:?}");
         }
     }
 

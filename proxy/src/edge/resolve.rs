@@ -15,7 +15,7 @@ use http::{HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 use pierhead_config::OfflinePolicy;
 use pierhead_registry::client::ListKind;
-use pierhead_registry::oci::{Action, Endpoint, Reference};
+use pierhead_registry::oci::{Action, Endpoint, Reference, RepositoryName};
 use pingora_http::RequestHeader;
 use url::form_urlencoded;
 
@@ -31,6 +31,7 @@ use super::route::{Addressed, Query, Route, without_ns};
 use super::scope::{Scope, Upstream};
 use super::served::{Content, Refused, Served};
 use super::verifier::Verdict;
+use super::written::{self, Change};
 use super::{Edge, Trace, kind};
 use crate::cache::RepositoryId;
 use crate::front::{Connection, RequestLimits};
@@ -134,6 +135,8 @@ impl Edge {
         visit.within_limit(upstream, None)?;
         let mut passage = self.passage(upstream, visit)?;
         passage.grant = Grant::of(self, upstream, visit.request);
+        let changes = written::by_api(&visit.request.method, visit.request.uri.path());
+        passage.write = Write::new(&self.cache, upstream, changes);
         Ok(Found::Passage(passage))
     }
 
@@ -195,7 +198,7 @@ impl Edge {
         let pull = is_read(&request.method) && !matches!(action, Action::Upload(_));
         match (pull, way) {
             (true, _) => {}
-            (false, Way::Home) => return self.write(upstream, visit, &action, &repository),
+            (false, Way::Home) => return self.write(upstream, visit, &action, &repository.name),
             (false, Way::Upstream) => return Err(Refusal::Method.into()),
             (false, Way::Named | Way::Path) => {
                 let host = upstream.config.hosts.first().map(|host| host.as_str().into());
@@ -318,7 +321,7 @@ impl Edge {
         upstream: &Arc<Upstream>,
         visit: &Visit<'_>,
         action: &Action,
-        repository: &RepositoryId,
+        repository: &RepositoryName,
     ) -> Result<Found, Refused> {
         // From where a blob is mounted.
         let mut parameters = form_urlencoded::parse(visit.request.uri.query().unwrap_or_default().as_bytes());
@@ -326,7 +329,9 @@ impl Edge {
         if parameters.any(|(name, value)| name == "from" && kept_out(&value)) {
             return Err(Refusal::NotServed.into());
         }
-        let write = Write::of(&visit.request.method, action, &self.cache, upstream, repository);
+        let written = written::by_registry(&visit.request.method, action);
+        let changes = written.map(|written| Change::Within(repository.clone(), written));
+        let write = Write::new(&self.cache, upstream, changes.into_iter().collect());
         let passage = self.passage(upstream, visit)?;
         Ok(Found::Passage(Passage { write, ..passage }))
     }

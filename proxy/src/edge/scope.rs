@@ -70,6 +70,11 @@ impl Upstream {
         self.failing.load(Ordering::Relaxed)
     }
 
+    /// Forgets what callers were granted, as far as tokens of this edge's own say so.
+    pub(crate) fn forget_tokens(&self) {
+        self.client.forget_tokens();
+    }
+
     /// Learns from an answer, and logs when a registry starts or stops failing: not each of the failures in between.
     fn note<T>(&self, result: &Result<T, ClientError>) {
         if self.slow.load(Ordering::Relaxed) {
@@ -142,7 +147,7 @@ impl Scope {
             match &result {
                 Ok(_) => {
                     let now = Some(SystemTime::now());
-                    cache.put_authorised(&self.repository, &caller.id, now, caller.lasting).await;
+                    self.keep(cache.put_authorised(&self.repository, &caller.id, now, caller.lasting)).await;
                 }
                 Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }) => {
                     cache.put_authorised(&self.repository, &caller.id, None, caller.lasting).await;
@@ -166,7 +171,8 @@ impl Scope {
         }
         let yes = cache.authorised(&self.repository, &caller.id).await;
         let config = &self.upstream.config;
-        authorise(yes, now, config.authorization_ttl, config.offline_policy, self.offline)
+        let doubted = self.upstream.writes.doubted();
+        authorise(yes, doubted, now, config.authorization_ttl, config.offline_policy, self.offline)
     }
 
     /// Whether the caller brought a token that has run out.

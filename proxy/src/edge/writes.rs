@@ -1,40 +1,62 @@
-//! What was written to a registry through this edge: pushes and deletions, by repository.
+//! What was written to a registry through this edge, by the part of it that was written to: pushes, deletions, and what
+//! its own API changed.
 //!
-//! A write makes what is known about a repository's tags and lists out of date at once. It is forgotten before the
-//! writer hears that it succeeded. A question to the origin that began before may still come back with the old answer:
-//! so every write begins a new epoch of its repository, questions of different epochs are not joined, and the answer to
-//! a question of an earlier epoch is not kept.
+//! A write makes what is known about a part of a registry out of date at once. It is forgotten before the writer hears
+//! that it succeeded. A question to the origin that began before may still come back with the old answer: so every write
+//! begins a new epoch of its part, questions of different epochs are not joined, and the answer to a question of an
+//! earlier epoch is not kept.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use moka::sync::Cache as Memory;
 use pierhead_registry::oci::RepositoryName;
 use tokio::sync::RwLock;
 
-/// Repositories whose epochs are remembered: more than are ever written to at a time.
-const REMEMBERED: u64 = 20_000;
-/// How long: no question takes as long.
-const LIFE: Duration = Duration::from_secs(3600);
+use crate::cache::Extent;
 
-/// The epochs of one registry's repositories.
+/// Places for epochs. Names that share one share their epochs: a write to one of them costs the other an answer that is
+/// not kept.
+const PLACES: usize = 1 << 14;
+
+/// The epochs of one registry.
 pub(crate) struct Writes {
+    /// The newest epoch. Drawn from one counter, so that none comes twice, and that of a repository is the newest of those
+    /// that hold for it.
     last: AtomicU64,
-    epochs: Memory<RepositoryName, u64>,
+    registry: AtomicU64,
+    /// Of namespaces and of repositories, by their names' hashes.
+    parts: Box<[AtomicU64]>,
+    hasher: RandomState,
     /// Held by those who keep answers, so that no epoch begins between the look at it and the keeping.
     keeping: RwLock<()>,
+    /// When callers' credentials last changed, in milliseconds. Not kept over a restart: `authorization_ttl` is a bound too.
+    credentials: AtomicU64,
 }
 
 impl Writes {
     /// Nothing was written yet.
     pub(crate) fn new() -> Writes {
-        let epochs = Memory::builder().max_capacity(REMEMBERED).time_to_live(LIFE).build();
-        Writes { last: AtomicU64::new(0), epochs, keeping: RwLock::new(()) }
+        Writes {
+            last: AtomicU64::new(0),
+            registry: AtomicU64::new(0),
+            parts: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
+            keeping: RwLock::new(()),
+            credentials: AtomicU64::new(0),
+        }
     }
 
     /// The epoch of a repository.
     pub(crate) fn epoch(&self, repository: &RepositoryName) -> u64 {
-        self.epochs.get(repository).unwrap_or_default()
+        let parts = [repository.namespace(), repository.as_str()].map(|name| self.part(name));
+        let [namespace, repository] = parts.map(|part| part.load(Ordering::Acquire));
+        self.registry.load(Ordering::Acquire).max(namespace).max(repository)
+    }
+
+    fn part(&self, name: &str) -> &AtomicU64 {
+        // What is left of the division is less than the number of places.
+        &self.parts[(self.hasher.hash_one(name) % PLACES as u64) as usize]
     }
 
     /// Keeps what a question of an epoch brought, unless that is over.
@@ -46,25 +68,57 @@ impl Writes {
     }
 
     /// Something was written. What is kept from here on belongs to the new epoch; what was kept before is to be forgotten.
-    pub(crate) async fn begin(&self, repository: &RepositoryName) {
+    pub(crate) async fn begin(&self, extent: &Extent) {
         let _nobody_keeps = self.keeping.write().await;
-        // Drawn from one counter: an epoch never comes twice, even when it was forgotten meanwhile.
-        self.epochs.insert(repository.clone(), self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let part = match extent {
+            Extent::Registry => &self.registry,
+            Extent::Namespace(namespace) => self.part(namespace),
+            Extent::Repository(name) => self.part(name.as_str()),
+        };
+        part.store(self.last.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Release);
+    }
+
+    /// Whoever was let in before may not be any more, and nobody can say who: all are asked about again.
+    pub(crate) fn doubt(&self, now: SystemTime) {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        self.credentials.fetch_max(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Since when a yes to a caller counts.
+    pub(crate) fn doubted(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.credentials.load(Ordering::Relaxed))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::Writes;
+    use crate::cache::Extent;
 
     #[tokio::test]
-    async fn each_write_begins_an_epoch_of_its_repository_alone() {
-        let (writes, a, b) = (Writes::new(), "team/a".parse().unwrap(), "team/b".parse().unwrap());
-        let first = writes.epoch(&a);
-        writes.begin(&a).await;
-        let second = writes.epoch(&a);
-        writes.begin(&a).await;
-        assert!(first != second && second != writes.epoch(&a) && first != writes.epoch(&a));
-        assert_eq!(writes.epoch(&b), first);
+    async fn each_write_begins_an_epoch_of_its_part_alone() {
+        let apart = |writes: &Writes| {
+            let parts =
+                ["team", "team/a", "team/b/c", "other", "other/a"].map(|name| std::ptr::from_ref(writes.part(name)));
+            (1..parts.len()).all(|end| !parts[..end].contains(&parts[end]))
+        };
+        let writes = std::iter::repeat_with(Writes::new).find(apart).unwrap();
+        let [a, b, other] = ["team/a", "team/b/c", "other/a"].map(|name| name.parse().unwrap());
+        let namespace = Extent::Namespace("team".into());
+        let mut before = [&a, &b, &other].map(|name| writes.epoch(name));
+        for (extent, new) in [
+            (Extent::Repository(a.clone()), [true, false, false]),
+            (Extent::Repository(a.clone()), [true, false, false]),
+            (namespace.clone(), [true, true, false]),
+            (Extent::Repository(a.clone()), [true, false, false]),
+            (Extent::Registry, [true, true, true]),
+            (namespace, [true, true, false]),
+        ] {
+            writes.begin(&extent).await;
+            let after = [&a, &b, &other].map(|name| writes.epoch(name));
+            let begun: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before < after).collect();
+            assert_eq!(begun, new, "{extent:?}");
+            before = after;
+        }
     }
 }

@@ -68,6 +68,11 @@ impl Client {
         self.upstream.endpoints.iter().any(|endpoint| endpoint.is_available())
     }
 
+    /// Forgets all tokens: what they grant may be granted no more.
+    pub fn forget_tokens(&self) {
+        self.upstream.tokens.clear();
+    }
+
     /// A repository, as seen with a caller's credential, or with the client's own when `None`.
     pub fn repository(&self, name: &RepositoryName, credential: Option<&Credential>) -> Repository {
         let own = || self.upstream.settings.credential.clone().map(Credential::Account);

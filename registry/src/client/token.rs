@@ -4,7 +4,7 @@
 //! a task of its own, so that the caller who happened to be first may go away without the others starting over.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
@@ -84,16 +84,32 @@ impl Expiry<TokenKey, Token> for AsUsable {
     }
 }
 
+type Kept = moka::future::Cache<TokenKey, Token>;
+
+fn none() -> Kept {
+    moka::future::Cache::builder().max_capacity(KEPT).expire_after(AsUsable).build()
+}
+
 /// The tokens of one registry.
 #[derive(Clone)]
 pub(super) struct Tokens {
-    kept: moka::future::Cache<TokenKey, Token>,
+    /// Replaced when all are forgotten: what is being fetched then comes into the one that nobody looks at any more.
+    kept: Arc<RwLock<Kept>>,
 }
 
 impl Tokens {
     /// None.
     pub(super) fn new() -> Tokens {
-        Tokens { kept: moka::future::Cache::builder().max_capacity(KEPT).expire_after(AsUsable).build() }
+        Tokens { kept: Arc::new(RwLock::new(none())) }
+    }
+
+    /// Forgets all of them.
+    pub(super) fn clear(&self) {
+        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = none();
+    }
+
+    fn kept(&self) -> Kept {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The token, from here or by `fetch`, which runs once for all who wait.
@@ -102,10 +118,10 @@ impl Tokens {
         key: TokenKey,
         fetch: impl Future<Output = Result<Token, Failure>> + Send + 'static,
     ) -> Result<Token, Failure> {
-        if let Some(token) = self.kept.get(&key).await {
+        let kept = self.kept();
+        if let Some(token) = kept.get(&key).await {
             return Ok(token);
         }
-        let kept = self.kept.clone();
         // Detached: each caller's task waits for the one fetch, none of them dies with its caller.
         let task = tokio::spawn(async move { kept.try_get_with(key, fetch).await });
         match task.await {
@@ -117,7 +133,8 @@ impl Tokens {
     /// Forgets a token that was refused, unless another has taken its place already.
     pub(super) async fn forget(&self, key: &TokenKey, refused: &HeaderValue) {
         let same = |token: &Token| token.header == *refused;
-        let entry = self.kept.entry_by_ref(key);
+        let kept = self.kept();
+        let entry = kept.entry_by_ref(key);
         entry
             .and_compute_with(|entry| {
                 let refused = entry.is_some_and(|entry| same(entry.value()));
@@ -206,6 +223,28 @@ mod tests {
         tokens.forget(&key("a"), &first).await;
         assert_eq!(tokens.get(key("a"), async { token("3") }).await.unwrap().header, "Bearer 2");
         assert_eq!(tokens.get(key("b"), async { token("4") }).await.unwrap().header, "Bearer 4");
+    }
+
+    #[tokio::test]
+    async fn what_is_being_fetched_when_all_are_forgotten_is_not_kept() {
+        let (tokens, go) = (Tokens::new(), Arc::new(Notify::new()));
+        tokens.get(key("a"), async { token("1") }).await.unwrap();
+        let (waiting, gone) = (tokens.clone(), Arc::clone(&go));
+        let slow = tokio::spawn(async move {
+            let fetch = async move {
+                gone.notified().await;
+                token("1")
+            };
+            waiting.get(key("b"), fetch).await.map(|token| token.header)
+        });
+        // On this one thread, yielding lets it reach its wait.
+        tokio::task::yield_now().await;
+        tokens.clear();
+        go.notify_one();
+        assert_eq!(slow.await.unwrap().unwrap(), "Bearer 1");
+        for scope in ["a", "b"] {
+            assert_eq!(tokens.get(key(scope), async { token("2") }).await.unwrap().header, "Bearer 2");
+        }
     }
 
     #[tokio::test]

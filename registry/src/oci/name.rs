@@ -41,6 +41,11 @@ impl RepositoryName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Its first part, by which registries tell whose it is.
+    pub fn namespace(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
 }
 
 impl FromStr for RepositoryName {

@@ -8,6 +8,7 @@ mod convert;
 mod disk;
 mod failover;
 mod fills;
+mod forgetting;
 mod forwarding;
 mod front;
 mod hardness;

@@ -20,7 +20,7 @@ use pierhead_registry::oci::{Digest, Tag};
 
 use super::ledger::Entry;
 use super::tree::Tree;
-use super::{RepositoryId, TagRecord};
+use super::{Extent, RepositoryId, TagRecord};
 
 /// How long upstream's yes to a caller is remembered at all.
 const AUTHORISATION_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -184,6 +184,11 @@ impl Index {
         self.with(|open| note(open.tags.remove(record::tag(id, tag))));
     }
 
+    /// Forgets what the tags of a part of a registry mean.
+    pub(super) fn remove_tags(&self, registry: &str, extent: &Extent) {
+        self.with(|open| remove_all(&open.tags, registry, extent));
+    }
+
     /// The tags of a repository that mean this manifest.
     pub(super) fn tags_of(&self, id: &RepositoryId, digest: &Digest) -> Vec<Tag> {
         let prefix = record::tag_prefix(id);
@@ -229,6 +234,11 @@ impl Index {
         });
     }
 
+    /// Forgets upstream's yes to anybody about a part of a registry.
+    pub(super) fn remove_authorised(&self, registry: &str, extent: &Extent) {
+        self.with(|open| remove_all(&open.authorised, registry, extent));
+    }
+
     /// When the last scrub ended.
     pub(super) fn scrubbed(&self) -> Option<SystemTime> {
         record::read_time(&self.with(|open| note(open.db.get(SCRUBBED))).flatten()?)
@@ -257,6 +267,15 @@ impl Database {
         let closed = self.db.flush().and_then(|_| self.db.remove(OPEN_MARK)).and_then(|_| self.db.flush());
         if let Err(error) = closed {
             tracing::warn!(%error, "the cache index could not be closed; it will be reconciled at the next start");
+        }
+    }
+}
+
+/// Removes the records of a part of a registry from a tree whose keys begin with a repository.
+fn remove_all(records: &sled::Tree, registry: &str, extent: &Extent) {
+    for (key, _) in records.scan_prefix(record::prefix(registry, extent)).map_while(note) {
+        if record::read_repository(&key).is_some_and(|id| extent.covers(&id.name)) {
+            note(records.remove(key));
         }
     }
 }

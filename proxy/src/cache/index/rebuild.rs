@@ -48,14 +48,11 @@ pub(super) fn rebuild(
     for gone in known.keys() {
         index.remove_content(gone);
     }
-    let mut work = directories(&tree.layout.repositories())?;
-    while let Some(directory) = work.pop() {
-        for child in directories(&directory)? {
-            match name_of(&child).as_str() {
-                "_links" => read_links(index, tree, &directory, &child, &mut entries)?,
-                "_tags" => read_tags(index, tree, &directory, &child)?,
-                "_lists" => {}
-                _ => work.push(child),
+    for id in tree.all_repositories()? {
+        read_links(index, tree, &id, &mut entries)?;
+        for tag in tree.tags(&id)? {
+            if let Some(record) = tree.read_tag(&id, &tag) {
+                index.put_tag(&id, &tag, record);
             }
         }
     }
@@ -67,17 +64,9 @@ pub(super) fn rebuild(
     Ok(entries)
 }
 
-fn read_links(
-    index: &Index,
-    tree: &Tree,
-    repository: &Path,
-    links: &Path,
-    entries: &mut HashMap<Digest, Entry>,
-) -> io::Result<()> {
-    let Some(id) = tree.layout.repository_of(repository) else { return Ok(()) };
-    for file in fs::read_dir(links)? {
-        let Some(digest) = file?.file_name().to_str().and_then(layout::digest_of) else { continue };
-        let Some(media_type) = tree.read_link(&id, &digest) else { continue };
+fn read_links(index: &Index, tree: &Tree, id: &RepositoryId, entries: &mut HashMap<Digest, Entry>) -> io::Result<()> {
+    for digest in tree.links(id)? {
+        let Some(media_type) = tree.read_link(id, &digest) else { continue };
         match entries.get_mut(&digest) {
             Some(entry) if !media_type.is_empty() && entry.kind == (Kind::Committed { children: Box::default() }) => {
                 entry.kind = Kind::Committed { children: children(&tree.read_blob(&digest)?) };
@@ -86,22 +75,11 @@ fn read_links(
             None if tree.layout.partial(&digest).exists() => {}
             None => {
                 // The content is gone: a crash came between its eviction and this.
-                tree.remove_link(&id, &digest)?;
+                tree.remove_link(id, &digest)?;
                 continue;
             }
         }
-        index.put_link(&id, &digest, &media_type);
-    }
-    Ok(())
-}
-
-fn read_tags(index: &Index, tree: &Tree, repository: &Path, tags: &Path) -> io::Result<()> {
-    let Some(id): Option<RepositoryId> = tree.layout.repository_of(repository) else { return Ok(()) };
-    for file in fs::read_dir(tags)? {
-        let Some(tag) = file?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if let Some(record) = tree.read_tag(&id, &tag) {
-            index.put_tag(&id, &tag, record);
-        }
+        index.put_link(id, &digest, &media_type);
     }
     Ok(())
 }

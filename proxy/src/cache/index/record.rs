@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pierhead_registry::oci::{Algorithm, Digest, Tag};
 
 use crate::cache::ledger::{Entry, Kind};
-use crate::cache::{RepositoryId, TagRecord};
+use crate::cache::{Extent, RepositoryId, TagRecord};
 
 /// Set when nobody vouches for an entry.
 const SUSPECT: u8 = 1;
@@ -86,6 +86,22 @@ pub(super) fn tag_prefix(id: &RepositoryId) -> Vec<u8> {
     key
 }
 
+/// What the keys of a part of a registry start with, and those of few others.
+pub(super) fn prefix(registry: &str, extent: &Extent) -> Vec<u8> {
+    let name = match extent {
+        Extent::Registry => "",
+        Extent::Namespace(namespace) => namespace,
+        Extent::Repository(name) => name.as_str(),
+    };
+    [registry.as_bytes(), &[0], name.as_bytes()].concat()
+}
+
+/// Of a key that starts as [`tag_prefix`] has it.
+pub(super) fn read_repository(key: &[u8]) -> Option<RepositoryId> {
+    let mut parts = key.splitn(3, |byte| *byte == 0).map(std::str::from_utf8);
+    Some(RepositoryId { registry: parts.next()?.ok()?.into(), name: parts.next()?.ok()?.parse().ok()? })
+}
+
 pub(super) fn tag(id: &RepositoryId, tag: &Tag) -> Vec<u8> {
     let mut key = tag_prefix(id);
     key.extend_from_slice(tag.as_str().as_bytes());
@@ -93,9 +109,8 @@ pub(super) fn tag(id: &RepositoryId, tag: &Tag) -> Vec<u8> {
 }
 
 pub(super) fn read_tag_key(key: &[u8]) -> Option<(RepositoryId, Tag)> {
-    let mut parts = std::str::from_utf8(key).ok()?.split('\0');
-    let id = RepositoryId { registry: parts.next()?.into(), name: parts.next()?.parse().ok()? };
-    Some((id, parts.next()?.parse().ok()?))
+    let tag = key.splitn(3, |byte| *byte == 0).nth(2)?;
+    Some((read_repository(key)?, std::str::from_utf8(tag).ok()?.parse().ok()?))
 }
 
 pub(super) fn tag_value(record: TagRecord) -> Vec<u8> {
@@ -141,7 +156,8 @@ mod tests {
         let id = RepositoryId { registry: "r:1".into(), name: "a/b".parse().unwrap() };
         assert_eq!(super::read_link_key(&super::link(&id, &b)), Some((id.clone(), b)));
         let tag: pierhead_registry::oci::Tag = "v1".parse().unwrap();
-        assert_eq!(super::read_tag_key(&super::tag(&id, &tag)), Some((id, tag)));
+        assert_eq!(super::read_tag_key(&super::tag(&id, &tag)), Some((id.clone(), tag)));
+        assert_eq!(super::read_repository(&super::authorisation(&id, &[0xff; 32])), Some(id.clone()));
         let record = TagRecord { digest: b, checked: UNIX_EPOCH + Duration::from_millis(1234) };
         assert_eq!(super::read_tag(&super::tag_value(record)), Some(record));
     }

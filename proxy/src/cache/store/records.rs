@@ -2,13 +2,15 @@
 //!
 //! Invariant: the index may forget, and the tree has what it forgot; what is pinned follows the tags. All of it blocks.
 
+use std::io;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::{NotStored, Store};
 use crate::cache::ledger::Kind;
-use crate::cache::{CachedManifest, RepositoryId, TagRecord, index};
+use crate::cache::{CachedManifest, Extent, RepositoryId, TagRecord, index};
 
 impl Store {
     /// Keeps a manifest and that the repository holds it. Blocks.
@@ -78,6 +80,11 @@ impl Store {
         self.index.link(id, digest).or_else(|| {
             let media_type = self.tree.read_link(id, digest)?;
             self.index.put_link(id, digest, &media_type);
+            // It may have been forgotten between the two.
+            if self.tree.read_link(id, digest).is_none() {
+                self.index.remove_link(id, digest);
+                return None;
+            }
             Some(media_type)
         })
     }
@@ -120,6 +127,34 @@ impl Store {
         }
         self.index.remove_tag(id, tag);
         self.hot.forget_tag(id, tag);
+    }
+
+    /// Forgets all that is known of a part of a registry. The content stays, for others may hold it too. Blocks.
+    pub(in crate::cache) fn forget_all(&self, registry: &Arc<str>, extent: &Extent) {
+        if let Err(error) = self.remove_records(registry, extent) {
+            self.failed("forgetting repositories", &error);
+        }
+        self.index.remove_tags(registry, extent);
+        self.index.remove_authorised(registry, extent);
+        self.hot.forget_all(registry, extent);
+        if self.pins.load().any(registry) {
+            self.refresh_pins();
+        }
+    }
+
+    fn remove_records(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<()> {
+        for id in self.tree.repositories(registry, extent)? {
+            let links = self.tree.links(&id)?;
+            self.tree.remove_records(&id)?;
+            links.iter().for_each(|digest| self.index.remove_link(&id, digest));
+        }
+        Ok(())
+    }
+
+    /// Forgets whom upstream let in to a part of a registry. Blocks.
+    pub(in crate::cache) fn forget_authorised(&self, registry: &Arc<str>, extent: &Extent) {
+        self.index.remove_authorised(registry, extent);
+        self.hot.forget_authorised(registry, extent);
     }
 
     /// Pins what the configuration pins now, and nothing else.

@@ -3,15 +3,17 @@
 //! Invariant: the lists of a repository are bounded in number and in bytes, for a list is named by its query, and a query
 //! can be anything.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::{Tree, modified, read_small, remove_if_there};
-use crate::cache::{ListRecord, RepositoryId, TagRecord};
+use crate::cache::{Extent, ListRecord, RepositoryId, TagRecord, layout};
 
 /// Most lists of one repository, and most bytes of them.
 const LISTS: usize = 1000;
@@ -71,10 +73,12 @@ impl Tree {
 
     /// Deletes all lists of a repository.
     pub(in crate::cache) fn remove_lists(&self, id: &RepositoryId) -> io::Result<()> {
-        match self.layout.list(id, "").parent().map_or(Ok(()), std::fs::remove_dir_all) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.change(|| empty(&self.layout.lists(id)))
+    }
+
+    /// Whether a list is kept.
+    pub(in crate::cache) fn has_list(&self, id: &RepositoryId, key: &str) -> bool {
+        self.layout.list(id, key).exists()
     }
 
     /// A kept list.
@@ -93,6 +97,53 @@ impl Tree {
 }
 
 impl Tree {
+    /// The repositories of a part of a registry that may have records here.
+    pub(in crate::cache) fn repositories(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<Vec<RepositoryId>> {
+        match extent {
+            Extent::Registry => self.repositories_below(self.layout.registry(registry)),
+            Extent::Namespace(namespace) => self.repositories_below(self.layout.registry(registry).join(&**namespace)),
+            Extent::Repository(name) => Ok(vec![RepositoryId { registry: Arc::clone(registry), name: name.clone() }]),
+        }
+    }
+
+    /// All repositories that may have records.
+    pub(in crate::cache) fn all_repositories(&self) -> io::Result<Vec<RepositoryId>> {
+        self.repositories_below(self.layout.repositories())
+    }
+
+    /// Directories whose names begin with `_` hold records; all others are parts of names.
+    fn repositories_below(&self, directory: PathBuf) -> io::Result<Vec<RepositoryId>> {
+        let (mut found, mut work) = (Vec::new(), vec![directory]);
+        while let Some(directory) = work.pop() {
+            for name in entries(&directory)? {
+                if !name.as_encoded_bytes().starts_with(b"_") {
+                    work.push(directory.join(name));
+                }
+            }
+            found.extend(self.layout.repository_of(&directory));
+        }
+        Ok(found)
+    }
+
+    /// What a repository holds.
+    pub(in crate::cache) fn links(&self, id: &RepositoryId) -> io::Result<Vec<Digest>> {
+        let names = entries(&self.layout.links(id))?;
+        Ok(names.iter().filter_map(|name| layout::digest_of(name.to_str()?)).collect())
+    }
+
+    /// The tags of a repository.
+    pub(in crate::cache) fn tags(&self, id: &RepositoryId) -> io::Result<Vec<Tag>> {
+        let names = entries(&self.layout.tags(id))?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// Deletes all records of a repository.
+    pub(in crate::cache) fn remove_records(&self, id: &RepositoryId) -> io::Result<()> {
+        self.change(|| {
+            [self.layout.tags(id), self.layout.lists(id), self.layout.links(id)].iter().try_for_each(|path| empty(path))
+        })
+    }
+
     /// Keeps the public keys of a registry's tokens.
     pub(in crate::cache) fn write_keys(&self, registry: &str, keys: &[u8]) -> io::Result<()> {
         self.write(&self.layout.keys(registry), &[keys], false)
@@ -110,6 +161,20 @@ struct ListHead {
     link: Option<String>,
     filters_applied: Option<String>,
     checked: u64,
+}
+
+/// What lies in a directory, if there is one.
+fn entries(directory: &Path) -> io::Result<Vec<OsString>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes the files in a directory. It stays, for somebody may be about to write into it.
+fn empty(directory: &Path) -> io::Result<()> {
+    entries(directory)?.iter().try_for_each(|name| remove_if_there(&directory.join(name)))
 }
 
 /// Deletes the oldest lists in a directory, until what is left is within bounds.

@@ -1,0 +1,128 @@
+//! What the origin's own API changes through an edge, and what the edge then knows: nothing of it any more.
+
+use pierhead_registry::oci::Digest;
+use pierhead_tests::image::Image;
+use pierhead_tests::origin::Origin;
+use pierhead_tests::pierhead::Pierhead;
+use pierhead_tests::pull::Client;
+use serde_json::{Value, json};
+
+use super::origin::setup as edge_before;
+use super::origin_acme::{Caller, PASSWORD, acme, caller, origin_with};
+
+/// Of the organisation, and public.
+const REPOSITORY: &str = "acme/open";
+
+/// The organisation with an image in its public repository, and an edge before the origin that believes for an hour what
+/// it hears.
+async fn behind_an_edge() -> (Origin, Pierhead, Image) {
+    let origin = origin_with(&["ann", "bob", "eve", "joe"]).await;
+    acme(&origin).await;
+    let image = Image::new(1, &[100_000, 1000]);
+    push(&origin, "ann", "v1", &image).await;
+    let more = json!({
+        "hosts": ["registry.test"], "retries": 0,
+        "tag_ttl": "1h", "authorization_ttl": "1h", "negative_ttl": "1h",
+    });
+    let edge = edge_before([origin.registry].into_iter(), more).start().await;
+    (origin, edge, image)
+}
+
+/// Pushes to the repository, past any edge.
+async fn push(origin: &Origin, who: &str, tag: &str, image: &Image) {
+    let client = origin.login(who, PASSWORD, &[&format!("repository:{REPOSITORY}:pull,push")]).await;
+    for blob in image.blobs() {
+        client.push_blob(REPOSITORY, &blob.digest, blob.bytes.clone()).await;
+    }
+    let manifest = &image.manifest;
+    client.push_manifest(REPOSITORY, tag, &manifest.media_type, manifest.blob.bytes.clone()).await;
+}
+
+/// Somebody who pulls through the edge with an account.
+struct Puller(Client);
+
+impl Puller {
+    /// What a tag means; `None`: there is none for this caller.
+    async fn tag(&self, tag: &str) -> Option<Digest> {
+        let reply = self.0.manifest(REPOSITORY, tag).await.ok()?;
+        Some(reply.header("docker-content-digest").parse().unwrap())
+    }
+
+    /// Whether the manifest and a layer of an image can be had by their digests.
+    async fn has(&self, image: &Image) -> [bool; 2] {
+        let manifest = self.0.manifest(REPOSITORY, &image.digest().to_string()).await;
+        [manifest.is_ok(), self.0.blob(REPOSITORY, &image.layers[0].digest).await.is_ok()]
+    }
+
+    async fn tags(&self) -> Value {
+        let reply = self.0.get(&format!("/v2/{REPOSITORY}/tags/list")).await;
+        serde_json::from_slice::<Value>(&reply.body).unwrap()["tags"].take()
+    }
+}
+
+/// `ann` at the API, and `joe` who pulls, both through the edge.
+fn through(edge: &Pierhead) -> (Caller, Puller) {
+    let login = |user: &str| edge.client().login(user, PASSWORD);
+    (Caller(login("ann")), Puller(login("joe")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_the_api_moves_is_seen_by_the_next_pull() {
+    let (mut origin, edge, first) = behind_an_edge().await;
+    let second = Image::new(2, &[1000]);
+    push(&origin, "ann", "v2", &second).await;
+    let (ann, joe) = through(&edge);
+    assert_eq!((joe.tag("v1").await, joe.tags().await), (Some(first.digest()), json!(["v1", "v2"])));
+    assert_eq!(joe.has(&first).await, [true; 2]);
+    let tag = format!("/repository/{REPOSITORY}/tag/v1");
+    let meaning = |image: &Image| json!({ "manifest_digest": image.digest().to_string() });
+    assert_eq!(ann.put(&tag, meaning(&second)).await.0, 201);
+    assert_eq!(joe.tag("v1").await, Some(second.digest()));
+    assert_eq!(ann.delete(&tag).await, 204);
+    assert_eq!((joe.tag("v1").await, joe.tags().await), (None, json!(["v2"])));
+    assert_eq!(ann.post(&format!("{tag}/restore"), meaning(&first)).await.0, 200);
+    assert_eq!((joe.tag("v1").await, joe.tags().await), (Some(first.digest()), json!(["v1", "v2"])));
+    // What else was known of the repository still is.
+    origin.kill().await;
+    assert_eq!((joe.tag("v1").await, joe.has(&first).await), (Some(first.digest()), [true; 2]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_pull_no_more_is_refused_by_the_next_pull() {
+    let (_origin, edge, image) = behind_an_edge().await;
+    let (ann, joe) = through(&edge);
+    let may = async |may: bool, what: &str| {
+        assert_eq!((joe.has(&image).await, joe.tag("v1").await.is_some()), ([may; 2], may), "{what}");
+    };
+    may(true, "public").await;
+    let of = |what: &str| format!("/repository/{REPOSITORY}/{what}");
+    assert_eq!(ann.post(&of("changevisibility"), json!({ "visibility": "private" })).await.0, 200);
+    may(false, "private").await;
+    assert_eq!(ann.put(&of("permissions/user/joe"), json!({ "role": "read" })).await.0, 200);
+    may(true, "with a permission").await;
+    assert_eq!(ann.delete(&of("permissions/user/joe")).await, 204);
+    may(false, "without it").await;
+    assert_eq!(ann.put(&of("permissions/team/readers"), json!({ "role": "read" })).await.0, 200);
+    may(false, "not of the team").await;
+    assert_eq!(ann.put("/organization/acme/team/readers/members/joe", json!({})).await.0, 200);
+    may(true, "of the team").await;
+    assert_eq!(ann.delete("/organization/acme/team/readers/members/joe").await, 204);
+    may(false, "of the team no more").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_deleted_and_made_by_another_is_another() {
+    let (origin, edge, old) = behind_an_edge().await;
+    let (ann, joe) = through(&edge);
+    assert_eq!((joe.tag("v1").await, joe.has(&old).await), (Some(old.digest()), [true; 2]));
+    assert_eq!(ann.delete(&format!("/repository/{REPOSITORY}")).await, 204);
+    let again = json!({ "namespace": "acme", "repository": "open", "visibility": "public", "description": "" });
+    assert_eq!(caller(&origin, "bob").post("/repository", again).await.0, 201);
+    let new = Image::new(3, &[2000]);
+    push(&origin, "bob", "v1", &new).await;
+    assert_eq!((joe.tag("v1").await, joe.has(&new).await), (Some(new.digest()), [true; 2]));
+    assert_eq!(joe.has(&old).await, [false; 2]);
+    assert!(edge.path_of(&old.layers[0].digest).exists(), "its bytes are gone");
+    assert_eq!(ann.delete("/organization/acme").await, 204);
+    assert_eq!((joe.tag("v1").await, joe.has(&new).await), (None, [false; 2]));
+}
