@@ -252,7 +252,7 @@ async fn change(meta: &Meta, account: &Account, log: Action<'_>, edit: AccountEd
 }
 
 fn about<'a>(kind: &'static str, account: &'a Account) -> Action<'a> {
-    Action { kind, namespace: Some(&account.name), repository: None, metadata: json!({ "username": account.name }) }
+    Action::in_namespace(kind, &account.name, json!({ "username": account.name }))
 }
 
 /// Nobody who has an account here: whoever may use the machine.

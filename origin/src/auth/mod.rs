@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderValue;
+use moka::sync::Cache;
 use pierhead_config::{OriginAuth, Secret};
 use pierhead_registry::oci::{Resource, Scope};
 use pierhead_registry::token::{Claims, KeySet};
@@ -44,6 +45,9 @@ use logins::Logins;
 use rotation::Rotation;
 use tokens::Tokens;
 
+/// Decisions about repositories that are younger than their tokens, as many as are remembered.
+const REMEMBERED: u64 = 20_000;
+
 /// Why nobody can be let in at all.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthError {
@@ -64,6 +68,8 @@ pub(crate) struct Auth {
     passwords: Arc<Passwords>,
     logins: Logins,
     tokens: Tokens,
+    /// What tokens, by their own names, are worth in repositories that were made later.
+    later: Cache<(String, i64), RepositoryRights>,
     anonymous_pulls: bool,
 }
 
@@ -77,6 +83,7 @@ impl Auth {
             logins: Logins::open(meta.clone(), Arc::clone(&passwords), config.failed_logins).await?,
             passwords,
             tokens: Tokens::new(keyring, hostname.to_owned(), config.token_lifetime),
+            later: Cache::builder().max_capacity(REMEMBERED).time_to_live(config.token_lifetime).build(),
             anonymous_pulls: config.anonymous_pulls,
             meta,
         })
@@ -171,8 +178,9 @@ impl Auth {
         Ok(Caller::known(account))
     }
 
-    /// What the bearer of a token may do now in a repository that was made after the token was issued: its name may have meant another
-    /// when the token was. `None`: it was there before, and what the token says holds.
+    /// What the bearer of a token may do in a repository that was made after the token was issued: its name may have meant another
+    /// when the token was. It is decided when the token first comes, and holds from then on as what the token says does elsewhere.
+    /// `None`: the repository was there before, and what the token says holds.
     pub(crate) async fn rights_in_later(
         &self,
         claims: &Claims,
@@ -181,8 +189,17 @@ impl Auth {
         if !tokens::may_precede(claims, repository.created) {
             return Ok(None);
         }
+        let key = (claims.jti.clone(), repository.id);
+        if let Some(rights) = self.later.get(&key) {
+            return Ok(Some(rights));
+        }
         let caller = self.bearer(claims).await?;
-        Ok(Some(self.repository(&caller, &repository.name).await?.1))
+        let (facts, rights) = self.repository(&caller, &repository.name).await?;
+        // Who may do nothing yet may ask again.
+        if rights.pull && facts.repository.is_some_and(|found| found.id == repository.id) {
+            self.later.insert(key, rights);
+        }
+        Ok(Some(rights))
     }
 
     /// What is known of a caller and a repository, by its whole name, and what follows.

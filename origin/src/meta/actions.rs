@@ -32,8 +32,22 @@ pub(crate) struct Action<'a> {
     pub(crate) namespace: Option<&'a str>,
     /// The repository's whole name.
     pub(crate) repository: Option<&'a str>,
-    /// What else there is to know, by Quay's keys.
+    /// What else there is to know, by Quay's keys: an object.
     pub(crate) metadata: serde_json::Value,
+}
+
+impl<'a> Action<'a> {
+    /// About a user or organisation.
+    pub(crate) fn in_namespace(kind: &'static str, namespace: &'a str, metadata: serde_json::Value) -> Action<'a> {
+        Action { kind, namespace: Some(namespace), repository: None, metadata }
+    }
+
+    /// About a repository, by its whole name. The metadata, an object, says what it is called in its namespace.
+    pub(crate) fn in_repository(kind: &'static str, whole: &'a str, mut metadata: serde_json::Value) -> Action<'a> {
+        let (namespace, own) = whole.split_once('/').unwrap_or((whole, whole));
+        metadata["repo"] = own.into();
+        Action { kind, namespace: Some(namespace), repository: Some(whole), metadata }
+    }
 }
 
 /// Which lines to show.

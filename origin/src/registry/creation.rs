@@ -20,12 +20,7 @@ impl Registry {
             let change = self.meta.change().await?;
             let made = change.insert_repository(namespace, name.as_str(), Visibility::Private, "").await?;
             change.grant_defaults(made.id, namespace, creator).await?;
-            let action = Action {
-                kind: "create_repo",
-                namespace: name.as_str().split('/').next(),
-                repository: Some(name.as_str()),
-                metadata: json!({ "repo": name.as_str(), "via": "push" }),
-            };
+            let action = Action::in_repository("create_repo", name.as_str(), json!({ "via": "push" }));
             change.log(performer, action, now()).await?;
             change.commit().await?;
             Ok(made.id)

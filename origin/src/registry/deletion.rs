@@ -29,7 +29,6 @@ impl Registry {
                 ("delete_manifest", tags.ok_or(RegistryError::ManifestUnknown)?, Some(digest.to_string()))
             }
         };
-        let namespace = repository.name.split('/').next();
         let mut metadata = serde_json::Map::new();
         if let Some(digest) = digest {
             metadata.insert("manifest_digest".to_owned(), digest.into());
@@ -38,7 +37,7 @@ impl Registry {
             [tag] => drop(metadata.insert("tag".to_owned(), tag.as_str().into())),
             tags => drop(metadata.insert("tags".to_owned(), tags.into())),
         }
-        let action = Action { kind, namespace, repository: Some(&repository.name), metadata: metadata.into() };
+        let action = Action::in_repository(kind, &repository.name, metadata.into());
         change.log(performer, action, at).await?;
         Ok(change.commit().await?)
     }
@@ -60,9 +59,8 @@ impl Registry {
             return Err(RegistryError::Needed(manifest));
         }
         change.release_blob(repository.id, held.id).await?;
-        let namespace = repository.name.split('/').next();
         let metadata = serde_json::json!({ "blob_digest": digest.to_string() });
-        let action = Action { kind: "delete_blob", namespace, repository: Some(&repository.name), metadata };
+        let action = Action::in_repository("delete_blob", &repository.name, metadata);
         change.log(performer, action, now()).await?;
         Ok(change.commit().await?)
     }

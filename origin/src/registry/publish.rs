@@ -116,8 +116,7 @@ impl Registry {
             metadata["tag"] = tag.as_str().into();
         }
         if moved != TagMove::Unchanged {
-            let namespace = repository.name.split('/').next();
-            let action = Action { kind: "push_repo", namespace, repository: Some(&repository.name), metadata };
+            let action = Action::in_repository("push_repo", &repository.name, metadata);
             change.log(pushed.performer, action, at).await?;
         }
         change.commit().await?;

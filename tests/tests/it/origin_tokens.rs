@@ -84,3 +84,24 @@ async fn a_token_means_the_repository_that_was_there_and_not_one_that_was_made_l
     assert_eq!(uses(&reader, "acme/app", &layer).await, [401; 7]);
     assert_eq!(uses(&anonymous, "acme/open", &layer).await, [401; 7]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_make_a_repository_at_once_one_has_it() {
+    let origin = origin_with(&["ann", "bob", "eve", "joe"]).await;
+    let ann = acme(&origin).await;
+    assert_eq!(ann.put("/organization/acme/team/makers/members/joe", json!({})).await.0, 200);
+    let names: Vec<String> = (0..20).map(|number| format!("acme/race{number}")).collect();
+    let scopes: Vec<String> = names.iter().map(|name| format!("repository:{name}:push")).collect();
+    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    let [bob, joe] = [origin.login("bob", PASSWORD, &scopes).await, origin.login("joe", PASSWORD, &scopes).await];
+    for name in &names {
+        let path = format!("/v2/{name}/blobs/uploads/");
+        // Each brings two layers at once, as clients do.
+        let begin = |who| status(who, Method::POST, &path);
+        let (b1, j1, b2, j2) = tokio::join!(begin(&bob), begin(&joe), begin(&bob), begin(&joe));
+        let heard = [[b1, b2], [j1, j2]];
+        let winners = heard.iter().filter(|both| **both == [202; 2]).count();
+        let losers = heard.iter().filter(|both| both.iter().all(|status| [401, 403].contains(status))).count();
+        assert_eq!((winners, losers), (1, 1), "{name}: {heard:?}");
+    }
+}

@@ -82,12 +82,7 @@ impl TokenView {
 }
 
 fn about<'a>(kind: &'static str, account: &'a Account, title: &str) -> Action<'a> {
-    Action {
-        kind,
-        namespace: Some(&account.name),
-        repository: None,
-        metadata: json!({ "app_specific_token_title": title }),
-    }
+    Action::in_namespace(kind, &account.name, json!({ "app_specific_token_title": title }))
 }
 
 /// The caller's tokens.
@@ -126,8 +121,7 @@ pub(super) async fn create(
     let row = NewAppToken { uuid: uuid(), account: account.id, title, hash: hash(&secret), expires };
     let change = origin.meta.change().await?;
     let made = change.create_app_token(row, now()).await?;
-    change.log(&who.performer, about("create_app_specific_token", account, &made.title), now()).await?;
-    change.commit().await?;
+    who.done(change, about("create_app_specific_token", account, &made.title)).await?;
     Ok(Json(OneToken { token: TokenView::of(made, Some(secret.reveal().to_owned())) }))
 }
 
@@ -161,7 +155,6 @@ pub(super) async fn revoke(
     if !change.delete_app_token(found.id).await? {
         return Err(ApiError::NotFound("token"));
     }
-    change.log(&who.performer, about("revoke_app_specific_token", account, &found.title), now()).await?;
-    change.commit().await?;
+    who.done(change, about("revoke_app_specific_token", account, &found.title)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

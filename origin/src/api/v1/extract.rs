@@ -9,13 +9,14 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use super::error::ApiError;
 use crate::api::Origin;
 use crate::api::asked::Asked;
 use crate::api::token::login;
 use crate::auth::{Caller, NamespaceRights, RepositoryRights, Shown};
-use crate::meta::{Account, AccountKind, Facts, Performer, Repository, Superuser};
+use crate::meta::{Account, AccountKind, Action, Change, Facts, Performer, Repository, Superuser, now};
 
 /// Who asks.
 pub(super) struct Who {
@@ -53,6 +54,12 @@ impl Who {
     pub(super) fn in_person(&self) -> Result<&Account, ApiError> {
         let account = self.user()?;
         if self.caller.is_by_application() { Err(ApiError::Forbidden) } else { Ok(account) }
+    }
+
+    /// Makes a change so, with its line in the log.
+    pub(super) async fn done(&self, change: Change, what: Action<'_>) -> Result<(), ApiError> {
+        change.log(&self.performer, what, now()).await?;
+        Ok(change.commit().await?)
     }
 
     /// Nothing, for who may do this; why not, for others.
@@ -111,11 +118,14 @@ impl Origin {
 }
 
 /// The name of a repository in a path.
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
 pub(super) struct Named {
     /// Whose.
+    #[param(example = "acme")]
     pub(super) namespace: String,
     /// What it is called there.
+    #[param(example = "app")]
     pub(super) repository: String,
 }
 

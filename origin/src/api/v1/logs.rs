@@ -200,7 +200,7 @@ pub(super) async fn counts_of_organization(
 
 /// What was done with a repository.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/logs", operation_id = "listRepoLogs", tag = "logs",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), LogQuery), responses((status = 200, body = LogPage), Failures))]
+    params(Named, LogQuery), responses((status = 200, body = LogPage), Failures))]
 pub(super) async fn of_repository(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -212,7 +212,7 @@ pub(super) async fn of_repository(
 
 /// How often what was done with a repository.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/aggregatelogs", operation_id = "getAggregateRepoLogs", tag = "logs",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), LogQuery), responses((status = 200, body = LogCounts), Failures))]
+    params(Named, LogQuery), responses((status = 200, body = LogCounts), Failures))]
 pub(super) async fn counts_of_repository(
     State(origin): State<Arc<Origin>>,
     who: Who,

@@ -90,10 +90,6 @@ pub(super) fn kind(account: &Account) -> &'static str {
     }
 }
 
-fn about<'a>(kind: &'static str, organization: &'a str, metadata: serde_json::Value) -> Action<'a> {
-    Action { kind, namespace: Some(organization), repository: None, metadata }
-}
-
 /// Make an organisation. Whoever does is in its team of owners.
 #[utoipa::path(post, path = "/api/v1/organization", operation_id = "createOrganization", tag = "organization",
     request_body = NewOrganization, responses((status = 201, body = String, content_type = "application/json"), Failures))]
@@ -113,10 +109,7 @@ pub(super) async fn create(
     })?;
     let owners = change.create_team(made.id, OWNERS, TeamRole::Admin, "").await?;
     change.add_member(owners.id, creator).await?;
-    change
-        .log(&who.performer, about("org_create", name.as_str(), json!({ "namespace": name.as_str() })), now())
-        .await?;
-    change.commit().await?;
+    who.done(change, Action::in_namespace("org_create", name.as_str(), json!({ "namespace": name.as_str() }))).await?;
     Ok((StatusCode::CREATED, Json("Created")))
 }
 
@@ -166,7 +159,7 @@ pub(super) async fn edit(
     if let Some(email) = sent.email {
         let email = text(email, EMAIL_LIMIT)?;
         let change = origin.meta.change().await?;
-        let log = about("org_change_email", &name, json!({ "email": email, "namespace": name }));
+        let log = Action::in_namespace("org_change_email", &name, json!({ "email": email, "namespace": name }));
         change.log(&who.performer, log, now()).await?;
         change
             .edit_account(organization.id, AccountEdit { email: Some(Some(email)), ..AccountEdit::default() })
@@ -192,7 +185,7 @@ pub(super) async fn delete(
 /// Takes a user or organisation away, with all that belongs to it.
 pub(super) async fn remove(origin: &Origin, who: &Who, account: &Account, kind: &'static str) -> Result<(), ApiError> {
     let change = origin.meta.change().await?;
-    let log = about(kind, &account.name, json!({ "namespace": account.name }));
+    let log = Action::in_namespace(kind, &account.name, json!({ "namespace": account.name }));
     change.log(&who.performer, log, now()).await?;
     change.delete_repositories_of(account.id).await?;
     change.delete_account(account.id, now()).await?;
@@ -266,7 +259,6 @@ pub(super) async fn remove_member(
         return Err(ApiError::NotFound("member"));
     }
     keeps_admins(&change, had_admins, organization.id).await?;
-    change.log(&who.performer, about("org_remove_team_member", &name, json!({ "member": member })), now()).await?;
-    change.commit().await?;
+    who.done(change, Action::in_namespace("org_remove_team_member", &name, json!({ "member": member }))).await?;
     Ok(StatusCode::NO_CONTENT)
 }

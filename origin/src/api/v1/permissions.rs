@@ -14,7 +14,7 @@ use super::error::{ApiError, Failures};
 use super::extract::{At, Named, Sent, Who};
 use super::teams::grantee;
 use crate::api::Origin;
-use crate::meta::{Account, AccountKind, Action, Grantee, Repository, Role, Visibility, now};
+use crate::meta::{Account, AccountKind, Action, Grantee, Repository, Role, Visibility};
 
 /// What may be done with a repository. Each includes those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -131,13 +131,9 @@ async fn namespace(origin: &Origin, repository: &Repository) -> Result<Account, 
     origin.meta.account_by_id(repository.namespace_id).await?.ok_or(ApiError::NotFound("namespace"))
 }
 
-fn about<'a>(kind: &'static str, whole: &'a str, metadata: serde_json::Value) -> Action<'a> {
-    Action { kind, namespace: whole.split('/').next(), repository: Some(whole), metadata }
-}
-
 /// What users and robots were given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/user", operation_id = "listRepoUserPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 200, body = PermissionList), Failures))]
+    params(Named), responses((status = 200, body = PermissionList), Failures))]
 pub(super) async fn users(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -168,7 +164,7 @@ async fn given_to_user(origin: &Origin, repository: &Repository, name: &str) -> 
 
 /// What a user or robot was given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}", operation_id = "getUserPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")),
+    params(Named, ("username" = String, Path, example = "ann")),
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn user(
     State(origin): State<Arc<Origin>>,
@@ -181,7 +177,7 @@ pub(super) async fn user(
 
 /// The roles that a user or robot has by being who it is and by the teams that it is in.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}/transitive", operation_id = "getUserTransitivePermission", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")),
+    params(Named, ("username" = String, Path, example = "ann")),
     responses((status = 200, body = RoleList), Failures))]
 pub(super) async fn transitive(
     State(origin): State<Arc<Origin>>,
@@ -204,7 +200,7 @@ pub(super) async fn transitive(
 
 /// Give a user, or a robot of this namespace, a role.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}", operation_id = "changeUserPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")), request_body = RoleEdit,
+    params(Named, ("username" = String, Path, example = "ann")), request_body = RoleEdit,
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn grant_user(
     State(origin): State<Arc<Origin>>,
@@ -216,15 +212,13 @@ pub(super) async fn grant_user(
     let repository = administrated(&origin, &who, &at).await?;
     let owner = namespace(&origin, &repository).await?;
     let account = grantee(&origin, &owner, &username).await?;
-    grant(&origin, &who, &at, &repository, Grantee::Account(account.id), sent.role, json!({ "username": username }))
-        .await?;
+    grant(&origin, &who, &repository, Grantee::Account(account.id), sent.role, json!({ "username": username })).await?;
     Ok(Json(given_to_user(&origin, &repository, &username).await?))
 }
 
 async fn grant(
     origin: &Origin,
     who: &Who,
-    at: &Named,
     repository: &Repository,
     to: Grantee,
     role: RoleName,
@@ -233,33 +227,28 @@ async fn grant(
     let change = origin.meta.change().await?;
     change.grant(repository.id, to, role.into()).await?;
     metadata["role"] = json!(role);
-    metadata["repo"] = json!(at.repository);
-    change.log(&who.performer, about("change_repo_permission", &repository.name, metadata), now()).await?;
-    change.commit().await?;
+    who.done(change, Action::in_repository("change_repo_permission", &repository.name, metadata)).await?;
     Ok(())
 }
 
 async fn revoke(
     origin: &Origin,
     who: &Who,
-    at: &Named,
     repository: &Repository,
     from: Grantee,
-    mut metadata: serde_json::Value,
+    metadata: serde_json::Value,
 ) -> Result<StatusCode, ApiError> {
     let change = origin.meta.change().await?;
     if !change.revoke(repository.id, from).await? {
         return Err(ApiError::NotFound("permission"));
     }
-    metadata["repo"] = json!(at.repository);
-    change.log(&who.performer, about("delete_repo_permission", &repository.name, metadata), now()).await?;
-    change.commit().await?;
+    who.done(change, Action::in_repository("delete_repo_permission", &repository.name, metadata)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Take what a user or robot was given.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}/permissions/user/{username}", operation_id = "deleteUserPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("username" = String, Path, example = "ann")),
+    params(Named, ("username" = String, Path, example = "ann")),
     responses((status = 204), Failures))]
 pub(super) async fn revoke_user(
     State(origin): State<Arc<Origin>>,
@@ -269,12 +258,12 @@ pub(super) async fn revoke_user(
     let at = Named { namespace, repository: name };
     let repository = administrated(&origin, &who, &at).await?;
     let account = origin.meta.account(&username).await?.ok_or(ApiError::NotFound("user"))?;
-    revoke(&origin, &who, &at, &repository, Grantee::Account(account.id), json!({ "username": username })).await
+    revoke(&origin, &who, &repository, Grantee::Account(account.id), json!({ "username": username })).await
 }
 
 /// What teams were given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/team", operation_id = "listRepoTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 200, body = PermissionList), Failures))]
+    params(Named), responses((status = 200, body = PermissionList), Failures))]
 pub(super) async fn teams(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -292,7 +281,7 @@ fn team_view(name: String, role: Role) -> Permission {
 
 /// What a team was given.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/permissions/team/{teamname}", operation_id = "getTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("teamname" = String, Path, example = "owners")),
+    params(Named, ("teamname" = String, Path, example = "owners")),
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn team(
     State(origin): State<Arc<Origin>>,
@@ -308,7 +297,7 @@ pub(super) async fn team(
 
 /// Give a team a role.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/permissions/team/{teamname}", operation_id = "changeTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("teamname" = String, Path, example = "owners")), request_body = RoleEdit,
+    params(Named, ("teamname" = String, Path, example = "owners")), request_body = RoleEdit,
     responses((status = 200, body = Permission), Failures))]
 pub(super) async fn grant_team(
     State(origin): State<Arc<Origin>>,
@@ -319,13 +308,13 @@ pub(super) async fn grant_team(
     let at = Named { namespace, repository: name };
     let repository = administrated(&origin, &who, &at).await?;
     let team = origin.meta.team(repository.namespace_id, &teamname).await?.ok_or(ApiError::NotFound("team"))?;
-    grant(&origin, &who, &at, &repository, Grantee::Team(team.id), sent.role, json!({ "team": teamname })).await?;
+    grant(&origin, &who, &repository, Grantee::Team(team.id), sent.role, json!({ "team": teamname })).await?;
     Ok(Json(team_view(team.name, sent.role.into())))
 }
 
 /// Take what a team was given.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}/permissions/team/{teamname}", operation_id = "deleteTeamPermissions", tag = "permission",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("teamname" = String, Path, example = "owners")),
+    params(Named, ("teamname" = String, Path, example = "owners")),
     responses((status = 204), Failures))]
 pub(super) async fn revoke_team(
     State(origin): State<Arc<Origin>>,
@@ -335,5 +324,5 @@ pub(super) async fn revoke_team(
     let at = Named { namespace, repository: name };
     let repository = administrated(&origin, &who, &at).await?;
     let team = origin.meta.team(repository.namespace_id, &teamname).await?.ok_or(ApiError::NotFound("team"))?;
-    revoke(&origin, &who, &at, &repository, Grantee::Team(team.id), json!({ "team": teamname })).await
+    revoke(&origin, &who, &repository, Grantee::Team(team.id), json!({ "team": teamname })).await
 }

@@ -16,7 +16,7 @@ use super::permissions::RoleName;
 use super::teams::grantee;
 use crate::api::Origin;
 use crate::auth::uuid;
-use crate::meta::{Account, AccountKind, Action, DefaultPermission, Grantee, now};
+use crate::meta::{Account, AccountKind, Action, DefaultPermission, Grantee};
 
 /// A default permission that is to be.
 #[derive(Deserialize, ToSchema)]
@@ -98,7 +98,7 @@ fn about<'a>(kind: &'static str, organization: &'a Account, prototype: &Prototyp
         "activating_username": name(&prototype.activating_user), "delegate": name(&prototype.delegate),
         "namespace": organization.name,
     });
-    Action { kind, namespace: Some(&organization.name), repository: None, metadata }
+    Action::in_namespace(kind, &organization.name, metadata)
 }
 
 async fn view(origin: &Origin, organization: &Account, found: DefaultPermission) -> Result<Prototype, ApiError> {
@@ -173,10 +173,8 @@ pub(super) async fn create(
         "prototypeid": made.uuid, "role": new.role, "delegate": new.delegate.name,
         "activating_username": new.activating_user.map(|user| user.name), "namespace": organization.name,
     });
-    let log =
-        Action { kind: "create_prototype_permission", namespace: Some(&organization.name), repository: None, metadata };
-    change.log(&who.performer, log, now()).await?;
-    change.commit().await?;
+    let log = Action::in_namespace("create_prototype_permission", &organization.name, metadata);
+    who.done(change, log).await?;
     Ok(Json(view(&origin, &organization, made).await?))
 }
 
@@ -201,8 +199,7 @@ pub(super) async fn edit(
     let change = origin.meta.change().await?;
     change.edit_default_permission(edited.0, sent.role.into()).await?;
     let log = about("modify_prototype_permission", &organization, &edited.1);
-    change.log(&who.performer, log, now()).await?;
-    change.commit().await?;
+    who.done(change, log).await?;
     Ok(Json(edited.1))
 }
 
@@ -221,7 +218,6 @@ pub(super) async fn delete(
     let change = origin.meta.change().await?;
     change.delete_default_permission(row).await?;
     let log = about("delete_prototype_permission", &organization, &gone);
-    change.log(&who.performer, log, now()).await?;
-    change.commit().await?;
+    who.done(change, log).await?;
     Ok(StatusCode::NO_CONTENT)
 }

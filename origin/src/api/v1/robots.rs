@@ -78,7 +78,7 @@ impl Owner<'_> {
 }
 
 fn about<'a>(kind: &'static str, owner: &'a Account, robot: &str) -> Action<'a> {
-    Action { kind, namespace: Some(&owner.name), repository: None, metadata: json!({ "robot": robot }) }
+    Action::in_namespace(kind, &owner.name, json!({ "robot": robot }))
 }
 
 async fn list(origin: &Origin, who: &Who, owner: Owner<'_>) -> Result<Json<RobotList>, ApiError> {
@@ -114,8 +114,7 @@ async fn create(
         MetaError::Exists => ApiError::invalid(format!("Existing robot with name: {name}")),
         other => other.into(),
     })?;
-    change.log(&who.performer, about("create_robot", &owner, short), now()).await?;
-    change.commit().await?;
+    who.done(change, about("create_robot", &owner, short)).await?;
     Ok((StatusCode::CREATED, Json(Robot::of(made, Some(token.reveal().to_owned())))))
 }
 
@@ -124,8 +123,7 @@ async fn delete(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -> Re
     let robot = find(origin, &owner, short).await?;
     let change = origin.meta.change().await?;
     change.delete_account(robot.id, now()).await?;
-    change.log(&who.performer, about("delete_robot", &owner, short), now()).await?;
-    change.commit().await?;
+    who.done(change, about("delete_robot", &owner, short)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -136,8 +134,7 @@ async fn regenerate(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -
     let edit = AccountEdit { token_hash: Some(hash(&token)), ..AccountEdit::default() };
     let change = origin.meta.change().await?;
     change.edit_account(robot.id, edit).await?;
-    change.log(&who.performer, about("regenerate_robot_token", &owner, short), now()).await?;
-    change.commit().await?;
+    who.done(change, about("regenerate_robot_token", &owner, short)).await?;
     Ok(Json(Robot::of(robot, Some(token.reveal().to_owned()))))
 }
 

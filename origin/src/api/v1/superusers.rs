@@ -119,7 +119,7 @@ pub(super) struct OrganizationBrief {
 }
 
 fn about<'a>(kind: &'static str, account: &'a str) -> Action<'a> {
-    Action { kind, namespace: Some(account), repository: None, metadata: json!({ "username": account }) }
+    Action::in_namespace(kind, account, json!({ "username": account }))
 }
 
 async fn page(
@@ -174,8 +174,7 @@ pub(super) async fn create_user(
         MetaError::Exists => ApiError::invalid("The username already exists"),
         other => other.into(),
     })?;
-    change.log(&who.performer, about("user_create", name.as_str()), now()).await?;
-    change.commit().await?;
+    who.done(change, about("user_create", name.as_str())).await?;
     Ok(Json(MadeUser { username: name.to_string(), email, password: made }))
 }
 

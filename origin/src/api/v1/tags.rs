@@ -13,7 +13,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::{ApiError, Failures};
 use super::extract::{At, Named, Sent, Wanted, Who};
 use super::page::{LAST, cut, date, flag, seconds};
-use super::permissions::own_name;
 use crate::api::Origin;
 use crate::meta::{
     Action, Change, HistoryFilter, MetaError, Millis, Repository, RepositoryState, TagMove, TagName, TagTime, now,
@@ -141,7 +140,7 @@ fn name_filter(specific: Option<String>, filter: Option<String>) -> Result<TagNa
 
 /// Tags, as they are and as they were.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}/tag", operation_id = "listRepoTags", tag = "tag",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), TagQuery),
+    params(Named, TagQuery),
     responses((status = 200, body = TagList), Failures))]
 pub(super) async fn list(
     State(origin): State<Arc<Origin>>,
@@ -177,11 +176,6 @@ async fn held(change: &Change, repository: &Repository) -> Result<(), ApiError> 
     if held.state == RepositoryState::Normal { Ok(()) } else { Err(ApiError::Forbidden) }
 }
 
-fn about<'a>(kind: &'static str, whole: &'a str, mut metadata: serde_json::Value) -> Action<'a> {
-    metadata["repo"] = json!(own_name(whole));
-    Action { kind, namespace: whole.split('/').next(), repository: Some(whole), metadata }
-}
-
 fn tag_name(text: &str) -> Result<Tag, ApiError> {
     text.parse().map_err(|_| ApiError::invalid("Invalid tag name"))
 }
@@ -192,7 +186,7 @@ fn manifest_digest(text: &str) -> Result<Digest, ApiError> {
 
 /// Move a tag to another manifest of the repository, or make it; say when it expires, or that it does not.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/tag/{tag}", operation_id = "changeTag", tag = "tag",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")), request_body = TagEdit,
+    params(Named, ("tag" = String, Path, example = "latest")), request_body = TagEdit,
     responses((status = 201, body = String, content_type = "application/json"), Failures))]
 pub(super) async fn put(
     State(origin): State<Arc<Origin>>,
@@ -215,7 +209,7 @@ pub(super) async fn put(
         let moved = move_tag(&change, repository.id, &tag, manifest, at, false).await?;
         let kind = if moved == TagMove::Created { "create_tag" } else { "move_tag" };
         let metadata = json!({ "tag": tag.as_str(), "manifest_digest": digest.to_string() });
-        change.log(&who.performer, about(kind, &repository.name, metadata), at).await?;
+        change.log(&who.performer, Action::in_repository(kind, &repository.name, metadata), at).await?;
     }
     if let Some(seconds) = sent.expiration {
         let expires = expiration(seconds, at)?;
@@ -224,7 +218,9 @@ pub(super) async fn put(
         let metadata = json!({
             "tag": tag.as_str(), "expiration_date": expires.map(date), "old_expiration_date": before.map(date),
         });
-        change.log(&who.performer, about("change_tag_expiration", &repository.name, metadata), at).await?;
+        change
+            .log(&who.performer, Action::in_repository("change_tag_expiration", &repository.name, metadata), at)
+            .await?;
     }
     change.commit().await?;
     Ok((StatusCode::CREATED, Json("Updated")))
@@ -255,7 +251,7 @@ async fn move_tag(
 
 /// Delete a tag. It can be restored for a while.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}/tag/{tag}", operation_id = "deleteFullTag", tag = "tag",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")),
+    params(Named, ("tag" = String, Path, example = "latest")),
     responses((status = 204), Failures))]
 pub(super) async fn delete(
     State(origin): State<Arc<Origin>>,
@@ -269,14 +265,13 @@ pub(super) async fn delete(
     if !change.end_tag(repository.id, &tag, at).await? {
         return Err(ApiError::NotFound("tag"));
     }
-    change.log(&who.performer, about("delete_tag", &repository.name, json!({ "tag": tag })), at).await?;
-    change.commit().await?;
+    who.done(change, Action::in_repository("delete_tag", &repository.name, json!({ "tag": tag }))).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Put a tag back to where it was within the time machine's window.
 #[utoipa::path(post, path = "/api/v1/repository/{namespace}/{repository}/tag/{tag}/restore", operation_id = "restoreTag", tag = "tag",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ("tag" = String, Path, example = "latest")), request_body = TagTarget,
+    params(Named, ("tag" = String, Path, example = "latest")), request_body = TagTarget,
     responses((status = 200, body = Restored), Failures))]
 pub(super) async fn restore(
     State(origin): State<Arc<Origin>>,
@@ -296,8 +291,7 @@ pub(super) async fn restore(
     }
     move_tag(&change, repository.id, &tag, manifest, at, true).await?;
     let metadata = json!({ "tag": tag.as_str(), "manifest_digest": digest.to_string() });
-    change.log(&who.performer, about("revert_tag", &repository.name, metadata), at).await?;
-    change.commit().await?;
+    who.done(change, Action::in_repository("revert_tag", &repository.name, metadata)).await?;
     Ok(Json(Restored {}))
 }
 

@@ -113,10 +113,6 @@ impl TeamMember {
     }
 }
 
-fn about<'a>(kind: &'static str, organization: &'a str, metadata: serde_json::Value) -> Action<'a> {
-    Action { kind, namespace: Some(organization), repository: None, metadata }
-}
-
 async fn find(origin: &Origin, organization: i64, name: &str) -> Result<Team, ApiError> {
     origin.meta.team(organization, name).await?.ok_or(ApiError::NotFound("team"))
 }
@@ -143,16 +139,18 @@ pub(super) async fn put(
             change
                 .create_team(organization.id, name.as_str(), role, description.as_deref().unwrap_or_default())
                 .await?;
-            change.log(&who.performer, about("org_create_team", &orgname, log), now()).await?;
+            change.log(&who.performer, Action::in_namespace("org_create_team", &orgname, log), now()).await?;
         }
         Some(mut team) => {
             if team.role != role {
-                change.log(&who.performer, about("org_set_team_role", &orgname, log), now()).await?;
+                change.log(&who.performer, Action::in_namespace("org_set_team_role", &orgname, log), now()).await?;
                 team.role = role;
             }
             if let Some(description) = description.filter(|description| *description != team.description) {
                 let log = json!({ "team": name.as_str(), "description": description });
-                change.log(&who.performer, about("org_set_team_description", &orgname, log), now()).await?;
+                change
+                    .log(&who.performer, Action::in_namespace("org_set_team_description", &orgname, log), now())
+                    .await?;
                 team.description = description;
             }
             change.edit_team(&team).await?;
@@ -179,8 +177,7 @@ pub(super) async fn delete(
     let had_admins = change.hold_admins(organization.id).await?;
     change.delete_team(team.id).await?;
     keeps_admins(&change, had_admins, organization.id).await?;
-    change.log(&who.performer, about("org_delete_team", &orgname, json!({ "team": teamname })), now()).await?;
-    change.commit().await?;
+    who.done(change, Action::in_namespace("org_delete_team", &orgname, json!({ "team": teamname }))).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -215,9 +212,8 @@ pub(super) async fn add_member(
     let member = grantee(&origin, &organization, &membername).await?;
     let change = origin.meta.change().await?;
     change.add_member(team.id, member.id).await?;
-    let log = about("org_add_team_member", &orgname, json!({ "team": teamname, "member": membername }));
-    change.log(&who.performer, log, now()).await?;
-    change.commit().await?;
+    let log = Action::in_namespace("org_add_team_member", &orgname, json!({ "team": teamname, "member": membername }));
+    who.done(change, log).await?;
     Ok(Json(TeamMember::of(member)))
 }
 
@@ -252,9 +248,9 @@ pub(super) async fn remove_member(
         return Err(ApiError::NotFound("member"));
     }
     keeps_admins(&change, had_admins, organization.id).await?;
-    let log = about("org_remove_team_member", &orgname, json!({ "team": teamname, "member": membername }));
-    change.log(&who.performer, log, now()).await?;
-    change.commit().await?;
+    let log =
+        Action::in_namespace("org_remove_team_member", &orgname, json!({ "team": teamname, "member": membername }));
+    who.done(change, log).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -140,7 +140,7 @@ pub(super) async fn edit(
         let change = origin.meta.change().await?;
         change.edit_account(account.id, edit).await?;
         for kind in kinds {
-            let log = Action { kind, namespace: Some(&account.name), repository: None, metadata: json!({}) };
+            let log = Action::in_namespace(kind, &account.name, json!({}));
             change.log(&who.performer, log, now()).await?;
         }
         change.commit().await?;
@@ -177,7 +177,7 @@ pub(super) async fn star(
 
 /// Star a repository no more.
 #[utoipa::path(delete, path = "/api/v1/user/starred/{namespace}/{repository}", operation_id = "deleteStar", tag = "user",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 204), Failures))]
+    params(Named), responses((status = 204), Failures))]
 pub(super) async fn unstar(
     State(origin): State<Arc<Origin>>,
     who: Who,

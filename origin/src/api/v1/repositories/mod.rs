@@ -24,16 +24,11 @@ use super::teams::DESCRIPTION_LIMIT;
 use crate::api::Origin;
 use crate::meta::{
     Action, HistoryFilter, Listing, MetaError, Millis, Repository, RepositoryEdit, RepositoryState, TagName, Viewer,
-    Visibility, now,
+    Visibility,
 };
 
 /// Tags that are shown with a repository.
 const TAGS: u32 = 500;
-
-fn about<'a>(kind: &'static str, whole: &'a str, mut metadata: serde_json::Value) -> Action<'a> {
-    metadata["repo"] = json!(own_name(whole));
-    Action { kind, namespace: whole.split('/').next(), repository: Some(whole), metadata }
-}
 
 /// Make a repository.
 #[utoipa::path(post, path = "/api/v1/repository", operation_id = "createRepo", tag = "repository",
@@ -58,8 +53,7 @@ pub(super) async fn create(
         other => other.into(),
     })?;
     change.grant_defaults(made.id, account.id, creator).await?;
-    change.log(&who.performer, about("create_repo", whole.as_str(), json!({ "namespace": namespace })), now()).await?;
-    change.commit().await?;
+    who.done(change, Action::in_repository("create_repo", whole.as_str(), json!({ "namespace": namespace }))).await?;
     let made =
         Made { namespace: namespace.to_owned(), name: new.repository, kind: new.repo_kind.unwrap_or(KindName::Image) };
     Ok((StatusCode::CREATED, Json(made)))
@@ -121,7 +115,7 @@ fn listed(row: Repository, sizes: &HashMap<i64, i64>, changed: &HashMap<i64, Mil
 
 /// A repository.
 #[utoipa::path(get, path = "/api/v1/repository/{namespace}/{repository}", operation_id = "getRepo", tag = "repository",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app"), ShowQuery),
+    params(Named, ShowQuery),
     responses((status = 200, body = RepositoryView), Failures))]
 pub(super) async fn show(
     State(origin): State<Arc<Origin>>,
@@ -185,14 +179,13 @@ async fn change(
     if !change.edit_repository(row.id, edit).await? {
         return Err(ApiError::NotFound("repository"));
     }
-    change.log(&who.performer, about(kind, &row.name, metadata), now()).await?;
-    change.commit().await?;
+    who.done(change, Action::in_repository(kind, &row.name, metadata)).await?;
     Ok(Json(Success { success: true }))
 }
 
 /// Describe a repository.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}", operation_id = "updateRepo", tag = "repository",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), request_body = DescriptionEdit,
+    params(Named), request_body = DescriptionEdit,
     responses((status = 200, body = Success), Failures))]
 pub(super) async fn describe(
     State(origin): State<Arc<Origin>>,
@@ -208,7 +201,7 @@ pub(super) async fn describe(
 
 /// Open a repository to everybody, or close it.
 #[utoipa::path(post, path = "/api/v1/repository/{namespace}/{repository}/changevisibility", operation_id = "changeRepoVisibility", tag = "repository",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), request_body = VisibilityEdit,
+    params(Named), request_body = VisibilityEdit,
     responses((status = 200, body = Success), Failures))]
 pub(super) async fn change_visibility(
     State(origin): State<Arc<Origin>>,
@@ -222,7 +215,7 @@ pub(super) async fn change_visibility(
 
 /// Have a repository take no pushes and no deletions, or take them again.
 #[utoipa::path(put, path = "/api/v1/repository/{namespace}/{repository}/changestate", operation_id = "changeRepoState", tag = "repository",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), request_body = StateEdit,
+    params(Named), request_body = StateEdit,
     responses((status = 200, body = Success), Failures))]
 pub(super) async fn change_state(
     State(origin): State<Arc<Origin>>,
@@ -240,7 +233,7 @@ pub(super) async fn change_state(
 
 /// Take a repository away. Its name is free at once.
 #[utoipa::path(delete, path = "/api/v1/repository/{namespace}/{repository}", operation_id = "deleteRepository", tag = "repository",
-    params(("namespace" = String, Path, example = "acme"), ("repository" = String, Path, example = "app")), responses((status = 204), Failures))]
+    params(Named), responses((status = 204), Failures))]
 pub(super) async fn delete(
     State(origin): State<Arc<Origin>>,
     who: Who,
@@ -251,7 +244,6 @@ pub(super) async fn delete(
     if !change.delete_repository(row.id).await? {
         return Err(ApiError::NotFound("repository"));
     }
-    change.log(&who.performer, about("delete_repo", &row.name, json!({})), now()).await?;
-    change.commit().await?;
+    who.done(change, Action::in_repository("delete_repo", &row.name, json!({}))).await?;
     Ok(StatusCode::NO_CONTENT)
 }
