@@ -3,7 +3,7 @@
 //! It is kept in cells, of which there is a fixed number: who tries any number of names fills no more than those. Which cell something
 //! falls into is for those to say who know what was tried; a row says nothing of it, and not even whether there is such an account.
 
-use sea_orm::FromQueryResult;
+use sea_orm::{FromQueryResult, Value};
 
 use super::{Change, Meta, MetaError, Millis, sql};
 
@@ -18,6 +18,11 @@ pub(crate) struct LoginCell {
     pub(crate) failed: Option<Millis>,
     /// The last right one, about.
     pub(crate) succeeded: Option<Millis>,
+}
+
+#[derive(FromQueryResult)]
+struct Cell {
+    cell: i64,
 }
 
 #[derive(FromQueryResult)]
@@ -63,10 +68,23 @@ impl Change {
         Ok(())
     }
 
-    /// Takes away cells in which nothing failed and nothing succeeded since these times. How many.
-    pub(crate) async fn take_login_cells(&self, failed: Millis, succeeded: Millis) -> Result<u64, MetaError> {
-        let delete =
-            "DELETE FROM login_cell WHERE (failed IS NULL OR failed <= $1) AND (succeeded IS NULL OR succeeded <= $2)";
-        sql::execute(&self.transaction, delete, [failed.into(), succeeded.into()]).await
+    /// Takes away cells in which nothing failed and nothing succeeded since these times, going on after `last`. What to go on after.
+    pub(crate) async fn take_login_cells(
+        &self,
+        failed: Millis,
+        succeeded: Millis,
+        last: i64,
+        limit: usize,
+    ) -> Result<Option<i64>, MetaError> {
+        const FORGOTTEN: &str = "(failed IS NULL OR failed <= $1) AND (succeeded IS NULL OR succeeded <= $2)";
+        let select = format!("SELECT cell FROM login_cell WHERE {FORGOTTEN} AND cell > $3 ORDER BY cell LIMIT {limit}");
+        let times: [Value; 2] = [failed.into(), succeeded.into()];
+        let found: Vec<Cell> =
+            sql::all(&self.transaction, &select, times.clone().into_iter().chain([last.into()])).await?;
+        let Some(Cell { cell: end }) = found.last() else { return Ok(None) };
+        // Looked at once more: somebody may have failed since.
+        let delete = format!("DELETE FROM login_cell WHERE {FORGOTTEN} AND cell > $3 AND cell <= $4");
+        sql::execute(&self.transaction, &delete, times.into_iter().chain([last.into(), (*end).into()])).await?;
+        Ok((found.len() == limit).then_some(*end))
     }
 }

@@ -334,7 +334,15 @@ impl Collector {
             let step = work.step().await?;
             collected.keys += step.take_service_keys(begun).await?;
             collected.app_tokens += step.delete_expired_app_tokens(earlier(begun, self.windows.tags)).await?;
-            step.take_login_cells(begun.saturating_sub(FAILURES), begun.saturating_sub(PLACES)).await?;
+            step.done().await?;
+        }
+        let mut last = Some(-1);
+        while let Some(after) = last.take()
+            && work.goes_on().await?
+        {
+            let step = work.step().await?;
+            let (failures, places) = (begun.saturating_sub(FAILURES), begun.saturating_sub(PLACES));
+            last = step.take_login_cells(failures, places, after, BATCH).await?;
             step.done().await?;
         }
         Ok(())

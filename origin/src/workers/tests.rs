@@ -231,9 +231,12 @@ async fn deleted_repositories_and_abandoned_uploads_leave_nothing(database: crat
         )
         .await
         .unwrap();
+    let cells = [7, 1 << 20];
+    change.login_failed(cells, 0, now() - 2 * LONG).await.unwrap();
     change.commit().await.unwrap();
     let collected = scratch.collect(Duration::ZERO).await;
     assert_eq!((collected.uploads, collected.actions), (1, 1));
+    assert_eq!(scratch.meta.login_cells(cells).await.unwrap().map(|cell| cell.failures), [0, 0]);
     assert!(scratch.meta.upload("other/app", &ids[1]).await.unwrap().is_none());
 }
 
