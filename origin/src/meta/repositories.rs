@@ -92,14 +92,15 @@ impl Meta {
             Viewer::Anonymous => return self.names([some(PUBLIC)], last, limit, &[]).await,
             Viewer::Account(account) => account,
         };
-        // Each part is a few steps along an index, or through what was given, however many repositories there are; one condition with
-        // an OR would look at all of them.
-        let parts = [PUBLIC, GIVEN_TO_ACCOUNT, GIVEN_TO_TEAM].map(some);
-        let mut names: BTreeSet<String> = self.names(parts, last, limit, &[account]).await?.into_iter().collect();
+        let mut names = BTreeSet::new();
         for own in self.namespaces_of(account).await?.chunks(PARTS) {
+            // Each part is a few steps along an index, or through what was given, however many repositories there are; one condition
+            // with an OR would look at all of them.
             let parts =
-                (3..3 + own.len()).map(|place| some(&format!("FROM repository r WHERE r.namespace_id = ${place}")));
-            names.extend(self.names(parts, last, limit, own).await?);
+                (4..4 + own.len()).map(|place| some(&format!("FROM repository r WHERE r.namespace_id = ${place}")));
+            let parts = [PUBLIC, GIVEN_TO_ACCOUNT, GIVEN_TO_TEAM].into_iter().map(some).chain(parts);
+            let ids: Vec<i64> = [account].iter().chain(own).copied().collect();
+            names.extend(self.names(parts, last, limit, &ids).await?);
         }
         Ok(names.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
