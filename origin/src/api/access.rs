@@ -14,15 +14,17 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use hyper::body::{Body as _, Frame, SizeHint};
+use pierhead_registry::oci::ErrorCode;
 use pierhead_service::logging::{Time, milliseconds};
 use pierhead_service::told::REQUEST_ID;
 use serde::Serialize;
 
 use super::admission::Room;
-use super::asked::Asked;
+use super::asked::{Asked, has_one_host};
 use super::departures::Departure;
+use super::refusal::refusal;
 use super::{Connection, Origin};
 
 /// What of a path and of a name of a program is written.
@@ -50,7 +52,11 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
         answer: None,
     };
     request.extensions_mut().insert(Arc::clone(&asked));
-    let mut response = next.run(request).await;
+    let mut response = if has_one_host(request.version(), request.headers()) {
+        next.run(request).await
+    } else {
+        refusal(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, "a request of HTTP/1.1 has one Host")
+    };
     if let Ok(id) = HeaderValue::from_str(&asked.request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }

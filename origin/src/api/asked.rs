@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use http::header::FORWARDED;
-use http::{HeaderMap, Uri};
+use http::header::{FORWARDED, HOST};
+use http::{HeaderMap, Uri, Version};
 use ipnet::IpNet;
 use pierhead_service::told::{
     FORWARDED_HOST, FORWARDED_PROTO, address, behind, contains, given_id, host, is_authority,
@@ -73,6 +73,12 @@ impl Asked {
     pub(crate) fn caller(&self) -> Option<&str> {
         self.caller.get().map(String::as_str)
     }
+}
+
+/// Whether a request names the host that it is for as RFC 9112, section 3.2, has it: HTTP/1.1 once, others at most once.
+pub(super) fn has_one_host(version: Version, headers: &HeaderMap) -> bool {
+    let hosts = headers.get_all(HOST).iter().count();
+    hosts == 1 || (hosts == 0 && version != Version::HTTP_11)
 }
 
 /// What trusted proxies tell.

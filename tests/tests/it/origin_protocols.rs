@@ -7,6 +7,8 @@ use pierhead_tests::server::certificate;
 use reqwest::{Certificate, ClientBuilder, Version};
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 fn client() -> ClientBuilder {
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).pool_max_idle_per_host(0)
@@ -23,6 +25,23 @@ async fn both_versions_are_spoken_without_tls() {
         assert_eq!((answer.status().as_u16(), answer.version()), (200, version));
     }
     origin.logged("HTTP/2 in the log", |line| line["protocol"] == "HTTP/2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_names_one_host() {
+    let origin = Setup::new().start().await;
+    for (request, expected) in [
+        ("GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 401"),
+        ("GET /v2/ HTTP/1.0\r\n\r\n", "HTTP/1.0 401"),
+        ("GET /v2/ HTTP/1.1\r\n\r\n", "HTTP/1.1 400"),
+        ("GET /v2/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "HTTP/1.1 400"),
+    ] {
+        let mut tcp = TcpStream::connect(origin.registry).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; expected.len()];
+        tcp.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), expected, "{request:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

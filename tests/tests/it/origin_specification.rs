@@ -82,6 +82,7 @@ async fn who_comes_without_a_token_is_told_where_to_get_one() {
         let expected = format!("Bearer realm=\"{}/v2/auth\",service=\"registry.test\"{scope}", origin.url());
         assert_eq!(refused.header("www-authenticate"), expected);
         assert_eq!(refused.header("docker-distribution-api-version"), "registry/2.0");
+        assert_eq!(refused.header("x-content-type-options"), "nosniff");
         if method != "HEAD" {
             assert_eq!(code(&refused), "UNAUTHORIZED");
         }

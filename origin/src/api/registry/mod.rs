@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pierhead_registry::oci::{Action, Endpoint, EndpointError, ErrorCode, RepositoryName};
 
@@ -28,6 +29,12 @@ use super::{Connection, Lane, Origin};
 /// What every answer says: it is version 2 of the API.
 const VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
+
+/// What was pushed is nothing for a browser to show, whatever it says that it is.
+const NOT_SHOWN: [(HeaderName, HeaderValue); 2] = [
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox")),
+];
 
 /// `Docker-Content-Digest`
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -50,7 +57,7 @@ pub(super) async fn answer(State(origin): State<Arc<Origin>>, request: Request) 
         Ok(response) => response,
         Err(refusal) => refusal.answer(&origin.auth, &asked.url(""), &asked.request_id),
     };
-    response.headers_mut().insert(VERSION.0, VERSION.1);
+    response.headers_mut().extend([VERSION].into_iter().chain(NOT_SHOWN));
     response
 }
 
