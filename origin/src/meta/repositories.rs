@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sea_orm::{FromQueryResult, Value};
 
 use super::entity::repositories::repository;
-use super::{Change, Meta, MetaError, RepositoryState, Visibility, now, sql};
+use super::{Change, Meta, MetaError, RepositoryState, TeamRole, Visibility, now, sql};
 
 /// A repository as it was when it was read.
 pub(crate) type Repository = repository::Model;
@@ -57,9 +57,12 @@ struct Name {
     name: String,
 }
 
+/// A team that an account is in.
 #[derive(FromQueryResult)]
-struct Id {
-    id: i64,
+struct Seat {
+    team_id: i64,
+    organization_id: i64,
+    role: TeamRole,
 }
 
 /// Parts of one statement: SQLite takes 500.
@@ -69,9 +72,14 @@ const PUBLIC: &str = "FROM repository r WHERE r.visibility = 1";
 /// Those that `$3` was given. The join says which comes first: what was given is little.
 const GIVEN_TO_ACCOUNT: &str = "FROM (SELECT p.repository_id AS id FROM repository_permission p WHERE p.account_id = $3) AS given \
      CROSS JOIN repository r WHERE r.id = given.id";
-/// Those that teams of `$3` were given.
-const GIVEN_TO_TEAM: &str = "FROM (SELECT p.repository_id AS id FROM repository_permission p \
-     JOIN team_member m ON m.team_id = p.team_id WHERE m.account_id = $3) AS given CROSS JOIN repository r WHERE r.id = given.id";
+
+/// Those that teams were given, which stand at these places; each once, also where several have it.
+fn given_to_teams(places: &str) -> String {
+    format!(
+        "FROM (SELECT DISTINCT p.repository_id AS id FROM repository_permission p WHERE p.team_id IN ({places})) AS given \
+         CROSS JOIN repository r WHERE r.id = given.id"
+    )
+}
 
 /// The first names after `$1`, at most `$2`.
 fn some(of: &str) -> String {
@@ -92,15 +100,26 @@ impl Meta {
             Viewer::Anonymous => return self.names([some(PUBLIC)], last, limit, &[]).await,
             Viewer::Account(account) => account,
         };
+        let seats = self.seats_of(account).await?;
+        let teams: Vec<i64> = seats.iter().map(|seat| seat.team_id).collect();
+        let administrated = seats.iter().filter(|seat| seat.role == TeamRole::Admin).map(|seat| seat.organization_id);
+        let namespaces = BTreeSet::from_iter(administrated.chain([account])).into_iter().collect::<Vec<i64>>();
+        let (mut teams, mut namespaces) = (teams.chunks(PARTS), namespaces.chunks(PARTS));
         let mut names = BTreeSet::new();
-        for own in self.namespaces_of(account).await?.chunks(PARTS) {
-            // Each part is a few steps along an index, or through what was given, however many repositories there are; one condition
-            // with an OR would look at all of them.
-            let parts =
-                (4..4 + own.len()).map(|place| some(&format!("FROM repository r WHERE r.namespace_id = ${place}")));
-            let parts = [PUBLIC, GIVEN_TO_ACCOUNT, GIVEN_TO_TEAM].into_iter().map(some).chain(parts);
-            let ids: Vec<i64> = [account].iter().chain(own).copied().collect();
-            names.extend(self.names(parts, last, limit, &ids).await?);
+        loop {
+            let (teams, own) = match (teams.next(), namespaces.next()) {
+                (None, None) => break,
+                (teams, own) => (teams.unwrap_or_default(), own.unwrap_or_default()),
+            };
+            // Each part is a few steps along an index, or through what was given, however many repositories there are. One condition
+            // with an OR would look at all of them, and so would PostgreSQL where it cannot tell that there is no team.
+            let to_teams = (!teams.is_empty()).then(|| given_to_teams(&sql::places(4, teams.len())));
+            let first = 4 + teams.len();
+            let within =
+                (first..first + own.len()).map(|place| format!("FROM repository r WHERE r.namespace_id = ${place}"));
+            let parts = [PUBLIC, GIVEN_TO_ACCOUNT].map(str::to_owned).into_iter().chain(to_teams).chain(within);
+            let ids: Vec<i64> = [account].iter().chain(teams).chain(own).copied().collect();
+            names.extend(self.names(parts.map(|part| some(&part)), last, limit, &ids).await?);
         }
         Ok(names.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
@@ -120,12 +139,11 @@ impl Meta {
         Ok(names.into_iter().map(|row| row.name).collect())
     }
 
-    /// Where an account may see everything: its own namespace, and those of organisations that it administrates.
-    async fn namespaces_of(&self, account: i64) -> Result<Vec<i64>, MetaError> {
-        let select = "SELECT CAST($1 AS BIGINT) AS id UNION SELECT t.organization_id AS id FROM team t \
-                      JOIN team_member m ON m.team_id = t.id WHERE m.account_id = $1 AND t.role = 2";
-        let found: Vec<Id> = sql::all(&self.connections, select, [account.into()]).await?;
-        Ok(found.into_iter().map(|row| row.id).collect())
+    /// The teams that an account is in.
+    async fn seats_of(&self, account: i64) -> Result<Vec<Seat>, MetaError> {
+        let select = "SELECT m.team_id, t.organization_id, t.role FROM team_member m JOIN team t ON t.id = m.team_id \
+                      WHERE m.account_id = $1";
+        sql::all(&self.connections, select, [account.into()]).await
     }
 }
 

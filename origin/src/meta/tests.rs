@@ -5,7 +5,11 @@ use pierhead_registry::oci::{Algorithm, Digest, Reference};
 use super::scratch::{Scratch, on_both};
 use super::*;
 
-on_both!(an_image_is_pushed_tagged_moved_and_deleted, what_comes_back_can_be_pulled);
+on_both!(
+    an_image_is_pushed_tagged_moved_and_deleted,
+    what_comes_back_can_be_pulled,
+    a_catalog_lists_what_several_teams_have_once,
+);
 
 /// A namespace and a repository in it.
 async fn repository(meta: &Meta, name: &str) -> Repository {
@@ -115,4 +119,29 @@ async fn what_comes_back_can_be_pulled(scratch: Scratch) {
     change.commit().await.unwrap();
     assert!(meta.blob("a/one", &digest).await.unwrap().is_some());
     assert!(meta.manifest("a/one", &Reference::Digest(new.digest)).await.unwrap().is_some());
+}
+
+async fn a_catalog_lists_what_several_teams_have_once(scratch: Scratch) {
+    let meta = &scratch.open().await;
+    let somebody = repository(meta, "somebody/own").await.namespace_id;
+    let shared = ["a/1", "a/2", "a/3", "a/4", "a/5"];
+    let mut repositories = Vec::new();
+    for name in shared {
+        repositories.push(repository(meta, name).await);
+    }
+    repository(meta, "a/hidden").await;
+    for team in ["blue", "red"] {
+        let insert = "INSERT INTO team (organization_id, name, role, description) VALUES ($1, $2, 0, '')";
+        let organization = repositories[0].namespace_id;
+        sql::execute(&meta.connections, insert, [organization.into(), team.into()]).await.unwrap();
+    }
+    let join = "INSERT INTO team_member (team_id, account_id) SELECT id, $1 FROM team";
+    sql::execute(&meta.connections, join, [somebody.into()]).await.unwrap();
+    let give = "INSERT INTO repository_permission (repository_id, team_id, role) SELECT $1, id, 0 FROM team";
+    for repository in &repositories {
+        sql::execute(&meta.connections, give, [repository.id.into()]).await.unwrap();
+    }
+    let viewer = Viewer::Account(somebody);
+    assert_eq!(meta.catalog(viewer, "", 3).await.unwrap(), ["a/1", "a/2", "a/3"]);
+    assert_eq!(meta.catalog(viewer, "a/3", 3).await.unwrap(), ["a/4", "a/5", "somebody/own"]);
 }
