@@ -14,8 +14,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Gives memory back at once: what many pushes or a password's hash took is not held for the next.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     if let Err(problem) = pierhead_service::crypto::install() {

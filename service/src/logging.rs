@@ -4,18 +4,21 @@
 //! the queue is full, lines are dropped rather than waited for.
 
 use std::io::{IsTerminal, Write};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines that may wait for standard error.
 const QUEUE: usize = 16 * 1024;
 
 /// What is logged unless `RUST_LOG` says otherwise. Pingora warns of clients that go away early.
-const DEFAULT_FILTER: &str = "info,pingora_core=error";
+const DEFAULT_FILTER: (LevelFilter, &str, LevelFilter) = (LevelFilter::INFO, "pingora_core", LevelFilter::ERROR);
 
 /// The running log. Dropping it writes out what is queued.
 pub struct Logging {
@@ -32,12 +35,9 @@ impl Logging {
             .thread_name("log")
             .finish(std::io::stderr());
         let (filter, mistake) = filter(std::env::var("RUST_LOG").ok().as_deref());
-        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
-        if std::io::stderr().is_terminal() {
-            subscriber.with_target(false).init();
-        } else {
-            subscriber.json().init();
-        }
+        let lines = fmt::layer().with_writer(writer.clone());
+        let lines = if std::io::stderr().is_terminal() { lines.with_target(false).boxed() } else { lines.json().boxed() };
+        tracing_subscriber::registry().with(lines.with_filter(filter)).init();
         if let Some(error) = mistake {
             tracing::warn!(%error, "RUST_LOG is not understood, and left alone");
         }
@@ -99,11 +99,13 @@ pub fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// What to log, and what is wrong with the wish.
-fn filter(wish: Option<&str>) -> (EnvFilter, Option<ParseError>) {
-    match wish.filter(|wish| !wish.is_empty()).map(EnvFilter::try_new) {
+fn filter(wish: Option<&str>) -> (Targets, Option<ParseError>) {
+    let (level, target, its_level) = DEFAULT_FILTER;
+    let default = || Targets::new().with_default(level).with_target(target, its_level);
+    match wish.filter(|wish| !wish.is_empty()).map(Targets::from_str) {
         Some(Ok(filter)) => (filter, None),
-        Some(Err(error)) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
-        None => (EnvFilter::new(DEFAULT_FILTER), None),
+        Some(Err(error)) => (default(), Some(error)),
+        None => (default(), None),
     }
 }
 

@@ -34,7 +34,9 @@ pub(super) fn database(field: Field<'_>) -> Option<Database> {
         _ => None,
     };
     // Garbage collection holds its turn by one, and works by another.
-    let max_connections = section.number("max_connections", 20, 2..=CONNECTIONS);
+    // Each of SQLite's is a thread with a cache of its own, and more than there are cores read no faster.
+    let most = if matches!(kind, Some(DatabaseKind::Sqlite(_))) { 8 } else { 20 };
+    let max_connections = section.number("max_connections", most, 2..=CONNECTIONS);
     let min_connections = section.number("min_connections", 1, 0..=CONNECTIONS);
     if min_connections > max_connections {
         section.problem("`min_connections` is more than `max_connections`");

@@ -27,7 +27,7 @@ use super::socket::Socket;
 use crate::api::{Connection, Departures, Lane};
 
 /// Largest piece that is read of a connection, and so the largest header.
-const READ_SIZE: usize = 256 * 1024;
+const READ_SIZE: usize = 64 * 1024;
 /// Header lines of a request.
 const HEADERS: usize = 100;
 /// Largest header of HTTP/2.

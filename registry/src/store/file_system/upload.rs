@@ -24,7 +24,7 @@ use crate::oci::{Digest, Hasher};
 use crate::store::{Checkpoint, Proof, StoreError, Upload, UploadId};
 
 /// How many bytes are written at once. A second such piece comes in meanwhile: that is all the memory an upload takes.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 64 << 10;
 /// How many pieces of bytes that may be, small as they come.
 const SLICES: usize = 512;
 /// How much is written between two syncs in the background.
