@@ -36,7 +36,8 @@ impl Logging {
             .finish(std::io::stderr());
         let (filter, mistake) = filter(std::env::var("RUST_LOG").ok().as_deref());
         let lines = fmt::layer().with_writer(writer.clone());
-        let lines = if std::io::stderr().is_terminal() { lines.with_target(false).boxed() } else { lines.json().boxed() };
+        let lines =
+            if std::io::stderr().is_terminal() { lines.with_target(false).boxed() } else { lines.json().boxed() };
         tracing_subscriber::registry().with(lines.with_filter(filter)).init();
         if let Some(error) = mistake {
             tracing::warn!(%error, "RUST_LOG is not understood, and left alone");

@@ -8,25 +8,23 @@
 //! commit waits for is a short one.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, IoSlice, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::io::{Errno, pwritev};
 use tokio::task::JoinHandle;
 
 use super::{Tree, blocking, fault, open_to_write, sync_folder};
 use crate::oci::{Digest, Hasher};
 use crate::store::{Checkpoint, Proof, StoreError, Upload, UploadId};
 
-/// How many bytes are written at once. A second such piece comes in meanwhile: that is all the memory an upload takes.
+/// How many bytes are written at once. A second such piece comes in meanwhile: that is all the memory an upload takes, and the same
+/// memory to its end. Who sends them has its buffers back at once.
 const PIECE: usize = 64 << 10;
-/// How many pieces of bytes that may be, small as they come.
-const SLICES: usize = 512;
 /// How much is written between two syncs in the background.
 const SYNC: u64 = 32 << 20;
 /// How much may wait for the disk before an upload does.
@@ -42,11 +40,12 @@ pub(super) struct FileUpload {
     place: Arc<Place>,
     /// How many bytes it has, those in memory too.
     length: u64,
-    /// Bytes that are not written yet, and how many.
-    pending: Vec<Bytes>,
-    pending_bytes: usize,
+    /// The piece that comes in.
+    filling: Vec<u8>,
+    /// Memory for the next one.
+    spare: Vec<u8>,
     /// A piece that is being written.
-    writing: Option<JoinHandle<Result<(), StoreError>>>,
+    writing: Option<JoinHandle<Result<Vec<u8>, StoreError>>>,
     /// A sync under way, and up to where it reaches.
     syncing: Option<(u64, JoinHandle<Result<(), StoreError>>)>,
     /// Up to where it is on the disk.
@@ -91,8 +90,8 @@ impl FileUpload {
             tree: Arc::clone(tree),
             place,
             length,
-            pending: Vec::new(),
-            pending_bytes: 0,
+            filling: Vec::new(),
+            spare: Vec::new(),
             writing: None,
             syncing: None,
             synced: length,
@@ -102,19 +101,20 @@ impl FileUpload {
 
     /// Up to where it was handed to the file system.
     fn written(&self) -> u64 {
-        self.length - self.pending_bytes as u64
+        self.length - self.filling.len() as u64
     }
 
-    /// Starts to write what is pending, after what is being written.
+    /// Starts to write what came in, after what is being written.
     async fn flush(&mut self) -> Result<(), StoreError> {
         self.written_out().await?;
-        if self.pending_bytes > 0 {
+        if !self.filling.is_empty() {
             let offset = self.written();
-            let pieces = std::mem::take(&mut self.pending);
-            self.pending_bytes = 0;
+            let mut piece = std::mem::replace(&mut self.filling, std::mem::take(&mut self.spare));
             let place = Arc::clone(&self.place);
             self.writing = Some(tokio::task::spawn_blocking(move || {
-                write_all_at(&place.file, &pieces, offset).map_err(|error| place.fault("cannot write", &error))
+                place.file.write_all_at(&piece, offset).map_err(|error| place.fault("cannot write", &error))?;
+                piece.clear();
+                Ok(piece)
             }));
         }
         Ok(())
@@ -125,7 +125,7 @@ impl FileUpload {
         if let Some(task) = &mut self.writing {
             let done = ended(task.await);
             self.writing = None;
-            self.note(done)?;
+            self.spare = self.note(done)?;
         }
         Ok(())
     }
@@ -160,7 +160,7 @@ impl FileUpload {
     }
 
     /// After a failure the file may lack what later syncs no longer know of: nothing of this writer counts.
-    fn note(&mut self, done: Result<(), StoreError>) -> Result<(), StoreError> {
+    fn note<T>(&mut self, done: Result<T, StoreError>) -> Result<T, StoreError> {
         self.failed |= done.is_err();
         done
     }
@@ -186,15 +186,16 @@ impl Upload for FileUpload {
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.usable()?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.length += bytes.len() as u64;
-        self.pending_bytes += bytes.len();
-        self.pending.push(bytes);
-        if self.pending_bytes >= PIECE || self.pending.len() >= SLICES {
-            self.flush().await?;
-            self.sync_along().await?;
+        let mut rest = bytes.as_ref();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.len().min(PIECE - self.filling.len()));
+            self.filling.extend_from_slice(piece);
+            self.length += piece.len() as u64;
+            rest = after;
+            if self.filling.len() == PIECE {
+                self.flush().await?;
+                self.sync_along().await?;
+            }
         }
         Ok(())
     }
@@ -320,25 +321,7 @@ impl Place {
     }
 }
 
-/// Writes all of these, one after the other.
-fn write_all_at(file: &File, pieces: &[Bytes], mut offset: u64) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    let mut rest = slices.as_mut_slice();
-    while !rest.is_empty() {
-        match pwritev(file, rest, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                IoSlice::advance_slices(&mut rest, written);
-                offset += written as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 /// What a task has said, or that it said nothing.
-fn ended(done: Result<Result<(), StoreError>, tokio::task::JoinError>) -> Result<(), StoreError> {
+fn ended<T>(done: Result<Result<T, StoreError>, tokio::task::JoinError>) -> Result<T, StoreError> {
     done.unwrap_or_else(|error| Err(StoreError::Broken(format!("work of the store has died: {error}"))))
 }
