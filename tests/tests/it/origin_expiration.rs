@@ -48,6 +48,7 @@ async fn ends(who: &Caller) -> Option<i64> {
     let tag = &tags["tags"][0];
     assert_eq!(tag["name"], "nightly", "{tags}");
     assert_eq!(tag["end_ts"].is_null(), tag["expiration"].is_null(), "{tags}");
+    assert_eq!(who.see("/repository/acme/app").await["tags"]["nightly"]["expiration"], tag["expiration"], "{tags}");
     let left = tag["end_ts"].as_i64()? - seconds();
     assert!((left + 60) % DAY <= 60, "{tags}");
     Some((left + 60) / DAY)

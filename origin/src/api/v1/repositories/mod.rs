@@ -159,6 +159,7 @@ async fn tags(origin: &Origin, repository: i64) -> Result<BTreeMap<String, TagBr
             size: tag.layers_size,
             last_modified: date(tag.started),
             manifest_digest: tag.digest,
+            expiration: tag.ended.map(date),
         };
         (tag.name, brief)
     };

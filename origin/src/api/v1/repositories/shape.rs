@@ -183,6 +183,9 @@ pub(in crate::api::v1) struct TagBrief {
     pub(super) size: i64,
     pub(super) last_modified: String,
     pub(super) manifest_digest: String,
+    /// When it expires, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expiration: Option<String>,
 }
 
 /// What changes of a repository.
