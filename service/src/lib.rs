@@ -4,6 +4,7 @@
 //! - [`range`], [`conditional`]: which bytes a request wants, and whether it wants them at all.
 //! - [`crypto`]: the one provider of cryptography.
 //! - [`health`]: reports in the shapes of Quay's health endpoints.
+//! - [`network`]: what an address counts as.
 //! - [`told`]: what proxies in front tell of a request's way.
 //! - [`supervisor`]: what systemd is told. [`signals`]: what a program is told.
 //! - [`output`]: what a command answers.
@@ -14,6 +15,7 @@ pub mod crypto;
 pub mod descriptors;
 pub mod health;
 pub mod logging;
+pub mod network;
 pub mod output;
 pub mod range;
 pub mod signals;

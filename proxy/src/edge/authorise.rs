@@ -2,8 +2,8 @@
 //!
 //! bcrypt is slow on purpose, so it runs on blocking threads, few at a time, and a verified login is remembered for an
 //! hour by a keyed hash. Failures are counted by client address and by user before the slow work is done: guessing
-//! is slow, and cannot keep the processor busy. The same login, brought many times at once, is one attempt. A user who is under attack from elsewhere still gets in with a login
-//! that was verified before. All of this memory is bounded.
+//! is slow, and cannot keep the processor busy. The same login, brought many times at once, is one attempt. A user who is
+//! under attack from elsewhere still gets in with a login that was verified before. All of this memory is bounded.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,6 +16,7 @@ use http::HeaderValue;
 use moka::sync::Cache;
 use pierhead_config::{Access, Secret};
 use pierhead_registry::client::Account;
+use pierhead_service::network::network;
 use tokio::sync::Semaphore;
 
 use super::credential::{account_print, basic};
@@ -145,14 +146,6 @@ impl Users {
     }
 }
 
-/// One customer of an IPv6 network has a /64 to take addresses from.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
@@ -163,7 +156,7 @@ mod tests {
     use http::HeaderValue;
     use pierhead_config::{Access, Secret};
 
-    use super::{PER_ADDRESS, Refusal, Users, network};
+    use super::{PER_ADDRESS, Refusal, Users};
     use crate::admin::metrics::Metrics;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -213,13 +206,5 @@ mod tests {
         for login in logins.collect::<Vec<_>>() {
             assert_eq!(login.await.unwrap().unwrap().as_ref(), "ann");
         }
-    }
-
-    #[test]
-    fn an_ipv6_network_counts_as_one() {
-        let [a, b, c] = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
-        assert_eq!(network(a), network(b));
-        assert_ne!(network(a), network(c));
-        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), IpAddr::from([192, 0, 2, 1]));
     }
 }

@@ -72,7 +72,8 @@ impl Write {
         (!changes.is_empty()).then_some(Write { cache, upstream, changes })
     }
 
-    async fn answered(&self, status: Option<StatusCode>) {
+    /// Forgets what an answer to it makes out of date.
+    pub(super) async fn answered(&self, status: Option<StatusCode>) {
         for change in self.changes.iter().filter(|change| change.is_done(status)) {
             // With one of those, a question that begins after this would bring the old answer.
             if change.concerns_rights() {

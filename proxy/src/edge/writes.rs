@@ -81,7 +81,8 @@ impl Writes {
     /// Whoever was let in before may not be any more, and nobody can say who: all are asked about again.
     pub(crate) fn doubt(&self, now: SystemTime) {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        self.credentials.fetch_max(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        // The next one, for a yes of this one may be older.
+        self.credentials.fetch_max(u64::try_from(now).unwrap_or_default() + 1, Ordering::Relaxed);
     }
 
     /// Since when a yes to a caller counts.

@@ -1,6 +1,8 @@
 //! What is done about manifests, blobs and lists, with the real cache and the real client, against an upstream that
 //! changes its mind: it is told between two requests to fail, to hesitate, to forget or to move a tag.
 
+mod changes;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
