@@ -52,6 +52,8 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
         answer: None,
     };
     request.extensions_mut().insert(Arc::clone(&asked));
+    // The kernel sees to what clients of HTTP/1 do not take.
+    let departure = connection.departures.depart(record.version == Version::HTTP_2);
     let mut response = if has_one_host(request.version(), request.headers()) {
         next.run(request).await
     } else {
@@ -67,8 +69,6 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
         whole: record.method == Method::HEAD || response.body().is_end_stream(),
     });
     let room = response.extensions_mut().remove::<Room>();
-    // The kernel sees to those of HTTP/1.
-    let departure = (record.version == Version::HTTP_2).then(|| connection.departures.depart());
     let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     response.map(|body| Body::new(Leaving { body, announced, record, _room: room, departure }))
 }
@@ -152,7 +152,7 @@ struct Leaving {
     announced: Option<u64>,
     record: Record,
     _room: Option<Room>,
-    departure: Option<Departure>,
+    departure: Departure,
 }
 
 impl hyper::body::Body for Leaving {
@@ -163,9 +163,9 @@ impl hyper::body::Body for Leaving {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.departure.iter().for_each(Departure::is_wanted);
+        self.departure.is_wanted();
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.departure.iter().for_each(Departure::is_given);
+        self.departure.is_given();
         let ended = self.body.is_end_stream();
         let announced = self.announced;
         if let Some(answer) = &mut self.record.answer {

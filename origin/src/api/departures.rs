@@ -1,4 +1,4 @@
-//! Answers on their way out over one connection, and whether their client takes them.
+//! Answers that are made, or on their way out, over one connection, and whether their client takes them.
 //!
 //! What a client of HTTP/1 does not take, the kernel sees. One of HTTP/2 may take everything of a connection and nothing of one answer, which
 //! then would hold its room for ever: only we see that nobody asks for the next piece.
@@ -24,6 +24,7 @@ pub(crate) struct Departures {
 #[derive(Debug)]
 pub(super) struct Departure {
     begun: Instant,
+    watched: bool,
     /// When the last piece was given, in milliseconds; [`OURS`] while the next one is made.
     given: Arc<AtomicU64>,
 }
@@ -35,13 +36,18 @@ impl Default for Departures {
 }
 
 impl Departures {
-    /// A new answer.
-    pub(super) fn depart(&self) -> Departure {
+    /// A new answer. `watched`: whether it is for us to see that it is taken.
+    pub(super) fn depart(&self, watched: bool) -> Departure {
         let given = Arc::new(AtomicU64::new(OURS));
         let mut open = self.open.lock();
         open.retain(|other| other.strong_count() > 0);
         open.push(Arc::downgrade(&given));
-        Departure { begun: self.begun, given }
+        Departure { begun: self.begun, watched, given }
+    }
+
+    /// Whether nothing is being answered.
+    pub(crate) fn are_none(&self) -> bool {
+        self.open.lock().iter().all(|open| open.strong_count() == 0)
     }
 
     /// Whether the client has taken nothing of one of them for so long.
@@ -61,7 +67,9 @@ impl Departure {
 
     /// It was given one.
     pub(super) fn is_given(&self) {
-        self.given.store(since(self.begun), Ordering::Relaxed);
+        if self.watched {
+            self.given.store(since(self.begun), Ordering::Relaxed);
+        }
     }
 }
 
@@ -76,7 +84,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_a_client_that_takes_nothing_is_stuck() {
         let (departures, patience) = (Departures::default(), Duration::from_secs(5));
-        let (slow, stuck) = (departures.depart(), departures.depart());
+        assert!(departures.are_none());
+        let (slow, stuck, not_ours) = (departures.depart(true), departures.depart(true), departures.depart(false));
+        not_ours.is_given();
         slow.is_given();
         stuck.is_given();
         tokio::time::advance(Duration::from_secs(4)).await;
@@ -86,5 +96,8 @@ mod tests {
         assert!(departures.are_stuck(patience));
         drop(stuck);
         assert!(!departures.are_stuck(patience), "the next piece is ours to make");
+        assert!(!departures.are_none());
+        drop((slow, not_ours));
+        assert!(departures.are_none());
     }
 }

@@ -1,13 +1,14 @@
 //! One connection from its first byte to its last: TLS where there is any, then HTTP/1.1 or HTTP/2.
 //!
 //! Invariants: nobody holds a connection by sending nothing: the handshake and the first request have a time, so has each header
-//! after it and each pause in a body. A connection that is told to end finishes what it has begun.
+//! after it and each pause in a body; one of HTTP/2 over which nothing is asked is ended, whether or not its client answers pings.
+//! A connection that is told to end finishes what it has begun.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ const STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Of all bodies of a connection.
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// How often within `idle_timeout` it is looked whether a connection moves.
+const LOOKS: u32 = 2;
 /// How often the other side of HTTP/2 is asked whether it is still there, and how long it may take.
 const PING: Duration = Duration::from_secs(20);
 
@@ -60,7 +63,7 @@ where
             Err(_) => return tracing::debug!(%peer, "no TLS in time"),
         },
     };
-    let asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicU64::new(0));
     let departures = Arc::new(Departures::default());
     let requests = Requests {
         service: served.service.clone(),
@@ -77,20 +80,29 @@ where
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), requests));
     let mut first = pin!(tokio::time::sleep_until(first));
     let (mut is_first, mut finishing) = (true, false);
-    let mut look = interval(served.idle_timeout / 2);
+    let mut look = interval(served.idle_timeout / LOOKS);
+    // At how many looks in a row nothing had been asked since the one before, and nothing was being answered.
+    let (mut seen, mut quiet) = (0, 0);
     let ended = loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => break ended,
             () = first.as_mut(), if is_first => {
                 is_first = false;
-                if !asked.load(Ordering::Relaxed) {
+                if asked.load(Ordering::Relaxed) == 0 {
                     return tracing::debug!(%peer, "no request in time");
                 }
             }
             _ = look.tick() => {
                 if departures.are_stuck(served.idle_timeout) {
                     return tracing::debug!(%peer, "an answer is not taken");
+                }
+                let asked = asked.load(Ordering::Relaxed);
+                quiet = if asked == seen && departures.are_none() { quiet + 1 } else { 0 };
+                seen = asked;
+                if quiet > LOOKS && !finishing {
+                    finishing = true;
+                    connection.as_mut().graceful_shutdown();
                 }
             }
             () = finish.cancelled(), if !finishing => {
@@ -124,7 +136,7 @@ struct Requests<S> {
     service: S,
     connection: Connection,
     silence: Duration,
-    asked: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
 }
 
 impl<S: Service<Request<Arriving>>> Service<Request<Incoming>> for Requests<S> {
@@ -133,7 +145,7 @@ impl<S: Service<Request<Arriving>>> Service<Request<Incoming>> for Requests<S> {
     type Future = S::Future;
 
     fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.asked.store(true, Ordering::Relaxed);
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let mut request = request.map(|body| Arriving::new(body, self.silence));
         let mut connection = self.connection.clone();
         // HTTP/2 cuts bodies into frames of its own.

@@ -162,13 +162,33 @@ async fn a_header_that_drips_has_its_time_on_a_kept_connection_too() {
     }
 }
 
+/// What HTTP/2 begins with, no settings, and GET / on the first stream: all of it in HPACK's table.
+const HTTP2_GET: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x03\x01\x05\x00\x00\x00\x01\x82\x86\x84";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_http2_over_which_nothing_is_asked_ends() {
+    let origin = Setup::new().set("/limits/idle_timeout", "500ms").start().await;
+    let mut connection = TcpStream::connect(origin.registry).await.unwrap();
+    connection.write_all(HTTP2_GET).await.unwrap();
+    origin.logged("the request", |line| line["protocol"] == "HTTP/2").await;
+    // GOAWAY, that no stream begun before it is lost.
+    let mut all = Vec::new();
+    let told = async {
+        while !all.windows(5).any(|frame| frame == b"\x00\x00\x08\x07\x00") {
+            let mut some = [0; 1024];
+            let read = connection.read(&mut some).await.unwrap();
+            assert!(read > 0, "closed without a word");
+            all.extend_from_slice(&some[..read]);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("still open");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn heavy_a_header_that_drips_over_http2_has_its_time_too() {
     let origin = Setup::new().start().await;
     let mut connection = TcpStream::connect(origin.registry).await.unwrap();
-    // The preface, no settings, and GET / on the first stream: all of it in HPACK's table.
-    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await.unwrap();
-    connection.write_all(b"\x00\x00\x03\x01\x05\x00\x00\x00\x01\x82\x86\x84").await.unwrap();
+    connection.write_all(HTTP2_GET).await.unwrap();
     origin.logged("the first request", |line| line["protocol"] == "HTTP/2").await;
     // The second one's header, of which one byte comes at a time.
     connection.write_all(b"\x00\x40\x00\x01\x05\x00\x00\x00\x03").await.unwrap();
