@@ -24,7 +24,7 @@ use crate::store::{Checkpoint, Proof, StoreError, Upload, UploadId};
 
 /// How many bytes are written at once. A second such piece comes in meanwhile: that is all the memory an upload takes, and the same
 /// memory to its end. Who sends them has its buffers back at once.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 128 << 10;
 /// How much is written between two syncs in the background.
 const SYNC: u64 = 32 << 20;
 /// How much may wait for the disk before an upload does.
