@@ -38,7 +38,7 @@ enum Command {
         /// The configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Only say what would be taken away. Pushes of just that wait meanwhile.
+        /// Only say what would be taken away: off by what is pushed and deleted meanwhile, for nothing waits for it.
         #[arg(long)]
         dry_run: bool,
     },

@@ -9,7 +9,7 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::entity::accounts::{AccountKind, Superuser, TeamRole, account, app_token, team, team_member};
+use super::entity::accounts::{AccountKind, Superuser, TeamRole, account, team, team_member};
 use super::entity::repositories::{RepositoryState, repository};
 use super::{Change, Meta, MetaError, Millis, now};
 
@@ -224,12 +224,6 @@ impl Change {
         orphans.exec(&self.transaction).await?;
         account::Entity::delete_by_id(id).exec(&self.transaction).await?;
         Ok(())
-    }
-
-    /// Forgets application tokens that nobody can use any more.
-    pub(crate) async fn delete_expired_app_tokens(&self, before: Millis) -> Result<u64, MetaError> {
-        let expired = app_token::Entity::delete_many().filter(app_token::Column::Expires.lt(before));
-        Ok(expired.exec(&self.transaction).await?.rows_affected)
     }
 }
 

@@ -6,24 +6,36 @@
 //!
 //! # How blobs come and go beside each other
 //!
-//! The store and the database cannot change together. So a blob's row says what may be in the store, and whoever changes the one
-//! or the other first locks the row:
+//! The store and the database cannot change together. So a blob's row says what may be in the store:
 //!
 //! ```text
 //!   a push                                      garbage collection
-//!   1 lock the row (make it `Arriving`, or      1 lock a row that nobody holds; see again that nobody does;
-//!     find it `Present`), hold the blob           make it `Leaving`
-//!   2 write the object to the store             2 lock the row; if it is `Leaving` still: delete the object, then the row
-//!   3 make the row `Present`
+//!   1 lock the row: make it, `Arriving`, or     1 lock rows that nobody holds; see again that nobody does; make
+//!     find it `Present`; hold the blob            them `Leaving`, for so long (`leaving_until`)
+//!   2 write the object to the store             2 delete the objects, in much less time than that
+//!   3 make that very row `Present`              3 delete those very rows whose objects are gone
 //! ```
 //!
+//! Nothing is locked during a step 2, however slow the store is.
+//!
+//! Invariants: a row that is held does not begin to leave, and one that has begun never comes back: when it is over, it is deleted.
+//! While a row is `Leaving` and its time is not over, its object may vanish, and nobody writes it, deletes it or drops the row but
+//! who made it leave. So:
+//!
 //! - A push that finds `Present` has nothing to write: the row cannot leave while it is held, and it is held from step 1 on.
-//! - A push that finds `Leaving` waits for the lock of the other's step 2, and then finds no row; or it is first, makes it
-//!   `Arriving`, and step 2 finds nothing to do.
+//! - A push that finds `Leaving` counts on nothing and waits: until the row is gone, or its time is over; then whoever began to take
+//!   it away was killed or has given up, and the push drops the row and makes a new one.
+//! - A push whose row is not there any more in step 3, because step 2 took longer than the repository holds the blob, does not know
+//!   what became of its object. It holds a new row and looks.
 //! - Killed between its steps, a push leaves a held `Arriving` row: once that has expired, garbage collection takes row and object.
-//!   Killed between its own, garbage collection leaves a `Leaving` row, which counts as not there, and is taken up again.
+//!   Killed between its own, garbage collection leaves `Leaving` rows, which count as not there; when their time is over, the next
+//!   collection makes them leave anew. Who comes too late finds another time in the row, or no row, and drops nothing.
 //! - A manifest locks the rows of its blobs, and of who holds them, against change (`FOR SHARE`) while it is put: what it needs
 //!   cannot leave in between.
+//!
+//! The time is the database's, one clock for all nodes. It is needed because a lock is gone with its connection while a request to
+//! the store is still under way. What a store does long after a request for it was given up, nothing here can undo: a later push
+//! finds the object missing and writes it anew.
 //!
 //! SQLite has one writer at a time, which is more than any of these locks.
 
@@ -66,19 +78,22 @@ pub(super) struct WantedBlob {
     pub(super) size: i64,
 }
 
-/// What a push finds.
+/// What a push finds: which row, and what that says of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// The store has the bytes.
-    Known,
+    /// The store has them.
+    Known(i64),
     /// They must be written.
-    New,
+    New(i64),
+    /// They are being taken away: nothing is held, and the push waits.
+    Leaving,
 }
 
 #[derive(FromQueryResult)]
 struct BlobRow {
     id: i64,
     state: BlobState,
+    leaving_until: Millis,
 }
 
 impl Meta {
@@ -111,7 +126,7 @@ impl Meta {
 }
 
 impl Change {
-    /// Step 1 of a push: the repository holds the blob from here on, until `expires` at least.
+    /// Step 1 of a push: the repository holds the blob from here on, until `expires` at least, unless it is [`Arrival::Leaving`].
     pub(crate) async fn blob_arrives(
         &self,
         repository_id: i64,
@@ -125,29 +140,36 @@ impl Change {
         if found.is_none() {
             found = self.blob_row(&digest, size).await?;
         }
-        let row = found.ok_or(MetaError::Gone)?;
-        if row.state != BlobState::Present {
-            let update = "UPDATE blob SET state = 0, size = $2, changed = $3 WHERE id = $1";
-            sql::execute(&self.transaction, update, [row.id.into(), size.into(), now().into()]).await?;
+        let mut row = found.ok_or(MetaError::Gone)?;
+        if row.state == BlobState::Leaving {
+            if row.leaving_until > self.clock().await? {
+                return Ok(Arrival::Leaving);
+            }
+            sql::execute(&self.transaction, "DELETE FROM blob WHERE id = $1", [row.id.into()]).await?;
+            row = self.blob_row(&digest, size).await?.ok_or(MetaError::Gone)?;
+        }
+        if row.state == BlobState::Arriving {
+            let update = "UPDATE blob SET size = $2 WHERE id = $1";
+            sql::execute(&self.transaction, update, [row.id.into(), size.into()]).await?;
         }
         self.hold(repository_id, row.id, expires).await?;
-        Ok(if row.state == BlobState::Present { Arrival::Known } else { Arrival::New })
+        Ok(if row.state == BlobState::Present { Arrival::Known(row.id) } else { Arrival::New(row.id) })
     }
 
     /// The row of a blob, made where there is none, and locked. `None` when it left at this moment.
     async fn blob_row(&self, digest: &str, size: i64) -> Result<Option<BlobRow>, MetaError> {
-        let insert =
-            "INSERT INTO blob (digest, size, state, changed) VALUES ($1, $2, 0, $3) ON CONFLICT (digest) DO NOTHING";
-        sql::execute(&self.transaction, insert, [digest.into(), size.into(), now().into()]).await?;
-        let select = format!("SELECT id, state FROM blob WHERE digest = $1{}", self.locking());
+        let insert = "INSERT INTO blob (digest, size, state, leaving_until) VALUES ($1, $2, 0, 0) ON CONFLICT (digest) DO NOTHING";
+        sql::execute(&self.transaction, insert, [digest.into(), size.into()]).await?;
+        let select = format!("SELECT id, state, leaving_until FROM blob WHERE digest = $1{}", self.locking());
         sql::one(&self.transaction, &select, [digest.into()]).await
     }
 
-    /// Step 3 of a push: the store has the bytes. `false` when step 2 took longer than the repository holds the blob, and it left.
-    pub(crate) async fn blob_arrived(&self, digest: &Digest, size: u64) -> Result<bool, MetaError> {
-        let update = "UPDATE blob SET state = 1, size = $3, changed = $2 WHERE digest = $1";
+    /// Step 3 of a push: the store has the bytes. `false` when the row has left, or is about to: step 2 took longer than the
+    /// repository holds the blob.
+    pub(crate) async fn blob_arrived(&self, id: i64, size: u64) -> Result<bool, MetaError> {
+        let update = "UPDATE blob SET state = 1, size = $2 WHERE id = $1 AND state <> 2";
         let size = i64::try_from(size).unwrap_or(i64::MAX);
-        Ok(sql::execute(&self.transaction, update, [digest.to_string().into(), now().into(), size.into()]).await? == 1)
+        Ok(sql::execute(&self.transaction, update, [id.into(), size.into()]).await? == 1)
     }
 
     /// Lets one repository hold what another holds. `None` when that does not.

@@ -5,6 +5,7 @@
 
 use sea_orm::FromQueryResult;
 
+use super::unneeded::EXPIRED_TAG;
 use super::{Change, MetaError, Millis, sql};
 
 /// That a tag `t` is there at the time that `$place` stands for.
@@ -57,7 +58,7 @@ impl Change {
     /// Tags that expired have ended. Their names, as many as there are in a batch.
     pub(crate) async fn end_expired_tags(&self, at: Millis, limit: usize) -> Result<Vec<String>, MetaError> {
         let update = format!(
-            "UPDATE tag SET ended = expires WHERE id IN (SELECT id FROM tag WHERE ended IS NULL AND expires <= $1 \
+            "UPDATE tag SET ended = expires WHERE id IN (SELECT id FROM tag WHERE {EXPIRED_TAG} \
              ORDER BY id LIMIT {limit}{}) RETURNING name",
             self.skipping()
         );

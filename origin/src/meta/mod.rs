@@ -10,6 +10,7 @@ mod actions;
 mod app_tokens;
 mod blobs;
 mod census;
+mod clock;
 mod defaults;
 mod entity;
 mod error;
@@ -35,6 +36,7 @@ mod teams;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod unneeded;
 mod uploads;
 
 use std::sync::Arc;
@@ -56,7 +58,6 @@ pub(crate) use defaults::DefaultPermission;
 pub(crate) use entity::accounts::{AccountKind, Superuser, TeamRole};
 pub(crate) use entity::repositories::{RepositoryState, Role, Visibility};
 pub(crate) use error::MetaError;
-pub(crate) use garbage::LeavingBlob;
 pub(crate) use history::{HistoryFilter, TagName, TagTime};
 pub(crate) use listing::{Listing, RepositoryEdit};
 pub(crate) use logins::LoginCell;
@@ -68,6 +69,7 @@ pub(crate) use service_keys::ServiceKey;
 pub(crate) use tags::TagMove;
 pub(crate) use teams::{Team, TeamSize};
 pub(crate) use turn::Turn;
+pub(crate) use unneeded::{UnheldBlob, View};
 pub(crate) use uploads::{Claim, Progress, UploadRow};
 
 /// Milliseconds since the epoch: how the database knows time.

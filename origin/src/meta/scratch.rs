@@ -48,6 +48,25 @@ impl Scratch {
     }
 }
 
+/// Makes everything so much older, as if time had passed.
+pub(crate) async fn time_passes(meta: &Meta, by: Duration) {
+    let by = i64::try_from(by.as_millis()).unwrap();
+    for (table, column) in [
+        ("manifest", "pushed"),
+        ("manifest", "deleted"),
+        ("tag", "started"),
+        ("tag", "ended"),
+        ("repository_blob", "expires"),
+        ("blob", "leaving_until"),
+        ("upload", "touched"),
+        ("upload", "writer_until"),
+        ("action", "at"),
+    ] {
+        let update = format!("UPDATE {table} SET {column} = {column} - $1");
+        super::sql::execute(&meta.connections, &update, [by.into()]).await.unwrap();
+    }
+}
+
 fn settings(kind: DatabaseKind) -> Database {
     Database {
         kind,

@@ -1,14 +1,19 @@
 //! What every database must do alike: each test runs on SQLite and on PostgreSQL.
 
+use std::time::Duration;
+
 use pierhead_registry::oci::{Algorithm, Digest, Reference};
 
-use super::scratch::{Scratch, on_both};
+use super::garbage::Leave;
+use super::scratch::{Scratch, on_both, time_passes};
 use super::*;
 
 on_both!(
     an_image_is_pushed_tagged_moved_and_deleted,
     what_comes_back_can_be_pulled,
     a_catalog_lists_what_several_teams_have_once,
+    a_blob_that_leaves_is_waited_for_and_never_comes_back,
+    who_takes_a_blob_away_too_late_drops_nothing
 );
 
 /// A namespace and a repository in it.
@@ -27,12 +32,43 @@ async fn repository(meta: &Meta, name: &str) -> Repository {
 async fn push_blob(meta: &Meta, repository: &Repository, content: &[u8]) -> (Digest, Arrival) {
     let digest = Digest::of(Algorithm::Sha256, content);
     let change = meta.change().await.unwrap();
-    let arrival = change.blob_arrives(repository.id, &digest, content.len() as u64, now() + 60_000).await.unwrap();
+    let arrival = change.blob_arrives(repository.id, &digest, content.len() as u64, now() + MINUTE).await.unwrap();
     change.commit().await.unwrap();
-    let change = meta.change().await.unwrap();
-    change.blob_arrived(&digest, content.len() as u64).await.unwrap();
-    change.commit().await.unwrap();
+    if let Arrival::Known(id) | Arrival::New(id) = arrival {
+        let change = meta.change().await.unwrap();
+        assert!(change.blob_arrived(id, content.len() as u64).await.unwrap());
+        change.commit().await.unwrap();
+    }
     (digest, arrival)
+}
+
+const MINUTE: Millis = 60_000;
+
+/// A blob that nothing holds any more.
+async fn unheld_blob(meta: &Meta, repository: &Repository, content: &[u8]) -> (Digest, UnheldBlob) {
+    let (digest, _) = push_blob(meta, repository, content).await;
+    time_passes(meta, Duration::from_millis(MINUTE.unsigned_abs())).await;
+    let holds = meta.unneeded_holds(now(), (0, 0)).await.unwrap().rows;
+    let change = meta.change().await.unwrap();
+    change.take_holds(&holds, now()).await.unwrap();
+    change.commit().await.unwrap();
+    let [blob] = meta.unheld_blobs(View::Now, (0, 0), 0).await.unwrap().rows.try_into().unwrap();
+    (digest, blob)
+}
+
+/// Step 1 of a leave. The blobs, and what step 3 needs.
+async fn leave(meta: &Meta, blob: &UnheldBlob, time: Duration) -> Leave {
+    let change = meta.change().await.unwrap();
+    let leave = change.blobs_leave(std::slice::from_ref(blob), time).await.unwrap();
+    change.commit().await.unwrap();
+    leave
+}
+
+async fn left(meta: &Meta, leave: &Leave, blob: &UnheldBlob) -> u64 {
+    let change = meta.change().await.unwrap();
+    let left = change.blobs_left(leave, &[blob.id]).await.unwrap();
+    change.commit().await.unwrap();
+    left
 }
 
 fn manifest<'a>(repository: &Repository, content: &'a [u8], blobs: &[Digest]) -> NewManifest<'a> {
@@ -55,11 +91,11 @@ async fn an_image_is_pushed_tagged_moved_and_deleted(scratch: Scratch) {
     let (one, two) = (repository(meta, "a/one").await, repository(meta, "b/two").await);
 
     let (digest, arrival) = push_blob(meta, &one, b"layer").await;
-    assert_eq!(arrival, Arrival::New);
+    assert!(matches!(arrival, Arrival::New(_)));
     assert_eq!(meta.blob("a/one", &digest).await.unwrap().unwrap().size(), 5);
     // The other repository learns nothing of it, and pushes it in vain.
     assert!(meta.blob("b/two", &digest).await.unwrap().is_none());
-    assert_eq!(push_blob(meta, &two, b"layer").await.1, Arrival::Known);
+    assert!(matches!(push_blob(meta, &two, b"layer").await.1, Arrival::Known(_)));
 
     let absent = Digest::of(Algorithm::Sha256, b"absent");
     let change = meta.change().await.unwrap();
@@ -144,4 +180,45 @@ async fn a_catalog_lists_what_several_teams_have_once(scratch: Scratch) {
     let viewer = Viewer::Account(somebody);
     assert_eq!(meta.catalog(viewer, "", 3).await.unwrap(), ["a/1", "a/2", "a/3"]);
     assert_eq!(meta.catalog(viewer, "a/3", 3).await.unwrap(), ["a/4", "a/5", "somebody/own"]);
+}
+
+async fn a_blob_that_leaves_is_waited_for_and_never_comes_back(scratch: Scratch) {
+    let meta = &scratch.open().await;
+    let (one, two) = (repository(meta, "a/one").await, repository(meta, "b/two").await);
+    let (digest, blob) = unheld_blob(meta, &one, b"layer").await;
+    let time = Duration::from_secs(30);
+    let going = leave(meta, &blob, time).await;
+    assert_eq!(going.blobs.len(), 1);
+    // Nobody counts on it, and nobody else takes it away.
+    for repository in [&one, &two] {
+        assert_eq!(push_blob(meta, repository, b"layer").await.1, Arrival::Leaving);
+        assert!(meta.blob(&repository.name, &digest).await.unwrap().is_none());
+    }
+    assert!(leave(meta, &blob, time).await.blobs.is_empty());
+    let change = meta.change().await.unwrap();
+    assert!(change.mount("a/one", two.id, &digest, now() + MINUTE).await.unwrap().is_none());
+    assert!(!change.blob_arrived(blob.id, 5).await.unwrap(), "a push that took too long has lost its row");
+    drop(change);
+
+    // Whoever took it away was killed: it is made anew, and its old row is nobody's.
+    time_passes(meta, time).await;
+    let (_, arrival) = push_blob(meta, &one, b"layer").await;
+    assert!(matches!(arrival, Arrival::New(id) if id != blob.id), "{arrival:?}");
+    assert_eq!(left(meta, &going, &blob).await, 0);
+    assert!(meta.blob("a/one", &digest).await.unwrap().is_some());
+}
+
+async fn who_takes_a_blob_away_too_late_drops_nothing(scratch: Scratch) {
+    let meta = &scratch.open().await;
+    let one = repository(meta, "a/one").await;
+    let (digest, blob) = unheld_blob(meta, &one, b"layer").await;
+    let late = leave(meta, &blob, Duration::ZERO).await;
+    // Another goes on with what the first seems to have left.
+    let going = leave(meta, &blob, Duration::from_secs(30)).await;
+    assert_eq!((late.blobs.len(), going.blobs.len()), (1, 1));
+    assert_eq!(left(meta, &late, &blob).await, 0, "the other is deleting it now");
+    assert_eq!(push_blob(meta, &one, b"layer").await.1, Arrival::Leaving);
+    assert_eq!(left(meta, &going, &blob).await, 1);
+    assert!(matches!(push_blob(meta, &one, b"layer").await.1, Arrival::New(_)));
+    assert!(meta.blob("a/one", &digest).await.unwrap().is_some());
 }

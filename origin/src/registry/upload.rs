@@ -18,6 +18,8 @@ use crate::meta::{Arrival, Claim, MetaError, UploadRow};
 
 /// How long to wait for the database when all that is left is to say that a blob is there.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for a blob to leave before it can be stored anew: a little longer than whoever takes it away may take, and was killed.
+const LEAVING: Duration = Duration::from_secs(35);
 
 /// A piece of an upload, as it comes in.
 pub(crate) struct Piece {
@@ -142,12 +144,9 @@ impl Registry {
                 error => error.into(),
             })?;
         }
-        let change = self.meta.change().await?;
-        self.writable(&change, row.repository_id).await?;
-        let arrival = change.blob_arrives(row.repository_id, &digest, length, self.held_until()).await?;
-        change.commit().await?;
+        let (blob, known) = self.arrives(row, &digest, length).await?;
         // Somebody may have taken it from the store behind our back. Then this push mends it.
-        let to_write = upload.is_some() && arrival == Arrival::New;
+        let to_write = upload.is_some() && !known;
         let there = !to_write && self.store.stat(&digest).await? == Some(length);
         match upload {
             Some(upload) if !there => upload.commit(&digest, proof).await?,
@@ -161,7 +160,7 @@ impl Registry {
         }
         let begun = Instant::now();
         loop {
-            match self.arrived(row, id, &digest, length).await {
+            match self.arrived(row, id, blob, &digest, length).await {
                 // What was stored would have to be sent again. The database may be back soon.
                 Err(RegistryError::Meta(MetaError::Unavailable(_) | MetaError::Conflict))
                     if begun.elapsed() < PATIENCE =>
@@ -173,10 +172,38 @@ impl Registry {
         }
     }
 
-    /// Step 3 of a push (`../meta/blobs.rs`).
-    async fn arrived(&self, row: &UploadRow, id: &UploadId, digest: &Digest, length: u64) -> Result<(), RegistryError> {
+    /// Step 1 of a push (`../meta/blobs.rs`): the row of the blob, and whether the store has its bytes.
+    async fn arrives(&self, row: &UploadRow, digest: &Digest, length: u64) -> Result<(i64, bool), RegistryError> {
+        let begun = Instant::now();
+        loop {
+            let change = self.meta.change().await?;
+            self.writable(&change, row.repository_id).await?;
+            let found = match change.blob_arrives(row.repository_id, digest, length, self.held_until()).await? {
+                Arrival::Known(id) => (id, true),
+                Arrival::New(id) => (id, false),
+                Arrival::Leaving if begun.elapsed() > LEAVING => return Err(MetaError::Gone.into()),
+                Arrival::Leaving => {
+                    drop(change);
+                    sleep(LOOK).await;
+                    continue;
+                }
+            };
+            change.commit().await?;
+            return Ok(found);
+        }
+    }
+
+    /// Step 3 of a push.
+    async fn arrived(
+        &self,
+        row: &UploadRow,
+        id: &UploadId,
+        blob: i64,
+        digest: &Digest,
+        length: u64,
+    ) -> Result<(), RegistryError> {
         let change = self.meta.change().await?;
-        let arrived = change.blob_arrived(digest, length).await?;
+        let arrived = change.blob_arrived(blob, length).await?;
         change.delete_upload(id, row.writer.as_deref().unwrap_or_default()).await?;
         change.commit().await?;
         if arrived { Ok(()) } else { self.mend(row, digest, length).await }
@@ -196,14 +223,12 @@ impl Registry {
 
     /// A blob whose row left while its bytes were written, which may have been taken away or not.
     async fn mend(&self, row: &UploadRow, digest: &Digest, length: u64) -> Result<(), RegistryError> {
-        let change = self.meta.change().await?;
-        change.blob_arrives(row.repository_id, digest, length, self.held_until()).await?;
-        change.commit().await?;
+        let (blob, _) = self.arrives(row, digest, length).await?;
         if self.store.stat(digest).await? != Some(length) {
             return Err(MetaError::Gone.into());
         }
         let change = self.meta.change().await?;
-        let arrived = change.blob_arrived(digest, length).await?;
+        let arrived = change.blob_arrived(blob, length).await?;
         change.commit().await?;
         if arrived { Ok(()) } else { Err(MetaError::Gone.into()) }
     }

@@ -1,21 +1,23 @@
 //! One collection of garbage, from what names something to what is named: repositories, tags, manifests, what repositories hold,
 //! blobs, uploads, and what is kept for a time only.
 //!
-//! Invariants: whatever is interrupted, by a stop or by anything else, is gone on with the next time; an object leaves the store
-//! before its row leaves the database, so that none is forgotten.
+//! What to take is found without a lock, and looked at again when it is locked. Invariants: whatever is interrupted, by a stop or by
+//! anything else, is gone on with the next time; an object leaves the store before its row leaves the database, so that none is
+//! forgotten; no lock is held while the store works.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::{FutureExt, StreamExt, stream};
 use pierhead_config::OriginConfig;
 use pierhead_registry::oci::Digest;
 use pierhead_registry::store::{BlobStore, StoreError, UploadId};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::work::Work;
 use crate::auth::{FAILURES, PLACES};
-use crate::meta::{LeavingBlob, Meta, MetaError, Millis, now};
+use crate::meta::{Meta, MetaError, Millis, Turn, UnheldBlob, View, now};
 use crate::metrics::Metrics;
 use crate::registry::checkpoint;
 
@@ -23,6 +25,12 @@ use crate::registry::checkpoint;
 const BATCH: usize = 100;
 /// How often manifests are gone through: an index that goes frees what is in it, a subject what is about it.
 const PASSES: usize = 8;
+/// Time for the store to delete a batch of blobs; what takes longer is given up, and leaves another time.
+const DELETING: Duration = Duration::from_secs(10);
+/// For how long blobs are in the hands of who deletes them: long enough that nothing of it is under way afterwards.
+pub(super) const LEAVING: Duration = Duration::from_secs(30);
+/// Blobs that are deleted at once.
+const DELETIONS: usize = 8;
 
 /// How long things are kept.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +88,7 @@ impl Collected {
         *self == Collected::default()
     }
 
-    fn blob(&mut self, blob: &LeavingBlob) {
+    pub(super) fn blob(&mut self, blob: &UnheldBlob) {
         self.blobs += 1;
         self.bytes += u64::try_from(blob.size).unwrap_or_default();
     }
@@ -109,11 +117,24 @@ pub(crate) enum CollectError {
     Store(#[from] StoreError),
 }
 
+/// A collection that is under way.
+struct Course<'a> {
+    turn: Turn,
+    stop: &'a CancellationToken,
+}
+
+impl Course<'_> {
+    /// Whether to go on.
+    async fn goes_on(&self) -> Result<bool, MetaError> {
+        if self.stop.is_cancelled() { Ok(false) } else { self.turn.holds().await.map(|()| true) }
+    }
+}
+
 /// Collects garbage.
 pub(crate) struct Collector {
-    meta: Meta,
+    pub(super) meta: Meta,
     store: Arc<dyn BlobStore>,
-    windows: Windows,
+    pub(super) windows: Windows,
     metrics: Arc<Metrics>,
 }
 
@@ -127,44 +148,32 @@ impl Collector {
     pub(crate) async fn run(&self, stop: &CancellationToken) -> Result<Option<Collected>, CollectError> {
         let Some(turn) = self.meta.turn().await? else { return Ok(None) };
         self.metrics.gc_iterations.inc();
-        self.collect(&Work::Earnest { meta: &self.meta, turn, stop }).await.map(Some)
+        let (course, begun, mut collected) = (Course { turn, stop }, now(), Collected::default());
+        self.uploads(&course, begun, &mut collected).await?;
+        self.repositories(&course, &mut collected).await?;
+        self.manifests(&course, begun, &mut collected).await?;
+        self.holds(&course, begun).await?;
+        self.blobs(&course, &mut collected).await?;
+        self.kept_for_a_time(&course, begun, &mut collected).await?;
+        Ok(Some(collected))
     }
 
-    /// What there is to collect, told line by line. Nothing is taken away; what is garbage now cannot be pushed meanwhile.
-    pub(crate) async fn rehearse(&self, tell: fn(&str)) -> Result<Collected, CollectError> {
-        self.collect(&Work::Rehearsal { change: self.meta.change().await?, tell }).await
-    }
-
-    async fn collect(&self, work: &Work<'_>) -> Result<Collected, CollectError> {
-        let mut collected = Collected::default();
-        let begun = now();
-        self.uploads(work, begun, &mut collected).await?;
-        self.repositories(work, &mut collected).await?;
-        self.manifests(work, begun, &mut collected).await?;
-        self.holds(work, begun).await?;
-        self.blobs(work, &mut collected).await?;
-        self.kept_for_a_time(work, begun, &mut collected).await?;
-        Ok(collected)
-    }
-
-    async fn uploads(&self, work: &Work<'_>, begun: Millis, collected: &mut Collected) -> Result<(), CollectError> {
-        while work.goes_on().await? {
-            let step = work.step().await?;
-            let Some(row) = step.take_upload(earlier(begun, self.windows.uploads)).await? else { break };
-            step.done().await?;
+    async fn uploads(&self, course: &Course<'_>, begun: Millis, collected: &mut Collected) -> Result<(), CollectError> {
+        while course.goes_on().await? {
+            let change = self.meta.change().await?;
+            let Some(row) = change.take_upload(earlier(begun, self.windows.uploads)).await? else { break };
+            change.commit().await?;
             // What is not taken away here is found by the sweep, some other day.
-            if !work.is_rehearsal()
-                && let Some(id) = UploadId::parse(&row.id)
+            if let Some(id) = UploadId::parse(&row.id)
                 && let Err(error) = self.store.discard(&id, checkpoint(&row).as_ref()).await
             {
                 tracing::warn!(upload = row.id, %error, "what an upload stored cannot be taken away");
             }
-            work.tell("upload", &row.id);
+            gone("upload", &row.id);
             collected.uploads += 1;
         }
         // What was stored and never written down, because a node was killed in between.
-        if !work.is_rehearsal()
-            && work.goes_on().await?
+        if course.goes_on().await?
             && let Some(untouched_since) = SystemTime::now().checked_sub(self.windows.uploads)
         {
             match self.store.sweep(untouched_since).await {
@@ -175,30 +184,28 @@ impl Collector {
         Ok(())
     }
 
-    async fn repositories(&self, work: &Work<'_>, collected: &mut Collected) -> Result<(), CollectError> {
-        let mut last = Some(0);
-        while let Some(after) = last.take()
-            && work.goes_on().await?
+    async fn repositories(&self, course: &Course<'_>, collected: &mut Collected) -> Result<(), CollectError> {
+        let mut next = Some(0);
+        while let Some(after) = next
+            && course.goes_on().await?
         {
-            let step = work.step().await?;
-            let deleted = step.deleted_repositories(after, BATCH).await?;
-            step.done().await?;
-            for id in &deleted {
-                self.repository(work, *id, collected).await?;
+            let deleted = self.meta.deleted_repositories(after).await?;
+            for id in &deleted.rows {
+                self.repository(course, *id, collected).await?;
             }
-            last = deleted.last().copied();
+            next = deleted.next;
         }
         Ok(())
     }
 
-    async fn repository(&self, work: &Work<'_>, id: i64, collected: &mut Collected) -> Result<(), CollectError> {
-        while work.goes_on().await? {
-            let step = work.step().await?;
-            let more = step.empty_repository(id, BATCH).await?;
-            let taken = !more && step.take_repository(id).await?;
-            step.done().await?;
+    async fn repository(&self, course: &Course<'_>, id: i64, collected: &mut Collected) -> Result<(), CollectError> {
+        while course.goes_on().await? {
+            let change = self.meta.change().await?;
+            let more = change.empty_repository(id, BATCH).await?;
+            let taken = !more && change.take_repository(id).await?;
+            change.commit().await?;
             if taken {
-                work.tell("deleted repository", &id.to_string());
+                gone("deleted repository", &id.to_string());
                 collected.repositories += 1;
                 self.metrics.gc_repositories.inc();
             }
@@ -210,24 +217,29 @@ impl Collector {
     }
 
     /// What is over for the time machine too.
-    async fn manifests(&self, work: &Work<'_>, begun: Millis, collected: &mut Collected) -> Result<(), CollectError> {
+    async fn manifests(
+        &self,
+        course: &Course<'_>,
+        begun: Millis,
+        collected: &mut Collected,
+    ) -> Result<(), CollectError> {
         let window = earlier(begun, self.windows.tags);
-        // Who saw a blob here a moment ago still finds it: it is held for as long as a push may take.
-        while work.goes_on().await? {
-            let step = work.step().await?;
-            let ended = step.end_expired_tags(begun, BATCH).await?;
-            step.done().await?;
-            ended.iter().for_each(|name| work.tell("expired tag", name));
+        while course.goes_on().await? {
+            let change = self.meta.change().await?;
+            let ended = change.end_expired_tags(begun, BATCH).await?;
+            change.commit().await?;
+            ended.iter().for_each(|name| gone("expired tag", name));
             collected.expired += ended.len() as u64;
             if ended.len() < BATCH {
                 break;
             }
         }
+        // Who saw a blob here a moment ago still finds it: it is held for as long as a push may take.
         let held_until = begun.saturating_add(i64::try_from(self.windows.blobs.as_millis()).unwrap_or(i64::MAX));
-        while work.goes_on().await? {
-            let step = work.step().await?;
-            let taken = step.take_old_tags(window, BATCH).await?;
-            step.done().await?;
+        while course.goes_on().await? {
+            let change = self.meta.change().await?;
+            let taken = change.take_old_tags(window, BATCH).await?;
+            change.commit().await?;
             collected.tags += taken;
             if taken < BATCH as u64 {
                 break;
@@ -235,16 +247,19 @@ impl Collector {
         }
         for _ in 0..PASSES {
             let before = collected.manifests;
-            let mut last = Some(0);
-            while let Some(after) = last.take()
-                && work.goes_on().await?
+            let mut next = Some(0);
+            while let Some(after) = next
+                && course.goes_on().await?
             {
-                let step = work.step().await?;
-                let batch = step.take_manifests(window, after, held_until, BATCH).await?;
-                step.done().await?;
-                batch.taken.iter().for_each(|manifest| work.tell("manifest", &manifest.digest));
-                collected.manifests += batch.taken.len() as u64;
-                last = batch.next;
+                let found = self.meta.unneeded_manifests(View::Now, window, after).await?;
+                for some in found.rows.chunks(BATCH) {
+                    let change = self.meta.change().await?;
+                    let taken = change.take_manifests(some, window, held_until).await?;
+                    change.commit().await?;
+                    taken.iter().for_each(|manifest| gone("manifest", &manifest.digest));
+                    collected.manifests += taken.len() as u64;
+                }
+                next = found.next;
             }
             if collected.manifests == before {
                 break;
@@ -254,101 +269,122 @@ impl Collector {
     }
 
     /// That repositories hold what nothing there needs.
-    async fn holds(&self, work: &Work<'_>, begun: Millis) -> Result<(), CollectError> {
-        let mut last = Some((0, 0));
-        while let Some(after) = last.take()
-            && work.goes_on().await?
+    async fn holds(&self, course: &Course<'_>, begun: Millis) -> Result<(), CollectError> {
+        let mut next = Some((0, 0));
+        while let Some(after) = next
+            && course.goes_on().await?
         {
-            let step = work.step().await?;
-            last = step.take_holds(begun, after, BATCH).await?;
-            step.done().await?;
+            let found = self.meta.unneeded_holds(begun, after).await?;
+            for some in found.rows.chunks(BATCH) {
+                let change = self.meta.change().await?;
+                change.take_holds(some, begun).await?;
+                change.commit().await?;
+            }
+            next = found.next;
         }
         Ok(())
     }
 
-    /// Blobs: first they are made to leave, then each leaves the store, then the database.
-    async fn blobs(&self, work: &Work<'_>, collected: &mut Collected) -> Result<(), CollectError> {
-        let mut last = Some(0);
-        while let Some(after) = last.take()
-            && work.goes_on().await?
-        {
-            let step = work.step().await?;
-            last = step.blobs_leave(after, BATCH).await?;
-            step.done().await?;
-        }
-        let mut last = Some(0);
-        while let Some(after) = last.take()
-            && work.goes_on().await?
-        {
-            let step = work.step().await?;
-            let leaving = step.leaving_blobs(after, BATCH).await?;
-            step.done().await?;
-            for blob in &leaving {
-                if !work.goes_on().await? {
+    /// Blobs that no repository holds.
+    async fn blobs(&self, course: &Course<'_>, collected: &mut Collected) -> Result<(), CollectError> {
+        let mut next = Some(0);
+        while let Some(after) = next {
+            let found = self.meta.unheld_blobs(View::Now, (0, 0), after).await?;
+            for some in found.rows.chunks(BATCH) {
+                if !course.goes_on().await? {
                     return Ok(());
                 }
-                if work.is_rehearsal() || self.leaves(blob).await? {
-                    work.tell("blob", &blob.digest);
-                    collected.blob(blob);
-                }
+                self.leave(some, collected).await?;
             }
-            last = leaving.last().map(|blob| blob.id);
+            next = found.next;
         }
         Ok(())
     }
 
-    /// Step 2 of a leave. Whether it was not called back.
-    async fn leaves(&self, blob: &LeavingBlob) -> Result<bool, CollectError> {
-        let digest: Digest = blob.digest.parse().map_err(|_| MetaError::Corrupt("digest"))?;
+    /// The three steps of a leave (`../meta/blobs.rs`).
+    async fn leave(&self, found: &[UnheldBlob], collected: &mut Collected) -> Result<(), CollectError> {
+        // Counted from before the rows say until when.
+        let deadline = Instant::now() + DELETING;
         let change = self.meta.change().await?;
-        if !change.is_leaving(blob.id).await? {
-            return Ok(false);
-        }
-        if let Err(error) = self.store.delete(&digest).await {
-            // It leaves another time; the others do not wait for it.
-            tracing::warn!(%digest, %error, "a blob cannot be taken from the store");
-            return Ok(false);
-        }
-        change.blob_left(blob.id).await?;
+        let leave = change.blobs_leave(found, LEAVING).await?;
         change.commit().await?;
-        self.metrics.gc_blobs.inc();
-        Ok(true)
+        let deletions: Vec<_> = leave.blobs.iter().map(|blob| self.is_deleted(blob, deadline).boxed()).collect();
+        let done: Vec<bool> = stream::iter(deletions).buffered(DELETIONS).collect().await;
+        let deleted: Vec<&UnheldBlob> =
+            leave.blobs.iter().zip(done).filter(|(_, done)| *done).map(|(blob, _)| blob).collect();
+        let ids: Vec<i64> = deleted.iter().map(|blob| blob.id).collect();
+        let change = self.meta.change().await?;
+        change.blobs_left(&leave, &ids).await?;
+        change.commit().await?;
+        for blob in deleted {
+            gone("blob", &blob.digest);
+            collected.blob(blob);
+            self.metrics.gc_blobs.inc();
+        }
+        Ok(())
+    }
+
+    /// Deletes the object of a blob that leaves. Whether it is gone: if not, it leaves another time, and the others do not wait for it.
+    pub(super) async fn is_deleted(&self, blob: &UnheldBlob, deadline: Instant) -> bool {
+        let Ok(digest) = blob.digest.parse::<Digest>() else {
+            tracing::error!(blob = blob.id, "the database holds what is no digest");
+            return false;
+        };
+        let too_late = Err(StoreError::Unavailable("no answer in time".to_owned()));
+        let deleted = if Instant::now() >= deadline {
+            too_late
+        } else {
+            tokio::select! {
+                // Before anything goes on.
+                biased;
+                () = sleep_until(deadline) => too_late,
+                deleted = self.store.delete(&digest) => deleted,
+            }
+        };
+        if let Err(error) = &deleted {
+            tracing::warn!(%digest, %error, "a blob cannot be taken from the store");
+        }
+        deleted.is_ok()
     }
 
     async fn kept_for_a_time(
         &self,
-        work: &Work<'_>,
+        course: &Course<'_>,
         begun: Millis,
         collected: &mut Collected,
     ) -> Result<(), CollectError> {
-        while work.goes_on().await? {
-            let step = work.step().await?;
-            let taken = step.take_actions(earlier(begun, self.windows.actions), BATCH).await?;
-            step.done().await?;
+        while course.goes_on().await? {
+            let change = self.meta.change().await?;
+            let taken = change.take_actions(earlier(begun, self.windows.actions), BATCH).await?;
+            change.commit().await?;
             collected.actions += taken;
             if taken < BATCH as u64 {
                 break;
             }
         }
-        if work.goes_on().await? {
-            let step = work.step().await?;
-            collected.keys += step.take_service_keys(begun).await?;
-            collected.app_tokens += step.delete_expired_app_tokens(earlier(begun, self.windows.tags)).await?;
-            step.done().await?;
+        if course.goes_on().await? {
+            let change = self.meta.change().await?;
+            collected.keys += change.take_service_keys(begun).await?;
+            collected.app_tokens += change.take_app_tokens(earlier(begun, self.windows.tags)).await?;
+            change.commit().await?;
         }
         let mut last = Some(-1);
         while let Some(after) = last.take()
-            && work.goes_on().await?
+            && course.goes_on().await?
         {
-            let step = work.step().await?;
+            let change = self.meta.change().await?;
             let (failures, places) = (begun.saturating_sub(FAILURES), begun.saturating_sub(PLACES));
-            last = step.take_login_cells(failures, places, after, BATCH).await?;
-            step.done().await?;
+            last = change.take_login_cells(failures, places, after, BATCH).await?;
+            change.commit().await?;
         }
         Ok(())
     }
 }
 
-fn earlier(moment: Millis, by: Duration) -> Millis {
+fn gone(kind: &str, what: &str) {
+    tracing::debug!(kind, what, "garbage");
+}
+
+pub(super) fn earlier(moment: Millis, by: Duration) -> Millis {
     moment.saturating_sub(Millis::try_from(by.as_millis()).unwrap_or(Millis::MAX))
 }

@@ -6,9 +6,9 @@
 mod census;
 mod collector;
 mod garbage;
+mod rehearsal;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,24 +1,35 @@
 //! What a collection takes away, and what it does not, on a database and files of its own.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use pierhead_registry::oci::{Algorithm, Digest};
-use pierhead_registry::store::{BlobStore, FileSystem, Proof, UploadId};
+use pierhead_registry::store::{BlobStore, Checkpoint, Content, FileSystem, Proof, StoreError, Upload, UploadId};
 use pierhead_tests::eventually;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
-use super::collector::{Collected, Collector, Windows};
-use crate::meta::scratch::on_both;
+use super::collector::{Collected, Collector, LEAVING, Windows};
+use crate::meta::scratch::{on_both, time_passes};
 use crate::meta::{
-    AccountKind, Arrival, Meta, Millis, NewAccount, NewManifest, Performer, Put, Repository, Visibility, now,
+    AccountKind, Arrival, Meta, Millis, NewAccount, NewManifest, Performer, Put, Repository, UnheldBlob, View,
+    Visibility, now,
 };
 use crate::metrics::Metrics;
 
 on_both!(
     what_something_needs_stays_and_the_rest_goes,
-    a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_goes,
+    what_was_left_half_way_goes,
+    nothing_waits_for_a_store_that_is_slow,
+    a_rehearsal_waits_for_nobody,
+    a_rehearsal_tells_what_a_collection_does,
     deleted_repositories_and_abandoned_uploads_leave_nothing,
     a_collection_that_is_told_to_stop_does_nothing_more
 );
@@ -53,13 +64,14 @@ impl Scratch {
         let size = content.len() as u64;
         let arrival = change.blob_arrives(repository.id, &digest, size, now() + held).await.unwrap();
         change.commit().await.unwrap();
-        if arrival == Arrival::New {
+        if let Arrival::New(_) = arrival {
             let mut upload = self.store.begin(&UploadId::random()).await.unwrap();
             upload.write(Bytes::from_static(content)).await.unwrap();
             upload.commit(&digest, Proof::Hashed).await.unwrap();
         }
+        let (Arrival::New(id) | Arrival::Known(id)) = arrival else { panic!("it leaves") };
         let change = self.meta.change().await.unwrap();
-        change.blob_arrived(&digest, size).await.unwrap();
+        assert!(change.blob_arrived(id, size).await.unwrap());
         change.commit().await.unwrap();
         digest
     }
@@ -172,29 +184,123 @@ async fn what_something_needs_stays_and_the_rest_goes(database: crate::meta::scr
     assert!(!scratch.stored(&kept).await);
 }
 
-async fn a_blob_that_leaves_can_be_called_back_and_one_that_was_left_half_way_goes(
-    database: crate::meta::scratch::Scratch,
-) {
+/// Step 1 of a leave, by a node that is killed then.
+async fn leave_half_way(scratch: &Scratch) -> usize {
+    let holds = scratch.meta.unneeded_holds(now(), (0, 0)).await.unwrap();
+    let change = scratch.meta.change().await.unwrap();
+    change.take_holds(&holds.rows, now()).await.unwrap();
+    change.commit().await.unwrap();
+    let blobs = scratch.meta.unheld_blobs(View::Now, (0, 0), 0).await.unwrap().rows;
+    let change = scratch.meta.change().await.unwrap();
+    let leave = change.blobs_leave(&blobs, LEAVING).await.unwrap();
+    change.commit().await.unwrap();
+    leave.blobs.len()
+}
+
+async fn what_was_left_half_way_goes(database: crate::meta::scratch::Scratch) {
     let scratch = Scratch::new(database).await;
     let repository = scratch.repository("team/app").await;
     let back = scratch.blob(&repository, b"back", 0).await;
     let gone = scratch.blob(&repository, b"gone", 0).await;
     time_goes_on().await;
-    // A node that was killed after the first step.
-    let change = scratch.meta.change().await.unwrap();
-    change.take_holds(now(), (0, 0), 10).await.unwrap();
-    change.blobs_leave(0, 10).await.unwrap();
-    assert_eq!(change.leaving_blobs(0, 10).await.unwrap().len(), 2);
-    change.commit().await.unwrap();
+    assert_eq!(leave_half_way(&scratch).await, 2);
     assert!(scratch.meta.blob("team/app", &back).await.unwrap().is_none());
+    assert_eq!(scratch.collect(Duration::ZERO).await.blobs, 0, "the other may still be at it");
+    assert!(scratch.stored(&back).await && scratch.stored(&gone).await);
 
+    time_passes(&scratch.meta, LEAVING).await;
     scratch.blob(&repository, b"back", LONG).await;
     assert!(scratch.meta.blob("team/app", &back).await.unwrap().is_some());
     assert_eq!(scratch.collect(Duration::ZERO).await.blobs, 1);
     assert!(scratch.stored(&back).await && !scratch.stored(&gone).await);
     let change = scratch.meta.change().await.unwrap();
     let arrival = change.blob_arrives(repository.id, &gone, 4, now() + LONG).await.unwrap();
-    assert_eq!(arrival, Arrival::New, "it was forgotten altogether");
+    assert!(matches!(arrival, Arrival::New(_)), "it was forgotten altogether");
+}
+
+/// A store that does not answer a deletion before it is allowed to.
+struct SlowToDelete {
+    store: Arc<dyn BlobStore>,
+    allowed: Semaphore,
+}
+
+#[async_trait]
+impl BlobStore for SlowToDelete {
+    async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
+        let _allowed = self.allowed.acquire().await;
+        self.store.delete(digest).await
+    }
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        self.store.stat(digest).await
+    }
+    async fn open(&self, digest: &Digest, range: Range<u64>) -> Result<Option<Content>, StoreError> {
+        self.store.open(digest, range).await
+    }
+    async fn presign(&self, digest: &Digest, lifetime: Duration) -> Result<Option<Url>, StoreError> {
+        self.store.presign(digest, lifetime).await
+    }
+    async fn begin(&self, id: &UploadId) -> Result<Box<dyn Upload>, StoreError> {
+        self.store.begin(id).await
+    }
+    async fn resume(&self, id: &UploadId, checkpoint: &Checkpoint) -> Result<Box<dyn Upload>, StoreError> {
+        self.store.resume(id, checkpoint).await
+    }
+    async fn discard(&self, id: &UploadId, checkpoint: Option<&Checkpoint>) -> Result<(), StoreError> {
+        self.store.discard(id, checkpoint).await
+    }
+    async fn sweep(&self, untouched_since: SystemTime) -> Result<u64, StoreError> {
+        self.store.sweep(untouched_since).await
+    }
+    async fn verify(&self) -> Result<(), StoreError> {
+        self.store.verify().await
+    }
+    fn stride(&self) -> u64 {
+        self.store.stride()
+    }
+}
+
+async fn nothing_waits_for_a_store_that_is_slow(database: crate::meta::scratch::Scratch) {
+    let mut scratch = Scratch::new(database).await;
+    let files = Arc::clone(&scratch.store);
+    let slow = Arc::new(SlowToDelete { store: files, allowed: Semaphore::new(0) });
+    scratch.store = Arc::clone(&slow) as Arc<dyn BlobStore>;
+    let repository = scratch.repository("team/app").await;
+    let gone = scratch.blob(&repository, b"gone", 0).await;
+    time_goes_on().await;
+    let collector = scratch.collector(Duration::from_secs(3600));
+    let collection = tokio::spawn(async move { collector.run(&CancellationToken::new()).await.unwrap().unwrap() });
+    let arrives = async || {
+        let change = scratch.meta.change().await.unwrap();
+        change.blob_arrives(repository.id, &gone, 4, now() + LONG).await.unwrap()
+    };
+    eventually("it leaves", Duration::from_secs(5), async || (arrives().await == Arrival::Leaving).then_some(())).await;
+    // Another push is done meanwhile, and this one goes on as soon as the store has answered.
+    let other = scratch.blob(&repository, b"other", LONG).await;
+    assert!(scratch.stored(&other).await && !collection.is_finished());
+    slow.allowed.add_permits(1);
+    assert_eq!(collection.await.unwrap().blobs, 1);
+    assert!(matches!(arrives().await, Arrival::New(_)) && !scratch.stored(&gone).await);
+
+    // What cannot be done in time is not begun, and leaves another time.
+    let late = UnheldBlob { id: 0, digest: other.to_string(), size: 5 };
+    assert!(!scratch.collector(Duration::ZERO).is_deleted(&late, Instant::now()).await);
+    assert!(scratch.stored(&other).await);
+}
+
+async fn a_rehearsal_waits_for_nobody(database: crate::meta::scratch::Scratch) {
+    let scratch = Scratch::new(database).await;
+    let repository = scratch.repository("team/app").await;
+    let blob = scratch.blob(&repository, b"expired", 0).await;
+    time_goes_on().await;
+    // On SQLite nobody else could write now, on PostgreSQL nobody else could lock this.
+    let change = scratch.meta.change().await.unwrap();
+    change.blob_arrives(repository.id, &blob, 7, now() + LONG).await.unwrap();
+    let begun = std::time::Instant::now();
+    let told = scratch.collector(Duration::from_secs(3600)).rehearse(|_| ()).await.unwrap();
+    assert_eq!((told.blobs, told.bytes), (1, 7));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    change.commit().await.unwrap();
+    assert!(scratch.collector(Duration::from_secs(3600)).rehearse(|_| ()).await.unwrap().is_nothing());
 }
 
 async fn deleted_repositories_and_abandoned_uploads_leave_nothing(database: crate::meta::scratch::Scratch) {
@@ -248,4 +354,113 @@ async fn a_collection_that_is_told_to_stop_does_nothing_more(database: crate::me
     stop.cancel();
     let collected = scratch.collector(Duration::ZERO).run(&stop).await.unwrap().unwrap();
     assert!(collected.is_nothing());
+}
+
+/// A registry whose people do this and that.
+struct Bustle<'a> {
+    scratch: &'a Scratch,
+    random: StdRng,
+    repositories: Vec<Repository>,
+    /// Manifests that were pushed: where, which, and whether another may be about it or name it.
+    manifests: Vec<(usize, Digest, bool)>,
+    pushed: u32,
+}
+
+impl Bustle<'_> {
+    async fn something(&mut self) {
+        let at = self.random.random_range(0..self.repositories.len());
+        let (id, meta) = (self.repositories[at].id, &self.scratch.meta);
+        let there: Vec<_> = self.manifests.iter().filter(|(repository, ..)| *repository == at).copied().collect();
+        let some = (!there.is_empty()).then(|| there[self.random.random_range(0..there.len())]);
+        match (self.random.random_range(0..12), some) {
+            (0..5, some) => self.push(at, some).await,
+            (5..7, Some((_, digest, _))) => {
+                let change = meta.change().await.unwrap();
+                change.delete_manifest(id, &digest, now()).await.unwrap();
+                change.commit().await.unwrap();
+            }
+            (7, _) => {
+                let change = meta.change().await.unwrap();
+                change.end_tag(id, &format!("tag{}", self.random.random_range(0..3)), now()).await.unwrap();
+                change.commit().await.unwrap();
+            }
+            (8, _) => {
+                let change = meta.change().await.unwrap();
+                let blob = self.random.random_range(0..40);
+                if change.manifest_that_needs(id, blob).await.unwrap().is_none() {
+                    change.release_blob(id, blob).await.unwrap();
+                }
+                change.commit().await.unwrap();
+            }
+            (9, _) => {
+                let change = meta.change().await.unwrap();
+                change.insert_upload(&UploadId::random(), id, "sha256", Vec::new()).await.unwrap();
+                if self.random.random_bool(0.2) && self.repositories.len() > 1 {
+                    change.delete_repository(id).await.unwrap();
+                    self.repositories.remove(at);
+                    self.manifests.clear();
+                }
+                change.commit().await.unwrap();
+            }
+            _ => time_passes(meta, Duration::from_secs(60 * self.random.random_range(5..40))).await,
+        }
+    }
+
+    /// An image; or an index of another, or something about it.
+    async fn push(&mut self, at: usize, other: Option<(usize, Digest, bool)>) {
+        let repository = &self.repositories[at];
+        let mut blobs = Vec::new();
+        for _ in 0..self.random.random_range(1..3) {
+            let content: &'static [u8] = format!("blob {}", self.random.random_range(0..40)).into_bytes().leak();
+            blobs.push(self.scratch.blob(repository, content, LONG).await);
+        }
+        self.pushed += 1;
+        let content: &'static [u8] = format!("{{{}}}", self.pushed).into_bytes().leak();
+        let tag = format!("tag{}", self.random.random_range(0..3));
+        let tag = self.random.random_bool(0.5).then_some(tag.as_str());
+        let reference = |digest: &Digest| digest.to_string().parse().unwrap();
+        let plain = match other {
+            Some((_, digest, true))
+                if self.random.random_bool(0.6)
+                    && self.scratch.meta.manifest(&repository.name, &reference(&digest)).await.unwrap().is_some() =>
+            {
+                let (children, subject) =
+                    if self.random.random() { (vec![digest], None) } else { (vec![], Some(digest)) };
+                self.scratch.manifest(repository, content, tag, (&blobs, &children, subject)).await;
+                false
+            }
+            _ => {
+                self.scratch.manifest(repository, content, tag, (&blobs, &[], None)).await;
+                true
+            }
+        };
+        self.manifests.push((at, Digest::of(Algorithm::Sha256, content), plain));
+    }
+}
+
+async fn a_rehearsal_tells_what_a_collection_does(database: crate::meta::scratch::Scratch) {
+    let scratch = Scratch::new(database).await;
+    let mut repositories = Vec::new();
+    for name in ["a/app", "b/app", "c/app"] {
+        repositories.push(scratch.repository(name).await);
+    }
+    let random = StdRng::seed_from_u64(7);
+    let mut bustle = Bustle { scratch: &scratch, random, repositories, manifests: Vec::new(), pushed: 0 };
+    let collector = scratch.collector(Duration::from_secs(3600));
+    let mut sum = Collected::default();
+    for turn in 0..25 {
+        for _ in 0..12 {
+            bustle.something().await;
+        }
+        let told = collector.rehearse(|_| ()).await.unwrap();
+        let collected = collector.run(&CancellationToken::new()).await.unwrap().unwrap();
+        assert_eq!(told, collected, "turn {turn}");
+        sum.repositories += collected.repositories;
+        sum.manifests += collected.manifests;
+        sum.blobs += collected.blobs;
+        sum.tags += collected.tags;
+        sum.uploads += collected.uploads;
+    }
+    let enough = sum.repositories > 0 && sum.manifests > 20 && sum.blobs > 20 && sum.tags > 10 && sum.uploads > 5;
+    assert!(enough, "{sum}");
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -36,6 +36,8 @@ pub(super) struct Bucket {
     dir: TempDir,
     counter: AtomicU64,
     state: Mutex<State>,
+    /// How long a deletion takes, in milliseconds.
+    pub(super) deletion: AtomicU64,
 }
 
 /// What answers for it.
@@ -75,7 +77,7 @@ impl Drop for Content {
 impl Bucket {
     pub(super) fn new() -> Bucket {
         let dir = tempfile::Builder::new().prefix("pierhead-s3-").tempdir().unwrap();
-        Bucket { dir, counter: AtomicU64::new(0), state: Mutex::default() }
+        Bucket { dir, counter: AtomicU64::new(0), state: Mutex::default(), deletion: AtomicU64::new(0) }
     }
 
     pub(super) fn keys(&self) -> Vec<String> {
@@ -229,6 +231,7 @@ impl S3 for Service {
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         check(&req.input.bucket)?;
+        tokio::time::sleep(Duration::from_millis(self.0.deletion.load(Ordering::Relaxed))).await;
         self.0.state.lock().unwrap().objects.remove(&req.input.key);
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }

@@ -6,6 +6,8 @@ mod bucket;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -80,6 +82,11 @@ impl S3Server {
     /// How many multipart uploads are under way.
     pub fn uploads(&self) -> usize {
         self.bucket.uploads()
+    }
+
+    /// Has each deletion take so long.
+    pub fn slow_deletions(&self, time: Duration) {
+        self.bucket.deletion.store(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     /// Ends it at once, connections included.

@@ -88,6 +88,19 @@ async fn pusher(number: u64, nodes: Arc<Vec<Client>>, images: Arc<Vec<Image>>) -
     accepted
 }
 
+/// Kills a node in the middle of whatever it collects, and starts it again, for as long as there are pushes.
+async fn killer(mut node: Origin) -> Origin {
+    let begun = Instant::now();
+    let mut pause = 300;
+    while begun.elapsed() < WHILE {
+        pause = (pause * 7 + 131) % 900;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        node.kill().await;
+        node.start_again().await;
+    }
+    node
+}
+
 async fn break_it(setup: &Setup, nodes: &[Origin]) {
     let scopes: Vec<String> =
         (0..PUSHERS).map(|number| format!("repository:alice/app{number}:pull,push,delete")).collect();
@@ -144,6 +157,24 @@ async fn heavy_garbage_is_collected_beside_pushes_on_two_nodes() {
     eventually("the store is empty", LONG, async || {
         let left = store.keys().into_iter().filter(|key| key.contains("/sha256/")).count();
         (left == 0 && store.uploads() == 0).then_some(())
+    })
+    .await;
+    let left = postgres.query("SELECT (SELECT count(*) FROM blob) + (SELECT count(*) FROM manifest)").await;
+    assert_eq!(left.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heavy_garbage_is_collected_by_nodes_that_are_killed_and_from_a_slow_store() {
+    let (postgres, store) = (Postgres::start().await, S3Server::start().await);
+    store.slow_deletions(Duration::from_millis(100));
+    let setup = hasty(Setup::new().database(postgres.section()).storage(store.storage()));
+    setup.user("alice", "password of alice", &[]).await;
+    let nodes = [setup.start().await, setup.start().await];
+    let (one, other) = (setup.start().await, setup.start().await);
+    let _alive = tokio::join!(killer(one), killer(other), break_it(&setup, &nodes));
+    eventually("the store is empty", LONG, async || {
+        let left = store.keys().into_iter().filter(|key| key.contains("/sha256/")).count();
+        (left == 0).then_some(())
     })
     .await;
     let left = postgres.query("SELECT (SELECT count(*) FROM blob) + (SELECT count(*) FROM manifest)").await;

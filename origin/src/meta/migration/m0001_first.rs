@@ -181,7 +181,8 @@ fn content(names: &Names) -> Vec<TableCreateStatement> {
             .col(string("digest").unique_key())
             .col(big_integer("size"))
             .col(small_integer("state"))
-            .col(big_integer("changed"))
+            // While it leaves: until when whoever takes it away may still delete the object.
+            .col(big_integer("leaving_until"))
             .take(),
         Table::create()
             .table("repository_blob")
@@ -305,7 +306,6 @@ fn indexes() -> Vec<IndexCreateStatement> {
         plain("permission_of_account", "repository_permission", &["account_id"]),
         plain("permission_of_team", "repository_permission", &["team_id"]),
         plain("default_permission_organization", "default_permission", &["organization_id"]),
-        plain("blob_state", "blob", &["state", "changed"]),
         plain("repository_blob_blob", "repository_blob", &["blob_id"]),
         plain("repository_blob_expires", "repository_blob", &["expires"]),
         unique("manifest_digest", "manifest", &["repository_id", "digest"]),
