@@ -1,9 +1,9 @@
 //! Where the origin keeps blobs: one object a digest, laid out as Quay lays it out, so that both can read one bucket.
 //!
 //! ```text
-//! <prefix>/sha256/ab/<hex>      a blob; `ab` are the first two characters of its hexadecimal hash
-//! <prefix>/uploads/<id>…        what is being pushed
-//! <prefix>/_verify              what health checks write
+//! <prefix>/sha256/ab/<hex>         a blob; `ab` are the first two characters of its hexadecimal hash
+//! <prefix>/uploads/pierhead/<id>…  what is being pushed; Quay's own uploads lie beside the folder, and are left alone
+//! <prefix>/_verify                 what health checks write
 //! ```
 //!
 //! A store knows nothing of repositories and rights. What it commits is whole: a blob that can be opened has all its bytes,

@@ -88,6 +88,17 @@ impl Bucket {
         self.state.lock().unwrap().uploads.len()
     }
 
+    pub(super) fn upload_of_another(&self, key: &str) {
+        let id = format!("upload-{}", self.counter.fetch_add(1, Ordering::Relaxed));
+        let upload = Upload { begun: SystemTime::UNIX_EPOCH, parts: BTreeMap::new() };
+        self.state.lock().unwrap().uploads.insert((key.to_owned(), id), upload);
+    }
+
+    pub(super) fn object_of_another(&self, key: &str) {
+        let entry = Entry { modified: SystemTime::UNIX_EPOCH, ..self.assemble(&[]) };
+        self.put(key.to_owned(), entry);
+    }
+
     fn file(&self) -> (PathBuf, File) {
         let path = self.dir.path().join(self.counter.fetch_add(1, Ordering::Relaxed).to_string());
         let file = File::create(&path).unwrap();

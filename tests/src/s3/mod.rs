@@ -84,6 +84,16 @@ impl S3Server {
         self.bucket.uploads()
     }
 
+    /// A multipart upload that another program began long ago.
+    pub fn upload_of_another(&self, key: &str) {
+        self.bucket.upload_of_another(key);
+    }
+
+    /// An object that it put there.
+    pub fn object_of_another(&self, key: &str) {
+        self.bucket.object_of_another(key);
+    }
+
     /// Has each deletion take so long.
     pub fn slow_deletions(&self, time: Duration) {
         self.bucket.deletion.store(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);

@@ -1,9 +1,9 @@
 //! Blobs as files below one directory, which several nodes may share.
 //!
 //! ```text
-//! <root>/sha256/ab/<hex>     a blob
-//! <root>/uploads/<id>        an upload, as far as it was written
-//! <root>/_verify             what health checks write
+//! <root>/sha256/ab/<hex>        a blob
+//! <root>/uploads/pierhead/<id>  an upload, as far as it was written
+//! <root>/_verify                what health checks write
 //! ```
 //!
 //! Invariant: a file below `sha256/` is whole, on the disk, and never written again. It got there by one rename of an upload
@@ -175,7 +175,7 @@ impl Tree {
     }
 
     fn uploads(&self) -> PathBuf {
-        self.root.join("uploads")
+        self.root.join("uploads/pierhead")
     }
 
     fn upload(&self, id: &UploadId) -> PathBuf {

@@ -29,20 +29,20 @@ async fn blobs_lie_where_quay_puts_them() {
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         let digest = Digest::of(algorithm, b"content");
         let (id, checkpoint) = uploaded(&store, b"content").await;
-        assert_eq!(fs::read(dir.path().join("blobs/uploads").join(id.as_str())).unwrap(), b"content");
+        assert_eq!(fs::read(dir.path().join("blobs/uploads/pierhead").join(id.as_str())).unwrap(), b"content");
         store.resume(&id, &checkpoint).await.unwrap().commit(&digest, Proof::Hashed).await.unwrap();
         let hex = digest.hex();
         let path = dir.path().join("blobs").join(algorithm.as_str()).join(&hex[..2]).join(&hex);
         assert_eq!(fs::read(path).unwrap(), b"content");
     }
-    assert_eq!(fs::read_dir(dir.path().join("blobs/uploads")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(dir.path().join("blobs/uploads/pierhead")).unwrap().count(), 0);
 }
 
 #[tokio::test]
 async fn a_file_shorter_than_its_checkpoint_is_lost_and_a_longer_one_is_cut() {
     let (dir, store) = store().await;
     let (id, checkpoint) = uploaded(&store, b"0123456789").await;
-    let path = dir.path().join("blobs/uploads").join(id.as_str());
+    let path = dir.path().join("blobs/uploads/pierhead").join(id.as_str());
     fs::write(&path, b"0123456789 and what was written after it").unwrap();
     let upload = store.resume(&id, &checkpoint).await.unwrap();
     assert_eq!(upload.length(), 10);
@@ -98,12 +98,15 @@ async fn a_tree_that_is_not_mounted_is_no_empty_one() {
 async fn what_is_not_ours_is_not_swept() {
     let (dir, store) = store().await;
     let (id, _) = uploaded(&store, b"content").await;
-    let uploads = dir.path().join("blobs/uploads");
+    let uploads = dir.path().join("blobs/uploads/pierhead");
     fs::write(uploads.join("README"), b"somebody's").unwrap();
+    // Where Quay has its own, under such names too.
+    let quays = dir.path().join("blobs/uploads").join(UploadId::random().as_str());
+    fs::write(&quays, b"Quay's").unwrap();
     let later = SystemTime::now() + Duration::from_secs(60);
     assert_eq!(store.sweep(later).await.unwrap(), 1);
     assert!(!uploads.join(id.as_str()).exists());
-    assert!(uploads.join("README").exists());
+    assert!(uploads.join("README").exists() && quays.exists());
 }
 
 #[test]

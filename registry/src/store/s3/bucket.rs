@@ -32,6 +32,8 @@ const SLOWEST_COPY: u64 = 10 << 20;
 const CONFIRMED: Duration = Duration::from_secs(10);
 /// Most pages of a listing that are read in one go.
 pub(super) const PAGES: usize = 100;
+/// Where uploads lie.
+pub(super) const UPLOADS: &str = "uploads/pierhead/";
 /// The longest that a signature lives.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -76,7 +78,7 @@ impl Bucket {
 
     /// Where an upload lies, and how the keys of its tails begin.
     pub(super) fn upload_key(&self, id: &UploadId) -> String {
-        self.key(&format!("uploads/{}", id.as_str()))
+        self.key(&format!("{UPLOADS}{}", id.as_str()))
     }
 
     /// A key without the prefix.
@@ -186,6 +188,13 @@ impl Bucket {
                 Failure::NoKey | Failure::NoUpload => Ok(()),
                 Failure::Fault(error) => Err(error),
             },
+        }
+    }
+
+    /// Deletes an object that nobody needs; what stays is swept.
+    pub(super) async fn forget(&self, key: &str) {
+        if let Err(error) = self.delete(key).await {
+            tracing::debug!(%error, key, "an object of an upload is left to be swept");
         }
     }
 

@@ -1,14 +1,16 @@
 //! Blobs as objects of a bucket, of AWS's or of any store that speaks its language.
 //!
 //! ```text
-//! <prefix>/sha256/ab/<hex>      a blob
-//! <prefix>/uploads/<id>         an upload of more than one part: while it is under way, and between its assembly and its copy
-//! <prefix>/uploads/<id>.<tail>  what an upload has beyond its full parts, at a checkpoint
-//! <prefix>/_verify              what health checks write
+//! <prefix>/sha256/ab/<hex>                   a blob
+//! <prefix>/uploads/pierhead/<id>             an upload of more than one part: while it is under way, and between its assembly and its copy
+//! <prefix>/uploads/pierhead/<id>.<tail>      what an upload has beyond its full parts, at a checkpoint
+//! <prefix>/uploads/pierhead/<id>.<any>.copy  which copy of it to a blob's key is under way in parts
+//! <prefix>/_verify                           what health checks write
 //! ```
 //!
 //! Invariant: a blob's key is written by one request that succeeds or has no effect, and only with bytes that are whole. What a
-//! crash leaves lies below `uploads/`, or is a copy that was never completed; `sweep` finds both.
+//! crash leaves lies below `uploads/pierhead/`, or is a copy that was never completed and is named there; `sweep` finds both, and
+//! nothing of Quay's, which has uploads of its own in the same bucket.
 //!
 //! Writing needs `s3:PutObject`, `GetObject`, `DeleteObject`, `AbortMultipartUpload`, `ListMultipartUploadParts`, and of the
 //! bucket `ListBucket` and `ListBucketMultipartUploads`: without the former a store does not say that an object is missing, but

@@ -106,12 +106,15 @@ impl Bucket {
             self.copy(from, to, length).await.map_err(Failure::lost)?;
         } else {
             let upload = self.begin(to).await?;
+            let note = self.note_copy(from, to, &upload).await?;
             if let Err(error) = self.copy_in_parts(from, to, &upload, length).await {
-                if let Err(left) = self.abort(to, &upload).await {
-                    tracing::debug!(error = %left, "a copy that failed is left to be swept");
+                match self.abort(to, &upload).await {
+                    Ok(()) => self.forget(&note).await,
+                    Err(left) => tracing::debug!(error = %left, "a copy that failed is left to be swept"),
                 }
                 return Err(error.lost());
             }
+            self.forget(&note).await;
         }
         match self.size(to).await? {
             Some(size) if size == length => Ok(()),

@@ -153,7 +153,7 @@ impl S3Upload {
         self.sent().await?;
         let kept = self.state.tail.take();
         if let Some(older) = std::mem::replace(&mut self.state.before, kept) {
-            forget(&self.bucket, &older).await;
+            self.bucket.forget(&older).await;
         }
         if !self.buffer.is_empty() {
             let tail = format!("{}.{}", self.key, UploadId::random().as_str());
@@ -195,7 +195,7 @@ impl S3Upload {
         let assembled = whole.filter(|object| *object == self.key);
         let left = [assembled, self.state.tail.take(), self.state.before.take()].into_iter().flatten();
         let bucket = &*self.bucket;
-        futures_util::future::join_all(left.map(|object| async move { forget(bucket, &object).await })).await;
+        futures_util::future::join_all(left.map(|object| async move { bucket.forget(&object).await })).await;
         Ok(())
     }
 
@@ -257,13 +257,6 @@ impl Upload for S3Upload {
     async fn commit(mut self: Box<Self>, digest: &Digest, proof: Proof) -> Result<(), StoreError> {
         self.enter()?;
         self.finish(digest, proof).await
-    }
-}
-
-/// Deletes an object that nobody needs; what stays is swept.
-async fn forget(bucket: &Bucket, object: &str) {
-    if let Err(error) = bucket.delete(object).await {
-        tracing::debug!(%error, object, "an object of an upload is left to be swept");
     }
 }
 
