@@ -14,6 +14,7 @@ use tokio::process::Command;
 
 use crate::eventually;
 use crate::process::{Lines, Process, run};
+use crate::server::certificate;
 
 /// Its only user.
 const USER: &str = "origin";
@@ -26,31 +27,53 @@ pub struct Postgres {
     // Before its directory goes.
     process: Option<Process>,
     lines: Lines,
+    /// More of its settings.
+    settings: Vec<String>,
     dir: TempDir,
 }
 
 impl Postgres {
     /// A new one, with a database `origin`.
     pub async fn start() -> Postgres {
+        Postgres::start_with(None).await
+    }
+
+    /// One that talks TLS and nothing else, as these names; and the certificate that vouches for it.
+    pub async fn start_with_tls(names: &[&str]) -> (Postgres, PathBuf) {
+        let postgres = Postgres::start_with(Some(names)).await;
+        let authority = postgres.dir.path().join(format!("{}.crt", names[0]));
+        (postgres, authority)
+    }
+
+    async fn start_with(tls: Option<&[&str]>) -> Postgres {
         let dir = tempfile::Builder::new().prefix("pierhead-postgres-").tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let password = dir.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         let data = dir.path().join("data");
         std::fs::create_dir(&data).unwrap();
-        if geteuid().is_root() {
-            let mut chown = Command::new("chown");
-            chown.arg("postgres").arg(&data);
-            run(chown, Duration::from_secs(10)).await.expect_success();
-        }
+        own(&data).await;
         let mut init = command("initdb");
         init.args(["--no-sync", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--username", USER])
             .arg(format!("--pwfile={}", password.display()))
             .arg(&data);
         run(init, Duration::from_secs(60)).await.expect_success();
+        let mut settings = Vec::new();
+        if let Some(names) = tls {
+            let (cert, key, _) = certificate(dir.path(), names);
+            // It reads no key that others could.
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+            own(&key).await;
+            std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 scram-sha-256\n").unwrap();
+            settings = vec![
+                "ssl=on".to_owned(),
+                format!("ssl_cert_file={}", cert.display()),
+                format!("ssl_key_file={}", key.display()),
+            ];
+        }
         // It cannot say which port it took, so a free one is looked for, and somebody may be faster.
         let mut address = free();
-        let mut postgres = Postgres { address, process: None, lines: Lines::default(), dir };
+        let mut postgres = Postgres { address, process: None, lines: Lines::default(), settings, dir };
         for _ in 0..10 {
             if postgres.launch().await {
                 postgres.create_database().await;
@@ -73,7 +96,10 @@ impl Postgres {
             "shared_buffers=32MB".to_owned(),
             // A test kills processes, not machines.
             "fsync=off".to_owned(),
-        ] {
+        ]
+        .iter()
+        .chain(&self.settings)
+        {
             server.arg("-c").arg(setting);
         }
         let mark = self.lines.len();
@@ -132,6 +158,15 @@ impl Postgres {
     }
 }
 
+/// Gives a file to whoever runs the server.
+async fn own(path: &Path) {
+    if geteuid().is_root() {
+        let mut chown = Command::new("chown");
+        chown.arg("postgres").arg(path);
+        run(chown, Duration::from_secs(10)).await.expect_success();
+    }
+}
+
 /// One of PostgreSQL's programs, which Debian keeps out of the path, as somebody whom it lets run.
 fn command(program: &str) -> Command {
     let program = installed(program);
@@ -139,6 +174,8 @@ fn command(program: &str) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
+    // Its clients look for certificates there, and root's is no place for them.
+    command.env("HOME", "/nonexistent");
     // Goes with the test that started it.
     command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=QUIT"]).arg(program);
     command

@@ -152,10 +152,13 @@ fn ssl_mode(tls: DatabaseTls) -> PgSslMode {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::Statement;
+    use pierhead_config::Secret;
+    use pierhead_tests::postgres::Postgres;
+    use pierhead_tests::server::certificate;
+    use sea_orm::{FromQueryResult, Statement};
 
     use super::*;
-    use crate::meta::MetaError;
+    use crate::meta::{MetaError, sql};
 
     fn sqlite_in(directory: &Path, max_connections: u32) -> Database {
         Database {
@@ -228,6 +231,55 @@ mod tests {
         drop(blocking);
         for task in waiting {
             task.await.unwrap();
+        }
+    }
+
+    #[derive(FromQueryResult)]
+    struct Connection {
+        ssl: bool,
+    }
+
+    #[tokio::test]
+    async fn postgres_over_tls_is_who_it_says_it_is() {
+        pierhead_service::crypto::install().unwrap();
+        let (postgres, authority) = Postgres::start_with_tls(&["localhost"]).await;
+        let directory = tempfile::tempdir().unwrap();
+        let (other, ..) = certificate(directory.path(), &["localhost"]);
+        let section = postgres.section();
+        let open = async |host: &str, tls: DatabaseTls, ca: Option<&Path>| {
+            let mut url: url::Url = section["postgres"].as_str().unwrap().parse().unwrap();
+            url.set_host(Some(host)).unwrap();
+            let password = section["password"].as_str().map(Secret::new);
+            let database = Database {
+                kind: DatabaseKind::Postgres { url, password, tls, ca: ca.map(Path::to_owned) },
+                max_connections: 2,
+                min_connections: 0,
+                connect_timeout: Duration::from_secs(10),
+                statement_timeout: Duration::from_secs(10),
+            };
+            Meta::open(&database).await
+        };
+        for (host, tls, ca) in [
+            ("localhost", DatabaseTls::VerifyFull, Some(authority.as_path())),
+            ("127.0.0.1", DatabaseTls::VerifyCa, Some(&authority)),
+            ("127.0.0.1", DatabaseTls::Require, None),
+            ("127.0.0.1", DatabaseTls::Prefer, None),
+        ] {
+            let meta = open(host, tls, ca).await.unwrap();
+            let select = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+            let connection: Option<Connection> = sql::one(&meta.connections, select, []).await.unwrap();
+            assert!(connection.unwrap().ssl, "{host} {tls:?}");
+        }
+        for (host, tls, ca, reason) in [
+            ("127.0.0.1", DatabaseTls::VerifyFull, Some(authority.as_path()), "certificate"),
+            ("localhost", DatabaseTls::VerifyFull, Some(&other), "certificate"),
+            ("localhost", DatabaseTls::VerifyCa, Some(&other), "certificate"),
+            ("localhost", DatabaseTls::VerifyFull, None, "certificate"),
+            ("localhost", DatabaseTls::VerifyFull, Some(Path::new("/nowhere.crt")), "/nowhere.crt"),
+            ("localhost", DatabaseTls::Disable, None, "encryption"),
+        ] {
+            let error = open(host, tls, ca).await.unwrap_err().to_string();
+            assert!(error.contains(reason), "{host} {tls:?} {ca:?}: {error}");
         }
     }
 }
