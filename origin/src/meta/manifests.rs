@@ -1,5 +1,7 @@
 //! Manifests: found by tag or digest, put with everything they need, deleted.
 
+use std::collections::HashMap;
+
 use pierhead_registry::oci::{Digest, Reference};
 use sea_orm::FromQueryResult;
 
@@ -72,6 +74,8 @@ pub(crate) struct NewManifest<'a> {
     pub(crate) foreign: Vec<Digest>,
     /// Manifests that it must have.
     pub(crate) children: Vec<Digest>,
+    /// How many bytes some of these must have.
+    pub(crate) sizes: Vec<(Digest, u64)>,
     /// When.
     pub(crate) at: Millis,
 }
@@ -88,6 +92,15 @@ pub(crate) enum Put {
     },
     /// The repository lacks what it names.
     Missing(Vec<Digest>),
+    /// The repository has it, of another size.
+    OtherSize {
+        /// What.
+        digest: Digest,
+        /// The size that it must have.
+        said: u64,
+        /// The size that it has.
+        has: u64,
+    },
 }
 
 #[derive(FromQueryResult)]
@@ -99,6 +112,7 @@ struct Row {
 struct Child {
     id: i64,
     digest: String,
+    size: i64,
 }
 
 #[derive(FromQueryResult)]
@@ -168,14 +182,20 @@ impl Change {
         let wanted: Vec<String> = new.blobs.iter().chain(&new.foreign).map(ToString::to_string).collect();
         let held = self.held_blobs(new.repository_id, &wanted).await?;
         let children = self.children(new.repository_id, &new.children).await?;
-        let has = |digest: &Digest| {
-            let digest = digest.to_string();
-            held.iter().any(|blob| blob.digest == digest) || children.iter().any(|child| child.digest == digest)
-        };
+        let blobs = held.iter().map(|blob| (blob.digest.as_str(), blob.size));
+        let sizes: HashMap<&str, i64> =
+            blobs.chain(children.iter().map(|child| (child.digest.as_str(), child.size))).collect();
+        let size = |digest: &Digest| sizes.get(digest.to_string().as_str()).copied();
         let missing: Vec<Digest> =
-            new.blobs.iter().chain(&new.children).filter(|digest| !has(digest)).copied().collect();
+            new.blobs.iter().chain(&new.children).filter(|digest| size(digest).is_none()).copied().collect();
         if !missing.is_empty() {
             return Ok(Put::Missing(missing));
+        }
+        for (digest, said) in &new.sizes {
+            let has = size(digest).and_then(|size| u64::try_from(size).ok());
+            if let Some(has) = has.filter(|has| has != said) {
+                return Ok(Put::OtherSize { digest: *digest, said: *said, has });
+            }
         }
         let layers_size: i64 = held.iter().map(|blob| blob.size).sum();
         let upsert = "INSERT INTO manifest \
@@ -223,7 +243,7 @@ impl Change {
         let mut found = Vec::with_capacity(digests.len());
         for some in digests.chunks(MOST_VALUES) {
             let select = format!(
-                "SELECT id, digest FROM manifest WHERE repository_id = $1 AND deleted IS NULL AND digest IN ({}) ORDER BY id{}",
+                "SELECT id, digest, size FROM manifest WHERE repository_id = $1 AND deleted IS NULL AND digest IN ({}) ORDER BY id{}",
                 sql::places(2, some.len()),
                 self.sharing()
             );

@@ -42,6 +42,18 @@ impl Scratch {
         Meta::open(&self.settings).await.unwrap()
     }
 
+    /// Waits until somebody waits for a lock of this database's; on SQLite, where nobody can see that, not at all.
+    pub(crate) async fn somebody_waits(&self, meta: &Meta) {
+        if self._postgres.is_some() {
+            pierhead_tests::eventually("somebody waits for a lock", Duration::from_secs(10), async || {
+                let select = "SELECT pid FROM pg_locks WHERE NOT granted";
+                let waiting = super::sql::execute(&meta.connections, select, []).await.unwrap();
+                (waiting > 0).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// A directory that lives as long.
     pub(crate) fn directory(&self) -> &std::path::Path {
         self.directory.path()
@@ -56,6 +68,7 @@ pub(crate) async fn time_passes(meta: &Meta, by: Duration) {
         ("manifest", "deleted"),
         ("tag", "started"),
         ("tag", "ended"),
+        ("tag", "expires"),
         ("repository_blob", "expires"),
         ("blob", "leaving_until"),
         ("upload", "touched"),

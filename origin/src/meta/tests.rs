@@ -82,6 +82,7 @@ fn manifest<'a>(repository: &Repository, content: &'a [u8], blobs: &[Digest]) ->
         blobs: blobs.to_vec(),
         foreign: Vec::new(),
         children: Vec::new(),
+        sizes: Vec::new(),
         at: now(),
     }
 }
@@ -102,6 +103,8 @@ async fn an_image_is_pushed_tagged_moved_and_deleted(scratch: Scratch) {
     change.hold_repository(one.id).await.unwrap().unwrap();
     let lacking = change.put_manifest(&manifest(&one, b"{1}", &[digest, absent])).await.unwrap();
     assert_eq!(lacking, Put::Missing(vec![absent]));
+    let lying = NewManifest { sizes: vec![(digest, 6)], ..manifest(&one, b"{1}", &[digest]) };
+    assert_eq!(change.put_manifest(&lying).await.unwrap(), Put::OtherSize { digest, said: 6, has: 5 });
     let mut ids = Vec::new();
     for content in [&b"{1}"[..], b"{2}"] {
         let Put::Done { id, layers_size } = change.put_manifest(&manifest(&one, content, &[digest])).await.unwrap()

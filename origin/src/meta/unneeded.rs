@@ -100,7 +100,12 @@ fn unneeded_ahead(m: &str, levels: usize) -> String {
         0 => "1 = 1".to_owned(),
         _ => format!("NOT ({})", unneeded_ahead(&format!("{m}{of}"), levels - 1)),
     };
-    unneeded_manifest(m, "(COALESCE(t.ended, t.expires) IS NULL OR COALESCE(t.ended, t.expires) > $1)", &stays("p"), &stays("s"))
+    unneeded_manifest(
+        m,
+        "(COALESCE(t.ended, t.expires) IS NULL OR COALESCE(t.ended, t.expires) > $1)",
+        &stays("p"),
+        &stays("s"),
+    )
 }
 
 /// That the repository of a row is gone.

@@ -33,6 +33,16 @@ pub(crate) enum Flaw {
     /// What no database takes.
     #[error("the artifact type has a zero byte")]
     ZeroByte,
+    /// A descriptor of something else, it seems.
+    #[error("the manifest says that {digest} has {said} bytes, and it has {has}")]
+    Size {
+        /// Of what.
+        digest: Digest,
+        /// As the manifest has it.
+        said: u64,
+        /// As it is.
+        has: u64,
+    },
     /// More than anybody needs.
     #[error("more than {DESCRIPTORS} descriptors")]
     TooMany,
@@ -47,6 +57,8 @@ pub(super) struct Needs {
     pub(super) foreign: Vec<Digest>,
     /// Manifests.
     pub(super) children: Vec<Digest>,
+    /// How many bytes it says that these have.
+    pub(super) sizes: Vec<(Digest, u64)>,
     /// What it is about, there or not.
     pub(super) subject: Option<Digest>,
     /// What kind of artifact it is.
@@ -82,7 +94,15 @@ pub(super) fn needs(content_type: &str, content: &[u8]) -> Result<Needs, Flaw> {
         |blob: &&Descriptor| blob.media_type.as_deref().is_some_and(|kind| CONFIGURATIONS.contains(&kind));
     let configuration = manifest.blobs.iter().find(is_configuration).map(|blob| blob.digest);
     let (foreign, blobs): (Vec<_>, Vec<_>) = manifest.blobs.into_iter().partition(|blob| blob.foreign);
+    let mut sizes: Vec<_> = blobs.iter().filter_map(said).collect();
+    // Docker's own client wrote sizes of something else into lists until 18.09, and pulls such lists all the same.
+    if content_type != media_type::DOCKER_LIST {
+        sizes.extend(manifest.manifests.iter().filter_map(said));
+    }
+    sizes.sort_unstable();
+    sizes.dedup();
     Ok(Needs {
+        sizes,
         blobs: digests(blobs),
         foreign: digests(foreign),
         children: digests(manifest.manifests),
@@ -91,6 +111,11 @@ pub(super) fn needs(content_type: &str, content: &[u8]) -> Result<Needs, Flaw> {
         configuration,
         expires_after: manifest.annotations.remove(LABEL),
     })
+}
+
+/// The size that a descriptor says. Zero is what programs write that do not know it.
+fn said(descriptor: &Descriptor) -> Option<(Digest, u64)> {
+    (descriptor.size > 0).then_some((descriptor.digest, descriptor.size))
 }
 
 /// Each once: the same layer may stand in an image twice.
@@ -116,6 +141,19 @@ mod tests {
         assert_eq!((found.blobs.len(), found.foreign.len(), found.children.len()), (2, 1, 0));
         assert_eq!(found.artifact_type.as_deref(), Some("kind"));
         assert_eq!(needs("application/x", b"{}").unwrap(), Needs::default());
+
+        let sized = |field: &str, more: &str| {
+            format!(r#"{{"{field}":[{{"digest":"{a}","size":7{more}}},{{"digest":"{b}","size":0}}]}}"#)
+        };
+        for (content_type, content, sizes) in [
+            (media_type::OCI_MANIFEST, sized("layers", ""), 1),
+            (media_type::OCI_MANIFEST, sized("layers", r#","urls":["x"]"#), 0),
+            (media_type::OCI_INDEX, sized("manifests", ""), 1),
+            (media_type::DOCKER_LIST, sized("manifests", ""), 0),
+            (media_type::OCI_MANIFEST, format!(r#"{{"subject":{{"digest":"{a}","size":7}}}}"#), 0),
+        ] {
+            assert_eq!(needs(content_type, content.as_bytes()).unwrap().sizes.len(), sizes, "{content_type} {content}");
+        }
 
         let many = format!(r#"{{"layers":[{}]}}"#, vec![format!(r#"{{"digest":"{a}"}}"#); DESCRIPTORS + 1].join(","));
         for (content_type, content, flaw) in [

@@ -14,6 +14,10 @@ mod lists;
 mod manifest;
 mod publish;
 mod pull;
+#[cfg(test)]
+pub(crate) mod slow_store;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod writer;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pierhead_registry::oci::{Algorithm, Digest, Reference};
 
 use super::expiration::lifetime;
-use super::manifest::{Needs, needs};
+use super::manifest::{Flaw, Needs, needs};
 use super::{Registry, RegistryError};
 use crate::meta::{Action, MetaError, NewManifest, Performer, Put, TagMove, now};
 
@@ -97,11 +97,13 @@ impl Registry {
             blobs: needs.blobs.clone(),
             foreign: needs.foreign.clone(),
             children: needs.children.clone(),
+            sizes: needs.sizes.clone(),
             at,
         };
         let (id, layers_size) = match change.put_manifest(&new).await? {
             Put::Done { id, layers_size } => (id, layers_size),
             Put::Missing(missing) => return Err(RegistryError::Missing(missing)),
+            Put::OtherSize { digest, said, has } => return Err(Flaw::Size { digest, said, has }.into()),
         };
         let mut metadata = serde_json::json!({ "manifest_digest": digest.to_string() });
         let mut moved = TagMove::Created;

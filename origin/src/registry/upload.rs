@@ -12,7 +12,7 @@ use pierhead_registry::oci::{Algorithm, Digest, RunningDigest};
 use pierhead_registry::store::{Checkpoint, Proof, StoreError, Upload, UploadId};
 use tokio::time::{Instant, sleep};
 
-use super::writer::{LOOK, SIGN, Writer, claimed_until};
+use super::writer::{LOOK, Purpose, SIGN, Writer, claimed_until};
 use super::{Registry, RegistryError};
 use crate::meta::{Arrival, Claim, MetaError, UploadRow};
 
@@ -63,7 +63,7 @@ impl Registry {
         id: &UploadId,
         piece: Piece,
     ) -> Result<Standing, RegistryError> {
-        let writer = Writer::claim(self, repository, id).await?;
+        let writer = Writer::claim(self, repository, id, Purpose::Push).await?;
         detached(async move {
             let (writer, outcome) = writer.take(piece).await;
             match outcome {
@@ -82,7 +82,7 @@ impl Registry {
         piece: Piece,
         digest: Digest,
     ) -> Result<u64, RegistryError> {
-        let mut writer = Writer::claim(self, repository, id).await?;
+        let mut writer = Writer::claim(self, repository, id, Purpose::Push).await?;
         writer.expect(digest.algorithm());
         let registry = Arc::clone(self);
         detached(async move {
@@ -105,11 +105,11 @@ impl Registry {
         }
         let (row, Some(upload)) = writer.into_parts() else { return Err(RegistryError::Interrupted) };
         let (id, length) = (writer_id(&row)?, upload.length());
-        // An object store may take minutes to put a large upload together.
+        // An object store may take minutes to put a large upload together. It must not be left in the middle of that.
         let signs = async {
             loop {
                 sleep(SIGN).await;
-                self.sign(&row, &id).await;
+                self.sign(&id, row.writer.as_deref().unwrap_or_default()).await;
             }
         };
         let made = tokio::select! {
@@ -209,16 +209,18 @@ impl Registry {
         if arrived { Ok(()) } else { self.mend(row, digest, length).await }
     }
 
-    async fn sign(&self, row: &UploadRow, id: &UploadId) {
-        let Some(writer) = &row.writer else { return };
+    /// Says that a writer is still there. `false`: it is not the one any more.
+    pub(super) async fn sign(&self, id: &UploadId, writer: &str) -> bool {
         let sign = async {
             let change = self.meta.change().await?;
-            change.keep_upload(id, writer, claimed_until()).await?;
-            change.commit().await
+            let ours = change.keep_upload(id, writer, claimed_until()).await?;
+            change.commit().await?;
+            Ok::<bool, MetaError>(ours)
         };
-        if let Err(error) = sign.await {
+        sign.await.unwrap_or_else(|error| {
             tracing::debug!(upload = id.as_str(), %error, "no sign of life");
-        }
+            true
+        })
     }
 
     /// A blob whose row left while its bytes were written, which may have been taken away or not.
@@ -235,7 +237,7 @@ impl Registry {
 
     /// Forgets an upload.
     pub(crate) async fn cancel_upload(self: &Arc<Self>, repository: &str, id: &UploadId) -> Result<(), RegistryError> {
-        let writer = Writer::claim(self, repository, id).await?;
+        let writer = Writer::claim(self, repository, id, Purpose::Cancel).await?;
         writer.discard().await;
         Ok(())
     }
@@ -291,10 +293,13 @@ impl Registry {
         repository: &str,
         id: &UploadId,
         writer: &str,
-        until: i64,
+        purpose: Purpose,
     ) -> Result<Claim, RegistryError> {
         let change = self.meta.change().await?;
-        let claim = change.claim_upload(repository, id, writer, until).await?;
+        let claim = change.claim_upload(repository, id, writer, claimed_until()).await?;
+        if let (Claim::Ours(row), Purpose::Push) = (&claim, purpose) {
+            self.writable(&change, row.repository_id).await?;
+        }
         change.commit().await?;
         Ok(claim)
     }

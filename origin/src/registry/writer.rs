@@ -1,7 +1,7 @@
 //! The one request that writes an upload at a time.
 //!
-//! It claims the upload, says every few seconds that it is still there, and writes down how far it got each time that the store has
-//! made a stride safe. A node that is killed is waited for as long as its claim lasts; then the next request goes on from what was
+//! It claims the upload, says every few seconds that it is still there, whatever it waits for, the client or the store, and writes
+//! down how far it got each time that the store has made a stride safe. A node that is killed is waited for as long as its claim lasts; then the next request goes on from what was
 //! written down. Bytes past that are sent again.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use pierhead_registry::oci::{Algorithm, Digest, RunningDigest};
 use pierhead_registry::store::{Upload, UploadId};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::upload::{Piece, Standing, checkpoint};
 use super::{Registry, RegistryError};
@@ -25,6 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(13);
 /// How often to look whether it is gone.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
+/// What an upload is claimed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To go on with it, which a repository that takes no changes refuses as it refuses a new one.
+    Push,
+    /// To forget it, which any allows.
+    Cancel,
+}
+
 /// The writer of an upload.
 pub(super) struct Writer {
     registry: Arc<Registry>,
@@ -35,8 +44,6 @@ pub(super) struct Writer {
     upload: Option<Box<dyn Upload>>,
     /// Up to where it is written down.
     saved: u64,
-    /// When the next sign of life is due.
-    due: Instant,
 }
 
 impl Writer {
@@ -45,11 +52,12 @@ impl Writer {
         registry: &Arc<Registry>,
         repository: &str,
         id: &UploadId,
+        purpose: Purpose,
     ) -> Result<Writer, RegistryError> {
         let name = UploadId::random().as_str().to_owned();
         let begun = Instant::now();
         let mut row = loop {
-            match registry.claim(repository, id, &name, claimed_until()).await? {
+            match registry.claim(repository, id, &name, purpose).await? {
                 Claim::Ours(row) => break *row,
                 Claim::Unknown => return Err(RegistryError::UploadUnknown),
                 Claim::Busy if begun.elapsed() > PATIENCE => return Err(RegistryError::UploadBusy),
@@ -60,9 +68,8 @@ impl Writer {
         let algorithm: Algorithm = row.algorithm.parse().map_err(|_| MetaError::Corrupt("algorithm"))?;
         let digest = RunningDigest::restore(algorithm, &row.hash).ok_or(MetaError::Corrupt("state of a digest"))?;
         let saved = u64::try_from(row.length).unwrap_or_default();
-        let due = Instant::now() + SIGN;
         let registry = Arc::clone(registry);
-        Ok(Writer { registry, id: id.clone(), row, name, digest, upload: None, saved, due })
+        Ok(Writer { registry, id: id.clone(), row, name, digest, upload: None, saved })
     }
 
     /// The digest will be of this kind: as long as nothing was written, that can still be computed on the way.
@@ -74,7 +81,11 @@ impl Writer {
 
     /// Takes a piece, as much of it as comes.
     pub(super) async fn take(mut self, mut piece: Piece) -> (Writer, Result<(), RegistryError>) {
-        let outcome = self.write(&mut piece).await;
+        let lost = self.lost();
+        let outcome = tokio::select! {
+            outcome = self.write(&mut piece) => outcome,
+            lost = lost => Err(lost),
+        };
         (self, outcome)
     }
 
@@ -90,19 +101,11 @@ impl Writer {
         let (limit, stride) = (self.registry.max_layer_size, store.stride());
         let mut received = 0;
         let outcome = loop {
-            let bytes = match timeout_at(self.due, piece.body.next()).await {
-                Ok(Some(Ok(bytes))) => bytes,
-                Ok(Some(Err(error))) => break Err(RegistryError::Body(error)),
-                Ok(None) if piece.length.is_some_and(|length| length != received) => {
-                    break Err(RegistryError::Incomplete);
-                }
-                Ok(None) => break Ok(()),
-                Err(_) => {
-                    if let Err(error) = self.give_sign().await {
-                        break Err(error);
-                    }
-                    continue;
-                }
+            let bytes = match piece.body.next().await {
+                Some(Ok(bytes)) => bytes,
+                Some(Err(error)) => break Err(RegistryError::Body(error)),
+                None if piece.length.is_some_and(|length| length != received) => break Err(RegistryError::Incomplete),
+                None => break Ok(()),
             };
             received += bytes.len() as u64;
             if upload.length() + bytes.len() as u64 > limit {
@@ -115,10 +118,6 @@ impl Writer {
             }
             if upload.length() - self.saved >= stride {
                 self.save(upload.as_mut()).await?;
-            } else if Instant::now() >= self.due
-                && let Err(error) = self.give_sign().await
-            {
-                break Err(error);
             }
         };
         self.upload = Some(upload);
@@ -137,9 +136,7 @@ impl Writer {
 
     /// Writes down how far it got, and lets others write.
     pub(super) async fn leave(mut self) -> Result<Standing, RegistryError> {
-        if let Some(mut upload) = self.upload.take() {
-            self.save(upload.as_mut()).await?;
-        }
+        self.save_all().await?;
         self.registry.release(&self.row).await;
         Ok(Standing { length: self.saved })
     }
@@ -150,9 +147,7 @@ impl Writer {
             RegistryError::UploadBusy => {}
             RegistryError::TooLarge(_) | RegistryError::UploadLost => self.discard().await,
             RegistryError::Body(_) | RegistryError::Incomplete => {
-                if let Some(mut upload) = self.upload.take()
-                    && let Err(error) = self.save(upload.as_mut()).await
-                {
+                if let Err(error) = self.save_all().await {
                     tracing::debug!(upload = self.id.as_str(), %error, "an upload goes on from further back");
                 }
                 self.registry.release(&self.row).await;
@@ -166,6 +161,16 @@ impl Writer {
     pub(super) async fn discard(mut self) {
         drop(self.upload.take());
         self.registry.forget_upload(&self.id, &self.row).await;
+    }
+
+    /// Makes safe all that was written.
+    async fn save_all(&mut self) -> Result<(), RegistryError> {
+        let Some(mut upload) = self.upload.take() else { return Ok(()) };
+        let lost = self.lost();
+        tokio::select! {
+            saved = self.save(upload.as_mut()) => saved,
+            lost = lost => Err(lost),
+        }
     }
 
     /// Makes safe what was written, and writes it down.
@@ -184,26 +189,20 @@ impl Writer {
         }
         self.row.length = i64::try_from(checkpoint.length).unwrap_or(i64::MAX);
         self.row.checkpoint = Some(checkpoint.state);
-        (self.saved, self.due) = (checkpoint.length, Instant::now() + SIGN);
+        self.saved = checkpoint.length;
         Ok(())
     }
 
-    /// Says that it is still there.
-    async fn give_sign(&mut self) -> Result<(), RegistryError> {
-        self.due = Instant::now() + SIGN;
-        let keep = async {
-            let change = self.registry.meta.change().await?;
-            let ours = change.keep_upload(&self.id, &self.name, claimed_until()).await?;
-            change.commit().await?;
-            Ok::<bool, MetaError>(ours)
-        };
-        match keep.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(RegistryError::UploadBusy),
-            // The database may be back before anybody else wants to write.
-            Err(error) => {
-                tracing::debug!(upload = self.id.as_str(), %error, "no sign of life");
-                Ok(())
+    /// Says every so often that it is still there. Ends when it is not the one any more, and never otherwise: the database may be
+    /// back before anybody else wants to write.
+    fn lost(&self) -> impl Future<Output = RegistryError> + Send + use<> {
+        let (registry, id, name) = (Arc::clone(&self.registry), self.id.clone(), self.name.clone());
+        async move {
+            loop {
+                sleep(SIGN).await;
+                if !registry.sign(&id, &name).await {
+                    return RegistryError::UploadBusy;
+                }
             }
         }
     }

@@ -1,20 +1,16 @@
 //! What a collection takes away, and what it does not, on a database and files of its own.
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use pierhead_registry::oci::{Algorithm, Digest};
-use pierhead_registry::store::{BlobStore, Checkpoint, Content, FileSystem, Proof, StoreError, Upload, UploadId};
+use pierhead_registry::store::{BlobStore, FileSystem, Proof, UploadId};
 use pierhead_tests::eventually;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::collector::{Collected, Collector, LEAVING, Windows};
 use crate::meta::scratch::{on_both, time_passes};
@@ -23,6 +19,7 @@ use crate::meta::{
     Visibility, now,
 };
 use crate::metrics::Metrics;
+use crate::registry::slow_store::SlowStore;
 
 on_both!(
     what_something_needs_stays_and_the_rest_goes,
@@ -95,6 +92,7 @@ impl Scratch {
             blobs: blobs.to_vec(),
             foreign: Vec::new(),
             children: children.to_vec(),
+            sizes: Vec::new(),
             at: now(),
         };
         let change = self.meta.change().await.unwrap();
@@ -218,51 +216,11 @@ async fn what_was_left_half_way_goes(database: crate::meta::scratch::Scratch) {
     assert!(matches!(arrival, Arrival::New(_)), "it was forgotten altogether");
 }
 
-/// A store that does not answer a deletion before it is allowed to.
-struct SlowToDelete {
-    store: Arc<dyn BlobStore>,
-    allowed: Semaphore,
-}
-
-#[async_trait]
-impl BlobStore for SlowToDelete {
-    async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
-        let _allowed = self.allowed.acquire().await;
-        self.store.delete(digest).await
-    }
-    async fn stat(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        self.store.stat(digest).await
-    }
-    async fn open(&self, digest: &Digest, range: Range<u64>) -> Result<Option<Content>, StoreError> {
-        self.store.open(digest, range).await
-    }
-    async fn presign(&self, digest: &Digest, lifetime: Duration) -> Result<Option<Url>, StoreError> {
-        self.store.presign(digest, lifetime).await
-    }
-    async fn begin(&self, id: &UploadId) -> Result<Box<dyn Upload>, StoreError> {
-        self.store.begin(id).await
-    }
-    async fn resume(&self, id: &UploadId, checkpoint: &Checkpoint) -> Result<Box<dyn Upload>, StoreError> {
-        self.store.resume(id, checkpoint).await
-    }
-    async fn discard(&self, id: &UploadId, checkpoint: Option<&Checkpoint>) -> Result<(), StoreError> {
-        self.store.discard(id, checkpoint).await
-    }
-    async fn sweep(&self, untouched_since: SystemTime) -> Result<u64, StoreError> {
-        self.store.sweep(untouched_since).await
-    }
-    async fn verify(&self) -> Result<(), StoreError> {
-        self.store.verify().await
-    }
-    fn stride(&self) -> u64 {
-        self.store.stride()
-    }
-}
-
 async fn nothing_waits_for_a_store_that_is_slow(database: crate::meta::scratch::Scratch) {
     let mut scratch = Scratch::new(database).await;
     let files = Arc::clone(&scratch.store);
-    let slow = Arc::new(SlowToDelete { store: files, allowed: Semaphore::new(0) });
+    let slow = Arc::new(SlowStore::new(files));
+    slow.writes.add_permits(10);
     scratch.store = Arc::clone(&slow) as Arc<dyn BlobStore>;
     let repository = scratch.repository("team/app").await;
     let gone = scratch.blob(&repository, b"gone", 0).await;
@@ -277,7 +235,7 @@ async fn nothing_waits_for_a_store_that_is_slow(database: crate::meta::scratch::
     // Another push is done meanwhile, and this one goes on as soon as the store has answered.
     let other = scratch.blob(&repository, b"other", LONG).await;
     assert!(scratch.stored(&other).await && !collection.is_finished());
-    slow.allowed.add_permits(1);
+    slow.deletions.add_permits(1);
     assert_eq!(collection.await.unwrap().blobs, 1);
     assert!(matches!(arrives().await, Arrival::New(_)) && !scratch.stored(&gone).await);
 
@@ -381,7 +339,12 @@ impl Bustle<'_> {
             }
             (7, _) => {
                 let change = meta.change().await.unwrap();
-                change.end_tag(id, &format!("tag{}", self.random.random_range(0..3)), now()).await.unwrap();
+                let tag = format!("tag{}", self.random.random_range(0..3));
+                if self.random.random() {
+                    change.end_tag(id, &tag, now()).await.unwrap();
+                } else {
+                    change.set_expiration(id, &tag, Some(now() + LONG / 2), now()).await.unwrap();
+                }
                 change.commit().await.unwrap();
             }
             (8, _) => {
@@ -459,8 +422,14 @@ async fn a_rehearsal_tells_what_a_collection_does(database: crate::meta::scratch
         sum.manifests += collected.manifests;
         sum.blobs += collected.blobs;
         sum.tags += collected.tags;
+        sum.expired += collected.expired;
         sum.uploads += collected.uploads;
     }
-    let enough = sum.repositories > 0 && sum.manifests > 20 && sum.blobs > 20 && sum.tags > 10 && sum.uploads > 5;
+    let enough = sum.repositories > 0
+        && sum.manifests > 20
+        && sum.blobs > 20
+        && sum.tags > 10
+        && sum.uploads > 5
+        && sum.expired > 0;
     assert!(enough, "{sum}");
 }

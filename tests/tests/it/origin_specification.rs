@@ -231,6 +231,20 @@ async fn what_is_wrong_with_a_push_is_told_and_leaves_nothing() {
         let gone = send(&client, method, &location, &[], "").await;
         assert_eq!((gone.status, code(&gone).as_str()), (404, "BLOB_UPLOAD_UNKNOWN"), "{method}");
     }
+    // A manifest says what it is about.
+    client.push_blob(REPOSITORY, &right.digest, right.bytes.clone()).await;
+    let path = format!("/v2/{REPOSITORY}/manifests/lies");
+    for (size, status) in [(999, 400), (1000, 201), (0, 201)] {
+        let layers = json!([{ "mediaType": "x/y", "digest": right.digest.to_string(), "size": size }]);
+        let manifest = json!({ "schemaVersion": 2, "layers": layers }).to_string();
+        let answer = send(&client, "PUT", &path, &[("Content-Type", OCI_MANIFEST)], manifest).await;
+        assert_eq!(answer.status, status, "{size}: {:?}", answer.body);
+        if status == 400 {
+            assert_eq!(code(&answer), "MANIFEST_INVALID");
+            let told = json_of(&answer)["errors"][0]["message"].as_str().unwrap().to_owned();
+            assert!([&right.digest.to_string(), "999", "1000"].iter().all(|part| told.contains(*part)), "{told}");
+        }
+    }
     // An upload belongs to its repository.
     let location = begin(&client, REPOSITORY).await;
     let moved = location.replace("/org/image/", "/org/other/");
@@ -451,6 +465,10 @@ async fn lists_go_on_where_they_ended() {
     assert_eq!(json_of(&client.get(&format!("/v2/{REPOSITORY}/tags/list?last=a.1")).await)["tags"], json!(["b"]));
     let refused = client.get(&format!("/v2/{REPOSITORY}/tags/list?n=x")).await;
     assert_eq!((refused.status, code(&refused).as_str()), (400, "PAGINATION_NUMBER_INVALID"));
+    for path in [format!("/v2/{REPOSITORY}/tags/list?last=a%00"), "/v2/_catalog?last=%00".to_owned()] {
+        let refused = client.get(&path).await;
+        assert_eq!((refused.status, code(&refused).as_str()), (400, "UNSUPPORTED"), "{path}");
+    }
     let first = client.get("/v2/_catalog?n=1").await;
     assert_eq!(json_of(&first), json!({ "repositories": ["org/image"] }));
     assert_eq!(first.header("link"), "</v2/_catalog?n=1&last=org%2Fimage>; rel=\"next\"");
