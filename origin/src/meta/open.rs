@@ -1,6 +1,6 @@
 //! Opening the database: connections with limits, and the tables brought up to date, by one node at a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub(crate) enum OpenError {
     /// The directory of the database's file.
     #[error("database: {0}: {1}")]
     Directory(String, std::io::Error),
+    /// The file of the authority that vouches for it.
+    #[error("database: {0}: {1}")]
+    Authority(String, std::io::Error),
     /// It cannot be reached.
     #[error("database: {0}")]
     Connect(DbErr),
@@ -49,7 +52,11 @@ impl Meta {
             DatabaseKind::Postgres { url, password, tls, ca } => {
                 let mut options = ConnectOptions::new(url.as_str());
                 let password = password.as_ref().map(|secret| secret.reveal().to_owned());
-                let (mode, ca) = (ssl_mode(*tls), ca.clone());
+                let mode = ssl_mode(*tls);
+                let read = |path: &PathBuf| {
+                    std::fs::read(path).map_err(|error| OpenError::Authority(path.display().to_string(), error))
+                };
+                let ca = ca.as_ref().map(read).transpose()?;
                 options.statement_timeout(database.statement_timeout);
                 options.map_sqlx_postgres_opts(move |mut postgres: PgConnectOptions| {
                     postgres = postgres.ssl_mode(mode).application_name("pierhead-origin");
@@ -57,7 +64,7 @@ impl Meta {
                         postgres = postgres.password(password);
                     }
                     if let Some(ca) = &ca {
-                        postgres = postgres.ssl_root_cert(ca);
+                        postgres = postgres.ssl_root_cert_from_pem(ca.clone());
                     }
                     postgres
                 });
