@@ -45,7 +45,12 @@ struct Answer {
 
 /// `/v2/auth`, and the keys.
 pub(super) fn routes() -> Router<Arc<Origin>> {
-    Router::new().route("/v2/auth", get(ask).post(ask_by_form)).route("/keys/services/pierhead/keys", get(keys))
+    Router::new()
+        .route("/v2/auth", get(ask).post(ask_by_form))
+        .route("/keys/services/pierhead/keys", get(keys))
+        .method_not_allowed_fallback(async || {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, "not with this method")
+        })
 }
 
 async fn keys(State(origin): State<Arc<Origin>>) -> Response {
@@ -75,17 +80,24 @@ async fn ask_by_form(
         Ok(body) => body,
         Err(refused) => return refused,
     };
-    let one = |name| values(&body, name).into_iter().next().unwrap_or_default();
-    let shown = match one("grant_type").as_str() {
-        "password" => Shown::account(&one("username"), &one("password")),
+    match shown(&body, &headers) {
+        Ok(shown) => answer(&origin, &asked, &shown, &values(&body, "scope")).await,
+        Err(message) => refusal(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message),
+    }
+}
+
+/// What a form shows of who sends it. One that was meant as a login and is none is refused: a token for nobody would look like success.
+fn shown(form: &[u8], headers: &HeaderMap) -> Result<Shown, &'static str> {
+    let one = |name| values(form, name).into_iter().next().unwrap_or_default();
+    let (username, password) = (one("username"), one("password"));
+    match one("grant_type").as_str() {
+        "password" if username.is_empty() => Err("grant_type=password needs a username"),
+        "password" => Ok(Shown::account(&username, &password)),
         // Some send the form of one and the header of the other.
-        "" => Shown::read(headers.get(AUTHORIZATION)),
-        _ => {
-            let message = "only grant_type=password is known here";
-            return refusal(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
-        }
-    };
-    answer(&origin, &asked, &shown, &values(&body, "scope")).await
+        "" if username.is_empty() && password.is_empty() => Ok(Shown::read(headers.get(AUTHORIZATION))),
+        "" => Err("a username and password need grant_type=password"),
+        _ => Err("only grant_type=password is known here"),
+    }
 }
 
 async fn form(body: Body) -> Result<Bytes, Response> {
@@ -153,6 +165,7 @@ fn refused(error: &LoginError, service: &str) -> Response {
     let (status, code) = match error {
         LoginError::Wrong | LoginError::Disabled => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
         LoginError::Limited(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
+        LoginError::TooMuch => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
         LoginError::Busy | LoginError::Meta(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         LoginError::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unavailable),
     };
@@ -175,7 +188,10 @@ fn refused(error: &LoginError, service: &str) -> Response {
                 headers.insert(WWW_AUTHENTICATE, challenge);
             }
         }
-        _ => drop(headers.insert(RETRY_AFTER, HeaderValue::from(retry_after(error)))),
+        LoginError::TooMuch => {}
+        LoginError::Limited(_) | LoginError::Busy | LoginError::Meta(_) | LoginError::Broken(_) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after(error)));
+        }
     }
     response
 }
@@ -193,6 +209,26 @@ mod tests {
     use futures_util::stream::{iter, unfold};
 
     use super::*;
+
+    #[test]
+    fn a_login_that_is_none_is_not_taken_for_nobody() {
+        let basic = HeaderValue::from_static("Basic YW5uOng=");
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, basic)]);
+        let (ann, nothing) = (Shown::account("ann", "x"), HeaderMap::new());
+        for (form, headers, expected) in [
+            ("grant_type=password&username=ann&password=x", &nothing, Some(ann.clone())),
+            ("scope=repository:a/b:pull", &nothing, Some(Shown::Nothing)),
+            ("scope=repository:a/b:pull", &headers, Some(ann)),
+            ("username=ann&password=x", &nothing, None),
+            ("username=ann", &nothing, None),
+            ("password=x", &nothing, None),
+            ("grant_type=password", &nothing, None),
+            ("grant_type=password&password=x", &headers, None),
+            ("grant_type=refresh_token&refresh_token=x", &nothing, None),
+        ] {
+            assert_eq!(shown(form.as_bytes(), headers).ok(), expected, "{form}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_form_has_a_size_and_a_time() {

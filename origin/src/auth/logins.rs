@@ -1,7 +1,9 @@
 //! Checking what callers show, and making guesses slow.
 //!
-//! Failures are counted in two places. In the memory of this node, before anything slow is done, so that guessing cannot keep it busy; and
+//! Failures are counted in two places. In the memory of this node, by address, so that guessing cannot keep it busy; and
 //! in the database, for all nodes together: after some wrong passwords in a row a name must wait, ever longer (`guesses.rs`).
+//! Guesses that come all at once pass neither: at an address no more are checked at a time than may still be wrong there, and those
+//! for one name one after the other, each looked at when its turn comes.
 //! Whoever logged in lately with the right password still gets in: that login is remembered as a keyed hash that covers the
 //! stored hash too, so a password that is changed anywhere is forgotten everywhere at once.
 //!
@@ -10,12 +12,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use moka::future::Cache;
 use pierhead_config::Secret;
+use pierhead_registry::token::TOKEN_LIMIT;
 use pierhead_service::network::network;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::caller::Caller;
 use super::credential::Shown;
@@ -29,15 +33,13 @@ use crate::meta::{Account, AccountKind, Meta, MetaError, Millis};
 const REMEMBER: Duration = Duration::from_secs(600);
 /// Failures in memory are counted over this long.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Failures in a window after which an address must wait.
-const PER_ADDRESS: u32 = 20;
-/// Failures in a window after which a name must wait at an address, those included that are being checked.
-const PER_PLACE: u32 = 50;
+/// Failures in a window after which an address must wait; also what is checked of it at a time.
+const PER_ADDRESS: usize = 20;
 /// Cells in the database for names at addresses, and as many for names at all of them.
 const CELLS: i64 = 1 << 20;
 /// How often it is written down that an address is known.
 const KNOWN_INTERVAL: Millis = 24 * 3_600_000;
-/// Addresses, and names at them, whose failures are counted in memory.
+/// Addresses whose failures are counted in memory, and names at them that take turns.
 const COUNTED: u64 = 20_000;
 /// Logins that are remembered.
 const REMEMBERED: u64 = 10_000;
@@ -57,6 +59,9 @@ pub(crate) enum LoginError {
     /// Too many at a time.
     #[error("too many logins are being checked")]
     Busy,
+    /// Who it is is known, and the token would be one that nobody takes.
+    #[error("a token for all of this would have more than {TOKEN_LIMIT} bytes: ask for less at a time")]
+    TooMuch,
     /// The database.
     #[error(transparent)]
     Meta(Arc<MetaError>),
@@ -81,31 +86,31 @@ impl From<PasswordError> for LoginError {
     }
 }
 
-/// Whose failures are counted. Names are hashed: what is typed as a name may be a password.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Suspect {
-    Address(IpAddr),
-    Place(Print),
-}
-
-/// An attempt. For its name it counts as a failure until it is known not to be one: a burst of guesses must not pass while the first
-/// is computed. At its address it counts when it was wrong, for many may log in from one at a time.
+/// An attempt, which has one of the places of its address. It gives it back, unless it was wrong: a place that is lost comes back with
+/// the next window. So many may log in from one address at a time, and no burst of guesses is longer than a row of them.
 struct Attempt {
-    address: Arc<AtomicU32>,
-    place: Option<Arc<AtomicU32>>,
+    address: Arc<Address>,
+    place: OwnedSemaphorePermit,
 }
 
-impl Attempt {
-    fn was_wrong(mut self) {
-        self.address.fetch_add(1, Ordering::Relaxed);
-        self.place = None;
+/// Who tries to log in from one address, in one window.
+struct Address {
+    places: Arc<Semaphore>,
+    wrong: AtomicUsize,
+}
+
+impl Default for Address {
+    fn default() -> Address {
+        Address { places: Arc::new(Semaphore::new(PER_ADDRESS)), wrong: AtomicUsize::new(0) }
     }
 }
 
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(place) = &self.place {
-            place.fetch_sub(1, Ordering::Relaxed);
+impl Attempt {
+    fn was_wrong(self) {
+        self.place.forget();
+        if self.address.wrong.fetch_add(1, Ordering::Relaxed) + 1 == PER_ADDRESS {
+            // No place is left: those who wait for one hear of it.
+            self.address.places.close();
         }
     }
 }
@@ -117,7 +122,9 @@ pub(crate) struct Logins {
     prints: Prints,
     cells: Prints,
     remembered: Cache<Print, ()>,
-    failures: moka::sync::Cache<Suspect, Arc<AtomicU32>>,
+    addresses: moka::sync::Cache<IpAddr, Arc<Address>>,
+    /// Whose turn it is for a name at an address. Names are hashed: what is typed as a name may be a password.
+    turns: moka::sync::Cache<Print, Arc<Mutex<()>>>,
     allowed: u32,
 }
 
@@ -131,7 +138,8 @@ impl Logins {
             prints: Prints::new(),
             cells,
             remembered: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBER).build(),
-            failures: moka::sync::Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+            addresses: moka::sync::Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+            turns: moka::sync::Cache::builder().max_capacity(COUNTED).time_to_idle(WINDOW).build(),
             allowed,
         })
     }
@@ -141,7 +149,7 @@ impl Logins {
         match shown {
             Shown::Nothing => Ok(Caller::anonymous()),
             Shown::Nonsense => {
-                self.attempt(peer, None)?.was_wrong();
+                self.attempt(peer).await?.was_wrong();
                 Err(LoginError::Wrong)
             }
             Shown::User(name, password) => self.user(name, password, peer, now).await,
@@ -174,7 +182,9 @@ impl Logins {
         peer: IpAddr,
         now: Millis,
     ) -> Result<(), LoginError> {
-        let attempt = self.attempt(peer, Some(name))?;
+        let attempt = self.attempt(peer).await?;
+        let turn = self.turns.get_with(self.prints.of(&[name.as_str(), &network(peer).to_string()]), Arc::default);
+        let _turn = turn.lock().await;
         let cells = self.cells(name, peer);
         let since = guesses::since(account.and_then(|account| account.password_set), now);
         let known = self.meta.login_cells(cells).await?;
@@ -211,8 +221,8 @@ impl Logins {
     }
 
     async fn robot(&self, name: &RobotName, token: &Secret, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
-        // Nobody guesses a token, so a name that many use at once is no reason to refuse it.
-        let attempt = self.attempt(peer, None)?;
+        // Nobody guesses a token, so many may use a name at once.
+        let attempt = self.attempt(peer).await?;
         let found = self.meta.account(name.as_str()).await?.filter(|account| account.kind == AccountKind::Robot);
         let right = |robot: &Account| {
             robot.token_hash.as_deref().is_some_and(|hash| secrets::same(hash, &secrets::hash(token)))
@@ -233,7 +243,7 @@ impl Logins {
     }
 
     async fn application(&self, token: &Secret, peer: IpAddr, now: Millis) -> Result<Caller, LoginError> {
-        let attempt = self.attempt(peer, None)?;
+        let attempt = self.attempt(peer).await?;
         let found = self.meta.app_token_by_hash(&secrets::hash(token)).await?;
         let Some(found) = found.filter(|found| found.expires.is_none_or(|end| now < end)) else {
             attempt.was_wrong();
@@ -247,17 +257,10 @@ impl Logins {
         Ok(Caller::application(account))
     }
 
-    /// Begins an attempt, unless there were too many wrong ones lately.
-    fn attempt(&self, peer: IpAddr, name: Option<&Name>) -> Result<Attempt, LoginError> {
-        let counter = |suspect| self.failures.get_with(suspect, Arc::default);
-        let address = counter(Suspect::Address(network(peer)));
-        if address.load(Ordering::Relaxed) >= PER_ADDRESS {
-            return Err(LoginError::Limited(WINDOW));
-        }
-        let place = |name: &Name| self.prints.of(&[name.as_str(), &network(peer).to_string()]);
-        let place = name.map(|name| counter(Suspect::Place(place(name))));
-        let before = place.as_ref().map_or(0, |place| place.fetch_add(1, Ordering::Relaxed));
-        let attempt = Attempt { address, place };
-        if before >= PER_PLACE { Err(LoginError::Limited(WINDOW)) } else { Ok(attempt) }
+    /// Begins an attempt when there is a place, unless there were too many wrong ones lately.
+    async fn attempt(&self, peer: IpAddr) -> Result<Attempt, LoginError> {
+        let address = self.addresses.get_with(network(peer), Arc::default);
+        let place = Arc::clone(&address.places).acquire_owned().await;
+        Ok(Attempt { place: place.map_err(|_| LoginError::Limited(WINDOW))?, address })
     }
 }

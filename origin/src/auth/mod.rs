@@ -26,7 +26,7 @@ use http::HeaderValue;
 use moka::sync::Cache;
 use pierhead_config::{OriginAuth, Secret};
 use pierhead_registry::oci::{Resource, Scope};
-use pierhead_registry::token::{Claims, KeySet};
+use pierhead_registry::token::{Access, Claims, KeySet, TOKEN_LIMIT};
 
 pub(crate) use caller::Caller;
 pub(crate) use credential::Shown;
@@ -124,11 +124,11 @@ impl Auth {
 
     /// A token for a caller, with as much of these scopes as it may have.
     pub(crate) async fn issue(&self, caller: &Caller, scopes: &[Scope]) -> Result<Issued, LoginError> {
-        let mut access = Vec::new();
+        let mut access: Vec<Access> = Vec::new();
         // Clients that push ask for the same repository several times.
         let mut known: HashMap<&str, RepositoryRights> = HashMap::new();
         for scope in scopes {
-            access.extend(match &scope.resource {
+            let granted = match &scope.resource {
                 Resource::Repository { name, .. } => {
                     let rights = match known.get(name.as_str()) {
                         Some(rights) => *rights,
@@ -139,10 +139,13 @@ impl Auth {
                 }
                 Resource::Other { .. } if caller.id().is_some() || self.anonymous_pulls => grants::registry(scope),
                 Resource::Other { .. } => None,
-            });
+            };
+            access.extend(granted.filter(|granted| !access.contains(granted)));
         }
         let subject = caller.name().unwrap_or_default();
-        self.tokens.issue(subject, access, SystemTime::now()).map_err(|error| LoginError::Broken(error.to_string()))
+        let issued = self.tokens.issue(subject, access, SystemTime::now());
+        let issued = issued.map_err(|error| LoginError::Broken(error.to_string()))?;
+        if issued.token.len() > TOKEN_LIMIT { Err(LoginError::TooMuch) } else { Ok(issued) }
     }
 
     /// The public keys of tokens.

@@ -42,9 +42,10 @@ impl<'a> Action<'a> {
         Action { kind, namespace: Some(namespace), repository: None, metadata }
     }
 
-    /// About a repository, by its whole name. The metadata, an object, says what it is called in its namespace.
+    /// About a repository, by its whole name. The metadata, an object, says whose it is and what it is called there.
     pub(crate) fn in_repository(kind: &'static str, whole: &'a str, mut metadata: serde_json::Value) -> Action<'a> {
         let (namespace, own) = whole.split_once('/').unwrap_or((whole, whole));
+        metadata["namespace"] = namespace.into();
         metadata["repo"] = own.into();
         Action { kind, namespace: Some(namespace), repository: Some(whole), metadata }
     }

@@ -19,8 +19,8 @@ use super::{Algorithm, Claims, Jwk};
 const SET_LIMIT: usize = 128 * 1024;
 /// Most keys in one.
 const KEYS: usize = 64;
-/// Longest token.
-const TOKEN_LIMIT: usize = 16 * 1024;
+/// Longest token that is taken.
+pub const TOKEN_LIMIT: usize = 16 * 1024;
 
 /// Why a set cannot be used. Whoever publishes it is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

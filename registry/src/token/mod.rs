@@ -12,7 +12,7 @@ mod signing;
 
 pub use claims::{Access, Claims};
 pub use jwk::Jwk;
-pub use keys::{KeySet, KeySetError, TokenError};
+pub use keys::{KeySet, KeySetError, TOKEN_LIMIT, TokenError};
 pub use signing::{SigningError, SigningKey};
 
 /// How a token is signed (RFC 7518, section 3.1).

@@ -61,6 +61,14 @@ async fn tokens_say_what_their_bearer_may() {
         assert_eq!(answer.status, expected, "{scope}");
         assert_eq!(answer.header("www-authenticate").starts_with("Basic realm="), expected == 401);
     }
+    let unnamed = origin.client().request(Method::POST, "/v2/auth").body("grant_type=password&password=x");
+    assert_eq!(reply(unnamed).await.unwrap().status, 400);
+    for path in ["/v2/auth", "/keys/services/pierhead/keys"] {
+        let refused = reply(origin.client().request(Method::DELETE, path)).await.unwrap();
+        let body: Value = serde_json::from_slice(&refused.body).unwrap();
+        assert_eq!((refused.status, &body["errors"][0]["code"]), (405, &json!("UNSUPPORTED")), "{path}");
+        assert!(refused.header("allow").contains("GET"), "{path}");
+    }
     assert_eq!(origin.client().get("/keys/services/pierhead/keys").await.status, 200);
     assert!(
         origin.metric("quay_authentication_attempts_total", &[("auth_kind", "robot"), ("success", "True")]).await
@@ -146,9 +154,22 @@ async fn superusers_see_and_do_everything_and_readers_only_see() {
     let bearer = Caller(origin.client().bearer(code.clone()));
     assert_eq!(bearer.see("/user/").await["username"], "kim");
     assert_eq!(origin.client().login("$app", &code).get("/v2/auth").await.status, 200);
-    // But it does not change her password.
+    // But it does not change her password, whatever it says.
     let change = json!({ "password": "another one", "current_password": "wrong one" });
-    assert_eq!(bearer.put("/user/", change).await.0, 401);
+    assert_eq!(kim.put("/user/", change.clone()).await.0, 401);
+    let (status, refused) = bearer.put("/user/", change).await;
+    assert_eq!(status, 403);
+    assert!(refused["detail"].as_str().unwrap().contains("application token"), "{refused}");
+    // It works with repositories, and lets nobody in: no robots, organisations or rights.
+    let new = json!({ "namespace": "kim", "repository": "app", "visibility": "private", "description": "" });
+    assert_eq!(bearer.post("/repository", new).await.0, 201);
+    for (path, body) in
+        [("/user/robots/back", json!({})), ("/repository/kim/app/permissions/user/ann", json!({ "role": "admin" }))]
+    {
+        assert_eq!(bearer.put(path, body.clone()).await.0, 403, "{path}");
+        assert_ne!(kim.put(path, body).await.0, 403, "{path}");
+    }
+    assert_eq!(bearer.post("/organization/", json!({ "name": "kims" })).await.0, 403);
     let uuid = made["token"]["uuid"].as_str().unwrap();
     // Nor does it make others, or take any away.
     assert_eq!(bearer.post("/user/apptoken", json!({ "title": "another" })).await.0, 403);

@@ -107,7 +107,7 @@ pub(super) async fn create(
     who: Who,
     Sent(new): Sent<NewToken>,
 ) -> Result<Json<OneToken>, ApiError> {
-    let account = who.in_person()?;
+    let account = who.user()?;
     let title = text(new.title, TITLE_LIMIT)?;
     let expires = match new.expiration {
         Some(seconds) if (1..=LAST).contains(&seconds) => Some(seconds * 1000),
@@ -149,7 +149,7 @@ pub(super) async fn revoke(
     who: Who,
     At(uuid): At<String>,
 ) -> Result<StatusCode, ApiError> {
-    let account = who.in_person()?;
+    let account = who.user()?;
     let found = find(&origin, account, &uuid).await?;
     let change = origin.meta.change().await?;
     if !change.delete_app_token(found.id).await? {

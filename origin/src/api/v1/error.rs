@@ -74,11 +74,14 @@ pub(super) enum ApiError {
     /// Who asks may not.
     #[error("you may not do this")]
     Forbidden,
+    /// Who asks may, and not by a token of an application.
+    #[error("an application token may not do this: log in with your password")]
+    InPerson,
     /// There is no such thing, or the caller need not know.
     #[error("there is no such {0}")]
     NotFound(&'static str),
     /// Come back later, in so many seconds.
-    #[error("{1}")]
+    #[error("{2}")]
     Later(StatusCode, u64, String),
     /// A fault of this program.
     #[error("internal error")]
@@ -95,7 +98,7 @@ impl ApiError {
         match self {
             ApiError::Invalid(_) => StatusCode::BAD_REQUEST,
             ApiError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            ApiError::Forbidden => StatusCode::FORBIDDEN,
+            ApiError::Forbidden | ApiError::InPerson => StatusCode::FORBIDDEN,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::Refused(status, _) | ApiError::Later(status, ..) => *status,
             ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -107,7 +110,7 @@ impl ApiError {
         match self {
             ApiError::Invalid(_) | ApiError::Refused(..) => "invalid_request",
             ApiError::Unauthorized(_) => "invalid_token",
-            ApiError::Forbidden => "insufficient_scope",
+            ApiError::Forbidden | ApiError::InPerson => "insufficient_scope",
             ApiError::NotFound(_) => "not_found",
             ApiError::Later(StatusCode::TOO_MANY_REQUESTS, ..) => "rate_limit_exceeded",
             ApiError::Later(..) => "downstream_issue",
@@ -168,6 +171,7 @@ impl From<LoginError> for ApiError {
             LoginError::Wrong | LoginError::Disabled => ApiError::Unauthorized(error.to_string()),
             LoginError::Limited(_) => ApiError::Later(StatusCode::TOO_MANY_REQUESTS, seconds, error.to_string()),
             LoginError::Busy => ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, seconds, error.to_string()),
+            LoginError::TooMuch => ApiError::Invalid(error.to_string()),
             LoginError::Meta(cause) => {
                 tracing::warn!(error = %cause, "a login could not be checked");
                 ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, seconds, "the database is not available".to_owned())
@@ -203,5 +207,27 @@ impl From<KeyringError> for ApiError {
     fn from(error: KeyringError) -> ApiError {
         tracing::error!(%error, "a request to the API failed");
         ApiError::Internal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_may_be_tried_again_says_why_and_when() {
+        for (error, status, message) in [
+            (LoginError::Limited(std::time::Duration::from_secs(60)), 429, "too many failed logins; wait for 60 s"),
+            (LoginError::Busy, 503, "too many logins are being checked"),
+        ] {
+            let response = ApiError::from(error).into_response();
+            assert_eq!(response.status().as_u16(), status);
+            assert!(response.headers().contains_key(RETRY_AFTER));
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((&body["detail"], &body["error_message"]), (&message.into(), &message.into()));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Query, Request};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
 use super::error::ApiError;
+use super::in_person::is_for_people;
 use crate::api::Origin;
 use crate::api::asked::Asked;
 use crate::api::token::login;
@@ -33,6 +34,10 @@ impl FromRequestParts<Arc<Origin>> for Who {
         let asked = parts.extensions.get::<Arc<Asked>>().ok_or(ApiError::Internal)?;
         let shown = Shown::read(parts.headers.get(AUTHORIZATION));
         let caller = login(origin, asked, &shown).await?;
+        let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        if caller.is_by_application() && is_for_people(&parts.method, path) {
+            return Err(ApiError::InPerson);
+        }
         let performer = caller.performer(Some(asked.peer.to_string()));
         Ok(Who { caller, performer })
     }
@@ -48,12 +53,6 @@ impl Who {
     pub(super) fn user(&self) -> Result<&Account, ApiError> {
         let account = self.account()?;
         if account.kind == AccountKind::User { Ok(account) } else { Err(ApiError::Forbidden) }
-    }
-
-    /// The same, who logged in with a password: a token that was lost must not be enough to make others.
-    pub(super) fn in_person(&self) -> Result<&Account, ApiError> {
-        let account = self.user()?;
-        if self.caller.is_by_application() { Err(ApiError::Forbidden) } else { Ok(account) }
     }
 
     /// Makes a change so, with its line in the log.

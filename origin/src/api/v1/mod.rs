@@ -6,6 +6,7 @@
 mod app_tokens;
 mod error;
 mod extract;
+mod in_person;
 mod logs;
 mod organizations;
 mod page;

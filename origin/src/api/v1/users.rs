@@ -125,7 +125,7 @@ pub(super) async fn edit(
     let mut edit = AccountEdit::default();
     let mut kinds = Vec::new();
     if let Some(password) = sent.password {
-        // A token of an application that was lost must not be enough to keep its owner out.
+        // What a client remembered must not be enough to keep its owner out.
         let before = sent.current_password.ok_or_else(|| ApiError::invalid("current_password is needed"))?;
         let again = origin.auth.login(&Shown::account(&account.name, &before), asked.peer).await?;
         who.may(again.id() == Some(account.id))?;

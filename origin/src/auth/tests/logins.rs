@@ -10,6 +10,8 @@ on_both!(
     users_log_in_until_their_password_changes_or_they_are_disabled,
     guessing_at_one_node_makes_an_account_wait_at_all_and_lets_remembered_logins_in,
     an_address_that_guesses_is_not_heard,
+    a_burst_of_guesses_is_as_long_as_a_row_of_them,
+    many_log_in_from_one_address_at_once,
     robots_and_applications_log_in_with_tokens,
     a_guesser_does_not_learn_which_names_there_are,
     nobody_is_locked_out_by_guesses_from_elsewhere,
@@ -61,6 +63,39 @@ async fn an_address_that_guesses_is_not_heard(scratch: Scratch) {
     let elsewhere = IpAddr::from([192, 0, 2, 1]);
     let robot = Shown::account("acme+robot", "guess");
     assert!(matches!(node.auth.login(&robot, elsewhere).await, Err(LoginError::Wrong)));
+}
+
+async fn a_burst_of_guesses_is_as_long_as_a_row_of_them(scratch: Scratch) {
+    let node = node(&scratch, &config()).await;
+    node.user("ann", "correct horse").await;
+    let guesses = (0..60).map(|guess| (IpAddr::from([192, 0, 2, 1]), "ann".to_owned(), guess));
+    let names = (0..60).map(|guess| (IpAddr::from([192, 0, 2, 2]), format!("nobody{guess}"), guess));
+    let burst = async |guesses: Vec<(IpAddr, String, usize)>| {
+        let tried = guesses.iter().map(async |(peer, name, guess)| {
+            match node.login_from(*peer, name, &format!("guess {guess}")).await {
+                Err(LoginError::Wrong) => 1,
+                Err(LoginError::Limited(_)) => 0,
+                other => panic!("{other:?}"),
+            }
+        });
+        futures_util::future::join_all(tried).await.into_iter().sum::<u32>()
+    };
+    assert_eq!(burst(guesses.collect()).await, config().failed_logins);
+    assert_eq!(burst(names.collect()).await, 20);
+}
+
+async fn many_log_in_from_one_address_at_once(scratch: Scratch) {
+    let node = node(&scratch, &config()).await;
+    let hash = node.auth.hash_password(Secret::new("correct horse")).await.unwrap();
+    for number in 0..70 {
+        let name = format!("user{number}");
+        let password = Some(hash.clone());
+        node.account(NewAccount { password, ..NewAccount::new(&name, AccountKind::User) }).await;
+    }
+    let logins = (0..70).map(async |number| node.login(&format!("user{number}"), "correct horse").await);
+    for login in futures_util::future::join_all(logins).await {
+        assert!(login.is_ok(), "{login:?}");
+    }
 }
 
 async fn robots_and_applications_log_in_with_tokens(scratch: Scratch) {

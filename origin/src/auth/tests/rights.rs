@@ -11,6 +11,7 @@ use crate::meta::{Grantee, NewAppToken, Role, TeamRole, Visibility};
 
 on_both!(
     tokens_grant_what_was_given_and_no_more,
+    a_token_says_a_thing_once_and_is_one_that_is_taken,
     every_node_verifies_the_tokens_of_every_other,
     who_leaves_an_organisation_leaves_what_was_promised_too,
     an_account_that_is_made_anew_has_nothing_of_the_old_one,
@@ -68,6 +69,22 @@ async fn tokens_grant_what_was_given_and_no_more(scratch: Scratch) {
     change.commit().await.unwrap();
     assert!(node.meta.account("acme").await.unwrap().is_none());
     assert_eq!(node.actions(&Caller::known(ann), "repository:acme/app:pull").await, "");
+}
+
+async fn a_token_says_a_thing_once_and_is_one_that_is_taken(scratch: Scratch) {
+    let node = node(&scratch, &config()).await;
+    let ann = Caller::known(node.user("ann", "correct horse").await);
+    let scopes = |names: &[String]| {
+        let scopes: Vec<_> = names.iter().map(|name| format!("repository:ann/{name}:pull,push")).collect();
+        Scope::parse_all(scopes.iter().map(String::as_str), HOST).unwrap()
+    };
+    let same = scopes(&vec!["app".to_owned(); 60]);
+    let issued = node.auth.issue(&ann, &same).await.unwrap();
+    let header = HeaderValue::from_str(&format!("Bearer {}", issued.token)).unwrap();
+    assert_eq!(node.auth.verify(Some(&header)).await.unwrap().access.len(), 1);
+    let long: Vec<_> = (0..60).map(|number| format!("{}{number:02}", "a".repeat(230))).collect();
+    assert!(matches!(node.auth.issue(&ann, &scopes(&long)).await, Err(LoginError::TooMuch)));
+    assert!(node.auth.issue(&ann, &scopes(&long[..30])).await.is_ok());
 }
 
 async fn every_node_verifies_the_tokens_of_every_other(scratch: Scratch) {
