@@ -1,5 +1,6 @@
 //! `listeners[].tls`: what clients are shown, and what they must show.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::field::{Field, LONGEST};
@@ -52,9 +53,18 @@ fn client_ca(section: &mut Section<'_>) -> Option<Option<ClientAuthority>> {
 
 /// `{ cert, key }`
 pub(crate) fn certificate_files(field: Field<'_>) -> Option<CertificateFiles> {
+    pair(field, |field| field.readable_file())
+}
+
+/// The same, whether they are there or not.
+pub(crate) fn certificate_paths(field: Field<'_>) -> Option<CertificateFiles> {
+    pair(field, |field| field.path("the path of a file"))
+}
+
+fn pair(field: Field<'_>, file: fn(Field<'_>) -> Option<PathBuf>) -> Option<CertificateFiles> {
     let mut section = field.section()?;
-    let cert = section.required("cert").and_then(|field| field.readable_file());
-    let key = section.required("key").and_then(|field| field.readable_file());
+    let cert = section.required("cert").and_then(file);
+    let key = section.required("key").and_then(file);
     section.finish();
     Some(CertificateFiles { cert: cert?, key: key? })
 }

@@ -62,8 +62,11 @@ impl Cli {
             Command::Gc { config, dry_run } => {
                 app::collect(&config, dry_run, println).map(|sum| println(&sum)).map_err(|problem| problem.to_string())
             }
-            Command::Check { config } => app::load(&config)
-                .map(|_| println(&format!("{}: ok", config.display())))
+            Command::Check { config } => app::check(&config)
+                .map(|doubt| {
+                    doubt.into_iter().for_each(|doubt| eprintln!("{doubt}"));
+                    println(&format!("{}: ok", config.display()));
+                })
                 .map_err(|problem| problem.to_string()),
             Command::User(args) => {
                 users::run(&args).map(|told| told.lines().for_each(println)).map_err(|problem| problem.to_string())

@@ -143,7 +143,7 @@ pub(crate) enum UserError {
 
 /// Does what was asked for, and says what is to be printed.
 pub(crate) fn run(args: &UserArgs) -> Result<String, UserError> {
-    let config = OriginConfig::load(&args.config)?;
+    let config = OriginConfig::load_unserved(&args.config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(UserError::Runtime)?;
     runtime.block_on(async {
         let meta = Meta::open(&config.database).await?;

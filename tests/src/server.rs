@@ -122,9 +122,14 @@ pub async fn redis_cli(address: SocketAddr, arguments: &[&str]) -> Output {
 /// Writes a self-signed certificate for these names, and its key; the certificate's file, the key's, and its text. It is good
 /// for a season, as those of authorities are.
 pub fn certificate(dir: &Path, names: &[&str]) -> (PathBuf, PathBuf, String) {
-    let now = date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    certificate_from_to(dir, names, SystemTime::now() - DAY, SystemTime::now() + 90 * DAY)
+}
+
+/// The same, good at another time.
+pub fn certificate_from_to(dir: &Path, names: &[&str], from: SystemTime, to: SystemTime) -> (PathBuf, PathBuf, String) {
+    let date = |time: SystemTime| date_time_ymd(1970, 1, 1) + time.duration_since(UNIX_EPOCH).unwrap();
     let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
-    (params.not_before, params.not_after) = (now - DAY, now + 90 * DAY);
+    (params.not_before, params.not_after) = (date(from), date(to));
     let key = KeyPair::generate().unwrap();
     let made = params.self_signed(&key).unwrap();
     let file = |ending: &str| dir.join(format!("{}.{ending}", names[0]));

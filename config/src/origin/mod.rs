@@ -17,10 +17,10 @@ use crate::host::host;
 use crate::limits::networks;
 use crate::listener::bind;
 use crate::load::{Kind, load};
-use crate::model::{GarbageCollection, OriginConfig, OriginListener, RegistryState};
+use crate::model::{CertificateFiles, GarbageCollection, OriginConfig, OriginListener, RegistryState};
 use crate::problem::Problems;
 use crate::section::Section;
-use crate::tls::certificate_files;
+use crate::tls::{certificate_files, certificate_paths};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -28,19 +28,31 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
 
 /// How it is read.
-pub(crate) const ORIGIN: Kind<OriginConfig> = Kind { section: "listener", read: config };
+pub(crate) const ORIGIN: Kind<OriginConfig> =
+    Kind { section: "listener", read: |file| config(file, certificate_files) };
+
+/// The same, for those who listen nowhere.
+const UNSERVED: Kind<OriginConfig> = Kind { section: "listener", read: |file| config(file, certificate_paths) };
 
 impl OriginConfig {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
     pub fn load(path: &Path) -> Result<OriginConfig, Problems> {
         load(path, &ORIGIN)
     }
+
+    /// The same, but for the certificate's files, which need not be there: who mends an account needs none.
+    pub fn load_unserved(path: &Path) -> Result<OriginConfig, Problems> {
+        load(path, &UNSERVED)
+    }
 }
 
-fn config(mut file: Section<'_>) -> Option<OriginConfig> {
+/// How the section that names a certificate is read.
+type Files = fn(Field<'_>) -> Option<CertificateFiles>;
+
+fn config(mut file: Section<'_>, files: Files) -> Option<OriginConfig> {
     let mut claims = Claims::default();
     let hostname = file.required("hostname").and_then(|field| host(&field));
-    let listener = file.required("listener").and_then(|field| listener(field, &mut claims));
+    let listener = file.required("listener").and_then(|field| listener(field, files, &mut claims));
     let admin = match file.take("admin") {
         Some(field) => admin(field, &mut claims),
         None => Some(ADMIN),
@@ -81,10 +93,10 @@ fn config(mut file: Section<'_>) -> Option<OriginConfig> {
     })
 }
 
-fn listener(field: Field<'_>, claims: &mut Claims) -> Option<OriginListener> {
+fn listener(field: Field<'_>, files: Files, claims: &mut Claims) -> Option<OriginListener> {
     let mut section = field.section()?;
     let bind = section.required("bind").and_then(|field| bind(&field, claims));
-    let tls = section.optional("tls", certificate_files);
+    let tls = section.optional("tls", files);
     let trusted_proxies = networks(&mut section, "trusted_proxies");
     section.finish();
     Some(OriginListener { bind: bind?, tls: tls?, trusted_proxies: trusted_proxies? })

@@ -3,18 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pierhead_config::RegistryState;
+use pierhead_config::{OriginConfig, RegistryState};
 use pierhead_service::signals::Signals;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, load, store};
+use super::{AppError, store};
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::workers::{Collector, Windows};
 
 /// Collects garbage, or tells `tell` line by line what would be collected. The sum, in words.
 pub(crate) fn collect(path: &Path, rehearse: bool, tell: fn(&str)) -> Result<String, AppError> {
-    let config = load(path)?;
+    let config = OriginConfig::load_unserved(path)?;
     if config.registry_state == RegistryState::ReadOnly && !rehearse {
         return Err(AppError::ReadOnly);
     }

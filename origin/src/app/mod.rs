@@ -14,7 +14,7 @@ mod tls;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper_util::service::TowerToHyperService;
 use pierhead_config::OriginConfig;
@@ -45,18 +45,18 @@ const OPERATORS: usize = 64;
 /// How long they may be silent or take nothing.
 const OPERATORS_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Reads a configuration and the files that it names.
-pub(crate) fn load(path: &Path) -> Result<OriginConfig, AppError> {
+/// Reads a configuration and the files that it names. What works, and will not please clients, is told in words.
+pub(crate) fn check(path: &Path) -> Result<Option<String>, AppError> {
     let config = OriginConfig::load(path)?;
-    if let Some(files) = &config.listener.tls {
-        Tls::new(files)?;
-    }
-    Ok(config)
+    let Some(files) = &config.listener.tls else { return Ok(None) };
+    let tls = Tls::new(files)?;
+    Ok(tls.doubt(SystemTime::now()).map(|(file, doubt)| format!("listener.tls.cert: {}: {doubt}", file.display())))
 }
 
 /// Runs an origin until it is told to stop.
 pub(crate) fn serve(path: &Path) -> Result<(), AppError> {
-    let config = load(path)?;
+    let config = OriginConfig::load(path)?;
+    let tls = config.listener.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
     let logging = Logging::start();
     // A client that pulls needs its own descriptor and a file's, one that pushes its own, a file's and the directory's.
     raise_limit(3 * config.limits.max_connections);
@@ -66,15 +66,15 @@ pub(crate) fn serve(path: &Path) -> Result<(), AppError> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(AppError::Runtime)?;
-    let outcome = runtime.block_on(run(config, &logging));
+    let outcome = runtime.block_on(run(config, tls, &logging));
     runtime.shutdown_timeout(LAST_WORK);
     outcome
 }
 
-async fn run(config: OriginConfig, logging: &Logging) -> Result<(), AppError> {
+async fn run(config: OriginConfig, tls: Option<Arc<Tls>>, logging: &Logging) -> Result<(), AppError> {
     let mut signals = Signals::listen().map_err(AppError::Runtime)?;
     let metrics = Arc::new(Metrics::new()?);
-    let tls = config.listener.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
+    tls.as_deref().inspect(|tls| warn_of(tls));
     let (clients, operators) =
         (Listener::open("registry", config.listener.bind)?, Listener::open("admin", config.admin)?);
     let log = logging.access_log(config.access_log);
@@ -145,7 +145,16 @@ async fn parts(config: &OriginConfig, metrics: Arc<Metrics>, log: AccessLog) -> 
 fn reload(tls: Option<&Tls>) {
     match tls.map(Tls::reload) {
         None => tracing::info!("nothing to reload: only certificates are read again, and there are none"),
-        Some(Ok(())) => tracing::info!("certificate reloaded"),
+        Some(Ok(())) => {
+            tracing::info!("certificate reloaded");
+            tls.inspect(|tls| warn_of(tls));
+        }
         Some(Err(error)) => tracing::error!(%error, "the new certificate cannot be used; the one before serves on"),
+    }
+}
+
+fn warn_of(tls: &Tls) {
+    if let Some((file, doubt)) = tls.doubt(SystemTime::now()) {
+        tracing::warn!(file = %file.display(), "{doubt}");
     }
 }

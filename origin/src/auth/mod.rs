@@ -37,7 +37,7 @@ pub(crate) use names::{Name, NameError, RobotName};
 pub(crate) use passwords::{PasswordError, Passwords};
 pub(crate) use rights::{NamespaceRights, RepositoryRights};
 pub(crate) use secrets::{hash, password, token, uuid};
-pub(crate) use tokens::{Issued, Unverified};
+pub(crate) use tokens::{Issued, LEEWAY, Unverified};
 
 use crate::meta::{self, Account, AccountKind, Facts, Meta, MetaError, Repository, Superuser, Viewer};
 use keyring::Keyring;

@@ -87,6 +87,8 @@ pub(crate) struct Meta {
     connections: DatabaseConnection,
     /// SQLite's one writer. Who waits for its turn here holds no connection, so that reading goes on however long that takes.
     writer: Option<Arc<Semaphore>>,
+    /// SQLite's, to see that it stays.
+    file: Option<Arc<ping::OpenFile>>,
 }
 
 /// A change: all of it or nothing. Dropped before [`Change::commit`], nothing.

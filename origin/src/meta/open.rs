@@ -11,12 +11,14 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::Meta;
 use super::migration::Migrator;
+use super::ping::OpenFile;
 
 /// The key of the lock under which tables are changed; any number that no other program uses in the same database.
 const MIGRATION_LOCK: i64 = 0x7069_6572_6d69;
@@ -33,12 +35,12 @@ pub(crate) enum OpenError {
     /// The file of the authority that vouches for it.
     #[error("database: {0}: {1}")]
     Authority(String, std::io::Error),
-    /// It cannot be reached.
-    #[error("database: {0}")]
-    Connect(DbErr),
+    /// It cannot be reached, and why not.
+    #[error("database: {0}: {1}")]
+    Connect(String, String),
     /// The tables could not be made what this version needs.
-    #[error("database: its tables cannot be brought up to date: {0}")]
-    Migrate(DbErr),
+    #[error("database: {0}: its tables cannot be brought up to date: {1}")]
+    Migrate(String, DbErr),
     /// They are of a later version.
     #[error("database: its tables are of a later version of pierhead-origin")]
     Later,
@@ -47,6 +49,8 @@ pub(crate) enum OpenError {
 impl Meta {
     /// Connects, and brings the tables up to date.
     pub(crate) async fn open(database: &Database) -> Result<Meta, OpenError> {
+        let place = place(&database.kind);
+        let mut server = None;
         let options = match &database.kind {
             DatabaseKind::Sqlite(path) => sqlite(path)?,
             DatabaseKind::Postgres { url, password, tls, ca } => {
@@ -58,7 +62,7 @@ impl Meta {
                 };
                 let ca = ca.as_ref().map(read).transpose()?;
                 options.statement_timeout(database.statement_timeout);
-                options.map_sqlx_postgres_opts(move |mut postgres: PgConnectOptions| {
+                let as_configured = move |mut postgres: PgConnectOptions| {
                     postgres = postgres.ssl_mode(mode).application_name("pierhead-origin");
                     if let Some(password) = &password {
                         postgres = postgres.password(password);
@@ -67,7 +71,9 @@ impl Meta {
                         postgres = postgres.ssl_root_cert_from_pem(ca.clone());
                     }
                     postgres
-                });
+                };
+                server = url.as_str().parse().ok().map(&as_configured);
+                options.map_sqlx_postgres_opts(as_configured);
                 options
             }
         };
@@ -78,22 +84,36 @@ impl Meta {
             .connect_timeout(database.connect_timeout)
             .acquire_timeout(database.connect_timeout)
             .sqlx_logging(false);
-        let connections = sea_orm::Database::connect(options).await.map_err(OpenError::Connect)?;
+        let connections = match sea_orm::Database::connect(options).await {
+            Ok(connections) => connections,
+            Err(error) => {
+                let reason = match &server {
+                    Some(server) => refusal(server, database.connect_timeout).await,
+                    None => None,
+                };
+                return Err(OpenError::Connect(place, reason.unwrap_or_else(|| error.to_string())));
+            }
+        };
         let writer = matches!(database.kind, DatabaseKind::Sqlite(_)).then(|| Arc::new(Semaphore::new(1)));
-        let meta = Meta { connections, writer };
-        meta.migrate().await?;
+        let mut meta = Meta { connections, writer, file: None };
+        meta.migrate(&place).await?;
+        if let DatabaseKind::Sqlite(path) = &database.kind {
+            let file = OpenFile::of(path).map_err(|error| OpenError::Directory(place, error))?;
+            meta.file = Some(Arc::new(file));
+        }
         Ok(meta)
     }
 
     /// Brings the tables up to date. Nodes that start together take turns; those that come second find nothing to do.
-    async fn migrate(&self) -> Result<(), OpenError> {
-        let migrate = OpenError::Migrate;
+    async fn migrate(&self, place: &str) -> Result<(), OpenError> {
+        let migrate = |error| OpenError::Migrate(place.to_owned(), error);
+        let connect = |error: DbErr| OpenError::Connect(place.to_owned(), error.to_string());
         // SQLite's one writer, from the beginning: another process may be about to do the same.
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let turn = self.connections.begin_with_options(options).await.map_err(OpenError::Connect)?;
+        let turn = self.connections.begin_with_options(options).await.map_err(connect)?;
         if self.connections.get_database_backend() == DatabaseBackend::Postgres {
             let waits = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             turn.execute_unprepared("SET LOCAL statement_timeout = 0").await.map_err(migrate)?;
@@ -104,8 +124,27 @@ impl Meta {
             Ok(()) => turn.commit().await.map_err(migrate),
             // What the migrator says when it meets a step that it does not know.
             Err(DbErr::Custom(message)) if message.contains("is missing") => Err(OpenError::Later),
-            Err(error) => Err(OpenError::Migrate(error)),
+            Err(error) => Err(migrate(error)),
         }
+    }
+}
+
+/// Where it is, for who reads that it cannot be reached.
+fn place(kind: &DatabaseKind) -> String {
+    match kind {
+        DatabaseKind::Sqlite(path) => path.display().to_string(),
+        DatabaseKind::Postgres { url, .. } => {
+            format!("{}:{}{}", url.host_str().unwrap_or_default(), url.port().unwrap_or(5432), url.path())
+        }
+    }
+}
+
+/// Why a server does not let us in: of the pool one hears only that it waited. `None`: now it does.
+async fn refusal(server: &PgConnectOptions, limit: Duration) -> Option<String> {
+    match timeout(limit, PgConnection::connect_with(server)).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("it does not answer within {limit:?}")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! and a step that began is finished.
 
 mod census;
+mod clock;
 mod collector;
 mod garbage;
 mod rehearsal;
@@ -65,9 +66,11 @@ async fn interrupted(stop: &CancellationToken, wait: Duration) -> bool {
 }
 
 async fn keys(origin: Arc<Origin>, stop: CancellationToken) {
+    clock::look(&origin).await;
     while !interrupted(&stop, KEYS).await {
         if let Err(error) = origin.auth.refresh_keys().await {
             tracing::warn!(%error, "the keys of tokens were not looked at");
         }
+        clock::look(&origin).await;
     }
 }

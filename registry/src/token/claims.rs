@@ -4,8 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// How far the clocks of two machines may be apart.
+/// How far the clock of who verifies may be ahead: so long a token is taken beyond its end.
 const LEEWAY: Duration = Duration::from_secs(30);
+
+/// How far the clock of who issued may be ahead: so long before its time a token is taken.
+const AHEAD: Duration = Duration::from_secs(60);
 
 /// Something that the bearer of a token may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +58,7 @@ impl Claims {
 
     /// Before when nobody takes it, not even whose clock is ahead. `None`: it never begins.
     pub(super) fn begins(&self) -> Option<SystemTime> {
-        UNIX_EPOCH.checked_add(Duration::from_secs(self.nbf).saturating_sub(LEEWAY))
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.nbf).saturating_sub(AHEAD))
     }
 }
 

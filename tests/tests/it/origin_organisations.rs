@@ -176,6 +176,11 @@ async fn repositories(origin: &Origin) {
     assert_eq!(ann.post("/repository/", new).await.0, 201);
     assert_eq!(ann.see("/repository/ann/a/b/").await["description"], "deep");
     assert_eq!(ann.see("/repository/ann/a/b/tag/").await["tags"], json!([]));
+    // Who is a superuser is nothing that a repository's owner learns.
+    for name in ["root", "eye", "bob"] {
+        let path = format!("/repository/ann/a/b/permissions/user/{name}/transitive");
+        assert_eq!(ann.see(&path).await["permissions"], json!([]), "{name}");
+    }
     // What may be changed, by whom.
     for (path, method, body) in [
         ("", Method::PUT, json!({ "description": "other" })),
@@ -195,6 +200,14 @@ async fn repositories(origin: &Origin) {
     );
     let (_, access) = granted(&origin.client().login("bob", PASSWORD), "repository:acme/app:pull,push").await;
     assert_eq!(access[0]["actions"], json!(["pull"]));
+    // Who may read it hears why a push is refused; others do not.
+    for (scope, expected) in [("repository:acme/app:pull,push", (405, "DENIED")), ("", (401, "UNAUTHORIZED"))] {
+        let client = origin.login("bob", PASSWORD, &[scope][..usize::from(!scope.is_empty())]).await;
+        let refused = reply(client.request(Method::POST, "/v2/acme/app/blobs/uploads/")).await.unwrap();
+        let body: Value = serde_json::from_slice(&refused.body).unwrap();
+        assert_eq!((refused.status, body["errors"][0]["code"].as_str().unwrap()), expected, "{body}");
+        assert_eq!(body["errors"][0]["message"] == "the repository is read-only", expected.0 == 405);
+    }
     // What is sent must be meant.
     for body in [json!({}), json!({ "description": 1 }), json!({ "description": "x", "more": 1 }), json!([])] {
         assert_eq!(ann.put("/repository/acme/app", body).await.0, 400);

@@ -1,9 +1,9 @@
 //! HTTP/1.1 and HTTP/2, in TLS and without it; certificates that are replaced.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pierhead_tests::origin::Setup;
-use pierhead_tests::server::certificate;
+use pierhead_tests::server::{certificate, certificate_from_to};
 use reqwest::{Certificate, ClientBuilder, Version};
 use rustix::process::Signal;
 use serde_json::json;
@@ -76,4 +76,36 @@ async fn a_certificate_is_replaced_while_it_serves() {
         refused.stderr
     );
     origin.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_out_of_its_time_is_served_and_told() {
+    let setup = Setup::new();
+    let (now, week) = (SystemTime::now(), Duration::from_secs(7 * 24 * 3600));
+    let (cert, key, _) = certificate_from_to(setup.dir.path(), &["localhost"], now - 2 * week, now - week);
+    let setup = setup.set("/listener/tls", json!({ "cert": cert, "key": key }));
+    let checked = setup.command(&["check"]).await.expect_success();
+    assert!(checked.stderr.contains("localhost.crt: the certificate has expired"), "{}", checked.stderr);
+    let origin = setup.start().await;
+    origin.says(0, "the certificate has expired").await;
+    let mark = origin.log().len();
+    certificate_from_to(setup.dir.path(), &["localhost"], now + week, now + 2 * week);
+    origin.signal(Signal::HUP);
+    origin.says(mark, "the certificate is not yet valid").await;
+    let mark = origin.log().len();
+    certificate(setup.dir.path(), &["localhost"]);
+    origin.signal(Signal::HUP);
+    origin.says(mark, "certificate reloaded").await;
+    assert!(setup.command(&["check"]).await.expect_success().stderr.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_are_mended_without_a_certificate() {
+    let setup = Setup::new().set("/listener/tls", json!({ "cert": "missing.crt", "key": "missing.key" }));
+    setup.user("ann", "correct horse", &[]).await;
+    setup.command(&["gc"]).await.expect_success();
+    for command in ["check", "serve"] {
+        let refused = setup.command(&[command]).await.expect_failure();
+        assert!(refused.stderr.contains("listener.tls.cert: "), "{}", refused.stderr);
+    }
 }

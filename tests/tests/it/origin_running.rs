@@ -268,3 +268,40 @@ async fn its_files_are_its_owners_alone() {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{file:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_had_is_named_with_the_reason() {
+    let setup = Setup::new();
+    let file = setup.dir.path().join("meta.db");
+    std::fs::write(&file, "no database at all, but long enough to be taken for one").unwrap();
+    let refused = setup.command(&["serve"]).await.expect_failure();
+    assert!(refused.stderr.contains(file.to_str().unwrap()), "{}", refused.stderr);
+    let mut postgres = Postgres::start().await;
+    let setup = setup.database(postgres.section());
+    postgres.stop().await;
+    let refused = setup.command(&["serve"]).await.expect_failure();
+    let url = postgres.section()["postgres"].as_str().unwrap().to_owned();
+    let place = url.rsplit_once('@').unwrap().1;
+    assert!(refused.stderr.contains(place) && refused.stderr.contains("refused"), "{}", refused.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_file_that_is_taken_away_is_missed() {
+    let origin = Setup::new().start().await;
+    assert_eq!(origin.client().get("/health/instance").await.status, 200);
+    std::fs::remove_file(origin.dir().join("meta.db")).unwrap();
+    let missed = async || (origin.client().get("/health/instance").await.status == 503).then_some(());
+    eventually("the file is missed", Duration::from_secs(20), missed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_far_from_the_databases_is_told() {
+    let postgres = Postgres::start().await;
+    // The server's own clock is this machine's: it is made to tell another time.
+    let ahead = "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+                 $$ SELECT pg_catalog.clock_timestamp() + interval '10 minutes' $$";
+    postgres.query(ahead).await;
+    postgres.query("ALTER DATABASE origin SET search_path = public, pg_catalog").await;
+    let origin = Setup::new().database(postgres.section()).start().await;
+    origin.says(0, "the clocks of this node and of the database are far apart").await;
+}

@@ -13,7 +13,8 @@ use pierhead_registry::token::Claims;
 use super::refusal::Refusal;
 use crate::api::Origin;
 use crate::auth::{RepositoryRights, Unverified};
-use crate::meta::{MetaError, Repository};
+use crate::meta::{MetaError, Repository, RepositoryState};
+use crate::registry::RegistryError;
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug)]
@@ -110,10 +111,20 @@ pub(super) async fn authorise(origin: &Origin, headers: &HeaderMap, right: Right
         Meant::Nothing if right.is_in(&claims) => Ok(Granted { claims, repository: None }),
         Meant::Repository(found) => Ok(Granted { claims, repository: Some(found) }),
         Meant::Nothing | Meant::Other => {
+            if is_read_only(origin, &claims, right).await? {
+                return Err(RegistryError::ReadOnly.into());
+            }
             let message = "the token does not grant this".to_owned();
             Err(Refusal::challenge(right.scope(), Some("insufficient_scope"), message))
         }
     }
+}
+
+/// Whether a change is refused for the repository's state, and not for the token: none grants it now. Only who may read learns of it.
+async fn is_read_only(origin: &Origin, claims: &Claims, right: Right<'_>) -> Result<bool, MetaError> {
+    let (Right::Push(name) | Right::Delete(name)) = right else { return Ok(false) };
+    let readable = meant(origin, claims, Right::Pull(name)).await?;
+    Ok(matches!(readable, Meant::Repository(found) if found.state == RepositoryState::ReadOnly))
 }
 
 /// What a right is about, to a token.

@@ -14,7 +14,8 @@ use super::error::{ApiError, Failures};
 use super::extract::{At, Named, Sent, Who};
 use super::teams::grantee;
 use crate::api::Origin;
-use crate::meta::{Account, AccountKind, Action, Grantee, Repository, Role, Visibility};
+use crate::auth::Caller;
+use crate::meta::{Account, AccountKind, Action, Grantee, Repository, Role, Superuser, Visibility};
 
 /// What may be done with a repository. Each includes those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -187,7 +188,8 @@ pub(super) async fn transitive(
     let at = Named { namespace, repository };
     inspected(&origin, &who, &at).await?;
     let account = origin.meta.account(&username).await?.ok_or(ApiError::NotFound("user"))?;
-    let caller = crate::auth::Caller::known(account);
+    // Who is a superuser is not for those to learn who administrate a repository.
+    let caller = Caller::known(Account { superuser: Superuser::No, ..account });
     let (_, rights) = origin.auth.repository(&caller, &at.whole()).await?;
     let role = match rights {
         rights if rights.admin => Some(RoleName::Admin),
