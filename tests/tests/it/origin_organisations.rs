@@ -59,6 +59,14 @@ async fn organisations(origin: &Origin) {
     assert_eq!(ann.delete(&format!("/organization/acme/prototypes/{}", default["id"].as_str().unwrap())).await, 204);
     let robot = ann.see("/organization/acme/robots/ci/permissions").await;
     assert_eq!(robot["permissions"][0]["repository"]["name"], "made");
+    // Who may read everything sees robots too, and changes none.
+    let eye = caller(origin, "eye");
+    for path in ["robots", "robots/ci", "robots/ci/permissions"] {
+        assert_eq!(eye.get(&format!("/organization/acme/{path}")).await.0, 200, "{path}");
+    }
+    assert_eq!(eye.put("/organization/acme/robots/other", json!({})).await.0, 403);
+    assert_eq!(eye.send(Method::POST, "/organization/acme/robots/ci/regenerate", None).await.0, 403);
+    assert_eq!(eye.delete("/organization/acme/robots/ci").await, 403);
     assert_eq!(ann.delete("/organization/acme/robots/ci").await, 204);
     assert_eq!(ann.delete("/organization/acme/members/bob").await, 204);
     assert_eq!(bob.get("/repository/acme/made").await.0, 403);

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, Failures};
 use super::extract::{At, Sent, Who, text};
+use super::organizations::inspected;
 use super::page::{MOST, date};
 use super::permissions::{GrantedList, granted};
 use super::teams::DESCRIPTION_LIMIT;
@@ -75,6 +76,14 @@ impl Owner<'_> {
             Owner::User => Ok(who.user()?.clone()),
         }
     }
+
+    /// The same, for those who may look.
+    async fn seen(self, origin: &Origin, who: &Who) -> Result<Account, ApiError> {
+        match self {
+            Owner::Organization(name) => inspected(origin, who, name).await,
+            Owner::User => Ok(who.user()?.clone()),
+        }
+    }
 }
 
 fn about<'a>(kind: &'static str, owner: &'a Account, robot: &str) -> Action<'a> {
@@ -82,7 +91,7 @@ fn about<'a>(kind: &'static str, owner: &'a Account, robot: &str) -> Action<'a> 
 }
 
 async fn list(origin: &Origin, who: &Who, owner: Owner<'_>) -> Result<Json<RobotList>, ApiError> {
-    let owner = owner.find(origin, who).await?;
+    let owner = owner.seen(origin, who).await?;
     let robots = origin.meta.robots(owner.id, MOST).await?;
     Ok(Json(RobotList { robots: robots.into_iter().map(|robot| Robot::of(robot, None)).collect() }))
 }
@@ -139,12 +148,12 @@ async fn regenerate(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -
 }
 
 async fn show(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -> Result<Json<Robot>, ApiError> {
-    let owner = owner.find(origin, who).await?;
+    let owner = owner.seen(origin, who).await?;
     Ok(Json(Robot::of(find(origin, &owner, short).await?, None)))
 }
 
 async fn permissions(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -> Result<Json<GrantedList>, ApiError> {
-    let owner = owner.find(origin, who).await?;
+    let owner = owner.seen(origin, who).await?;
     let robot = find(origin, &owner, short).await?;
     Ok(Json(granted(origin.meta.permissions_of(Grantee::Account(robot.id), MOST).await?)))
 }
