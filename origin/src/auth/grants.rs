@@ -4,12 +4,13 @@ use pierhead_registry::oci::{Resource, Scope};
 use pierhead_registry::token::Access;
 
 use super::rights::RepositoryRights;
+use crate::meta::Millis;
 
 /// The actions of the registry API.
 const ACTIONS: [&str; 3] = ["pull", "push", "delete"];
 
-/// What of a scope about a repository is granted. `*` is for those who may do everything; from others it is a wish for as much as they may.
-pub(crate) fn repository(scope: &Scope, rights: RepositoryRights) -> Option<Access> {
+/// What of a scope about a repository is granted, which was made at `created` (0: is not made yet). `*` is for those who may do everything; from others it is a wish for as much as they may.
+pub(crate) fn repository(scope: &Scope, rights: RepositoryRights, created: Millis) -> Option<Access> {
     let Resource::Repository { name, .. } = &scope.resource else { return None };
     let may = |action: &str| match action {
         "pull" => rights.pull,
@@ -28,14 +29,16 @@ pub(crate) fn repository(scope: &Scope, rights: RepositoryRights) -> Option<Acce
             }
         }
     }
-    (!actions.is_empty()).then(|| Access { kind: "repository".to_owned(), name: name.as_str().to_owned(), actions })
+    let (kind, name, created) = ("repository".to_owned(), name.as_str().to_owned(), Some(created));
+    (!actions.is_empty()).then_some(Access { kind, name, actions, created })
 }
 
 /// What of a scope about the registry is granted: the list of repositories, in which everybody sees what they may pull.
 pub(crate) fn registry(scope: &Scope) -> Option<Access> {
     let Resource::Other { kind, name } = &scope.resource else { return None };
     let catalog = kind == "registry" && name == "catalog" && scope.actions.iter().any(|action| action == "*");
-    catalog.then(|| Access { kind: kind.clone(), name: name.clone(), actions: vec!["*".to_owned()] })
+    let (kind, name, actions) = (kind.clone(), name.clone(), vec!["*".to_owned()]);
+    catalog.then_some(Access { kind, name, actions, created: None })
 }
 
 #[cfg(test)]
@@ -67,12 +70,14 @@ mod tests {
             ("", ADMIN, ""),
         ] {
             let parsed = Scope::parse(&format!("repository:a/b:{scope}"), "").unwrap();
-            let actions = repository(&parsed, rights).map(|access| access.actions.join(",")).unwrap_or_default();
+            let access = repository(&parsed, rights, 7);
+            assert!(access.as_ref().is_none_or(|access| access.created == Some(7)), "{scope} {rights:?}");
+            let actions = access.map(|access| access.actions.join(",")).unwrap_or_default();
             assert_eq!(actions, expected, "{scope} {rights:?}");
             assert_eq!(registry(&parsed), None);
         }
         let catalog = Scope::parse("registry:catalog:*", "").unwrap();
-        assert!(registry(&catalog).is_some() && repository(&catalog, ADMIN).is_none());
+        assert!(registry(&catalog).is_some() && repository(&catalog, ADMIN, 7).is_none());
         for other in ["registry:catalog:pull", "registry:else:*", "else:catalog:*"] {
             assert_eq!(registry(&Scope::parse(other, "").unwrap()), None, "{other}");
         }

@@ -39,7 +39,7 @@ pub(crate) use rights::{NamespaceRights, RepositoryRights};
 pub(crate) use secrets::{hash, password, token, uuid};
 pub(crate) use tokens::{Issued, LEEWAY, Unverified};
 
-use crate::meta::{self, Account, AccountKind, Facts, Meta, MetaError, Repository, Superuser, Viewer};
+use crate::meta::{self, Account, AccountKind, Facts, Meta, MetaError, Millis, Repository, Superuser, Viewer};
 use keyring::Keyring;
 use logins::Logins;
 use rotation::Rotation;
@@ -126,16 +126,19 @@ impl Auth {
     pub(crate) async fn issue(&self, caller: &Caller, scopes: &[Scope]) -> Result<Issued, LoginError> {
         let mut access: Vec<Access> = Vec::new();
         // Clients that push ask for the same repository several times.
-        let mut known: HashMap<&str, RepositoryRights> = HashMap::new();
+        let mut known: HashMap<&str, (RepositoryRights, Millis)> = HashMap::new();
         for scope in scopes {
             let granted = match &scope.resource {
                 Resource::Repository { name, .. } => {
-                    let rights = match known.get(name.as_str()) {
-                        Some(rights) => *rights,
-                        None => self.repository(caller, name.as_str()).await?.1,
+                    let (rights, created) = match known.get(name.as_str()) {
+                        Some(known) => *known,
+                        None => {
+                            let (facts, rights) = self.repository(caller, name.as_str()).await?;
+                            (rights, facts.repository.map_or(0, |repository| repository.created))
+                        }
                     };
-                    known.insert(name.as_str(), rights);
-                    grants::repository(scope, rights)
+                    known.insert(name.as_str(), (rights, created));
+                    grants::repository(scope, rights, created)
                 }
                 Resource::Other { .. } if caller.id().is_some() || self.anonymous_pulls => grants::registry(scope),
                 Resource::Other { .. } => None,

@@ -1,4 +1,4 @@
-//! What is asked for again and again, in memory: manifests, tags, lists, links, authorisations and sizes.
+//! What is asked for again and again, in memory: manifests, tags, lists, links, authorisations, sizes, and when repositories were made.
 //!
 //! Each cache is bounded by the bytes it holds. What falls out is read from the store again; what is removed from the
 //! store is removed here in the same step.
@@ -37,6 +37,8 @@ pub(super) struct Hot {
     /// Known to hold this blob.
     links: Moka<RepositoryKey<Digest>, ()>,
     authorised: Moka<RepositoryKey<[u8; 32]>, SystemTime>,
+    /// When repositories were made; `None`: nobody has said.
+    created: Moka<RepositoryId, Option<i64>>,
     /// Sizes of blobs as manifests tell them.
     sizes: Moka<Digest, u64>,
 }
@@ -65,6 +67,7 @@ impl Hot {
             tags: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0)).build(),
             links: Moka::builder().max_capacity(small).weigher(|_, ()| weigh(0)).build(),
             authorised: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0)).build(),
+            created: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0)).build(),
             sizes: Moka::builder().max_capacity(small).weigher(|_, _| weigh(0) / 2).build(),
         }
     }
@@ -151,6 +154,15 @@ impl Hot {
             Some(when) => self.authorised.insert(key, when),
             None => self.authorised.invalidate(&key),
         }
+    }
+
+    /// When a repository was made, if it is known whether that is known.
+    pub(super) fn created(&self, id: &RepositoryId) -> Option<Option<i64>> {
+        self.created.get(id)
+    }
+
+    pub(super) fn put_created(&self, id: &RepositoryId, created: Option<i64>) {
+        self.created.insert(id.clone(), created);
     }
 
     /// The size of a blob that a manifest here names.

@@ -225,6 +225,27 @@ impl Cache {
         let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
         self.done(blocking(move || store.unlink(&id, &digest)).await);
     }
+
+    /// When a repository was made, by the newest that a token of its registry told; `None`: none did.
+    pub(crate) async fn created(&self, repository: &RepositoryId) -> Option<i64> {
+        if let Some(created) = self.store.hot.created(repository) {
+            return created;
+        }
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        blocking(move || store.created(&id)).await.ok().flatten()
+    }
+
+    /// A repository was made then: all that is known of one that was there before is forgotten. Whether what is known from here on is
+    /// of this one.
+    pub(crate) async fn made(&self, repository: &RepositoryId, created: i64) -> bool {
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        let made = blocking(move || store.made(&id, created)).await;
+        made.unwrap_or_else(|error| {
+            self.done(Err(error));
+            false
+        })
+    }
+
     /// Forgets all that is known of a part of a registry, and whom it let in there.
     pub(crate) async fn forget_all(&self, registry: &Arc<str>, extent: &Extent) {
         let (store, registry, extent) = (Arc::clone(&self.store), Arc::clone(registry), extent.clone());

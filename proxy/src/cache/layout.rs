@@ -11,6 +11,7 @@
 //! ├── repositories/<registry>/<name>/
 //! │   ├── _links/sha256-<hex>             this repository holds this content; a manifest's media type, or empty
 //! │   ├── _tags/<tag>                     the digest it meant, and when
+//! │   ├── _created                        when it was made, where its registry's tokens say that
 //! │   └── _lists/<hex>                    a tag or referrers list, named by the hash of its query; the newest of them
 //! ├── keys/<registry>                     the public keys of its tokens, as they were last published
 //! ├── tmp/                                files being written; emptied at start
@@ -99,6 +100,10 @@ impl Layout {
 
     pub(super) fn tag(&self, id: &RepositoryId, tag: &Tag) -> PathBuf {
         self.tags(id).join(tag.as_str())
+    }
+
+    pub(super) fn created(&self, id: &RepositoryId) -> PathBuf {
+        self.repository(id).join("_created")
     }
 
     pub(super) fn lists(&self, id: &RepositoryId) -> PathBuf {

@@ -58,6 +58,8 @@ pub(super) struct Store {
     pub(super) hot: Hot,
     pub(super) pins: ArcSwap<Pins>,
     pub(super) metrics: Arc<Metrics>,
+    /// Held by those who look up or say when a repository was made.
+    making: Mutex<()>,
     /// Until when nothing is stored, and why.
     failing: Mutex<Option<(Instant, String)>>,
     /// What the log last said about the disk.
@@ -81,6 +83,7 @@ impl Store {
             hot,
             pins: ArcSwap::from_pointee(pins),
             metrics,
+            making: Mutex::new(()),
             failing: Mutex::new(None),
             works: AtomicBool::new(true),
             pruned: Mutex::new(None),

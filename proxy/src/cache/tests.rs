@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use pierhead_registry::oci::{Algorithm, Digest};
+use pierhead_registry::oci::{Algorithm, Digest, Tag};
 
 use super::ledger::Kind;
 use super::store::{NotStored, Store};
@@ -165,6 +165,54 @@ fn a_part_of_a_registry_is_forgotten_and_its_content_stays() {
         }
         assert_eq!(store.read(&digest).as_deref(), Some(bytes));
     }
+}
+
+#[test]
+fn what_is_known_of_a_repository_goes_when_another_is_made_under_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, digest, bytes) = store(&folder);
+    let (id, tag): (_, Tag) = (repository(), "v1".parse().unwrap());
+    let bystander = RepositoryId { name: "team/app/more".parse().unwrap(), ..id.clone() };
+    let record = TagRecord { digest, checked: UNIX_EPOCH };
+    let know = |store: &Store| {
+        for id in [&id, &bystander] {
+            store.link(id, &digest, "a/b").unwrap();
+            store.hot.put_link(id, &digest);
+            store.put_tag(id, &tag, record);
+        }
+    };
+    let known = |store: &Store| {
+        [&id, &bystander].map(|id| {
+            let linked = store.read_link(id, &digest).is_some();
+            assert_eq!(store.read_tag(id, &tag).is_some(), linked);
+            linked
+        })
+    };
+    assert_eq!(store.created(&id), None);
+    for (created, meant, forgets) in
+        [(5, true, true), (5, true, false), (4, false, false), (9, true, true), (5, false, false)]
+    {
+        know(&store);
+        assert_eq!((store.made(&id, created), known(&store)), (meant, [!forgets, true]), "{created}");
+        assert_eq!(store.hot.linked(&id, &digest), !forgets, "{created}");
+    }
+    assert_eq!((store.created(&id), store.hot.created(&id)), (Some(9), Some(Some(9))));
+    // Deleted, it is still not one of those before it.
+    store.forget_all(&id.registry, &Extent::Registry);
+    assert_eq!(store.created(&id), Some(9));
+    assert_eq!(store.read(&digest).as_deref(), Some(bytes));
+    // Who has given the store away can forget nothing in it, and says so.
+    know(&store);
+    store.release().unwrap();
+    assert!(!store.made(&id, 10));
+    let (after, _) = super::open(settings(&folder), Arc::new(Metrics::new().unwrap())).unwrap();
+    assert_eq!((after.hot.created(&id), after.created(&id), known(&after)), (None, Some(9), [true; 2]));
+    // Where forgetting fails, the repository is not taken for the newer one.
+    let links = after.tree.layout.link(&id, &digest);
+    std::fs::remove_file(&links).unwrap();
+    std::fs::create_dir(&links).unwrap();
+    assert!(!after.made(&id, 10));
+    assert_eq!(after.created(&id), Some(9));
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod flights;
 mod forward;
 mod gate;
 mod grant;
+mod identity;
 mod keys;
 mod lists;
 mod manifests;

@@ -102,12 +102,12 @@ pub(crate) fn authorise(
 }
 
 /// The same by what the caller's token says; `None`: nothing, and what upstream said counts. A token that has run out
-/// says that nothing counts which upstream said to it before.
+/// says that nothing counts which upstream said to it before; nor does it where another repository may have been meant.
 pub(crate) fn by_token(verdict: Verdict, offline: bool) -> Option<Authorisation> {
     match verdict {
         Verdict::Granted => Some(Authorisation::Fresh),
-        Verdict::Expired if offline => Some(Authorisation::Refuse),
-        Verdict::Expired => Some(Authorisation::Ask),
+        Verdict::Expired | Verdict::OtherRepository if offline => Some(Authorisation::Refuse),
+        Verdict::Expired | Verdict::OtherRepository => Some(Authorisation::Ask),
         Verdict::NotGranted | Verdict::Unverified => None,
     }
 }
@@ -255,6 +255,8 @@ pub(super) mod tests {
             (Verdict::Granted, true, Some(Authorisation::Fresh)),
             (Verdict::Expired, false, Some(Authorisation::Ask)),
             (Verdict::Expired, true, Some(Authorisation::Refuse)),
+            (Verdict::OtherRepository, false, Some(Authorisation::Ask)),
+            (Verdict::OtherRepository, true, Some(Authorisation::Refuse)),
             (Verdict::NotGranted, false, None),
             (Verdict::NotGranted, true, None),
             (Verdict::Unverified, false, None),

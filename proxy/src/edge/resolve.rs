@@ -245,7 +245,7 @@ impl Edge {
         };
         let (Some(verifier), Some(token)) = (&upstream.verifier, credential::bearer(header)) else { return caller };
         let bearer = Caller::of_origin(key, header, false);
-        let judged = verifier.judge(&bearer.id, token, &repository.name, now).await;
+        let judged = verifier.judge(&bearer.id, token, repository, &upstream.writes, now).await;
         trace.token = Some(judged.verdict);
         if let Some(user) = judged.user {
             trace.user = Some(user);

@@ -14,9 +14,11 @@ use pierhead_registry::token::{Claims, TokenError};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::RegistryParts;
+use super::identity;
 use super::keys::{self, Keys};
+use super::writes::Writes;
 use crate::admin::metrics::{Metrics, TokenMetrics};
-use crate::cache::Cache;
+use crate::cache::{Cache, RepositoryId};
 
 /// Bytes of tokens whose claims are remembered.
 const REMEMBERED: u64 = 16 << 20;
@@ -31,6 +33,8 @@ pub(crate) enum Verdict {
     Granted,
     /// It is good, and for something else; or its registry refused it none the less.
     NotGranted,
+    /// It grants it in a repository of that name, which may not be the one that is known here.
+    OtherRepository,
     /// It was good.
     Expired,
     /// Nothing can be said of it.
@@ -43,6 +47,7 @@ impl Verdict {
         match self {
             Verdict::Granted => "granted",
             Verdict::NotGranted => "not_granted",
+            Verdict::OtherRepository => "other_repository",
             Verdict::Expired => "expired",
             Verdict::Unverified => "unverified",
         }
@@ -55,6 +60,15 @@ pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
     /// `sub`, of a token that was verified.
     pub(crate) user: Option<Arc<str>>,
+    /// When the repository was made that it means, if it says so.
+    created: Option<i64>,
+}
+
+impl Judged {
+    /// Of a token of which nothing else is believed.
+    fn nothing(verdict: Verdict) -> Judged {
+        Judged { verdict, user: None, created: None }
+    }
 }
 
 /// Verifies the tokens of one registry.
@@ -110,19 +124,27 @@ impl Verifier {
         })
     }
 
-    /// What a token says about pulling from a repository. `caller` is the keyed hash of whoever brings it.
+    /// What a token says about pulling from a repository, with what was written there. `caller` is the keyed hash of whoever brings it.
+    /// What is known of another repository of that name, which was there before the one that the token means, is forgotten.
     pub(crate) async fn judge(
         &self,
         caller: &[u8; 32],
         token: &str,
-        repository: &RepositoryName,
+        repository: &RepositoryId,
+        writes: &Writes,
         now: SystemTime,
     ) -> Judged {
         self.keys.read(&self.cache, &self.registry).await;
-        let judged = self.decide(caller, token, repository, now);
+        let mut judged = self.decide(caller, token, &repository.name, now);
+        if judged.verdict == Verdict::Granted
+            && !identity::is_known_one(&self.cache, writes, repository, judged.created).await
+        {
+            judged.verdict = Verdict::OtherRepository;
+        }
         match judged.verdict {
             Verdict::Granted => self.metrics.granted.inc(),
             Verdict::NotGranted => self.metrics.not_granted.inc(),
+            Verdict::OtherRepository => self.metrics.other_repository.inc(),
             Verdict::Expired => self.metrics.expired.inc(),
             Verdict::Unverified => self.metrics.unverified.inc(),
         }
@@ -141,12 +163,12 @@ impl Verifier {
                     self.known.insert(*caller, Arc::clone(&known));
                     known
                 }
-                Err(TokenError::Expired) => return Judged { verdict: Verdict::Expired, user: None },
+                Err(TokenError::Expired) => return Judged::nothing(Verdict::Expired),
                 Err(error) => {
                     if error == TokenError::UnknownKey {
                         self.keys.want();
                     }
-                    return Judged { verdict: Verdict::Unverified, user: None };
+                    return Judged::nothing(Verdict::Unverified);
                 }
             },
         };
@@ -159,7 +181,8 @@ impl Verifier {
         } else {
             Verdict::NotGranted
         };
-        Judged { verdict, user: known.user.clone() }
+        let created = known.claims.created(repository.as_str());
+        Judged { verdict, user: known.user.clone(), created }
     }
 
     /// The registry itself refused a caller whose token grants a pull: from now on it is asked again for that repository.

@@ -70,6 +70,21 @@ impl Writes {
     /// Something was written. What is kept from here on belongs to the new epoch; what was kept before is to be forgotten.
     pub(crate) async fn begin(&self, extent: &Extent) {
         let _nobody_keeps = self.keeping.write().await;
+        self.next(extent);
+    }
+
+    /// Forgets what is known of a part, while nobody keeps anything. What was looked up until then belongs to an earlier epoch, so that
+    /// nothing that follows from it is kept either.
+    pub(crate) async fn renew<T>(&self, extent: &Extent, forgetting: impl Future<Output = T>) -> T {
+        let _nobody_keeps = self.keeping.write().await;
+        // Also before: whoever waits for this may go away.
+        self.next(extent);
+        let forgotten = forgetting.await;
+        self.next(extent);
+        forgotten
+    }
+
+    fn next(&self, extent: &Extent) {
         let part = match extent {
             Extent::Registry => &self.registry,
             Extent::Namespace(namespace) => self.part(namespace),
@@ -93,8 +108,31 @@ impl Writes {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::Writes;
     use crate::cache::Extent;
+
+    #[tokio::test]
+    async fn what_was_looked_up_before_all_was_forgotten_is_not_kept() {
+        let writes = Writes::new();
+        let (name, other) = ("team/a".parse().unwrap(), "other/b".parse().unwrap());
+        let mut epochs = vec![(writes.epoch(&name), false)];
+        let extent = Extent::Repository("team/a".parse().unwrap());
+        let during = writes.renew(&extent, async { writes.epoch(&name) }).await;
+        epochs.extend([(during, false), (writes.epoch(&name), true)]);
+        for (epoch, expected) in epochs {
+            let mut kept = false;
+            writes.keep(&name, epoch, async { kept = true }).await;
+            assert_eq!(kept, expected, "{epoch}");
+        }
+        // Nothing is kept while it is forgotten.
+        let elsewhere = writes.epoch(&other);
+        let mut keeping = Box::pin(writes.keep(&other, elsewhere, async {}));
+        let waits = writes.renew(&extent, async { keeping.as_mut().now_or_never().is_none() }).await;
+        assert!(waits);
+        keeping.await;
+    }
 
     #[tokio::test]
     async fn each_write_begins_an_epoch_of_its_part_alone() {

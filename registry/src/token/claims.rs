@@ -21,6 +21,10 @@ pub struct Access {
     /// `pull`, `push`, `delete`, or `*` for all.
     #[serde(default)]
     pub actions: Vec<String>,
+    /// When that repository was made, in milliseconds since the epoch, and 0 where there is none yet: so it is told from others that
+    /// had its name before, or get it later. Other registries' tokens do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<i64>,
 }
 
 /// What a token says. Times are seconds since the epoch, as they stand in it.
@@ -49,6 +53,12 @@ impl Claims {
     pub fn allows(&self, repository: &str, action: &str) -> bool {
         let repositories = self.access.iter().filter(|access| access.kind == "repository" && access.name == repository);
         repositories.flat_map(|access| &access.actions).any(|granted| granted == action || granted == "*")
+    }
+
+    /// When the repository was made that the token means by a name, if it says so.
+    pub fn created(&self, repository: &str) -> Option<i64> {
+        let mut meant = self.access.iter().filter(|access| access.kind == "repository" && access.name == repository);
+        meant.find_map(|access| access.created)
     }
 
     /// From when on the token is taken by nobody, not even by whose clock is behind. `None`: after the end of time.

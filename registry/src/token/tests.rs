@@ -22,6 +22,7 @@ fn claims() -> Claims {
         kind: kind.to_owned(),
         name: name.to_owned(),
         actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+        created: (name == "team/app").then_some(1_700_000_000_000),
     };
     Claims {
         iss: ISSUER.to_owned(),
@@ -81,6 +82,9 @@ fn a_token_grants_what_it_names() {
         ("catalog", "pull", false),
     ] {
         assert_eq!(claims().allows(repository, action), expected, "{repository} {action}");
+    }
+    for (name, created) in [("team/app", Some(1_700_000_000_000)), ("team/all", None), ("catalog", None)] {
+        assert_eq!(claims().created(name), created, "{name}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the origin's own API changes through an edge, and what the edge then knows: nothing of it any more.
+//! What the origin's own API changes, through an edge or past it, and what the edge then knows: nothing of it any more.
 
 use pierhead_registry::oci::Digest;
 use pierhead_tests::image::Image;
@@ -12,6 +12,8 @@ use super::origin_acme::{Caller, PASSWORD, acme, caller, origin_with};
 
 /// Of the organisation, and public.
 const REPOSITORY: &str = "acme/open";
+/// Of the organisation, and private.
+const PRIVATE: &str = "acme/app";
 
 /// The organisation with an image in its public repository, and an edge before the origin that believes for an hour what
 /// it hears.
@@ -31,31 +33,35 @@ async fn behind_an_edge() -> (Origin, Pierhead, Image) {
 /// Pushes to the repository, past any edge.
 async fn push(origin: &Origin, who: &str, tag: &str, image: &Image) {
     let client = origin.login(who, PASSWORD, &[&format!("repository:{REPOSITORY}:pull,push")]).await;
-    for blob in image.blobs() {
-        client.push_blob(REPOSITORY, &blob.digest, blob.bytes.clone()).await;
-    }
-    let manifest = &image.manifest;
-    client.push_manifest(REPOSITORY, tag, &manifest.media_type, manifest.blob.bytes.clone()).await;
+    push_as(&client, REPOSITORY, tag, image).await;
 }
 
-/// Somebody who pulls through the edge with an account.
-struct Puller(Client);
+async fn push_as(client: &Client, repository: &str, tag: &str, image: &Image) {
+    for blob in image.blobs() {
+        client.push_blob(repository, &blob.digest, blob.bytes.clone()).await;
+    }
+    let manifest = &image.manifest;
+    client.push_manifest(repository, tag, &manifest.media_type, manifest.blob.bytes.clone()).await;
+}
+
+/// Somebody who pulls from a repository through the edge.
+struct Puller(Client, &'static str);
 
 impl Puller {
     /// What a tag means; `None`: there is none for this caller.
     async fn tag(&self, tag: &str) -> Option<Digest> {
-        let reply = self.0.manifest(REPOSITORY, tag).await.ok()?;
+        let reply = self.0.manifest(self.1, tag).await.ok()?;
         Some(reply.header("docker-content-digest").parse().unwrap())
     }
 
     /// Whether the manifest and a layer of an image can be had by their digests.
     async fn has(&self, image: &Image) -> [bool; 2] {
-        let manifest = self.0.manifest(REPOSITORY, &image.digest().to_string()).await;
-        [manifest.is_ok(), self.0.blob(REPOSITORY, &image.layers[0].digest).await.is_ok()]
+        let manifest = self.0.manifest(self.1, &image.digest().to_string()).await;
+        [manifest.is_ok(), self.0.blob(self.1, &image.layers[0].digest).await.is_ok()]
     }
 
     async fn tags(&self) -> Value {
-        let reply = self.0.get(&format!("/v2/{REPOSITORY}/tags/list")).await;
+        let reply = self.0.get(&format!("/v2/{}/tags/list", self.1)).await;
         serde_json::from_slice::<Value>(&reply.body).unwrap()["tags"].take()
     }
 }
@@ -63,7 +69,7 @@ impl Puller {
 /// `ann` at the API, and `joe` who pulls, both through the edge.
 fn through(edge: &Pierhead) -> (Caller, Puller) {
     let login = |user: &str| edge.client().login(user, PASSWORD);
-    (Caller(login("ann")), Puller(login("joe")))
+    (Caller(login("ann")), Puller(login("joe"), REPOSITORY))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,4 +131,76 @@ async fn a_repository_that_is_deleted_and_made_by_another_is_another() {
     assert!(edge.path_of(&old.layers[0].digest).exists(), "its bytes are gone");
     assert_eq!(ann.delete("/organization/acme").await, 204);
     assert_eq!((joe.tag("v1").await, joe.has(&new).await), (None, [false; 2]));
+}
+
+/// Somebody with a token for the private repository, as it is issued just now, at an edge.
+async fn with_token(origin: &Origin, edge: &Pierhead, who: &str, actions: &str) -> Puller {
+    let token = origin.token(who, PASSWORD, &[&format!("repository:{PRIVATE}:{actions}")]).await;
+    Puller(edge.client().bearer(token), PRIVATE)
+}
+
+/// The organisation, gone past all edges and made anew by eve.
+async fn hand_over(origin: &Origin) {
+    assert_eq!(caller(origin, "ann").delete("/organization/acme").await, 204);
+    let again = json!({ "name": "acme", "email": "e@acme.test" });
+    assert_eq!(caller(origin, "eve").post("/organization/", again).await.0, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_namespace_held_is_not_for_whoever_gets_it_next_though_the_edge_heard_of_nothing() {
+    let mut origin = origin_with(&["ann", "bob", "eve"]).await;
+    acme(&origin).await;
+    let old = Image::new(1, &[100_000, 1000]);
+    let pushes = origin.login("ann", PASSWORD, &[&format!("repository:{PRIVATE}:pull,push")]).await;
+    push_as(&pushes, PRIVATE, "v1", &old).await;
+    let more = json!({
+        "hosts": ["registry.test"], "retries": 0,
+        "tag_ttl": "1h", "authorization_ttl": "1h", "negative_ttl": "1h",
+        "token_keys": { "path": "/keys/services/pierhead/keys", "issuer": "pierhead", "audience": "registry.test" },
+    });
+    let mut edge = edge_before([origin.registry].into_iter(), more).start().await;
+    edge.metric_until("pierhead_token_keys", &[], |keys| keys >= 1.0).await;
+    let ann = with_token(&origin, &edge, "ann", "pull").await;
+    for _ in 0..2 {
+        assert_eq!((ann.tag("v1").await, ann.has(&old).await), (Some(old.digest()), [true; 2]));
+    }
+    edge.logged("a hit", |line| line["token"] == "granted" && line["outcome"] == "hit").await;
+
+    hand_over(&origin).await;
+    // What is known is now known from the disk alone.
+    edge.stop().await;
+    edge.start_again().await;
+    edge.metric_until("pierhead_token_keys", &[], |keys| keys >= 1.0).await;
+    // There is no such repository when this token is issued; it makes one.
+    let maker = with_token(&origin, &edge, "eve", "pull,push").await;
+    assert_eq!((maker.tag("v1").await, maker.has(&old).await), (None, [false; 2]));
+    let new = Image::new(2, &[50_000]);
+    push_as(&maker.0, PRIVATE, "v2", &new).await;
+    assert_eq!((maker.tag("v2").await, maker.has(&new).await), (Some(new.digest()), [true; 2]));
+    assert_eq!((maker.tag("v1").await, maker.has(&old).await), (None, [false; 2]));
+    edge.logged("not believed", |line| line["token"] == "other_repository").await;
+
+    // One that means what was made is believed by itself, and has what is there.
+    let eve = with_token(&origin, &edge, "eve", "pull").await;
+    let again = with_token(&origin, &edge, "eve", "pull").await;
+    let (at_once, beside, _) = tokio::join!(eve.has(&old), again.has(&old), ann.has(&old));
+    assert_eq!((at_once, beside), ([false; 2], [false; 2]));
+    assert_eq!((eve.tag("v1").await, eve.has(&old).await), (None, [false; 2]));
+    for _ in 0..2 {
+        assert_eq!((eve.tag("v2").await, eve.has(&new).await), (Some(new.digest()), [true; 2]));
+    }
+    // The old one is good for nothing, and takes nothing away from those who may.
+    assert_eq!((ann.tag("v2").await, ann.has(&new).await, ann.has(&old).await), (None, [false; 2], [false; 2]));
+    assert!(edge.path_of(&old.layers[0].digest).exists(), "its bytes are gone");
+    origin.kill().await;
+    for restarted in [false, true] {
+        if restarted {
+            edge.stop().await;
+            edge.start_again().await;
+            edge.metric_until("pierhead_token_keys", &[], |keys| keys >= 1.0).await;
+        }
+        assert_eq!((ann.tag("v2").await, ann.has(&new).await, ann.has(&old).await), (None, [false; 2], [false; 2]));
+        assert_eq!((eve.tag("v2").await, eve.has(&new).await), (Some(new.digest()), [true; 2]), "{restarted}");
+        assert_eq!((eve.tag("v1").await, eve.has(&old).await), (None, [false; 2]), "{restarted}");
+    }
 }

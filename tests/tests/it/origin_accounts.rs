@@ -29,8 +29,15 @@ async fn tokens_say_what_their_bearer_may() {
         ("eye", user("eye"), &all[..1], &all[..1], &all[..0]),
     ] {
         for (repository, expected) in [("acme/app", app), ("acme/open", open), ("acme/new", new)] {
-            let (status, access) = granted(&client, &format!("repository:{repository}:pull,push,delete")).await;
+            let (status, mut access) = granted(&client, &format!("repository:{repository}:pull,push,delete")).await;
             assert_eq!(status, 200);
+            // Which repository is meant, if there is one.
+            if let Some(created) = access.pointer_mut("/0/created").map(Value::take) {
+                assert_eq!(created.as_i64().unwrap() > 1_700_000_000_000, repository != "acme/new", "{created}");
+                access[0].as_object_mut().unwrap().remove("created");
+            } else {
+                assert_eq!(access, json!([]));
+            }
             let expected = match expected {
                 [] => json!([]),
                 actions => json!([{ "type": "repository", "name": repository, "actions": actions }]),

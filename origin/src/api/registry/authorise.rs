@@ -159,6 +159,7 @@ mod tests {
             kind: kind.to_owned(),
             name: name.to_owned(),
             actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+            created: None,
         };
         for (granted, right, enough) in [
             (access("repository", "a/b", &["pull"]), Right::Pull(&name), true),

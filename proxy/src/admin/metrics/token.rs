@@ -16,7 +16,7 @@ impl Tokens {
             verdicts: counters(
                 r,
                 "pierhead_tokens_total",
-                "Pulls with a token, by what the token says (granted, not_granted, expired, unverified).",
+                "Pulls with a token, by what the token says (granted, not_granted, other_repository, expired, unverified).",
                 &["registry", "result"],
             )?,
             keys: gauges(r, "pierhead_token_keys", "Keys that tokens are verified by.", &["registry"])?,
@@ -29,6 +29,7 @@ impl Tokens {
         TokenMetrics {
             granted: verdict("granted"),
             not_granted: verdict("not_granted"),
+            other_repository: verdict("other_repository"),
             expired: verdict("expired"),
             unverified: verdict("unverified"),
             keys: self.keys.with_label_values(&[registry]),
@@ -42,6 +43,8 @@ pub(crate) struct TokenMetrics {
     pub(crate) granted: IntCounter,
     /// A pull that it does not.
     pub(crate) not_granted: IntCounter,
+    /// One that it grants in what may be another repository of that name.
+    pub(crate) other_repository: IntCounter,
     /// One with a token that has run out.
     pub(crate) expired: IntCounter,
     /// One with a token that nothing can be said of.

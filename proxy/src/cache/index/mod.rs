@@ -114,7 +114,7 @@ impl Index {
     }
 
     /// Writes everything out.
-    fn flush(&self) -> Result<(), sled::Error> {
+    pub(super) fn flush(&self) -> Result<(), sled::Error> {
         self.open.read().as_ref().map_or(Ok(0), |open| open.db.flush()).map(drop)
     }
 

@@ -131,15 +131,47 @@ impl Store {
 
     /// Forgets all that is known of a part of a registry. The content stays, for others may hold it too. Blocks.
     pub(in crate::cache) fn forget_all(&self, registry: &Arc<str>, extent: &Extent) {
-        if let Err(error) = self.remove_records(registry, extent) {
+        if let Err(error) = self.try_forget_all(registry, extent) {
             self.failed("forgetting repositories", &error);
         }
+    }
+
+    fn try_forget_all(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<()> {
+        let removed = self.remove_records(registry, extent);
         self.index.remove_tags(registry, extent);
         self.index.remove_authorised(registry, extent);
         self.hot.forget_all(registry, extent);
         if self.pins.load().any(registry) {
             self.refresh_pins();
         }
+        removed
+    }
+
+    /// When a repository was made, if that is known. Blocks.
+    pub(in crate::cache) fn created(&self, id: &RepositoryId) -> Option<i64> {
+        let _alone = self.making.lock();
+        let created = self.tree.read_created(id);
+        self.hot.put_created(id, created);
+        created
+    }
+
+    /// A repository was made then. What is known of another of that name, which was there before, is forgotten first, also for after
+    /// a crash. Whether what is known now is of this one: not if it is older than another, nor where forgetting fails. Blocks.
+    pub(in crate::cache) fn made(&self, id: &RepositoryId, created: i64) -> bool {
+        let _alone = self.making.lock();
+        let Some(_held) = self.tree.hold() else { return false };
+        let known = self.tree.read_created(id);
+        if known.is_some_and(|known| known >= created) {
+            return known == Some(created);
+        }
+        let forgotten = (self.try_forget_all(&id.registry, &Extent::Repository(id.name.clone())))
+            .and_then(|()| self.index.flush().map_err(io::Error::other))
+            .and_then(|()| self.tree.write_created(id, created));
+        match &forgotten {
+            Ok(()) => self.hot.put_created(id, Some(created)),
+            Err(error) => self.failed("forgetting a repository", error),
+        }
+        forgotten.is_ok()
     }
 
     fn remove_records(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The small files of a repository: which content it holds, what its tags mean, and lists as upstream gave them.
+//! The small files of a repository: when it was made, which content it holds, what its tags mean, and lists as upstream gave them.
 //!
 //! Invariant: the lists of a repository are bounded in number and in bytes, for a list is named by its query, and a query
 //! can be anything.
@@ -142,6 +142,16 @@ impl Tree {
         self.change(|| {
             [self.layout.tags(id), self.layout.lists(id), self.layout.links(id)].iter().try_for_each(|path| empty(path))
         })
+    }
+
+    /// Keeps when a repository was made.
+    pub(in crate::cache) fn write_created(&self, id: &RepositoryId, created: i64) -> io::Result<()> {
+        self.write(&self.layout.created(id), &[format!("{created}\n").as_bytes()], false)
+    }
+
+    /// When a repository was made, if that is kept.
+    pub(in crate::cache) fn read_created(&self, id: &RepositoryId) -> Option<i64> {
+        std::str::from_utf8(&read_small(&self.layout.created(id)).ok()?).ok()?.trim_end().parse().ok()
     }
 
     /// Keeps the public keys of a registry's tokens.
