@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     pub(crate) gc_blobs: IntCounter,
     /// `quay_gc_repos_purged_total`
     pub(crate) gc_repositories: IntCounter,
+    /// `pierhead_origin_blobs_lost_total`
+    pub(crate) blobs_lost: IntCounter,
     connections: IntGaugeVec,
     bytes: IntCounterVec,
     running: IntGaugeVec,
@@ -93,6 +95,11 @@ impl Metrics {
             gc_iterations: counter(&r, "quay_gc_iterations_total", "Runs of the garbage collection on this node.")?,
             gc_blobs: counter(&r, "quay_gc_storage_blobs_deleted_total", "Blobs that it took away.")?,
             gc_repositories: counter(&r, "quay_gc_repos_purged_total", "Deleted repositories that it took away.")?,
+            blobs_lost: counter(
+                &r,
+                "pierhead_origin_blobs_lost_total",
+                "Blobs that the store was found to have lost, whole or in part.",
+            )?,
             connections: gauges(&r, "pierhead_origin_connections", "Open connections.", &["listener"])?,
             bytes: counters(
                 &r,

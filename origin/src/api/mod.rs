@@ -31,6 +31,7 @@ pub(crate) use self::departures::Departures;
 use self::health::Checks;
 pub(crate) use self::operators::operators;
 pub(crate) use self::outgoing::{Lane, first_of_a_file, stands_for_a_file};
+use self::registry::ManifestRoom;
 use crate::auth::Auth;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
@@ -85,6 +86,7 @@ pub(crate) struct Origin {
     pub(crate) standing: Standing,
     log: AccessLog,
     admission: Admission,
+    manifest_room: ManifestRoom,
     checks: Checks,
 }
 
@@ -107,9 +109,10 @@ impl Origin {
     pub(crate) fn new(config: OriginConfig, parts: Parts) -> Origin {
         let Parts { meta, store, auth, metrics, log } = parts;
         let admission = Admission::new(&config.limits, config.registry_state, &metrics);
-        let registry = Arc::new(Registry::new(meta.clone(), Arc::clone(&store), &config));
-        let checks = Checks::new(&config);
-        Origin { config, meta, store, auth, registry, metrics, standing: Standing::default(), log, admission, checks }
+        let registry = Arc::new(Registry::new(meta.clone(), Arc::clone(&store), Arc::clone(&metrics), &config));
+        let (checks, manifest_room) = (Checks::new(&config), ManifestRoom::new(&config.limits));
+        let standing = Standing::default();
+        Origin { config, meta, store, auth, registry, metrics, standing, log, admission, manifest_room, checks }
     }
 }
 

@@ -118,7 +118,14 @@ where
 
 fn protocols(idle: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_headers(HEADERS).max_buf_size(READ_SIZE);
+    // Who ends its side after a request still waits for the answer.
+    let mut http1 = builder.http1();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle)
+        .max_headers(HEADERS)
+        .max_buf_size(READ_SIZE)
+        .half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -22,7 +22,8 @@
 //! While a row is `Leaving` and its time is not over, its object may vanish, and nobody writes it, deletes it or drops the row but
 //! who made it leave. So:
 //!
-//! - A push that finds `Present` has nothing to write: the row cannot leave while it is held, and it is held from step 1 on.
+//! - A push that finds `Present` has nothing to write: the row cannot leave while it is held, and it is held from step 1 on. It may
+//!   write the same bytes once more.
 //! - A push that finds `Leaving` counts on nothing and waits: until the row is gone, or its time is over; then whoever began to take
 //!   it away was killed or has given up, and the push drops the row and makes a new one.
 //! - A push whose row is not there any more in step 3, because step 2 took longer than the repository holds the blob, does not know
@@ -32,6 +33,11 @@
 //!   collection makes them leave anew. Who comes too late finds another time in the row, or no row, and drops nothing.
 //! - A manifest locks the rows of its blobs, and of who holds them, against change (`FOR SHARE`) while it is put: what it needs
 //!   cannot leave in between.
+//!
+//! What the store loses by itself comes back by a push. Who finds that it lacks what is `Present` makes that very row `Arriving` and
+//! looks once more, for it may have been written anew in between. The row counts as not there, the manifests that need it stay, and
+//! the next push of the blob makes it whole for all. If the store has it again by itself, who looks makes the row `Present`, as step
+//! 3 does: what has a blob's name in the store is whole.
 //!
 //! The time is the database's, one clock for all nodes. It is needed because a lock is gone with its connection while a request to
 //! the store is still under way. What a store does long after a request for it was given up, nothing here can undo: a later push
@@ -43,7 +49,6 @@ use pierhead_registry::oci::Digest;
 use sea_orm::FromQueryResult;
 
 use super::entity::content::BlobState;
-use super::repositories::Viewer;
 use super::{Change, Meta, MetaError, Millis, now, sql};
 
 /// What must hold for a repository's row `rb` to count: not deleted, and needed by a manifest or not expired. `$place` is the time.
@@ -99,16 +104,31 @@ struct BlobRow {
 impl Meta {
     /// A blob of a repository, by names.
     pub(crate) async fn blob(&self, repository: &str, digest: &Digest) -> Result<Option<HeldBlob>, MetaError> {
-        let select = format!(
-            "SELECT b.id AS id, b.size AS size FROM repository r JOIN repository_blob rb ON rb.repository_id = r.id \
-             JOIN blob b ON b.id = rb.blob_id WHERE r.name = $1 AND b.digest = $2 AND b.state = 1 AND {}",
-            counts(3)
-        );
-        sql::one(&self.connections, &select, [repository.into(), digest.to_string().into(), now().into()]).await
+        self.blob_that_is(BlobState::Present, repository, digest).await
     }
 
-    /// The name of a repository that holds a blob and that the viewer may see.
-    pub(crate) async fn holder(&self, viewer: Viewer, digest: &Digest) -> Result<Option<String>, MetaError> {
+    /// A blob of a repository that nobody can count on: it is being pushed, or the store has lost it.
+    pub(crate) async fn missing_blob(&self, repository: &str, digest: &Digest) -> Result<Option<HeldBlob>, MetaError> {
+        self.blob_that_is(BlobState::Arriving, repository, digest).await
+    }
+
+    async fn blob_that_is(
+        &self,
+        state: BlobState,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Option<HeldBlob>, MetaError> {
+        let select = format!(
+            "SELECT b.id AS id, b.size AS size FROM repository r JOIN repository_blob rb ON rb.repository_id = r.id \
+             JOIN blob b ON b.id = rb.blob_id WHERE r.name = $1 AND b.digest = $2 AND b.state = $3 AND {}",
+            counts(4)
+        );
+        let values = [repository.into(), digest.to_string().into(), state.into(), now().into()];
+        sql::one(&self.connections, &select, values).await
+    }
+
+    /// Those of these repositories that hold a blob.
+    pub(crate) async fn holders(&self, names: &[&str], digest: &Digest) -> Result<Vec<String>, MetaError> {
         #[derive(FromQueryResult)]
         struct Name {
             name: String,
@@ -116,12 +136,17 @@ impl Meta {
         let select = format!(
             "SELECT r.name AS name FROM blob b JOIN repository_blob rb ON rb.blob_id = b.id \
              JOIN repository r ON r.id = rb.repository_id \
-             WHERE b.digest = $1 AND b.state = 1 AND r.state <> 2 AND {} AND {} LIMIT 1",
+             WHERE b.digest = $1 AND b.state = 1 AND r.state <> 2 AND {} AND r.name IN ({})",
             counts(2),
-            viewer.condition(3)
+            sql::places(3, names.len())
         );
-        let values = [digest.to_string().into(), now().into()].into_iter().chain(viewer.account().map(Into::into));
-        Ok(sql::one::<Name>(&self.connections, &select, values).await?.map(|row| row.name))
+        let values = [digest.to_string().into(), now().into()].into_iter();
+        let names = names.iter().map(|name| (*name).into());
+        Ok(sql::all::<Name>(&self.connections, &select, values.chain(names))
+            .await?
+            .into_iter()
+            .map(|row| row.name)
+            .collect())
     }
 }
 
@@ -170,6 +195,12 @@ impl Change {
         let update = "UPDATE blob SET state = 1, size = $2 WHERE id = $1 AND state <> 2";
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         Ok(sql::execute(&self.transaction, update, [id.into(), size.into()]).await? == 1)
+    }
+
+    /// The store lacks what it was said to have: whoever pushes the blob next writes it. `false` when nobody counts on it any more.
+    pub(crate) async fn blob_lost(&self, id: i64) -> Result<bool, MetaError> {
+        let update = "UPDATE blob SET state = 0 WHERE id = $1 AND state = 1";
+        Ok(sql::execute(&self.transaction, update, [id.into()]).await? == 1)
     }
 
     /// Lets one repository hold what another holds. `None` when that does not.

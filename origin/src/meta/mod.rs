@@ -52,7 +52,7 @@ use tokio::time::timeout;
 pub(crate) use accounts::{Account, AccountEdit, NewAccount};
 pub(crate) use actions::{Action, ActionCount, ActionFilter, ActionLine, Performer};
 pub(crate) use app_tokens::{AppToken, NewAppToken};
-pub(crate) use blobs::Arrival;
+pub(crate) use blobs::{Arrival, HeldBlob};
 pub(crate) use census::Census;
 pub(crate) use defaults::DefaultPermission;
 pub(crate) use entity::accounts::{AccountKind, Superuser, TeamRole};

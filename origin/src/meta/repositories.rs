@@ -42,14 +42,6 @@ impl Viewer {
                 WHERE m.account_id = ${place}))"
         )
     }
-
-    /// The account, where there is one.
-    pub(super) fn account(self) -> Option<i64> {
-        match self {
-            Viewer::Account(id) => Some(id),
-            Viewer::Everything | Viewer::Anonymous => None,
-        }
-    }
 }
 
 #[derive(FromQueryResult)]

@@ -69,8 +69,12 @@ impl Registry {
         let Some(held) = self.meta.blob(repository, digest).await?.filter(|blob| blob.size() <= LARGEST) else {
             return Ok(None);
         };
-        let content = self.open_blob(digest, 0..held.size()).await?;
-        Ok(label(&read(content).await?))
+        match self.open_blob(&held, digest, 0..held.size()).await {
+            Ok(content) => Ok(label(&read(content).await?)),
+            // It was lost: what puts the manifest finds that it is missing.
+            Err(RegistryError::BlobUnknown) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use pierhead_registry::oci::Digest;
 use pierhead_registry::store::BlobStore;
 
 use crate::meta::{Change, Meta, Millis, Repository, RepositoryState, now};
+use crate::metrics::Metrics;
 
 pub(crate) use error::RegistryError;
 pub(crate) use lists::{LONGEST_PAGE, ReferrersAsked};
@@ -44,6 +45,7 @@ const REMEMBERED: u64 = 16 * 1024 * 1024;
 pub(crate) struct Registry {
     pub(crate) meta: Meta,
     store: Arc<dyn BlobStore>,
+    metrics: Arc<Metrics>,
     max_layer_size: u64,
     max_manifest_size: u64,
     /// How long a repository holds a blob that no manifest needs: the time to finish a push.
@@ -54,11 +56,12 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Over a database and a store.
-    pub(crate) fn new(meta: Meta, store: Arc<dyn BlobStore>, config: &OriginConfig) -> Registry {
+    pub(crate) fn new(meta: Meta, store: Arc<dyn BlobStore>, metrics: Arc<Metrics>, config: &OriginConfig) -> Registry {
         let weight = |_: &Digest, content: &Bytes| u32::try_from(content.len() + 128).unwrap_or(u32::MAX);
         Registry {
             meta,
             store,
+            metrics,
             max_layer_size: config.limits.max_layer_size,
             max_manifest_size: config.limits.max_manifest_size,
             blob_grace: config.garbage_collection.blob_grace,

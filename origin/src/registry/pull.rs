@@ -1,4 +1,6 @@
 //! Pulling: a manifest by tag or digest, a blob whole or in part.
+//!
+//! Who pulls is who notices that the store has lost a blob. From then on the database does not say that it is there.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use pierhead_registry::store::{Content, StoreError};
 use url::Url;
 
 use super::{Registry, RegistryError};
+use crate::meta::HeldBlob;
 
 /// A manifest on its way out.
 #[derive(Clone, Debug)]
@@ -57,11 +60,14 @@ impl Registry {
         Ok(content)
     }
 
-    /// The size of a blob that the repository holds.
-    pub(crate) async fn blob(&self, repository: &str, digest: &Digest) -> Result<u64, RegistryError> {
-        match self.meta.blob(repository, digest).await? {
-            Some(blob) => Ok(blob.size()),
-            None => {
+    /// A blob that the repository holds.
+    pub(crate) async fn blob(&self, repository: &str, digest: &Digest) -> Result<HeldBlob, RegistryError> {
+        if let Some(blob) = self.meta.blob(repository, digest).await? {
+            return Ok(blob);
+        }
+        match self.meta.missing_blob(repository, digest).await? {
+            Some(blob) if self.is_back(&blob, digest).await? => Ok(blob),
+            _ => {
                 self.repository(repository).await?;
                 Err(RegistryError::BlobUnknown)
             }
@@ -69,12 +75,57 @@ impl Registry {
     }
 
     /// The bytes of a blob within a range of it.
-    pub(crate) async fn open_blob(&self, digest: &Digest, range: Range<u64>) -> Result<Content, RegistryError> {
-        let content = self.store.open(digest, range).await?;
-        content.ok_or_else(|| {
-            tracing::error!(%digest, "the store lacks a blob that the database knows");
-            RegistryError::Store(StoreError::Broken("the blob is not there".to_owned()))
-        })
+    pub(crate) async fn open_blob(
+        &self,
+        blob: &HeldBlob,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Content, RegistryError> {
+        let error = match self.store.open(digest, range).await {
+            Ok(Some(content)) => return Ok(content),
+            Ok(None) => StoreError::Broken("the blob is not there".to_owned()),
+            // It may have become shorter.
+            Err(error @ StoreError::Broken(_)) => error,
+            Err(error) => return Err(error.into()),
+        };
+        self.look_for(blob, digest).await?;
+        Err(RegistryError::Store(error))
+    }
+
+    /// Sees that the store still has a blob. If it does not, the database says so from here on (`../meta/blobs.rs`), and clients that
+    /// push the blob write it again.
+    pub(crate) async fn look_for(&self, blob: &HeldBlob, digest: &Digest) -> Result<(), RegistryError> {
+        if self.is_whole(blob, digest).await? {
+            return Ok(());
+        }
+        // A store that is away as a whole has lost nothing: this one takes what is written to it.
+        self.store.verify().await?;
+        let change = self.meta.change().await?;
+        let news = change.blob_lost(blob.id).await?;
+        change.commit().await?;
+        if self.is_back(blob, digest).await? {
+            return Ok(());
+        }
+        if news {
+            tracing::error!(%digest, "the store has lost a blob, or a part of it; whoever pushes it next mends it");
+            self.metrics.blobs_lost.inc();
+        }
+        Err(RegistryError::BlobUnknown)
+    }
+
+    /// Whether the store has a blob that nobody counted on. Then everybody can.
+    async fn is_back(&self, blob: &HeldBlob, digest: &Digest) -> Result<bool, RegistryError> {
+        if !self.is_whole(blob, digest).await? {
+            return Ok(false);
+        }
+        let change = self.meta.change().await?;
+        let back = change.blob_arrived(blob.id, blob.size()).await?;
+        change.commit().await?;
+        Ok(back)
+    }
+
+    async fn is_whole(&self, blob: &HeldBlob, digest: &Digest) -> Result<bool, RegistryError> {
+        Ok(self.store.stat(digest).await? == Some(blob.size()))
     }
 
     /// Where a blob can be fetched without us.

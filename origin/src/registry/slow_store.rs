@@ -95,6 +95,10 @@ impl Upload for SlowUpload {
         self.upload.checkpoint().await
     }
 
+    fn commits_at_once(&self) -> bool {
+        self.upload.commits_at_once()
+    }
+
     async fn commit(self: Box<Self>, digest: &Digest, proof: Proof) -> Result<(), StoreError> {
         self.upload.commit(digest, proof).await
     }

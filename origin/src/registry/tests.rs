@@ -1,5 +1,8 @@
 //! What a registry does beside others who do something to the same at the same moment.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use pierhead_config::OriginConfig;
 use pierhead_registry::oci::{Algorithm, Digest, Reference, media_type};
-use pierhead_registry::store::{BlobStore, FileSystem, UploadId};
+use pierhead_registry::store::{BlobStore, FileSystem, StoreError, UploadId};
 use pierhead_tests::eventually;
 
 use super::slow_store::SlowStore;
@@ -17,9 +20,13 @@ use crate::meta::scratch::{Scratch, on_both};
 use crate::meta::{
     AccountKind, MetaError, NewAccount, Performer, Repository, RepositoryEdit, RepositoryState, Visibility, now,
 };
+use crate::metrics::Metrics;
 
 on_both!(
     a_blob_is_not_deleted_while_a_manifest_that_needs_it_is_put,
+    a_blob_that_the_store_has_lost_is_mended_by_the_next_push,
+    a_blob_is_not_lost_while_the_store_is_away,
+    what_is_known_is_written_as_what_is_not,
     a_repository_that_takes_no_changes_any_more_takes_no_bytes,
     a_writer_that_waits_for_the_store_is_there_all_the_same
 );
@@ -41,14 +48,14 @@ impl House {
         let file = database.directory().join("origin.yaml");
         let config = "{ hostname: registry.test, listener: { bind: \"127.0.0.1:0\" }, \
                       storage: { file_system: { path: /unused } }, database: { sqlite: /unused } }";
-        std::fs::write(&file, config).unwrap();
+        fs::write(&file, config).unwrap();
         let config = OriginConfig::load(&file).unwrap();
         let change = meta.change().await.unwrap();
         let owner = change.create_account(NewAccount::new("team", AccountKind::Organization), now()).await.unwrap();
         let repository = change.insert_repository(owner.id, NAME, Visibility::Private, "").await.unwrap();
         change.commit().await.unwrap();
-        let store = Arc::clone(&slow) as Arc<dyn BlobStore>;
-        House { registry: Arc::new(Registry::new(meta, store, &config)), repository, slow, database }
+        let (store, metrics) = (Arc::clone(&slow) as Arc<dyn BlobStore>, Arc::new(Metrics::new().unwrap()));
+        House { registry: Arc::new(Registry::new(meta, store, metrics, &config)), repository, slow, database }
     }
 
     async fn begin(&self) -> UploadId {
@@ -60,6 +67,16 @@ impl House {
         self.slow.writes.add_permits(1);
         self.registry.finish(NAME, &id, piece(content), digest).await.unwrap();
         digest
+    }
+
+    /// Where a blob lies.
+    fn file(&self, blob: &Digest) -> PathBuf {
+        self.database.directory().join("blobs/sha256").join(&blob.hex()[..2]).join(blob.hex())
+    }
+
+    async fn pull(&self, blob: &Digest) -> Result<(), RegistryError> {
+        let held = self.registry.blob(NAME, blob).await?;
+        self.registry.open_blob(&held, blob, 0..held.size()).await.map(drop)
     }
 
     async fn publish(&self, content: &[u8]) -> Result<Digest, RegistryError> {
@@ -111,7 +128,59 @@ async fn a_blob_is_not_deleted_while_a_manifest_that_needs_it_is_put(database: S
     putting.commit().await.unwrap();
     let refused = deleting.await.unwrap();
     assert!(matches!(refused, Err(RegistryError::Needed(_))), "{refused:?}");
-    assert_eq!(house.registry.blob(NAME, &blob).await.unwrap(), 5);
+    assert_eq!(house.registry.blob(NAME, &blob).await.unwrap().size(), 5);
+}
+
+async fn a_blob_that_the_store_has_lost_is_mended_by_the_next_push(database: Scratch) {
+    let house = House::new(database).await;
+    let blob = house.push_blob(b"layer").await;
+    let (image, file) = (image(&blob), house.file(&blob));
+    house.publish(&image).await.unwrap();
+    let lose: [fn(&PathBuf); 2] = [|file| fs::remove_file(file).unwrap(), |file| fs::write(file, b"lay").unwrap()];
+    for (losses, lose) in (1..).zip(lose) {
+        lose(&file);
+        for _ in 0..2 {
+            assert!(matches!(house.pull(&blob).await, Err(RegistryError::BlobUnknown)));
+            assert_eq!(house.registry.metrics.blobs_lost.get(), losses);
+        }
+        let refused = house.publish(&image).await;
+        assert!(matches!(&refused, Err(RegistryError::Missing(missing)) if *missing == [blob]), "{refused:?}");
+        assert!(!house.registry.mount(NAME, house.repository.id, &blob).await.unwrap());
+        house.registry.manifest(NAME, &"latest".parse().unwrap()).await.unwrap();
+        house.push_blob(b"layer").await;
+        house.pull(&blob).await.unwrap();
+        house.publish(&image).await.unwrap();
+    }
+}
+
+async fn a_blob_is_not_lost_while_the_store_is_away(database: Scratch) {
+    let house = House::new(database).await;
+    let blob = house.push_blob(b"layer").await;
+    let (there, away) = (house.database.directory().join("blobs"), house.database.directory().join("away"));
+    fs::rename(&there, &away).unwrap();
+    let refused = house.pull(&blob).await;
+    assert!(matches!(refused, Err(RegistryError::Store(StoreError::Unavailable(_)))), "{refused:?}");
+    fs::rename(&away, &there).unwrap();
+    house.pull(&blob).await.unwrap();
+    // A blob that is put back is there again, without a push.
+    let (file, kept) = (house.file(&blob), house.database.directory().join("kept"));
+    fs::rename(&file, &kept).unwrap();
+    assert!(matches!(house.pull(&blob).await, Err(RegistryError::BlobUnknown)));
+    fs::rename(&kept, &file).unwrap();
+    house.pull(&blob).await.unwrap();
+    house.publish(&image(&blob)).await.unwrap();
+}
+
+/// Else the time of a push would tell what others have.
+async fn what_is_known_is_written_as_what_is_not(database: Scratch) {
+    let house = House::new(database).await;
+    let blob = house.push_blob(b"layer").await;
+    let first = fs::metadata(house.file(&blob)).unwrap().ino();
+    // While it is open its number is nobody else's.
+    let held = fs::File::open(house.file(&blob)).unwrap();
+    house.push_blob(b"layer").await;
+    assert_ne!(fs::metadata(house.file(&blob)).unwrap().ino(), first);
+    drop(held);
 }
 
 #[tokio::test]

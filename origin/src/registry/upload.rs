@@ -145,8 +145,9 @@ impl Registry {
             })?;
         }
         let (blob, known) = self.arrives(row, &digest, length).await?;
-        // Somebody may have taken it from the store behind our back. Then this push mends it.
-        let to_write = upload.is_some() && !known;
+        // Where it costs nothing more, what is known is written once more: how long a push takes must not tell whether another tenant has
+        // the same. Somebody may also have taken it from the store behind our back. Then this push mends it.
+        let to_write = upload.as_ref().is_some_and(|upload| !known || upload.commits_at_once());
         let there = !to_write && self.store.stat(&digest).await? == Some(length);
         match upload {
             Some(upload) if !there => upload.commit(&digest, proof).await?,

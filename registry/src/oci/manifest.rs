@@ -5,8 +5,13 @@
 //! it is, with no children.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::Utf8Error;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::digest::Digest;
 
@@ -39,6 +44,9 @@ pub enum ManifestError {
     /// Not a JSON object of the expected shape.
     #[error("not a manifest: {0}")]
     Json(#[from] serde_json::Error),
+    /// Not even text.
+    #[error("not a manifest: {0}")]
+    Text(#[from] Utf8Error),
 }
 
 /// A reference from a manifest to content.
@@ -77,14 +85,14 @@ impl Manifest {
     /// Reads a manifest of any media type. Descriptors with a digest of an unknown algorithm are left out:
     /// nobody can ask for them by digest here.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-        let written: Written = serde_json::from_slice(bytes)?;
+        let Object(written) = serde_json::from_str::<Object<Written>>(std::str::from_utf8(bytes)?)?;
         let mut unreadable = 0;
-        let mut check = |descriptor: WrittenDescriptor| {
+        let mut check = |Object(descriptor): Object<WrittenDescriptor>| {
             let checked = descriptor.check();
             unreadable += usize::from(checked.is_none());
             checked
         };
-        let kind = written.config.as_ref().and_then(|config| config.media_type.clone());
+        let kind = written.config.as_ref().and_then(|Object(config)| config.media_type.clone());
         let config = written.config.into_iter();
         // Foreign layers carry `urls` and are fetched from there, yet a registry may also hold them.
         let blobs = config
@@ -109,11 +117,11 @@ impl Manifest {
 #[serde(rename_all = "camelCase")]
 struct Written {
     media_type: Option<String>,
-    config: Option<WrittenDescriptor>,
-    layers: Option<Vec<WrittenDescriptor>>,
-    blobs: Option<Vec<WrittenDescriptor>>,
-    manifests: Option<Vec<WrittenDescriptor>>,
-    subject: Option<WrittenDescriptor>,
+    config: Option<Object<WrittenDescriptor>>,
+    layers: Option<Vec<Object<WrittenDescriptor>>>,
+    blobs: Option<Vec<Object<WrittenDescriptor>>>,
+    manifests: Option<Vec<Object<WrittenDescriptor>>>,
+    subject: Option<Object<WrittenDescriptor>>,
     artifact_type: Option<String>,
     annotations: Option<BTreeMap<String, String>>,
 }
@@ -132,6 +140,29 @@ impl WrittenDescriptor {
     fn check(self) -> Option<Descriptor> {
         let foreign = self.urls.is_some_and(|urls| !urls.is_empty());
         Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type: self.media_type, foreign })
+    }
+}
+
+/// Written as an object. A derived `Deserialize` reads the fields from an array as well, one after the other.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
 }
 
@@ -155,7 +186,10 @@ mod tests {
         assert_eq!(index.manifests.len(), 1);
         assert!(index.subject.is_some() && index.media_type.as_deref() == Some("i"));
 
-        assert!(Manifest::parse(b"[]").is_err());
+        let positional = br#"["application/vnd.oci.image.manifest.v1+json",null,null,null,null,null,null,null]"#;
+        for bad in [b"[]".as_slice(), positional, br#"{"config":["sha256:0",2,null,null]}"#, b"{\"a\":\"\xff\xfe\"}"] {
+            assert!(Manifest::parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
         assert!(Manifest::parse(b"{\"layers\":3}").is_err());
         assert_eq!(Manifest::parse(b"{}")?, Manifest::default());
         assert_eq!(Manifest::parse(br#"{"layers":null,"manifests":null,"blobs":null}"#)?, Manifest::default());

@@ -108,6 +108,9 @@ pub trait Upload: Send {
     /// Makes all that was written safe from the end of this process.
     async fn checkpoint(&mut self) -> Result<Checkpoint, StoreError>;
 
+    /// Whether a commit is one short step, so that nothing is gained by leaving it out where the blob is there already.
+    fn commits_at_once(&self) -> bool;
+
     /// Makes it the blob of that digest, durably, and forgets the upload. A blob that is there already is replaced by the same bytes.
     /// After an error the upload is as it was at its last checkpoint, or it is lost; the same commit may be tried again after
     /// `resume`, and a blob that came about none the less is whole. Whoever asks for it must not go away in its middle: what was

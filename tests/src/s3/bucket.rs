@@ -99,6 +99,10 @@ impl Bucket {
         self.put(key.to_owned(), entry);
     }
 
+    pub(super) fn lose(&self, key: &str) {
+        self.state.lock().unwrap().objects.remove(key).unwrap();
+    }
+
     fn file(&self) -> (PathBuf, File) {
         let path = self.dir.path().join(self.counter.fetch_add(1, Ordering::Relaxed).to_string());
         let file = File::create(&path).unwrap();

@@ -94,6 +94,11 @@ impl S3Server {
         self.bucket.object_of_another(key);
     }
 
+    /// Loses an object.
+    pub fn lose(&self, key: &str) {
+        self.bucket.lose(key);
+    }
+
     /// Has each deletion take so long.
     pub fn slow_deletions(&self, time: Duration) {
         self.bucket.deletion.store(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);

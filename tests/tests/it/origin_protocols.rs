@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use pierhead_tests::origin::Setup;
 use pierhead_tests::server::{certificate, certificate_from_to};
 use reqwest::{Certificate, ClientBuilder, Version};
@@ -42,6 +44,22 @@ async fn a_request_names_one_host() {
         tcp.read_exact(&mut answer).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&answer), expected, "{request:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_its_side_after_a_request_hears_the_answer() {
+    let setup = Setup::new();
+    setup.user("org", "password of org", &[]).await;
+    let origin = setup.start().await;
+    let credentials = STANDARD.encode("org:password of org");
+    // A password takes a while to check.
+    let request = format!("GET /v2/auth?service=x HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {credentials}\r\n\r\n");
+    let mut tcp = TcpStream::connect(origin.registry).await.unwrap();
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    tcp.shutdown().await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

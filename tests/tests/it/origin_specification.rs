@@ -315,6 +315,9 @@ async fn blobs_are_mounted_from_where_the_caller_may_pull() {
     for query in ["&from=org/nowhere", "&from=org/other"] {
         assert_eq!(send(&client, "POST", &format!("{path}{query}"), &[], "").await.status, 202, "{query}");
     }
+    // A token that names one repository mounts from no other.
+    let narrow = origin.login("org", "password of org", &["repository:org/other:pull,push"]).await;
+    assert_eq!(send(&narrow, "POST", &path, &[], "").await.status, 202);
     // Another tenant learns nothing of it.
     origin.setup().user("stranger", "password of stranger", &[]).await;
     let scopes = ["repository:stranger/own:pull,push", "repository:org/image:pull"];

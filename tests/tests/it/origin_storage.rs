@@ -104,6 +104,26 @@ async fn podman_and_skopeo_push_and_pull_over_s3() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_the_store_has_lost_is_pushed_again() {
+    for (pulls, asked) in [("stream", Method::GET), ("redirect", Method::HEAD)] {
+        let server = S3Server::start().await;
+        let origin = setup(&server).await.set("/pulls", pulls).start().await;
+        let client = client(&origin).await;
+        let image = Image::of(Format::Oci, "amd64", 3, &[50_000]);
+        push(&client, "org/image", "latest", &image).await;
+        let lost = &image.layers[0];
+        let (hex, path) = (lost.digest.hex(), format!("/v2/org/image/blobs/{}", lost.digest));
+        server.lose(&format!("datastorage/registry/sha256/{}/{hex}", &hex[..2]));
+        let missed = reply(client.request(asked, &path)).await.unwrap();
+        assert_eq!((missed.status, client.head(&path).await.status), (404, 404), "{pulls}");
+        assert_eq!(origin.metric("pierhead_origin_blobs_lost_total", &[]).await, 1.0);
+        push(&client, "org/image", "latest", &image).await;
+        assert_eq!(client.head(&path).await.status, 200, "{pulls}");
+        assert!([200, 307].contains(&client.get(&path).await.status), "{pulls}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_is_told_clearly_and_nothing_is_lost() {
     let mut server = S3Server::start().await;
     let origin = setup(&server).await.start().await;

@@ -28,7 +28,8 @@ pub(super) async fn blob(
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
     let registry = &wanted.origin.registry;
-    let size = registry.blob(name.as_str(), digest).await?;
+    let held = registry.blob(name.as_str(), digest).await?;
+    let size = held.size();
     let etag = format!("\"{digest}\"");
     match conditional::evaluate(headers, &etag) {
         Verdict::Proceed => {}
@@ -36,6 +37,10 @@ pub(super) async fn blob(
         Verdict::Failed => return Ok(dressed(StatusCode::PRECONDITION_FAILED, digest, &etag, Body::empty())),
     }
     if wanted.method == Method::HEAD {
+        // Where pulls go past us, nobody but who pushes can notice that the store has lost it.
+        if matches!(wanted.origin.config.pulls, Pulls::Redirect(_)) {
+            registry.look_for(&held, digest).await?;
+        }
         let mut response = dressed(StatusCode::OK, digest, &etag, Body::empty());
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
         return Ok(response);
@@ -57,7 +62,7 @@ pub(super) async fn blob(
         // Several parts at once are a wish that need not be granted (RFC 9110, section 14.2).
         Selection::Full | Selection::Multiple(_) => (StatusCode::OK, 0..size),
     };
-    let content = registry.open_blob(digest, part.clone()).await?;
+    let content = registry.open_blob(&held, digest, part.clone()).await?;
     let mut response = dressed(status, digest, &etag, body(content, wanted.lane.clone()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(part.end - part.start));

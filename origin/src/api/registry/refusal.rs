@@ -66,6 +66,12 @@ impl Refusal {
         Refusal { more, ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message) }
     }
 
+    /// There is no room for it now.
+    pub(super) fn busy(message: &str, wait: Duration) -> Refusal {
+        let more = More::RetryAfter(wait);
+        Refusal { more, ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message.to_owned()) }
+    }
+
     /// No digest.
     pub(super) fn digest(error: DigestError) -> Refusal {
         Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, error.to_string())

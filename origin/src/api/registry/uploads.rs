@@ -116,7 +116,7 @@ fn denied(message: &str) -> Refusal {
 }
 
 /// The repository from which a blob can be mounted: the one that the client names, if its token lets it pull there; or, when it names
-/// none, any that it may pull from. What it may not see it learns nothing of: it pushes as if there were nothing.
+/// none, any that the token names and lets it pull from. What it may not see it learns nothing of: it pushes as if there were nothing.
 async fn mountable(wanted: &Wanted, granted: &Granted, digest: &Digest) -> Result<Option<String>, Refusal> {
     let origin = &wanted.origin;
     if let Some(from) = &wanted.query.from {
@@ -124,9 +124,14 @@ async fn mountable(wanted: &Wanted, granted: &Granted, digest: &Digest) -> Resul
         let found = meant(origin, granted.claims(), Right::Pull(&name)).await?;
         return Ok(matches!(found, Meant::Repository(_)).then_some(from.clone()));
     }
-    let caller = origin.auth.bearer(granted.claims()).await?;
-    let Some(viewer) = origin.auth.viewer(&caller) else { return Ok(None) };
-    Ok(origin.meta.holder(viewer, digest).await?)
+    let names: Vec<&str> = granted.claims().access.iter().map(|access| access.name.as_str()).collect();
+    for holder in origin.meta.holders(&names, digest).await? {
+        let Ok(name) = holder.parse::<RepositoryName>() else { continue };
+        if let Meant::Repository(_) = meant(origin, granted.claims(), Right::Pull(&name)).await? {
+            return Ok(Some(holder));
+        }
+    }
+    Ok(None)
 }
 
 /// A piece of an upload.

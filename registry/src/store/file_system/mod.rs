@@ -228,7 +228,7 @@ fn fault(what: &str, path: &Path, error: &io::Error) -> StoreError {
     let text = format!("{what} {}: {error}", path.display());
     match Errno::from_io_error(error) {
         Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => StoreError::Full(text),
-        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
+        Some(Errno::ACCESS | Errno::PERM | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
             StoreError::Refused(text)
         }
         _ => StoreError::Unavailable(text),

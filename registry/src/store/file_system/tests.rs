@@ -115,7 +115,7 @@ fn an_error_of_the_file_system_is_somebodys_fault() {
         (Errno::NOSPC, "full"),
         (Errno::DQUOT, "full"),
         (Errno::ACCESS, "refuses"),
-        (Errno::ROFS, "refuses"),
+        (Errno::ROFS, "available"),
         (Errno::IO, "available"),
         (Errno::STALE, "available"),
     ] {

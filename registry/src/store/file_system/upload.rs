@@ -211,6 +211,10 @@ impl Upload for FileUpload {
         Ok(Checkpoint { length: self.length, state: "{}".to_owned() })
     }
 
+    fn commits_at_once(&self) -> bool {
+        true
+    }
+
     async fn commit(mut self: Box<Self>, digest: &Digest, proof: Proof) -> Result<(), StoreError> {
         self.settle().await?;
         let (tree, place, digest) = (Arc::clone(&self.tree), Arc::clone(&self.place), *digest);

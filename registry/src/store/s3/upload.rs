@@ -254,6 +254,10 @@ impl Upload for S3Upload {
         self.leave(done)
     }
 
+    fn commits_at_once(&self) -> bool {
+        self.state.upload.is_none()
+    }
+
     async fn commit(mut self: Box<Self>, digest: &Digest, proof: Proof) -> Result<(), StoreError> {
         self.enter()?;
         self.finish(digest, proof).await
