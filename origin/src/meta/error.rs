@@ -25,6 +25,20 @@ pub(crate) enum MetaError {
     Broken(DbErr),
 }
 
+impl MetaError {
+    /// Why a change may not have been made.
+    pub(super) fn of_commit(error: DbErr) -> MetaError {
+        match &error {
+            DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause))
+                if cause.as_database_error().is_none() =>
+            {
+                MetaError::Broken(error)
+            }
+            _ => error.into(),
+        }
+    }
+}
+
 impl From<DbErr> for MetaError {
     fn from(error: DbErr) -> MetaError {
         match error.sql_err() {

@@ -121,9 +121,9 @@ async fn turn_of(writer: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, MetaEr
 }
 
 impl Change {
-    /// Makes it so.
+    /// Makes it so. An answer that was lost leaves open whether it is: that is no [`MetaError::Unavailable`], which says that nothing was done.
     pub(crate) async fn commit(self) -> Result<(), MetaError> {
-        Ok(self.transaction.commit().await?)
+        self.transaction.commit().await.map_err(MetaError::of_commit)
     }
 
     /// At the end of a SELECT: nobody else reads these rows to change them, or changes them, before this change ends.

@@ -46,6 +46,11 @@ impl Errand for Passage {
         self.own_login
     }
 
+    /// What a stranger wants to be changed, and hangs up, must not be taken for changed.
+    fn outlives_its_client(&self) -> bool {
+        self.write.is_some()
+    }
+
     async fn answered(&self, status: Option<StatusCode>) {
         if let Some(write) = &self.write {
             write.answered(status).await;

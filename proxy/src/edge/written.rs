@@ -55,14 +55,14 @@ impl Change {
         matches!(self, Change::Gone(_) | Change::Rights(_) | Change::Credentials)
     }
 
-    /// Whether it may have been made. Only a refusal says for certain that it was not; `None`: there was no answer.
+    /// Whether it may have been made. Only a refusal says for certain that it was not, and 503, which comes before anything is done;
+    /// `None`: there was no answer.
     pub(crate) fn is_done(&self, status: Option<StatusCode>) -> bool {
+        let failed = |status: StatusCode| status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE;
         match (self, status) {
             // Any other success is a step on the way.
-            (Change::Within(_, Written::Upload), Some(status)) => {
-                status == StatusCode::CREATED || status.is_server_error()
-            }
-            (_, Some(status)) => status.is_success() || status.is_server_error(),
+            (Change::Within(_, Written::Upload), Some(status)) => status == StatusCode::CREATED || failed(status),
+            (_, Some(status)) => status.is_success() || failed(status),
             (_, None) => true,
         }
     }
@@ -242,6 +242,7 @@ mod tests {
             (&manifest, Some(400), false),
             (&manifest, Some(401), false),
             (&manifest, Some(502), true),
+            (&manifest, Some(503), false),
             (&manifest, None, true),
             (&Change::Credentials, Some(204), true),
             (&Change::Credentials, Some(403), false),

@@ -6,6 +6,8 @@ use pierhead_tests::origin::Origin;
 use pierhead_tests::pierhead::Pierhead;
 use pierhead_tests::pull::Client;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::origin::setup as edge_before;
 use super::origin_acme::{Caller, PASSWORD, acme, caller, origin_with};
@@ -203,4 +205,25 @@ async fn what_a_namespace_held_is_not_for_whoever_gets_it_next_though_the_edge_h
         assert_eq!((eve.tag("v2").await, eve.has(&new).await), (Some(new.digest()), [true; 2]), "{restarted}");
         assert_eq!((eve.tag("v1").await, eve.has(&old).await), (None, [false; 2]), "{restarted}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_asks_and_hangs_up_on_is_not_done() {
+    let (mut origin, edge, image) = behind_an_edge().await;
+    let (_, joe) = through(&edge);
+    assert_eq!((joe.tag("v1").await, joe.has(&image).await), (Some(image.digest()), [true; 2]));
+    for (method, path, rest) in [
+        ("DELETE", "/api/v1/organization/acme", ""),
+        ("DELETE", "/api/v1/repository/acme/open", "content-length: 9\r\n"),
+        ("POST", "/api/v1/repository/acme/open/changevisibility", "content-length: 9\r\n"),
+        ("DELETE", "/v2/acme/open/manifests/v1", ""),
+    ] {
+        let mut tcp = TcpStream::connect(edge.registry).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: registry.test\r\n{rest}\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        drop(tcp);
+        edge.logged(path, |line| line["method"] == method && (line["path"] == path || line["reference"] == "v1")).await;
+    }
+    origin.kill().await;
+    assert_eq!((joe.tag("v1").await, joe.has(&image).await), (Some(image.digest()), [true; 2]));
 }

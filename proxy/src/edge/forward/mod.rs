@@ -45,6 +45,11 @@ pub(crate) trait Errand: Sync {
         false
     }
 
+    /// Whether its answer is waited for when its client has gone: something is known by it.
+    fn outlives_its_client(&self) -> bool {
+        false
+    }
+
     /// Called with the status of the answer before the client sees it; with `None` when the answer was lost, though the
     /// request may have been carried out.
     fn answered(&self, status: Option<StatusCode>) -> impl Future<Output = ()> + Send {
@@ -126,7 +131,8 @@ pub(crate) async fn forward(
         hsts: visit.target.hsts.as_ref(),
     };
     session.set_read_timeout(None);
-    let begun = begin(session, pool, &question, sending.body).await;
+    let patient = errand.outlives_its_client();
+    let begun = begin(session, pool, &question, sending.body, patient).await;
     let (exchange, first) = match begun {
         Ok(begun) => begun,
         Err(Some(error)) => {
@@ -140,22 +146,22 @@ pub(crate) async fn forward(
             return Err(refusal(&error));
         }
         Err(None) => {
-            errand.answered(None).await;
             return Ok(Passed { status: None, bytes: 0, first_byte: Instant::now(), complete: false });
         }
     };
     (by.server, by.retries) = (Some(Arc::clone(exchange.server().shared_name())), exchange.retries());
     let (client_silence, server_silence) = (visit.target.body_timeout, pool.settings().idle_timeout);
-    let relay = Relay::new(session, exchange, sending.body, client_silence, server_silence);
+    let relay = Relay::new(session, exchange, sending.body, client_silence, server_silence).patient(patient);
     Passing { errand, visit, asked, relay, upgrade: sending.upgrade, by }.run(first).await
 }
 
-/// Reaches a server; a request without a body also gets its first answer. `None`: the client went away meanwhile.
+/// Reaches a server; a request without a body also gets its first answer. `None`: the client went away meanwhile, and nobody is patient.
 async fn begin(
     session: &mut ServerSession,
     pool: &Arc<Pool>,
     question: &Question<'_>,
     body: head::Body,
+    patient: bool,
 ) -> Result<(Exchange, Option<Answer>), Option<ExchangeError>> {
     if question.body {
         let mut exchange = pool.open(question).await?;
@@ -170,7 +176,7 @@ async fn begin(
             let (exchange, answer) = answered?;
             Ok((exchange, Some(answer)))
         }
-        () = relay::gone(session) => Err(None),
+        () = relay::gone(session), if !patient => Err(None),
     }
 }
 

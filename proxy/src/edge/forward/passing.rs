@@ -48,7 +48,9 @@ impl<E: Errand> Passing<'_, E> {
                 _ if !self.asked.chunks => {}
                 _ => {
                     let header = self.header(answer);
-                    if self.relay.session.write_response_header(header).await.is_err() {
+                    if self.relay.session.write_response_header(header).await.is_err()
+                        && !self.errand.outlives_its_client()
+                    {
                         return self.unanswered(Broken::Client).await;
                     }
                 }
@@ -107,7 +109,9 @@ impl<E: Errand> Passing<'_, E> {
 
     /// Nothing has been sent to the client, and nothing came.
     async fn unanswered(self, broken: Broken) -> Result<Passed, Refusal> {
-        self.errand.answered(None).await;
+        if matches!(broken, Broken::Server(_)) {
+            self.errand.answered(None).await;
+        }
         match broken {
             Broken::Client => Ok(Passed { status: None, bytes: 0, first_byte: Instant::now(), complete: false }),
             Broken::ClientSilent => {

@@ -4,7 +4,7 @@
 //! client or a server that goes away. Nothing is kept but the one piece that is on its way in each direction.
 //!
 //! Invariants: a body of known length goes out with just that many bytes, or its connection is closed; silence is
-//! limited, and time is not; a client that has gone costs its server no more work.
+//! limited, and time is not; a client that has gone costs its server no more work, unless something is known by the answer.
 
 use std::future::poll_fn;
 use std::io;
@@ -73,6 +73,10 @@ pub(super) struct Relay<'a> {
     /// The longest time that the server takes nothing.
     server_silence: Duration,
     upgraded: bool,
+    /// Whether the answer is waited for when the client has gone.
+    patient: bool,
+    /// Why no more of its body comes, where that is so.
+    cut: Option<Broken>,
 }
 
 impl<'a> Relay<'a> {
@@ -95,7 +99,14 @@ impl<'a> Relay<'a> {
             client_silence,
             server_silence,
             upgraded: false,
+            patient: false,
+            cut: None,
         }
+    }
+
+    /// Has the answer waited for when the client has gone, or not.
+    pub(super) fn patient(self, patient: bool) -> Relay<'a> {
+        Relay { patient, ..self }
     }
 
     /// From here on both sides speak another protocol, until one of them ends or both are silent.
@@ -111,8 +122,18 @@ impl<'a> Relay<'a> {
     pub(super) async fn answer(&mut self) -> Result<Answer, Broken> {
         loop {
             match self.next(Awaited::Answer).await {
-                Event::Answer(answer) => return answer.map_err(Broken::Server),
-                event => self.handle(event)?,
+                Event::Answer(Ok(answer)) => return Ok(answer),
+                // Without its whole body nothing was done, but for a server that does not wait for bodies: that has answered.
+                Event::Answer(Err(error)) => return Err(self.cut.take().unwrap_or(Broken::Server(error))),
+                event => match self.handle(event) {
+                    Err(broken) if self.patient && self.cut.is_none() => {
+                        self.cut = Some(broken);
+                        self.session.set_keepalive(None);
+                        (self.outgoing, self.upload) = (Outgoing::default(), Upload::Ended);
+                        self.exchange.expect_soon();
+                    }
+                    handled => handled?,
+                },
             }
         }
     }
@@ -208,7 +229,7 @@ impl<'a> Relay<'a> {
                 () = clock.passed() => Event::Broken(Broken::ClientSilent),
             };
         }
-        if self.upgraded {
+        if self.upgraded || (self.patient && awaited == Awaited::Answer) {
             return heard.await;
         }
         tokio::select! {
