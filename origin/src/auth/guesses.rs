@@ -15,6 +15,8 @@ pub(crate) const FAILURES: Millis = 3_600_000;
 pub(crate) const PLACES: Millis = 90 * 24 * 3_600_000;
 /// Wrong passwords in a row, from anywhere, after which a name must wait where its owner never was.
 const ANYWHERE: u32 = 100;
+/// Of one network, so many count as from anywhere: alone it does not make the name wait elsewhere.
+pub(super) const FEW: i32 = 10;
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 

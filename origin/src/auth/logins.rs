@@ -196,7 +196,9 @@ impl Logins {
         if !right {
             attempt.was_wrong();
             let change = self.meta.change().await?;
-            change.login_failed(cells, since, now).await?;
+            let [here, _] = known;
+            let few = here.failures < guesses::FEW || here.failed.is_none_or(|at| at <= since);
+            change.login_failed(if few { &cells } else { &cells[..1] }, since, now).await?;
             change.commit().await?;
             return Err(LoginError::Wrong);
         }
@@ -206,7 +208,7 @@ impl Logins {
             change.commit().await?;
         }
         if let Some(account) = account {
-            self.meta.account_used(account, now).await?;
+            noted(self.meta.account_used(account, now).await);
         }
         Ok(())
     }
@@ -238,7 +240,7 @@ impl Logins {
         if !robot.enabled || owner.is_none_or(|owner| !owner.enabled) {
             return Err(LoginError::Disabled);
         }
-        self.meta.account_used(&robot, now).await?;
+        noted(self.meta.account_used(&robot, now).await);
         Ok(Caller::known(robot))
     }
 
@@ -253,7 +255,7 @@ impl Logins {
         if !account.enabled {
             return Err(LoginError::Disabled);
         }
-        self.meta.app_token_used(&found, now).await?;
+        noted(self.meta.app_token_used(&found, now).await);
         Ok(Caller::application(account))
     }
 
@@ -262,5 +264,12 @@ impl Logins {
         let address = self.addresses.get_with(network(peer), Arc::default);
         let place = Arc::clone(&address.places).acquire_owned().await;
         Ok(Attempt { place: place.map_err(|_| LoginError::Limited(WINDOW))?, address })
+    }
+}
+
+/// When an account was last used is worth a line, and no login's failure.
+fn noted(outcome: Result<(), MetaError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "cannot write down that somebody logged in");
     }
 }

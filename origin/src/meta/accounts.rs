@@ -123,8 +123,9 @@ impl Meta {
             .col_expr(account::Column::LastLogin, Expr::value(now))
             .filter(account::Column::Id.eq(account.id))
             .filter(stale);
-        used.exec(&self.connections).await?;
-        Ok(())
+        let change = self.change().await?;
+        used.exec(&change.transaction).await?;
+        change.commit().await
     }
 
     /// The robots of a user or organisation, by name.

@@ -68,8 +68,9 @@ impl Meta {
             .col_expr(app_token::Column::LastAccessed, Expr::value(now))
             .filter(app_token::Column::Id.eq(token.id))
             .filter(stale);
-        used.exec(&self.connections).await?;
-        Ok(())
+        let change = self.change().await?;
+        used.exec(&change.transaction).await?;
+        change.commit().await
     }
 }
 

@@ -48,8 +48,8 @@ impl Meta {
 
 impl Change {
     /// Counts a wrong password in these cells; those before `since` are forgotten.
-    pub(crate) async fn login_failed(&self, cells: [i64; 2], since: Millis, now: Millis) -> Result<(), MetaError> {
-        let mut cells = cells;
+    pub(crate) async fn login_failed(&self, cells: &[i64], since: Millis, now: Millis) -> Result<(), MetaError> {
+        let mut cells = cells.to_vec();
         // In one order, so that two who fail at once do not wait for each other.
         cells.sort_unstable();
         let count = "INSERT INTO login_cell (cell, failures, failed) VALUES ($1, 1, $3) ON CONFLICT (cell) DO UPDATE SET \

@@ -175,6 +175,9 @@ fn sqlite(path: &Path) -> Result<ConnectOptions, OpenError> {
 fn closing_unfinished(pool: SqlitePoolOptions) -> SqlitePoolOptions {
     pool.after_release(|connection, _| {
         Box::pin(async move {
+            if !connection.is_in_transaction() {
+                return Ok(true);
+            }
             // A transaction that was dropped is rolled back before this is answered.
             connection.ping().await?;
             let unfinished = connection.is_in_transaction();

@@ -296,7 +296,7 @@ async fn deleted_repositories_and_abandoned_uploads_leave_nothing(database: crat
         .await
         .unwrap();
     let cells = [7, 1 << 20];
-    change.login_failed(cells, 0, now() - 2 * LONG).await.unwrap();
+    change.login_failed(&cells, 0, now() - 2 * LONG).await.unwrap();
     change.commit().await.unwrap();
     let collected = scratch.collect(Duration::ZERO).await;
     assert_eq!((collected.uploads, collected.actions), (1, 1));

@@ -103,6 +103,8 @@ pub(crate) fn by_api(method: &Method, path: &str) -> Vec<Change> {
             vec![Change::Gone(namespace(name)), Change::Credentials]
         }
         ["user", "starred" | "notifications", ..] | ["user", "apptoken"] => Vec::new(),
+        // Whose it is does not stand in the path.
+        ["user"] if method == Method::DELETE => vec![Change::Gone(Extent::Registry), Change::Credentials],
         ["user", ..] | ["superuser", "users", _, ..] => vec![Change::Credentials],
         _ => Vec::new(),
     }
@@ -224,6 +226,7 @@ mod tests {
             (&put, "user/", vec![Change::Credentials]),
             (&delete, "user/apptoken/0a1b", vec![Change::Credentials]),
             (&post, "user/apptoken", vec![]),
+            (&delete, "user/", vec![Change::Gone(Extent::Registry), Change::Credentials]),
             (&put, "user/starred/team/app", vec![]),
         ] {
             assert_eq!(by_api(method, &format!("/api/v1/{path}")), expected, "{method} {path}");

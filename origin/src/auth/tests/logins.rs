@@ -15,6 +15,7 @@ on_both!(
     robots_and_applications_log_in_with_tokens,
     a_guesser_does_not_learn_which_names_there_are,
     nobody_is_locked_out_by_guesses_from_elsewhere,
+    one_network_alone_counts_for_little_elsewhere,
     what_was_counted_is_forgotten,
 );
 
@@ -192,7 +193,7 @@ async fn nobody_is_locked_out_by_guesses_from_elsewhere(scratch: Scratch) {
     let change = one.meta.change().await.unwrap();
     for last in 0..200 {
         let cells = one.auth.logins.cells(&ann, IpAddr::from([198, 51, 100, last]));
-        change.login_failed(cells, 0, now()).await.unwrap();
+        change.login_failed(&cells, 0, now()).await.unwrap();
     }
     change.commit().await.unwrap();
     assert!(matches!(other.login_from(far, "ann", "correct horse").await, Err(LoginError::Limited(_))));
@@ -206,13 +207,27 @@ async fn nobody_is_locked_out_by_guesses_from_elsewhere(scratch: Scratch) {
     }
 }
 
+async fn one_network_alone_counts_for_little_elsewhere(scratch: Scratch) {
+    let node = node(&scratch, &config()).await;
+    node.user("ann", "correct horse").await;
+    let ann: Name = "ann".parse().unwrap();
+    let cells = node.auth.logins.cells(&ann, HERE);
+    let guess = Shown::User(ann, Secret::new("a guess"));
+    // Each after the longest that a guesser must wait.
+    for round in 0..15 {
+        let outcome = node.auth.logins.login(&guess, HERE, now() + round * 16 * 60_000).await;
+        assert!(matches!(outcome, Err(LoginError::Wrong)), "{round}");
+    }
+    assert_eq!(node.meta.login_cells(cells).await.unwrap().map(|cell| cell.failures), [15, 10]);
+}
+
 async fn what_was_counted_is_forgotten(scratch: Scratch) {
     let node = node(&scratch, &config()).await;
     let cells = node.auth.logins.cells(&"ann".parse().unwrap(), HERE);
     let known = async || node.meta.login_cells(cells).await.unwrap().map(|cell| cell.failures);
     let fail = async |at| {
         let change = node.meta.change().await.unwrap();
-        change.login_failed(cells, at - FAILURES, at).await.unwrap();
+        change.login_failed(&cells, at - FAILURES, at).await.unwrap();
         change.commit().await.unwrap();
     };
     let collect = async |at| {

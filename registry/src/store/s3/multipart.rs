@@ -106,7 +106,16 @@ impl Bucket {
             self.copy(from, to, length).await.map_err(Failure::lost)?;
         } else {
             let upload = self.begin(to).await?;
-            let note = self.note_copy(from, to, &upload).await?;
+            let note = match self.note_copy(from, to, &upload).await {
+                Ok(note) => note,
+                Err(error) => {
+                    // Nobody would find it again.
+                    if let Err(left) = self.abort(to, &upload).await {
+                        tracing::warn!(error = %left, object = to, "a copy that was begun is left, and nobody knows of it");
+                    }
+                    return Err(error);
+                }
+            };
             if let Err(error) = self.copy_in_parts(from, to, &upload, length).await {
                 match self.abort(to, &upload).await {
                     Ok(()) => self.forget(&note).await,
