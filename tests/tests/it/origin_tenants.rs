@@ -1,12 +1,17 @@
 //! Two tenants of one origin, with real clients: each has its own, and learns nothing of the other's.
 
+use std::time::Duration;
+
 use pierhead_registry::oci::Digest;
 use pierhead_tests::clients::{Containerd, Podman, Skopeo, assert_hashes};
-use pierhead_tests::image::Image;
+use pierhead_tests::image::{Format, Image, Index};
 use pierhead_tests::origin::{Origin, Setup};
+use pierhead_tests::process::run;
 use pierhead_tests::pull::{Client, reply};
+use pierhead_tests::registry::DockerRegistry;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 const PASSWORD: &str = "correct horse";
 
@@ -169,4 +174,39 @@ async fn tags_go_back_in_time() {
     let (_, view) = api(&account, Method::GET, "/repository/ann/app", None).await;
     let held: usize = images.iter().flat_map(Image::blobs).map(|blob| blob.bytes.len()).sum();
     assert_eq!(view["quota_report"]["quota_bytes"].as_u64().unwrap(), held as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_move_in_from_docker_registry_and_out_again() {
+    let (from, to, origin) = (DockerRegistry::start().await, DockerRegistry::start().await, origin().await);
+    for format in [Format::Oci, Format::Docker] {
+        let index = Index::new(format, 3, 50_000);
+        from.push_index("team/app", "v1", &index).await;
+        let (there, here, out) = (from.address, origin.registry, to.address);
+        for (source, target) in [
+            (format!("{there}/team/app:v1"), format!("{here}/ann/app:v1")),
+            (format!("{here}/ann/app:v1"), format!("{out}/team/app:v1")),
+        ] {
+            let mut copy = Command::new("skopeo");
+            copy.args([
+                "--insecure-policy",
+                "copy",
+                "--all",
+                "--preserve-digests",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+            ]);
+            let login = if target.starts_with(&here.to_string()) { "--dest-creds" } else { "--src-creds" };
+            copy.args([login, &format!("ann:{PASSWORD}")]);
+            copy.args([format!("docker://{source}"), format!("docker://{target}")]);
+            run(copy, Duration::from_secs(60)).await.expect_success();
+        }
+        let digest = index.digest().to_string();
+        for client in [from.client(), to.client()] {
+            assert_eq!(client.manifest("team/app", "v1").await.unwrap().header("docker-content-digest"), digest);
+        }
+        let skopeo = Skopeo::new();
+        skopeo.copy(&format!("{out}/team/app:v1"), &["--all"]).await.expect_success();
+        assert_hashes(&skopeo.blobs(), index.images.iter().flat_map(Image::blobs));
+    }
 }
