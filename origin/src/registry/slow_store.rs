@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -14,6 +15,8 @@ use url::Url;
 /// The store, in front of another.
 pub(crate) struct SlowStore {
     store: Arc<dyn BlobStore>,
+    /// How many deletions were asked for.
+    pub(crate) asked: AtomicUsize,
     /// How many deletions are allowed.
     pub(crate) deletions: Semaphore,
     /// How many writes.
@@ -28,7 +31,12 @@ struct SlowUpload {
 impl SlowStore {
     /// One that allows nothing.
     pub(crate) fn new(store: Arc<dyn BlobStore>) -> SlowStore {
-        SlowStore { store, deletions: Semaphore::new(0), writes: Arc::new(Semaphore::new(0)) }
+        SlowStore {
+            store,
+            asked: AtomicUsize::new(0),
+            deletions: Semaphore::new(0),
+            writes: Arc::new(Semaphore::new(0)),
+        }
     }
 
     fn slow(&self, upload: Box<dyn Upload>) -> Box<dyn Upload> {
@@ -39,6 +47,7 @@ impl SlowStore {
 #[async_trait]
 impl BlobStore for SlowStore {
     async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.deletions.acquire().await.unwrap().forget();
         self.store.delete(digest).await
     }

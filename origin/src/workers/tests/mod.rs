@@ -3,6 +3,7 @@
 mod rehearsal;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -230,7 +231,10 @@ async fn nothing_waits_for_a_store_that_is_slow(database: crate::meta::scratch::
         let change = scratch.meta.change().await.unwrap();
         change.blob_arrives(repository.id, &gone, 4, now() + LONG).await.unwrap()
     };
-    eventually("it leaves", Duration::from_secs(5), async || (arrives().await == Arrival::Leaving).then_some(())).await;
+    // A look that locks the row would keep it from leaving.
+    let asked = async || (slow.asked.load(Ordering::Relaxed) == 1).then_some(());
+    eventually("the store is asked", Duration::from_secs(5), asked).await;
+    assert_eq!(arrives().await, Arrival::Leaving);
     // Another push is done meanwhile, and this one goes on as soon as the store has answered.
     let other = scratch.blob(&repository, b"other", LONG).await;
     assert!(scratch.stored(&other).await && !collection.is_finished());
