@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
-use pierhead_registry::client::ClientError;
+use pierhead_registry::client::{ClientError, FetchedManifest, HeadAnswer, ManifestInfo};
 use pierhead_registry::oci::{Digest, Reference, Tag};
 
 use super::Edge;
@@ -173,13 +173,14 @@ impl Edge {
         forget: bool,
     ) -> Result<Arrival, ClientError> {
         let (source, reference) = (scope.source(), Reference::Tag(tag.clone()));
-        let result = match scope.ask(&self.cache, source.head_manifest(&reference, &[])).await {
-            Ok(head) if head.digest == Some(known) => {
+        let result = match scope.ask(&self.cache, source.head_manifest(&reference, &[], Some(&known))).await {
+            Ok(head) if head.digest() == known => {
                 let record = TagRecord { digest: known, checked: SystemTime::now() };
                 scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
                 return Ok(Arrival::Unchanged);
             }
-            Ok(_) => self.fetch_upstream(scope, &reference).await,
+            Ok(HeadAnswer::Manifest(fetched)) => Ok(self.keep_manifest(scope, &reference, fetched).await),
+            Ok(HeadAnswer::Head(_)) => self.fetch_upstream(scope, &reference).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &result
@@ -244,6 +245,11 @@ impl Edge {
     async fn fetch_upstream(&self, scope: &Scope, reference: &Reference) -> Result<Arrival, ClientError> {
         let source = scope.source();
         let fetched = scope.ask(&self.cache, source.get_manifest(reference, &[])).await?;
+        Ok(self.keep_manifest(scope, reference, fetched).await)
+    }
+
+    /// Keeps a manifest that upstream sent.
+    async fn keep_manifest(&self, scope: &Scope, reference: &Reference, fetched: FetchedManifest) -> Arrival {
         let manifest = Arc::new(CachedManifest {
             digest: fetched.digest,
             media_type: fetched.media_type.into(),
@@ -263,7 +269,7 @@ impl Edge {
                 }
             })
             .await;
-        Ok(Arrival::Manifest(manifest))
+        Arrival::Manifest(manifest)
     }
 
     /// Gets a manifest's header from upstream, and its body only when the header does not tell enough: a HEAD is not
@@ -293,20 +299,17 @@ impl Edge {
 
     async fn head_upstream(&self, scope: &Scope, reference: &Reference) -> Result<Arrival, ClientError> {
         let source = scope.source();
-        let head = scope.ask(&self.cache, source.head_manifest(reference, &[])).await?;
-        let digest = match reference {
-            Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(_) => head.digest,
-        };
-        let (Some(digest), Some(size)) = (digest, head.size) else {
-            return self.fetch_upstream(scope, reference).await;
-        };
+        let ManifestInfo { digest, media_type, size } =
+            match scope.ask(&self.cache, source.head_manifest(reference, &[], None)).await? {
+                HeadAnswer::Head(info) => info,
+                HeadAnswer::Manifest(fetched) => return Ok(self.keep_manifest(scope, reference, fetched).await),
+            };
         if let Reference::Tag(tag) = reference {
             // The client follows with a GET by digest. Were the tag not kept now, it would be unknown when offline.
             let record = TagRecord { digest, checked: SystemTime::now() };
             scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
         }
-        Ok(Arrival::Head(ManifestHead { digest, media_type: head.media_type.into(), size }))
+        Ok(Arrival::Head(ManifestHead { digest, media_type: media_type.into(), size }))
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) enum Unconfirmed {
 pub(crate) fn unconfirmed(error: &ClientError, registry: &Registry) -> Unconfirmed {
     match error {
         error if error.is_answer() && registry.keep_deleted => Unconfirmed::ServeStale(StaleReason::Deleted),
+        ClientError::Rejected { .. } => Unconfirmed::Refuse,
         error if error.is_answer() => Unconfirmed::Forget,
         _ if !registry.stale_if_error => Unconfirmed::Refuse,
         ClientError::RateLimited { .. } => Unconfirmed::ServeStale(StaleReason::RateLimited),
@@ -194,9 +195,10 @@ pub(super) mod tests {
         let name = || "r".to_owned();
         let not_found = ClientError::NotFound { registry: name() };
         let forbidden = ClientError::Forbidden { registry: name() };
-        let down = ClientError::Unavailable { registry: name(), reason: String::new() };
-        let nonsense = ClientError::Invalid { registry: name(), reason: String::new() };
-        let limited = ClientError::RateLimited { registry: name(), retry_after: MINUTE };
+        let (host, status, reason) = (String::new(), None, String::new());
+        let down = ClientError::Unavailable { registry: name(), host: host.clone(), status, reason: reason.clone() };
+        let nonsense = ClientError::Invalid { registry: name(), host: host.clone(), status, reason };
+        let limited = ClientError::RateLimited { registry: name(), host, retry_after: MINUTE };
         for (error, stale_if_error, keep_deleted, expected) in [
             (&not_found, true, false, Unconfirmed::Forget),
             (&not_found, true, true, Unconfirmed::ServeStale(StaleReason::Deleted)),

@@ -112,12 +112,12 @@ impl Refusal {
     /// What upstream's failure to give `thing` is to the client. `passthrough`: the caller's credential was used.
     pub(crate) fn upstream(error: &ClientError, thing: Thing, passthrough: bool) -> Refusal {
         match error {
-            ClientError::NotFound { .. } => Refusal::Unknown(thing),
+            ClientError::NotFound { .. } | ClientError::Unconfirmed { .. } => Refusal::Unknown(thing),
             ClientError::Unauthorized { .. } | ClientError::Forbidden { .. } if passthrough => Refusal::CallerRefused,
             ClientError::Unauthorized { .. } | ClientError::Forbidden { .. } => Refusal::EdgeRefused(thing),
             ClientError::RateLimited { retry_after, .. } => Refusal::RateLimited { retry_after: *retry_after },
-            ClientError::Unavailable { .. } => Refusal::Unavailable,
-            ClientError::Invalid { .. } => Refusal::Invalid,
+            ClientError::Unavailable { .. } | ClientError::AccountRefused { .. } => Refusal::Unavailable,
+            ClientError::Invalid { .. } | ClientError::Rejected { .. } => Refusal::Invalid,
         }
     }
 

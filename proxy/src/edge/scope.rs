@@ -87,7 +87,10 @@ impl Upstream {
                 }
             }
             Err(error @ ClientError::Invalid { .. }) => tracing::warn!(%error, "upstream sent what cannot be used"),
-            Err(ClientError::RateLimited { .. }) => {}
+            Err(ClientError::RateLimited { .. } | ClientError::Unconfirmed { .. }) => {}
+            Err(ClientError::AccountRefused { .. }) => {
+                self.failing.store(true, Ordering::Relaxed);
+            }
             _ => {
                 if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
                     tracing::info!(registry = %self.name, "upstream answers again");

@@ -66,7 +66,7 @@ impl BlobSource {
         let response = answer.success()?;
         let (status, headers) = (response.status(), response.headers());
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return Err(Failure::Invalid(format!("unexpected status {}", status.as_u16())));
+            return Err(Failure::invalid(format!("unexpected status {}", status.as_u16())));
         }
         let extent = range::check(status, headers, start, end).map_err(Failure::invalid)?;
         let ranges = status == StatusCode::PARTIAL_CONTENT
@@ -137,7 +137,7 @@ impl BlobBody {
         // A connection may be long in coming; that there is nothing to use it for can be told now.
         attempts.check()?;
         let permit = Arc::clone(connections).acquire_owned().await;
-        let permit = permit.map_err(|_| Failure::Dead("shutting down".to_owned()).into_error(upstream.name()))?;
+        let permit = permit.map_err(|_| Failure::dead("shutting down").into_error(upstream.name()))?;
         loop {
             let turn = attempts.next().await?;
             match source.open(turn.index, start, end, None).await {
@@ -161,7 +161,7 @@ impl BlobBody {
                         tried: 0,
                         due: None,
                         broken: None,
-                        last: Failure::Broken("nothing came".to_owned()),
+                        last: Failure::broken("nothing came"),
                         over: false,
                         _permit: permit,
                     });
@@ -242,7 +242,7 @@ impl BlobBody {
         let Some(reply) = &mut self.reply else { return Ok(None) };
         let from = reply.at;
         if length > reply.end - from {
-            return Err(self.give_up(Failure::Invalid("the body is longer than announced".to_owned())));
+            return Err(self.give_up(Failure::invalid("the body is longer than announced")));
         }
         reply.at += length;
         let to = reply.at.min(self.end);
@@ -264,7 +264,7 @@ impl BlobBody {
         let upstream = &self.source.upstream;
         let (registry, host) = (upstream.name(), upstream.endpoints[self.endpoint].host());
         tracing::debug!(registry, host, at = self.at, total = self.total, reason, "body broke; resuming");
-        self.last = Failure::Broken(reason);
+        self.last = Failure::broken(reason);
         self.broken.get_or_insert_with(Instant::now);
     }
 
@@ -279,7 +279,7 @@ impl BlobBody {
             let limited = upstream.limit.left(now).unwrap_or_default();
             let next = due.max(now + limited);
             if next >= deadline {
-                let limited = (!limited.is_zero()).then_some(Failure::RateLimited(limited));
+                let limited = (!limited.is_zero()).then(|| Failure::rate_limited(limited));
                 return Err(self.give_up(limited.unwrap_or_else(|| self.last.clone())));
             }
             sleep_until(next).await;
@@ -314,7 +314,7 @@ impl BlobBody {
                     self.order.push(index);
                     self.last = failure;
                 }
-                Err(Failure::RateLimited(_)) => {}
+                Err(Failure::RateLimited(..)) => {}
                 Err(failure) => {
                     self.order.retain(|other| *other != index);
                     if self.order.is_empty() {

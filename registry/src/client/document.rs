@@ -44,7 +44,7 @@ impl Client {
     }
 
     async fn document(&self, index: usize, document: &Document, limit: u64) -> Result<Bytes, Failure> {
-        let none = || Failure::Invalid("no address".to_owned());
+        let none = || Failure::invalid("no address");
         let endpoint = self.upstream.endpoints.get(index).ok_or_else(none)?;
         let url = match document {
             Document::Path(path) => endpoint.beside(path),

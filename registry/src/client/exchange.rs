@@ -150,7 +150,7 @@ impl Upstream {
                 let fetched = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted).await }).await;
                 // Nothing was said about the caller, so the endpoint may have changed its mind: ask it anew the next time.
                 let token = fetched.inspect_err(|failure| {
-                    if !matches!(failure, Failure::Unauthorized | Failure::Forbidden | Failure::RateLimited(_)) {
+                    if !matches!(failure, Failure::Unauthorized | Failure::Forbidden | Failure::RateLimited(..)) {
                         self.endpoints[index].set_scheme(None);
                     }
                 })?;
@@ -189,9 +189,9 @@ impl Upstream {
                 Err(Failure::Unauthorized)
             }
             _ if status.is_server_error() => {
-                Err(Failure::Broken(format!("the token service answered {}", status.as_u16())))
+                Err(Failure::broken(format!("the token service answered {}", status.as_u16())))
             }
-            _ => Err(Failure::Invalid(format!("the token service answered {}", status.as_u16()))),
+            _ => Err(Failure::invalid(format!("the token service answered {}", status.as_u16()))),
         }
     }
 }
@@ -199,7 +199,7 @@ impl Upstream {
 fn basic(account: &Account) -> Result<HeaderValue, Failure> {
     let encoded = STANDARD.encode(format!("{}:{}", account.username, account.password));
     let mut header = HeaderValue::try_from(format!("Basic {encoded}"))
-        .map_err(|_| Failure::Invalid("the credential cannot be sent".to_owned()))?;
+        .map_err(|_| Failure::invalid("the credential cannot be sent"))?;
     header.set_sensitive(true);
     Ok(header)
 }

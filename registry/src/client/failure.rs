@@ -3,56 +3,118 @@
 //! No text in here holds a URL: those of token services and object stores carry secrets in their query.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::StatusCode;
+use url::Url;
 
 use super::ClientError;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Failure {
-    /// 404: an answer.
+    /// 404 to a GET: an answer.
     #[error("not found")]
     NotFound,
+    /// A no to a HEAD, which proves nothing.
+    #[expect(dead_code, reason = "callers learn the words first")]
+    #[error("status {0} to a HEAD")]
+    Unconfirmed(u16),
     /// 401 after all that could be done: an answer.
     #[error("authentication required")]
     Unauthorized,
     /// 403: an answer.
     #[error("access denied")]
     Forbidden,
+    /// The request itself is wrong, says upstream: an answer.
+    #[expect(dead_code, reason = "callers learn the words first")]
+    #[error("rejected with status {}", .0.status)]
+    Rejected(Rejection),
+    /// The account of the configuration is refused.
+    #[expect(dead_code, reason = "callers learn the words first")]
+    #[error("the configured account is refused: {0}")]
+    AccountRefused(Why),
     /// 429.
-    #[error("rate limited")]
-    RateLimited(Duration),
-    /// Nobody there: no connection, or no header in time. Asking again here would only cost the same time again.
+    #[error("rate limited for {} s", .0.as_secs())]
+    RateLimited(Duration, Why),
+    /// No connection, or no header in time. Asking again here would only cost the same time again.
     #[error("{0}")]
-    Dead(String),
-    /// The endpoint redirected to somebody who is not there. Asking it again now would cost the same time again, and
-    /// yet there is nothing wrong with the endpoint.
+    Dead(Why),
+    /// The endpoint redirected to a host that does not answer. Asking the endpoint again now would cost the same time
+    /// again, and yet there is nothing wrong with it.
     #[error("the redirect's target: {0}")]
-    Astray(String),
-    /// Somebody is there, and could not: 5xx, a broken header, a broken body. May be better the next time.
+    Astray(Why),
+    /// The endpoint answers, and could not: 5xx, a broken header, a broken body. May be better the next time.
     #[error("{0}")]
-    Broken(String),
+    Broken(Why),
     /// An answer that cannot be. It will be no better the next time, but perhaps elsewhere.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(Why),
+}
+
+/// What happened, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Why {
+    /// Which host, with its port where that is not the usual one; empty where it is not known yet.
+    pub(super) host: String,
+    /// What it answered, if it did.
+    pub(super) status: Option<u16>,
+    /// For the log and for the client.
+    pub(super) reason: String,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// What upstream said about a request that it did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rejection {
+    /// Its status.
+    pub(super) status: u16,
+    /// Media type of the body.
+    pub(super) content_type: Option<String>,
+    /// The beginning of the body.
+    pub(super) body: Bytes,
+}
+
+fn why(reason: impl fmt::Display) -> Why {
+    Why { host: String::new(), status: None, reason: reason.to_string() }
 }
 
 impl Failure {
-    /// From something that cannot be.
-    pub(super) fn invalid(error: impl Error) -> Failure {
-        Failure::Invalid(error.to_string())
+    /// An answer that cannot be.
+    pub(super) fn invalid(reason: impl fmt::Display) -> Failure {
+        Failure::Invalid(why(reason))
+    }
+
+    /// The endpoint could not.
+    pub(super) fn broken(reason: impl fmt::Display) -> Failure {
+        Failure::Broken(why(reason))
+    }
+
+    /// No answer.
+    pub(super) fn dead(reason: impl fmt::Display) -> Failure {
+        Failure::Dead(why(reason))
+    }
+
+    /// 429, or a pause that an earlier one began.
+    pub(super) fn rate_limited(left: Duration) -> Failure {
+        Failure::RateLimited(left, why("status 429"))
     }
 
     /// From an HTTP client that got no answer's header.
     pub(super) fn unanswered(error: reqwest::Error) -> Failure {
         if error.is_connect() || error.is_timeout() {
-            Failure::Dead(reason(error))
+            Failure::dead(reason(error))
         } else if error.is_builder() {
-            Failure::Invalid(reason(error))
+            Failure::invalid(reason(error))
         } else {
-            Failure::Broken(reason(error))
+            Failure::broken(reason(error))
         }
     }
 
@@ -61,23 +123,46 @@ impl Failure {
         match status {
             // An object store that refuses a presigned URL has nothing to say about the caller: the URL is too old.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if store => {
-                Failure::Broken(format!("the redirect's target answered {}", status.as_u16()))
+                Failure::broken(format!("the redirect's target answered {}", status.as_u16()))
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Failure::NotFound,
             StatusCode::UNAUTHORIZED => Failure::Unauthorized,
             StatusCode::FORBIDDEN => Failure::Forbidden,
-            StatusCode::REQUEST_TIMEOUT => Failure::Broken("status 408".to_owned()),
-            status if status.is_server_error() => Failure::Broken(format!("status {}", status.as_u16())),
-            status => Failure::Invalid(format!("unexpected status {}", status.as_u16())),
+            StatusCode::REQUEST_TIMEOUT => Failure::broken("status 408"),
+            status if status.is_server_error() => Failure::broken(format!("status {}", status.as_u16())),
+            status => Failure::invalid(format!("unexpected status {}", status.as_u16())),
         }
     }
 
-    /// The same, met at another host than the registry's own, after a redirect.
+    /// This failure, met at another host than the registry's own, after a redirect.
     pub(super) fn abroad(self) -> Failure {
         match self {
-            Failure::Dead(reason) => Failure::Astray(reason),
+            Failure::Dead(why) => Failure::Astray(why),
             other => other,
         }
+    }
+
+    /// This failure, with the host and the status that it is about, unless it names them already.
+    pub(super) fn at(mut self, host: &str, status: Option<u16>) -> Failure {
+        match &mut self {
+            Failure::AccountRefused(why)
+            | Failure::RateLimited(_, why)
+            | Failure::Dead(why)
+            | Failure::Astray(why)
+            | Failure::Broken(why)
+            | Failure::Invalid(why) => {
+                if why.host.is_empty() {
+                    host.clone_into(&mut why.host);
+                    why.status = why.status.or(status);
+                }
+            }
+            Failure::NotFound
+            | Failure::Unconfirmed(_)
+            | Failure::Unauthorized
+            | Failure::Forbidden
+            | Failure::Rejected(_) => {}
+        }
+        self
     }
 
     /// As the caller sees it.
@@ -85,14 +170,33 @@ impl Failure {
         let registry = registry.to_owned();
         match self {
             Failure::NotFound => ClientError::NotFound { registry },
+            Failure::Unconfirmed(status) => ClientError::Unconfirmed { registry, status },
             Failure::Unauthorized => ClientError::Unauthorized { registry },
             Failure::Forbidden => ClientError::Forbidden { registry },
-            Failure::RateLimited(retry_after) => ClientError::RateLimited { registry, retry_after },
-            Failure::Astray(_) => ClientError::Unavailable { registry, reason: self.to_string() },
-            Failure::Dead(reason) | Failure::Broken(reason) => ClientError::Unavailable { registry, reason },
-            Failure::Invalid(reason) => ClientError::Invalid { registry, reason },
+            Failure::Rejected(Rejection { status, content_type, body }) => {
+                ClientError::Rejected { registry, status, content_type, body }
+            }
+            Failure::AccountRefused(Why { host, status, .. }) => {
+                ClientError::AccountRefused { registry, host, status: status.unwrap_or(401) }
+            }
+            Failure::RateLimited(retry_after, Why { host, .. }) => {
+                ClientError::RateLimited { registry, host, retry_after }
+            }
+            Failure::Astray(Why { host, status, reason }) => {
+                ClientError::Unavailable { registry, host, status, reason: format!("the redirect's target: {reason}") }
+            }
+            Failure::Dead(Why { host, status, reason }) | Failure::Broken(Why { host, status, reason }) => {
+                ClientError::Unavailable { registry, host, status, reason }
+            }
+            Failure::Invalid(Why { host, status, reason }) => ClientError::Invalid { registry, host, status, reason },
         }
     }
+}
+
+/// A host as messages name it: with its port where that is not the usual one.
+pub(super) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The error and its causes, without the URL.
@@ -116,7 +220,7 @@ mod tests {
 
     #[test]
     fn sorts_statuses() {
-        let broken = |text: &str| Failure::Broken(text.to_owned());
+        let broken = Failure::broken;
         for (status, store, expected) in [
             (404, false, Failure::NotFound),
             (404, true, Failure::NotFound),
@@ -125,7 +229,7 @@ mod tests {
             (403, true, broken("the redirect's target answered 403")),
             (408, false, broken("status 408")),
             (503, false, broken("status 503")),
-            (418, false, Failure::Invalid("unexpected status 418".to_owned())),
+            (418, false, Failure::invalid("unexpected status 418")),
         ] {
             assert_eq!(Failure::status(StatusCode::from_u16(status).unwrap(), store), expected);
         }

@@ -80,15 +80,51 @@ impl Client {
     }
 }
 
-/// What HEAD tells of a manifest.
+/// What HEAD tells of a manifest. A HEAD that names the digest that is known already need not tell more: then the
+/// media type may be empty, and the size 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestInfo {
-    /// Its digest; `None` when upstream did not send a valid `Docker-Content-Digest`.
-    pub digest: Option<Digest>,
+    /// The digest that was asked for, or by tag that of `Docker-Content-Digest`.
+    pub digest: Digest,
     /// Its media type, from `Content-Type`.
     pub media_type: String,
-    /// Its length, where given.
-    pub size: Option<u64>,
+    /// Its length, from `Content-Length`.
+    pub size: u64,
+}
+
+/// What asking for a manifest's header brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeadAnswer {
+    /// The header, as HEAD told it.
+    Head(ManifestInfo),
+    /// The manifest: HEAD failed or did not say enough, so a GET decided.
+    Manifest(FetchedManifest),
+}
+
+impl HeadAnswer {
+    /// The manifest's digest.
+    pub fn digest(&self) -> Digest {
+        match self {
+            HeadAnswer::Head(info) => info.digest,
+            HeadAnswer::Manifest(manifest) => manifest.digest,
+        }
+    }
+
+    /// The manifest's media type.
+    pub fn media_type(&self) -> &str {
+        match self {
+            HeadAnswer::Head(info) => &info.media_type,
+            HeadAnswer::Manifest(manifest) => &manifest.media_type,
+        }
+    }
+
+    /// The manifest's length.
+    pub fn size(&self) -> u64 {
+        match self {
+            HeadAnswer::Head(info) => info.size,
+            HeadAnswer::Manifest(manifest) => manifest.bytes.len() as u64,
+        }
+    }
 }
 
 /// A manifest, byte for byte.

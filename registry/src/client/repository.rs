@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, RANGE};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde::de::IgnoredAny;
 
 use super::body::BlobSource;
 use super::exchange::{Caller, Identity};
 use super::failure::Failure;
 use super::retry::Attempts;
-use super::send::{Answer, Call};
+use super::send::Call;
 use super::upstream::Upstream;
-use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, ListKind, ManifestInfo, range};
+use super::{
+    BlobBody, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, ManifestInfo, range,
+};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, media_type};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -47,24 +49,28 @@ impl Repository {
     }
 
     /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
-    pub async fn head_manifest(&self, reference: &Reference, accept: &[String]) -> Result<ManifestInfo, ClientError> {
+    ///
+    /// Only what a HEAD affirms counts. Where it fails, or does not say all that a GET would, the manifest is fetched
+    /// and returned. A HEAD that names the digest `known` says enough.
+    pub async fn head_manifest(
+        &self,
+        reference: &Reference,
+        accept: &[String],
+        known: Option<&Digest>,
+    ) -> Result<HeadAnswer, ClientError> {
         let call = self.call(Method::HEAD, format!("manifests/{reference}"), accept_header(accept));
         let mut attempts = Attempts::new(&self.upstream, &[]);
         loop {
             let turn = attempts.next().await?;
             let answer = self.upstream.exchange(turn.index, &call, &self.caller).await;
-            let refused = answer.as_ref().is_ok_and(|answer| no_head(answer.response.status()));
-            match answer.and_then(Answer::success).and_then(|response| info(&response, reference)) {
-                Ok(info) => {
+            match answer {
+                Ok(answer) => {
                     turn.settle(None);
-                    return Ok(info);
-                }
-                // Some registries have no HEAD of manifests.
-                Err(_) if refused => {
-                    turn.settle(None);
-                    let manifest = self.get_manifest(reference, accept).await?;
-                    let size = Some(manifest.bytes.len() as u64);
-                    return Ok(ManifestInfo { digest: Some(manifest.digest), media_type: manifest.media_type, size });
+                    let response = answer.success().ok();
+                    return match response.and_then(|response| info(response.headers(), reference, known)) {
+                        Some(info) => Ok(HeadAnswer::Head(info)),
+                        None => self.get_manifest(reference, accept).await.map(HeadAnswer::Manifest),
+                    };
                 }
                 Err(failure) => attempts.failed(turn, failure)?,
             }
@@ -189,7 +195,7 @@ impl Repository {
         let headers = std::mem::take(response.headers_mut());
         let limit = self.upstream.settings.max_manifest_size;
         if range::content_length(&headers).is_some_and(|length| length > limit) {
-            return Err(Failure::Invalid(format!("the body is longer than {limit} bytes")));
+            return Err(Failure::invalid(format!("the body is longer than {limit} bytes")));
         }
         let body = self.upstream.read(response, limit).await?;
         Ok((headers, body.into()))
@@ -218,24 +224,27 @@ fn no_head(status: StatusCode) -> bool {
     matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
-fn info(response: &Response, reference: &Reference) -> Result<ManifestInfo, Failure> {
-    let headers = response.headers();
-    let digest = content_digest(headers);
-    if let (Reference::Digest(asked), Some(told)) = (reference, digest)
-        && asked.algorithm() == told.algorithm()
-        && *asked != told
-    {
-        return Err(Failure::Invalid("another manifest than the one asked for".to_owned()));
+/// What the header of a HEAD's answer says of a manifest, if that is all that a GET would say (RFC 9110, section 9.3.2).
+fn info(headers: &HeaderMap, reference: &Reference, known: Option<&Digest>) -> Option<ManifestInfo> {
+    let told = content_digest(headers);
+    let digest = match reference {
+        // Another digest than the one asked for is for the bytes to decide.
+        Reference::Digest(asked) => told.is_none_or(|told| told == *asked).then_some(*asked)?,
+        Reference::Tag(_) => told?,
+    };
+    if known == Some(&digest) {
+        let media_type = content_type(headers).unwrap_or_default();
+        return Some(ManifestInfo { digest, media_type, size: range::content_length(headers).unwrap_or_default() });
     }
-    let media_type = content_type(headers).unwrap_or_default();
-    Ok(ManifestInfo { digest, media_type, size: range::content_length(headers) })
+    let size = range::content_length(headers).filter(|size| *size > 0)?;
+    Some(ManifestInfo { digest, media_type: content_type(headers)?, size })
 }
 
 /// Refuses a login page, and a body without a length that was cut short: where no digest tells, JSON does.
 fn whole(fetched: (HeaderMap, Bytes)) -> Result<(HeaderMap, Bytes), Failure> {
     match serde_json::from_slice::<IgnoredAny>(&fetched.1) {
         Ok(_) => Ok(fetched),
-        Err(_) => Err(Failure::Invalid("the body is no JSON".to_owned())),
+        Err(_) => Err(Failure::invalid("the body is no JSON")),
     }
 }
 
@@ -252,7 +261,7 @@ fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Result<Fetche
     let digest = Digest::of(algorithm, &bytes);
     let told = told.filter(|told| told.algorithm() == digest.algorithm());
     if asked.is_some_and(|asked| asked != digest) || told.is_some_and(|told| told != digest) {
-        return Err(Failure::Invalid("the manifest does not hash to its digest".to_owned()));
+        return Err(Failure::invalid("the manifest does not hash to its digest"));
     }
     let media_type = content_type(&headers).unwrap_or_else(|| media_type_of(&bytes));
     Ok(FetchedManifest { digest, media_type, bytes })

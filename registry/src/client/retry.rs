@@ -56,7 +56,7 @@ impl Attempts {
             position: 0,
             round: 0,
             asked: false,
-            last: Failure::Dead("no address answered lately".to_owned()),
+            last: Failure::dead("no address answered lately"),
         }
     }
 
@@ -100,8 +100,15 @@ impl Attempts {
     pub(super) fn failed(&mut self, turn: Turn, failure: Failure) -> Result<(), ClientError> {
         let index = turn.index;
         turn.settle(Some(&failure));
+        let failure = failure.at(self.upstream.endpoints[index].host(), None);
         match failure {
-            Failure::NotFound | Failure::Unauthorized | Failure::Forbidden | Failure::RateLimited(_) => {
+            Failure::NotFound
+            | Failure::Unconfirmed(_)
+            | Failure::Unauthorized
+            | Failure::Forbidden
+            | Failure::Rejected(_)
+            | Failure::AccountRefused(_)
+            | Failure::RateLimited(..) => {
                 return Err(failure.into_error(self.upstream.name()));
             }
             Failure::Invalid(_) | Failure::Astray(_) => {
@@ -147,8 +154,9 @@ impl Turn {
             return;
         }
         match failure {
-            Some(Failure::Dead(reason)) => {
+            Some(Failure::Dead(why)) => {
                 if endpoint.breaker.failed(self.began) {
+                    let reason = &why.reason;
                     tracing::warn!(registry, host, reason, "address does not answer; leaving it alone until it does");
                     lookout::start(&self.upstream, self.index);
                 }

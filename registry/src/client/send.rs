@@ -65,21 +65,21 @@ impl Upstream {
         let mut visited = vec![endpoint.join(&call.path, call.query.as_deref())];
         let mut foreign = false;
         loop {
-            let Some(url) = visited.last() else { return Err(Failure::Invalid("no address".to_owned())) };
+            let Some(url) = visited.last() else { return Err(Failure::invalid("no address")) };
             let result = self.request(endpoint, line, &call.method, url, &headers).await;
             let response = result.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
             let Some(target) = redirect(&response, url, &endpoint.url)? else {
                 return if is_identity(response.headers()) {
                     Ok(Answer { response, foreign, blob: call.blob })
                 } else {
-                    Err(Failure::Invalid("the body is encoded although identity was asked for".to_owned()))
+                    Err(Failure::invalid("the body is encoded although identity was asked for"))
                 };
             };
             if visited.contains(&target) {
-                return Err(Failure::Invalid("a redirect loop".to_owned()));
+                return Err(Failure::invalid("a redirect loop"));
             }
             if visited.len() > REDIRECTS {
-                return Err(Failure::Invalid(format!("more than {REDIRECTS} redirects")));
+                return Err(Failure::invalid(format!("more than {REDIRECTS} redirects")));
             }
             if endpoint.is_foreign(&target) {
                 foreign = true;
@@ -108,7 +108,7 @@ fn redirect(response: &Response, from: &Url, endpoint: &Url) -> Result<Option<Ur
 }
 
 fn target(location: &str, from: &Url, endpoint: &Url) -> Result<Url, Failure> {
-    let broken = || Failure::Invalid("a redirect to nowhere".to_owned());
+    let broken = || Failure::invalid("a redirect to nowhere");
     if location.is_empty() {
         return Err(broken());
     }
@@ -119,11 +119,11 @@ fn target(location: &str, from: &Url, endpoint: &Url) -> Result<Url, Failure> {
         return Err(broken());
     }
     if http && endpoint.scheme() != "http" {
-        return Err(Failure::Invalid("a redirect from https to http".to_owned()));
+        return Err(Failure::invalid("a redirect from https to http"));
     }
     // They would become an Authorization header.
     if !target.username().is_empty() || target.password().is_some() {
-        return Err(Failure::Invalid("a redirect that carries a credential".to_owned()));
+        return Err(Failure::invalid("a redirect that carries a credential"));
     }
     Ok(target)
 }

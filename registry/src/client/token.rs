@@ -58,7 +58,7 @@ impl Token {
     /// Reads the answer of a token service.
     pub(super) fn parse(body: &[u8], received: Instant) -> Result<Token, Failure> {
         // The error of the parser would quote the body.
-        let unreadable = || Failure::Invalid("the token service's answer is unreadable".to_owned());
+        let unreadable = || Failure::invalid("the token service's answer is unreadable");
         let answer: Answer = serde_json::from_slice(body).map_err(|_| unreadable())?;
         let text = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let text = text.ok_or_else(unreadable)?;
@@ -126,7 +126,7 @@ impl Tokens {
         let task = tokio::spawn(async move { kept.try_get_with(key, fetch).await });
         match task.await {
             Ok(result) => result.map_err(|failure| Failure::clone(&failure)),
-            Err(_) => Err(Failure::Broken("fetching a token was interrupted".to_owned())),
+            Err(_) => Err(Failure::broken("fetching a token was interrupted")),
         }
     }
 

@@ -45,8 +45,8 @@ pub enum TransportError {
 impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Failure {
         match error {
-            TransportError::Dead(reason) => Failure::Dead(reason),
-            TransportError::Broken(reason) => Failure::Broken(reason),
+            TransportError::Dead(reason) => Failure::dead(reason),
+            TransportError::Broken(reason) => Failure::broken(reason),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::endpoint::{self, Endpoint};
-use super::failure::Failure;
+use super::failure::{Failure, host_of};
 use super::limit::{self, RateLimit};
 use super::token::Tokens;
 use super::transport::Transport;
@@ -95,7 +95,7 @@ impl Upstream {
         let limit = self.settings.connect_timeout + self.settings.first_byte_timeout;
         let result = match timeout(limit, request).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::Dead("no answer in time".to_owned())),
+            Err(_) => Err(Failure::dead("no answer in time")),
         };
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
         self.observer.request(status, started.elapsed());
@@ -106,7 +106,7 @@ impl Upstream {
             }
             Err(failure) => tracing::debug!(registry, host, %method, %failure, "upstream did not answer"),
         }
-        let response = result?;
+        let response = result.map_err(|failure| failure.at(&host_of(url), None))?;
         if let Some(left) = limit::remaining(response.headers()) {
             self.observer.rate_limit_remaining(left);
         }
@@ -117,7 +117,7 @@ impl Upstream {
                 self.limit.wait(Instant::now(), wait);
                 tracing::warn!(registry, host, seconds = wait.as_secs(), "upstream limits the rate of requests");
             }
-            return Err(Failure::RateLimited(wait));
+            return Err(Failure::rate_limited(wait).at(&host_of(url), Some(429)));
         }
         Ok(response)
     }
@@ -130,26 +130,26 @@ impl Upstream {
             let mut body = Vec::new();
             loop {
                 let piece = match timeout(idle, response.chunk()).await {
-                    Ok(piece) => piece.map_err(|error| Failure::Broken(super::failure::reason(error)))?,
-                    Err(_) => return Err(Failure::Broken("the body stopped coming".to_owned())),
+                    Ok(piece) => piece.map_err(|error| Failure::broken(super::failure::reason(error)))?,
+                    Err(_) => return Err(Failure::broken("the body stopped coming")),
                 };
                 let Some(piece) = piece else { return Ok(body) };
                 self.observer.received(piece.len() as u64);
                 if (body.len() + piece.len()) as u64 > limit {
-                    return Err(Failure::Invalid(format!("the body is longer than {limit} bytes")));
+                    return Err(Failure::invalid(format!("the body is longer than {limit} bytes")));
                 }
                 body.extend_from_slice(&piece);
             }
         };
         let whole = (idle + self.settings.first_byte_timeout) * 4;
-        timeout(whole, reading).await.unwrap_or_else(|_| Err(Failure::Broken("the body came too slowly".to_owned())))
+        timeout(whole, reading).await.unwrap_or_else(|_| Err(Failure::broken("the body came too slowly")))
     }
 
     /// No request goes out while upstream wants to be left in peace.
     pub(super) fn check_limit(&self, now: Instant) -> Result<(), ClientError> {
         match self.limit.left(now) {
             None => Ok(()),
-            Some(left) => Err(Failure::RateLimited(left).into_error(self.name())),
+            Some(left) => Err(Failure::rate_limited(left).into_error(self.name())),
         }
     }
 }

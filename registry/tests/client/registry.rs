@@ -50,9 +50,9 @@ async fn manifests_and_tags() {
     let repository = repository(&[registry.url("http")]);
     for reference in ["v1".to_owned(), digest.to_string()] {
         let reference: Reference = reference.parse().unwrap();
-        let info = repository.head_manifest(&reference, &[]).await.unwrap();
-        assert_eq!((info.digest, info.size), (Some(digest), Some(manifest.len() as u64)));
-        assert_eq!(info.media_type, media_type::OCI_MANIFEST);
+        let info = repository.head_manifest(&reference, &[], None).await.unwrap();
+        assert_eq!((info.digest(), info.size()), (digest, manifest.len() as u64));
+        assert_eq!(info.media_type(), media_type::OCI_MANIFEST);
         let fetched = repository.get_manifest(&reference, &[]).await.unwrap();
         assert_eq!((fetched.digest, fetched.media_type.as_str()), (digest, media_type::OCI_MANIFEST));
         assert_eq!(fetched.bytes, manifest.as_bytes());
@@ -69,7 +69,7 @@ async fn what_is_not_there() {
     let missing = digest(b"missing");
     let latest = "latest".parse().unwrap();
     let is_not_found = |error: ClientError| matches!(error, ClientError::NotFound { .. });
-    assert!(is_not_found(repository.head_manifest(&latest, &[]).await.unwrap_err()));
+    assert!(is_not_found(repository.head_manifest(&latest, &[], None).await.unwrap_err()));
     assert!(is_not_found(repository.get_manifest(&latest, &[]).await.unwrap_err()));
     assert!(is_not_found(repository.get_manifest(&Reference::Digest(missing), &[]).await.unwrap_err()));
     assert!(is_not_found(repository.head_blob(&missing).await.unwrap_err()));

@@ -132,9 +132,9 @@ async fn copy(fill: &Fill, mut body: BlobBody, range: &Range<u64>) -> Result<(),
             tracing::warn!(digest = %fill.digest, was = fill.total, is = body.total(), "upstream changed a length");
             return Err(BlobError::Mismatch { digest: fill.digest });
         }
-        let registry = "upstream".to_owned();
+        let (registry, host, status) = ("upstream".to_owned(), String::new(), None);
         let reason = format!("{} is {} bytes long, and was {}", fill.digest, body.total(), fill.total);
-        return Err(ClientError::Invalid { registry, reason }.into());
+        return Err(ClientError::Invalid { registry, host, status, reason }.into());
     }
     let mut offset = body.start();
     while offset < range.end && !fill.over() {
