@@ -16,6 +16,7 @@ pub(crate) fn cache(field: Field<'_>) -> Option<Cache> {
     let mut section = field.section()?;
     let path = section.required("path").and_then(|field| field.directory());
     let max_size = section.required("max_size").and_then(|field| field.size(SMALLEST..=LARGEST));
+    let min_free = section.take("min_free").and_then(|field| field.size(0..=LARGEST));
     let offline = section.flag("offline", false);
     let fsync = section.choice("fsync", true, &[("always", true), ("never", false)]);
     let verify_on_read = section.flag("verify_on_read", false);
@@ -25,7 +26,7 @@ pub(crate) fn cache(field: Field<'_>) -> Option<Cache> {
     };
     let memory = section.size("memory", 64 * MIB, MIB..=LARGEST);
     section.finish();
-    Some(Cache { path: path?, max_size: max_size?, offline, fsync, verify_on_read, scrub_interval, memory })
+    Some(Cache { path: path?, max_size: max_size?, min_free, offline, fsync, verify_on_read, scrub_interval, memory })
 }
 
 fn scrub_interval(field: &Field<'_>) -> Option<Duration> {

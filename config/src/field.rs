@@ -149,6 +149,17 @@ impl<'a> Field<'a> {
         self.invalid(&format!("a duration from {least} to {most}"), &text)
     }
 
+    /// A share such as `80%`, from 1 % to all.
+    pub(crate) fn percent(&self) -> Option<u8> {
+        let expected = "a share from `1%` to `100%`";
+        let text = self.scalar(expected)?;
+        let parsed = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+        match parsed.filter(|percent| (1..=100).contains(percent)) {
+            Some(percent) => Some(percent),
+            None => self.invalid(expected, &text),
+        }
+    }
+
     /// A size such as `64KiB`, within limits.
     pub(crate) fn size(&self, limits: RangeInclusive<u64>) -> Option<u64> {
         let expected = "a size such as `64KiB` or `200GiB`";

@@ -32,6 +32,7 @@ pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry
     let allow = globs(&mut section, "allow");
     let deny = globs(&mut section, "deny");
     let pin = globs(&mut section, "pin");
+    let max_share = section.take("max_share").and_then(|field| field.percent()).unwrap_or(80);
     let rate = section.optional("rate", rate);
     section.unsupported(&["storage"]);
     section.finish();
@@ -54,6 +55,7 @@ pub(crate) fn registry(field: Field<'_>, claims: &mut Claims) -> Option<Registry
         allow,
         deny,
         pin,
+        max_share,
         rate: rate?,
     })
 }

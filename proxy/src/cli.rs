@@ -93,7 +93,10 @@ impl Cli {
     pub(crate) fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Serve { config, take_over } => app::serve(&config, take_over).map_err(|error| error.to_string()),
-            Command::Check { config } => check(&config).map(|_| println(&format!("{}: ok", config.display()))),
+            Command::Check { config } => check(&config).map(|checked| {
+                app::warnings(&checked).iter().for_each(|warning| eprintln!("warning: {warning}"));
+                println(&format!("{}: ok", config.display()));
+            }),
             Command::ClientConfig { client, config, address } => load(&config).and_then(|config| {
                 if config.registries.is_empty() {
                     return Err("there are no `registries`: clients use what this edge forwards as before".to_owned());

@@ -49,8 +49,6 @@ pub enum Misbehaviour {
     WrongRange,
     /// Manifests by digest and by tag are others than those that were asked for.
     WrongManifest,
-    /// Blobs are sent gzip-encoded, although nobody asked for that.
-    Encoded,
     /// Nothing is ever answered.
     Silent,
     /// HEAD is refused with 405.
@@ -232,7 +230,6 @@ fn blob(request: &Request, bytes: &Bytes, how: &Misbehaviour) -> Answer {
             longer.extend_from_slice(&[0; 1024]);
             return Answer::new(200, &[("Accept-Ranges", "bytes")], longer);
         }
-        Misbehaviour::Encoded => return Answer::new(200, &[("Content-Encoding", "gzip")], bytes.clone()),
         _ => {}
     }
     let ranged = if matches!(how, Misbehaviour::NoRanges) { None } else { request.range() };

@@ -34,6 +34,18 @@ impl DockerRegistry {
         DockerRegistry::with(Arc::new(scratch()), Value::Null, None).await
     }
 
+    /// One that takes images of schema 1 too.
+    pub async fn with_schema1() -> DockerRegistry {
+        let mut registry = DockerRegistry::start().await;
+        registry.stop().await;
+        let file = registry.config_file();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        config["compatibility"] = json!({ "schema1": { "enabled": true } });
+        std::fs::write(&file, config.to_string()).unwrap();
+        registry.restart().await;
+        registry
+    }
+
     /// One with a single account.
     pub async fn with_account(user: &str, password: &str) -> DockerRegistry {
         let dir = scratch();

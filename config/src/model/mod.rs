@@ -67,6 +67,8 @@ pub struct Cache {
     pub path: PathBuf,
     /// Most bytes of content.
     pub max_size: u64,
+    /// What stays free on the disk. `None`: a hundredth of it, within bounds.
+    pub min_free: Option<u64>,
     /// Never ask any upstream.
     pub offline: bool,
     /// Whether a committed blob must survive a power failure.

@@ -48,6 +48,8 @@ pub struct Registry {
     pub deny: Globs,
     /// `<repository>` or `<repository>:<tag>` whose images are never evicted.
     pub pin: Globs,
+    /// What it may take of the cache by evicting what came from other registries, in percent.
+    pub max_share: u8,
     /// How many requests it is asked, all clients together.
     pub rate: Option<Rate>,
 }

@@ -69,6 +69,23 @@ pub(crate) fn check(config: &Config) -> Result<Vec<String>, AppError> {
     Ok(listeners.chain(pools).chain(registries).collect())
 }
 
+/// What of a configuration works, and not as it is written, as `path: message`.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let cache = config.cache.as_ref().and_then(|cache| {
+        let disk = crate::cache::Disk::of(&cache.path).ok()?;
+        // What is there already is not looked at: that is for the running edge to say.
+        (disk.size < cache.max_size).then(|| {
+            format!(
+                "cache.max_size: is {} bytes, and the disk below {} has {}: content is evicted when the disk is full",
+                cache.max_size,
+                cache.path.display(),
+                disk.size
+            )
+        })
+    });
+    cache.into_iter().collect()
+}
+
 /// Reads a configuration and all that it names; the problems, one a line, are the error.
 pub(crate) fn load(path: &Path) -> Result<Config, AppError> {
     let config =

@@ -26,6 +26,8 @@ fn changing(config: &Config, cache: &pierhead_config::Cache) -> cache::Changing 
     let names = || config.registries.iter().map(|registry| (Arc::<str>::from(registry.name.as_str()), registry));
     cache::Changing {
         max_size: cache.max_size,
+        min_free: cache.min_free,
+        shares: names().map(|(name, registry)| (name, registry.max_share)).collect(),
         pins: Pins::new(names().map(|(name, registry)| (name, registry.pin.clone()))),
         parallel: names()
             .map(|(name, registry)| {

@@ -2,11 +2,15 @@
 //!
 //! Invariant: a reader of a whole blob that returns its last byte has returned a blob that hashes to its digest. A reader
 //! whose fill loses its disk goes on from upstream at the byte where it stands, and the hash with it.
+//!
+//! The size of a blob may be unknown when it is opened. Then a manifest's word for it is told to the client, where there
+//! is one, and a reader for whom it turns out to be wrong fails; else it is read to wherever it ends.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
@@ -19,10 +23,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::BlobError;
-use super::fill::Found;
 use super::fill::download;
 use super::fill::lease::Lease;
 use super::fill::registry::{Fills, Origin};
+use super::fill::{ENDLESS, Found};
 use super::store::{Store, blocking};
 
 /// How much of a cold file the kernel is told to read ahead.
@@ -56,7 +60,8 @@ struct Context {
     store: Arc<Store>,
     fills: Arc<Fills>,
     digest: Digest,
-    size: u64,
+    /// As a file or upstream tells it.
+    size: Option<u64>,
     origin: Option<Origin>,
 }
 
@@ -77,25 +82,41 @@ impl Blob {
     pub(super) fn committed(store: &Arc<Store>, fills: &Arc<Fills>, digest: Digest, file: File, size: u64) -> Blob {
         let (store, fills) = (Arc::clone(store), Arc::clone(fills));
         Blob {
-            context: Context { store, fills, digest, size, origin: None },
+            context: Context { store, fills, digest, size: Some(size), origin: None },
             bytes: BlobBytes::Committed(Arc::new(file)),
         }
     }
 
     pub(super) fn filling(store: &Arc<Store>, fills: &Arc<Fills>, lease: Lease, origin: Option<Origin>) -> Blob {
         let (store, fills) = (Arc::clone(store), Arc::clone(fills));
-        let context = Context { store, fills, digest: lease.digest, size: lease.total, origin };
+        let context = Context { store, fills, digest: lease.digest, size: lease.total(), origin };
         Blob { context, bytes: BlobBytes::Filling(lease) }
     }
 
-    pub(super) fn uncached(store: &Arc<Store>, fills: &Arc<Fills>, digest: Digest, size: u64, origin: Origin) -> Blob {
+    pub(super) fn uncached(
+        store: &Arc<Store>,
+        fills: &Arc<Fills>,
+        digest: Digest,
+        size: Option<u64>,
+        origin: Origin,
+    ) -> Blob {
         let (store, fills) = (Arc::clone(store), Arc::clone(fills));
         Blob { context: Context { store, fills, digest, size, origin: Some(origin) }, bytes: BlobBytes::Uncached }
     }
 
-    /// Length.
-    pub(crate) fn size(&self) -> u64 {
-        self.context.size
+    /// Length: as it is known, or else as a manifest tells it.
+    pub(crate) fn size(&self) -> Option<u64> {
+        self.context.size.or_else(|| match &self.bytes {
+            BlobBytes::Filling(lease) => lease.total().or_else(|| self.context.hint()),
+            BlobBytes::Committed(_) | BlobBytes::Uncached => self.context.hint(),
+        })
+    }
+
+    /// Waits until the length is known, if it may become so within `patience`.
+    pub(crate) async fn settle(&self, patience: Duration) {
+        if let (None, BlobBytes::Filling(lease)) = (self.size(), &self.bytes) {
+            lease.settled(patience).await;
+        }
     }
 
     /// Where its bytes come from.
@@ -107,8 +128,16 @@ impl Blob {
         }
     }
 
-    /// Reads a range, which must lie within the size.
+    /// All of it, for a reader: up to [`ENDLESS`] while its length is not known.
+    pub(crate) fn all(&self) -> Range<u64> {
+        0..self.size().unwrap_or(ENDLESS)
+    }
+
+    /// Reads a range, which must lie within the size. What [`Blob::all`] returns is read to the end of the blob.
     pub(crate) fn reader(&self, range: Range<u64>) -> BlobReader {
+        // To a client that was told a length by a manifest, that is all of it.
+        let told = self.context.size.is_none() && self.context.hint() == Some(range.end);
+        let whole = range.start == 0 && (range.end == ENDLESS || told || self.size() == Some(range.end));
         let way = match &self.bytes {
             BlobBytes::Committed(file) => Way::File(Arc::clone(file)),
             BlobBytes::Filling(lease) => {
@@ -117,9 +146,9 @@ impl Blob {
                 let (lease, changes) = (lease.clone(), lease.changes());
                 Way::Fill(Box::new(FillReader { lease, changes, demand: None, readers }))
             }
-            BlobBytes::Uncached => Way::Upstream(Box::new(Upstream::new(&self.context, &range))),
+            BlobBytes::Uncached => Way::Upstream(Box::new(Upstream::new(&self.context, &range, whole))),
         };
-        BlobReader { context: self.context.clone(), position: range.start, range, way }
+        BlobReader { context: self.context.clone(), position: range.start, range, whole, way }
     }
 }
 
@@ -127,6 +156,8 @@ impl Blob {
 pub(crate) struct BlobReader {
     context: Context,
     range: Range<u64>,
+    /// Whether that is all of the blob.
+    whole: bool,
     position: u64,
     way: Way,
 }
@@ -152,7 +183,8 @@ impl Drop for FillReader {
 }
 
 impl BlobReader {
-    /// Fills the start of `buffer` with the next bytes and returns how many; `0` only at the end of the range. It never
+    /// Fills the start of `buffer` with the next bytes and returns how many; `0` only at the end of the range, or of the
+    /// blob. It never
     /// blocks the thread: what is in the page cache is copied at once, the rest is read on a blocking thread. The last
     /// bytes of a blob come only after its hash was checked. A slice and not a buffer that grows, so that the caller can
     /// reuse one allocation for a whole body.
@@ -166,20 +198,25 @@ impl BlobReader {
                     let read = read_at(file, buffer, self.position, self.range.end).await;
                     read.and_then(at_least_one).map_err(|error| self.context.storage(&error))?
                 }
-                Way::Fill(reader) => match reader.wait(&self.context, self.position, &self.range).await {
+                Way::Fill(reader) => match reader.wait(&self.context, self.position, &self.range, self.whole).await {
+                    Ok(until) if until == self.position => return Ok(0),
                     Ok(until) => {
                         let read = read_at(&reader.lease.file, buffer, self.position, until).await;
                         read.and_then(at_least_one).map_err(|error| self.context.storage(&error))?
                     }
                     Err(BlobError::Storage { .. }) if self.context.origin.is_some() => {
                         let file = Arc::clone(&reader.lease.file);
-                        let upstream = Upstream::taking_over(&self.context, &self.range, self.position, file).await?;
+                        let upstream = Upstream::new(&self.context, &self.range, self.whole);
+                        let upstream = upstream.taking_over(&self.context, self.position, file).await?;
                         self.way = Way::Upstream(Box::new(upstream));
                         continue;
                     }
                     Err(error) => return Err(error),
                 },
-                Way::Upstream(upstream) => upstream.read(&self.context, buffer).await?,
+                Way::Upstream(upstream) => match upstream.read(&self.context, buffer).await? {
+                    0 => return Ok(0),
+                    read => read,
+                },
             };
             self.position += read as u64;
             return Ok(read);
@@ -188,6 +225,11 @@ impl BlobReader {
 }
 
 impl Context {
+    /// The size as a manifest tells it.
+    fn hint(&self) -> Option<u64> {
+        self.origin.as_ref().and_then(|origin| origin.hint)
+    }
+
     fn storage(&self, error: &io::Error) -> BlobError {
         self.store.failed("reading a blob", error);
         BlobError::Storage { digest: self.digest, reason: error.to_string() }
@@ -224,13 +266,20 @@ async fn read_at(file: &Arc<File>, buffer: &mut [u8], position: u64, end: u64) -
 }
 
 impl FillReader {
-    /// Waits until there is something to read at `position`, and returns up to where.
-    async fn wait(&mut self, context: &Context, position: u64, range: &Range<u64>) -> Result<u64, BlobError> {
-        let whole = range.start == 0 && range.end == self.lease.total;
+    /// Waits until there is something to read at `position`, and returns up to where; `position` itself at the end of the
+    /// blob.
+    async fn wait(
+        &mut self,
+        context: &Context,
+        position: u64,
+        range: &Range<u64>,
+        whole: bool,
+    ) -> Result<u64, BlobError> {
         loop {
             self.changes.mark_unchanged();
             match self.lease.find(position, range, whole) {
                 Found::Until(end) => return Ok(end),
+                Found::End => return Ok(position),
                 Found::Failed(error) => return Err(error),
                 Found::Wait => {}
                 Found::Nobody => {
@@ -273,27 +322,23 @@ struct Upstream {
     /// What a server that ignores ranges still sends before `position`.
     skip: u64,
     pending: Bytes,
+    /// What came last, while it may be the end of a blob that is read whole.
+    held: Option<Bytes>,
     /// Present when the blob is read from its start to its end.
     hasher: Option<Hasher>,
 }
 
 impl Upstream {
-    fn new(context: &Context, range: &Range<u64>) -> Upstream {
-        let whole = range.start == 0 && range.end == context.size;
+    fn new(context: &Context, range: &Range<u64>, whole: bool) -> Upstream {
         let hasher = whole.then(|| Hasher::new(context.digest.algorithm()));
-        Upstream { body: None, position: range.start, end: range.end, skip: 0, pending: Bytes::new(), hasher }
+        let (position, end, pending) = (range.start, range.end, Bytes::new());
+        Upstream { body: None, position, end, skip: 0, pending, held: None, hasher }
     }
 
     /// Goes on where a reader of a fill stands, whose bytes so far are in `file`.
-    async fn taking_over(
-        context: &Context,
-        range: &Range<u64>,
-        position: u64,
-        file: Arc<File>,
-    ) -> Result<Upstream, BlobError> {
-        let mut upstream = Upstream::new(context, range);
-        upstream.position = position;
-        if let Some(mut hasher) = upstream.hasher.take() {
+    async fn taking_over(mut self, context: &Context, position: u64, file: Arc<File>) -> Result<Upstream, BlobError> {
+        self.position = position;
+        if let Some(mut hasher) = self.hasher.take() {
             let hashed = blocking(move || {
                 use std::os::unix::fs::FileExt;
                 let mut buffer = vec![0; 256 << 10];
@@ -307,47 +352,71 @@ impl Upstream {
                 io::Result::Ok(hasher)
             });
             let hashed = hashed.await.and_then(|hashed| hashed).map_err(|error| context.storage(&error))?;
-            upstream.hasher = Some(hashed);
+            self.hasher = Some(hashed);
         }
-        Ok(upstream)
+        Ok(self)
     }
 
+    /// `0` at the end of the range, or of the blob.
     async fn read(&mut self, context: &Context, buffer: &mut [u8]) -> Result<usize, BlobError> {
         while self.pending.is_empty() {
-            self.next(context).await?;
+            if !self.next(context).await? {
+                return Ok(0);
+            }
         }
         let take = self.pending.len().min(buffer.len());
         buffer[..take].copy_from_slice(&self.pending.split_to(take));
         Ok(take)
     }
 
-    /// Receives the next piece.
-    async fn next(&mut self, context: &Context) -> Result<(), BlobError> {
+    /// Receives the next piece; `false` at the end.
+    async fn next(&mut self, context: &Context) -> Result<bool, BlobError> {
         let body = match &mut self.body {
             Some(body) => body,
             none => {
                 let origin = context.origin.as_ref().ok_or(BlobError::Offline { digest: context.digest })?;
-                let end = (self.end < context.size).then_some(self.end);
+                let end = Some(self.end).filter(|end| *end != ENDLESS && context.size != Some(*end));
                 let avoid = context.fills.refused(&context.digest);
-                let body = origin.source.get_blob_slowly(&context.digest, self.position, end, &avoid).await?;
+                let mut body = origin.source.get_blob_slowly(&context.digest, self.position, end, &avoid).await?;
+                if let Some(hint) = context.size.or(origin.hint) {
+                    body.expect(hint);
+                }
                 self.skip = self.position.saturating_sub(body.start());
                 none.insert(body)
             }
         };
-        // The client delivers a body whole or fails, so an end before ours is a blob that changed its size.
-        let mut bytes = body.chunk().await?.ok_or(BlobError::Mismatch { digest: context.digest })?;
+        let Some(mut bytes) = (if self.position < self.end { body.chunk().await? } else { None }) else {
+            return self.finish(context);
+        };
         let over = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
         self.skip -= bytes.split_to(over).len() as u64;
         bytes.truncate(usize::try_from(self.end - self.position).unwrap_or(usize::MAX));
         self.position += bytes.len() as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&bytes);
-            if self.position == self.end && hasher.clone().finish() != context.digest {
-                context.store.metrics.verification_failure(crate::admin::metrics::VerificationPlace::Upstream);
-                return Err(BlobError::Mismatch { digest: context.digest });
+        match &mut self.hasher {
+            Some(hasher) => {
+                hasher.update(&bytes);
+                if !bytes.is_empty() {
+                    self.pending = self.held.replace(bytes).unwrap_or_default();
+                }
             }
+            None => self.pending = bytes,
         }
-        self.pending = bytes;
-        Ok(())
+        Ok(true)
+    }
+
+    /// The body ended. The client delivers one whole or fails, so an end before ours is a blob that changed its size.
+    fn finish(&mut self, context: &Context) -> Result<bool, BlobError> {
+        let short = self.end != ENDLESS && self.position < self.end;
+        let total = self.body.as_ref().and_then(BlobBody::total);
+        let longer = self.hasher.is_some() && total.is_some_and(|total| total > self.position);
+        let wrong = self.hasher.take().is_some_and(|hasher| hasher.finish() != context.digest);
+        if short || longer || wrong {
+            if wrong {
+                context.store.metrics.verification_failure(crate::admin::metrics::VerificationPlace::Upstream);
+            }
+            return Err(BlobError::Mismatch { digest: context.digest });
+        }
+        self.pending = self.held.take().unwrap_or_default();
+        Ok(!self.pending.is_empty())
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Candidate {
     pub(super) pinned: bool,
     /// In use in a way that evicting would break: a fill that is running.
     pub(super) busy: bool,
+    /// Not to be evicted this time, nor what it refers to: another registry's, whose room is not at stake.
+    pub(super) spared: bool,
     /// What it refers to, when it is a manifest.
     pub(super) children: Box<[Digest]>,
 }
@@ -32,6 +34,7 @@ pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Digest>> {
         candidates.iter().enumerate().map(|(position, candidate)| (candidate.digest, position)).collect();
     let mut rank: Vec<(u64, u32)> =
         candidates.iter().map(|candidate| (if candidate.pinned { u64::MAX } else { candidate.used }, 0)).collect();
+    let mut spared: Vec<bool> = candidates.iter().map(|candidate| candidate.spared).collect();
     // Recency and depth flow down from every manifest. Content addressing rules out cycles; the bound on the depth
     // is for an index that nests deeper than any client would follow.
     let mut work: Vec<usize> = (0..candidates.len()).filter(|i| !candidates[*i].children.is_empty()).collect();
@@ -39,8 +42,10 @@ pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Digest>> {
         let (recency, depth) = rank[parent];
         for child in candidates[parent].children.iter().filter_map(|child| positions.get(child).copied()) {
             let raised = (rank[child].0.max(recency), rank[child].1.max(depth + 1));
-            if raised != rank[child] && depth < 8 {
+            let spares = spared[parent] && !spared[child];
+            if (raised != rank[child] || spares) && depth < 8 {
                 rank[child] = raised;
+                spared[child] |= spares;
                 if !candidates[child].children.is_empty() {
                     work.push(child);
                 }
@@ -48,7 +53,7 @@ pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Digest>> {
         }
     }
     let mut order: Vec<usize> =
-        (0..candidates.len()).filter(|i| rank[*i].0 != u64::MAX && !candidates[*i].busy).collect();
+        (0..candidates.len()).filter(|i| rank[*i].0 != u64::MAX && !candidates[*i].busy && !spared[*i]).collect();
     order.sort_unstable_by_key(|i| rank[*i]);
     let mut freed = 0;
     let mut victims = Vec::new();
@@ -78,6 +83,7 @@ mod tests {
             used,
             pinned: false,
             busy: false,
+            spared: false,
             children: children.iter().map(|child| digest(child)).collect(),
         }
     }
@@ -124,6 +130,22 @@ mod tests {
         assert_eq!(plan(&candidates, 1), None);
         candidates[2].busy = false;
         assert_eq!(plan(&candidates, 1), expect(&["fill"]));
+    }
+
+    #[test]
+    fn what_is_spared_keeps_what_it_needs() {
+        let mut candidates = [
+            entry("own", 1, &["shared", "own-layer"]),
+            entry("own-layer", 1, &[]),
+            entry("shared", 1, &[]),
+            entry("other", 1, &["shared", "other-layer"]),
+            entry("other-layer", 1, &[]),
+        ];
+        for other in [3, 4] {
+            candidates[other].spared = true;
+        }
+        assert_eq!(plan(&candidates, 20), expect(&["own", "own-layer"]));
+        assert_eq!(plan(&candidates, 21), None);
     }
 
     #[test]

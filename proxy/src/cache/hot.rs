@@ -78,7 +78,8 @@ impl Hot {
 
     pub(super) fn put_manifest(&self, id: &RepositoryId, manifest: Arc<CachedManifest>) {
         if let Ok(parsed) = Manifest::parse(&manifest.bytes) {
-            for blob in parsed.blobs {
+            // A descriptor without a size tells none.
+            for blob in parsed.blobs.into_iter().filter(|blob| blob.size > 0) {
                 self.sizes.insert(blob.digest, blob.size);
             }
         }

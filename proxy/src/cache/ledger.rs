@@ -36,6 +36,8 @@ pub(super) enum Kind {
 /// An entry of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
+    /// The registry that it came from first, whose share of the store it takes; `None`: unknown.
+    pub(super) owner: Option<Arc<str>>,
     /// Length of committed content, bytes reserved for a partial.
     pub(super) size: u64,
     /// Last use, in milliseconds since 1970.
@@ -55,7 +57,10 @@ pub(super) struct NoRoom(pub(super) u64);
 
 /// The ledger.
 pub(super) struct Ledger {
+    /// As configured.
     limit: AtomicU64,
+    /// What the disk can hold.
+    ceiling: AtomicU64,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
@@ -64,6 +69,8 @@ pub(super) struct Ledger {
 struct State {
     entries: HashMap<Digest, Entry>,
     bytes: u64,
+    /// What the entries of each registry take.
+    by_owner: HashMap<Arc<str>, u64>,
     /// Digests whose recency changed since the index last heard.
     touched: Vec<Digest>,
     /// Evictions that are being carried out.
@@ -73,6 +80,27 @@ struct State {
 }
 
 impl State {
+    /// Counts an entry.
+    fn add(&mut self, owner: Option<&Arc<str>>, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if let Some(owner) = owner.filter(|_| bytes > 0) {
+            *self.by_owner.entry(Arc::clone(owner)).or_default() += bytes;
+        }
+    }
+
+    /// Counts an entry no more.
+    fn subtract(&mut self, owner: Option<&Arc<str>>, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if let Some(owner) = owner
+            && let Some(taken) = self.by_owner.get_mut(owner)
+        {
+            *taken = taken.saturating_sub(bytes);
+            if *taken == 0 {
+                self.by_owner.remove(owner);
+            }
+        }
+    }
+
     /// A manifest is used, or new: an eviction that is under way must spare what it needs.
     fn spare(&mut self, digest: &Digest) {
         let mut work = if self.evictions == 0 { Vec::new() } else { vec![*digest] };
@@ -113,13 +141,13 @@ fn blocks(size: u64) -> u64 {
 
 impl Ledger {
     pub(super) fn new(limit: u64, entries: HashMap<Digest, Entry>, metrics: Arc<Metrics>) -> Ledger {
-        let bytes = entries.values().map(|entry| blocks(entry.size)).sum();
-        metrics.cache_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
-        let ledger = Ledger {
-            limit: AtomicU64::new(limit),
-            state: Mutex::new(State { entries, bytes, ..State::default() }),
-            metrics,
-        };
+        let mut state = State::default();
+        for entry in entries.values() {
+            state.add(entry.owner.as_ref(), blocks(entry.size));
+        }
+        state.entries = entries;
+        let (limit, ceiling) = (AtomicU64::new(limit), AtomicU64::new(u64::MAX));
+        let ledger = Ledger { limit, ceiling, state: Mutex::new(state), metrics };
         ledger.show(&ledger.state());
         ledger
     }
@@ -131,18 +159,30 @@ impl Ledger {
     fn show(&self, state: &State) {
         self.metrics.cache_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
         self.metrics.cache_entries.set(i64::try_from(state.entries.len()).unwrap_or(i64::MAX));
+        self.metrics.cache_limit.set(i64::try_from(self.limit()).unwrap_or(i64::MAX));
     }
 
-    /// Most bytes.
+    /// Most bytes: as configured, or what the disk can hold.
     pub(super) fn limit(&self) -> u64 {
+        self.configured().min(self.ceiling.load(Ordering::Relaxed))
+    }
+
+    /// Most bytes, as configured.
+    pub(super) fn configured(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
+    }
+
+    /// What the disk can hold, as it is now.
+    pub(super) fn set_ceiling(&self, ceiling: u64) {
+        self.ceiling.store(ceiling, Ordering::Relaxed);
     }
 
     /// Another limit; by how much what is here exceeds it.
     pub(super) fn resize(&self, limit: u64) -> u64 {
         self.limit.store(limit, Ordering::Relaxed);
-        self.metrics.cache_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
-        self.state().bytes.saturating_sub(limit)
+        let state = self.state();
+        self.show(&state);
+        state.bytes.saturating_sub(self.limit())
     }
 
     /// The entry of a digest.
@@ -168,7 +208,13 @@ impl Ledger {
     }
 
     /// Makes the reservation for a digest at least `size`, and busy if it is a partial, when there is room for it.
-    pub(super) fn try_reserve(&self, digest: &Digest, size: u64, now: SystemTime) -> Result<(), NoRoom> {
+    pub(super) fn try_reserve(
+        &self,
+        owner: &Arc<str>,
+        digest: &Digest,
+        size: u64,
+        now: SystemTime,
+    ) -> Result<(), NoRoom> {
         let mut state = self.state();
         let before = state.entries.get(digest).map_or(0, |entry| blocks(entry.size));
         let after = blocks(size).max(before);
@@ -177,8 +223,8 @@ impl Ledger {
         if total > limit {
             return Err(NoRoom(total - limit));
         }
-        state.bytes = total;
         let entry = state.entries.entry(*digest).or_insert(Entry {
+            owner: Some(Arc::clone(owner)),
             size: 0,
             used: milliseconds(now),
             pinned: false,
@@ -190,6 +236,8 @@ impl Ledger {
         if let Kind::Partial { busy } = &mut entry.kind {
             *busy = true;
         }
+        let owner = entry.owner.clone();
+        state.add(owner.as_ref(), after - before);
         self.show(&state);
         Ok(())
     }
@@ -197,9 +245,11 @@ impl Ledger {
     /// Sets an entry, whatever it was before.
     pub(super) fn set(&self, digest: &Digest, entry: Entry) {
         let mut state = self.state();
-        let after = blocks(entry.size);
-        let before = state.entries.insert(*digest, entry).map_or(0, |entry| blocks(entry.size));
-        state.bytes = state.bytes - before + after;
+        let (owner, after) = (entry.owner.clone(), blocks(entry.size));
+        if let Some(before) = state.entries.insert(*digest, entry) {
+            state.subtract(before.owner.as_ref(), blocks(before.size));
+        }
+        state.add(owner.as_ref(), after);
         state.spare(digest);
         self.show(&state);
     }
@@ -208,7 +258,7 @@ impl Ledger {
     pub(super) fn remove(&self, digest: &Digest) -> Option<Entry> {
         let mut state = self.state();
         let entry = state.entries.remove(digest)?;
-        state.bytes -= blocks(entry.size);
+        state.subtract(entry.owner.as_ref(), blocks(entry.size));
         self.show(&state);
         Some(entry)
     }
@@ -242,9 +292,15 @@ impl Ledger {
         }
     }
 
+    /// What a registry takes.
+    pub(super) fn taken_by(&self, owner: &str) -> u64 {
+        self.state().by_owner.get(owner).copied().unwrap_or(0)
+    }
+
     /// Chooses what to evict so that `need` more bytes fit, with some to spare so that not every reservation has to
-    /// choose. The entries stay: whoever deletes a file calls [`Ledger::evicted`].
-    pub(super) fn choose(&self, need: u64) -> Option<Victims<'_>> {
+    /// choose; only of what came from `of`, where that is given. The entries stay: whoever deletes a file calls
+    /// [`Ledger::evicted`].
+    pub(super) fn choose(&self, need: u64, of: Option<&str>) -> Option<Victims<'_>> {
         let mut state = self.state();
         state.evictions += 1;
         let mut victims = Victims { ledger: self, digests: Vec::new() };
@@ -258,6 +314,7 @@ impl Ledger {
                 used: entry.used,
                 pinned: entry.pinned,
                 busy: entry.kind == Kind::Partial { busy: true },
+                spared: of.is_some_and(|of| entry.owner.as_deref() != Some(of)),
                 children: match &entry.kind {
                     Kind::Committed { children } => children.clone(),
                     Kind::Partial { .. } => Box::default(),
@@ -287,8 +344,7 @@ impl Ledger {
     }
 
     /// Bytes on disk or reserved.
-    #[cfg(test)]
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.state().bytes
     }
 
@@ -329,13 +385,13 @@ mod tests {
     #[test]
     fn counts_reservations_once_and_in_blocks() {
         let ledger = ledger(3 * 4096);
-        ledger.try_reserve(&digest(1), 5000, UNIX_EPOCH).unwrap();
-        ledger.try_reserve(&digest(1), 100, UNIX_EPOCH).unwrap();
+        ledger.try_reserve(&"r".into(), &digest(1), 5000, UNIX_EPOCH).unwrap();
+        ledger.try_reserve(&"r".into(), &digest(1), 100, UNIX_EPOCH).unwrap();
         assert_eq!(ledger.bytes(), 2 * 4096);
-        assert_eq!(ledger.try_reserve(&digest(2), 4097, UNIX_EPOCH).unwrap_err().0, 4096);
+        assert_eq!(ledger.try_reserve(&"r".into(), &digest(2), 4097, UNIX_EPOCH).unwrap_err().0, 4096);
         assert_eq!(ledger.bytes(), 2 * 4096);
         let kind = Kind::Committed { children: Box::default() };
-        ledger.set(&digest(1), Entry { size: 1, used: 0, pinned: false, suspect: false, kind });
+        ledger.set(&digest(1), Entry { owner: None, size: 1, used: 0, pinned: false, suspect: false, kind });
         assert_eq!(ledger.bytes(), 4096);
         assert_eq!(ledger.committed(&digest(1), UNIX_EPOCH + Duration::from_secs(9)), Some(1));
         assert_eq!(ledger.take_touched().len(), 1);
@@ -347,17 +403,18 @@ mod tests {
     #[test]
     fn a_running_fill_is_not_chosen() {
         let ledger = ledger(2 * 4096);
-        ledger.try_reserve(&digest(1), 4096, UNIX_EPOCH).unwrap();
-        assert!(ledger.choose(4096).is_none());
+        ledger.try_reserve(&"r".into(), &digest(1), 4096, UNIX_EPOCH).unwrap();
+        assert!(ledger.choose(4096, None).is_none());
         let kind = Kind::Partial { busy: false };
-        ledger.set(&digest(1), Entry { size: 10, used: 0, pinned: false, suspect: false, kind });
-        assert_eq!(ledger.choose(4096).unwrap().digests, [digest(1)]);
+        ledger.set(&digest(1), Entry { owner: None, size: 10, used: 0, pinned: false, suspect: false, kind });
+        assert_eq!(ledger.choose(4096, None).unwrap().digests, [digest(1)]);
     }
 
     #[test]
     fn what_is_used_while_an_eviction_is_under_way_is_spared() {
         let ledger = ledger(3 * 4096);
         let committed = |children: &[Digest]| Entry {
+            owner: None,
             size: 10,
             used: 0,
             pinned: false,
@@ -367,7 +424,7 @@ mod tests {
         ledger.set(&digest(1), committed(&[digest(2)]));
         ledger.set(&digest(2), committed(&[digest(3)]));
         ledger.set(&digest(3), committed(&[]));
-        let victims = ledger.choose(3 * 4096).unwrap();
+        let victims = ledger.choose(3 * 4096, None).unwrap();
         assert_eq!(victims.digests, [digest(1), digest(2), digest(3)]);
         ledger.evicted(&digest(1));
         assert!(ledger.is_victim(&digest(3)));

@@ -15,6 +15,7 @@ mod layout;
 mod ledger;
 mod pins;
 mod records;
+mod room;
 mod scrub;
 mod segments;
 mod store;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use pierhead_registry::client::Repository;
+use pierhead_registry::client::{ClientError, Repository};
 use pierhead_registry::oci::Digest;
 
 use crate::admin::metrics::Metrics;
@@ -38,13 +39,15 @@ use self::hot::Hot;
 use self::index::Index;
 use self::layout::Layout;
 use self::ledger::{Entry, Kind, Ledger};
-use self::store::{Store, blocking};
+use self::store::{Limits, Store, blocking};
 use self::tree::Tree;
 
 pub(crate) use self::blob::{Blob, BlobState, Want};
 pub(crate) use self::error::{BlobError, OpenError};
+pub(crate) use self::fill::ENDLESS;
 pub(crate) use self::pins::Pins;
 pub(crate) use self::records::{CachedManifest, Extent, ListRecord, RepositoryId, TagRecord};
+pub(crate) use self::room::Disk;
 
 /// How often a blob is looked for that was committed between two looks, or that upstream refused to others meanwhile.
 const LOOKS: usize = 5;
@@ -73,6 +76,10 @@ pub(crate) struct Settings {
 pub(crate) struct Changing {
     /// Most bytes of content.
     pub(crate) max_size: u64,
+    /// What stays free on the disk; `None`: a hundredth of it.
+    pub(crate) min_free: Option<u64>,
+    /// What each registry may take of the store by evicting what came from others, in percent.
+    pub(crate) shares: HashMap<Arc<str>, u8>,
     /// What is never evicted.
     pub(crate) pins: Pins,
     /// How large blobs of each registry are fetched.
@@ -147,7 +154,7 @@ impl Cache {
     pub(crate) async fn change(&self, to: Changing) {
         self.parallel.store(Arc::new(to.parallel));
         let store = Arc::clone(&self.store);
-        self.done(blocking(move || store.change(to.max_size, to.pins)).await);
+        self.done(blocking(move || store.change(to.max_size, to.pins, Limits::new(to.min_free, to.shares))).await);
     }
 
     /// The size of a blob that is committed or being filled. What nobody vouches for yet is hashed first.
@@ -167,8 +174,13 @@ impl Cache {
         }
     }
 
+    /// The size of a blob as a manifest that was seen tells it: a hint.
+    pub(crate) fn announced_size(&self, digest: &Digest) -> Option<u64> {
+        self.store.hot.size(digest)
+    }
+
     /// Opens a blob for reading: the committed file, the running fill, or a new fill from `source` (`None` when no
-    /// upstream may be asked). Returns when its size is known, that is, for a new fill, at upstream's first byte.
+    /// upstream may be asked). Returns, for a new fill, at upstream's first byte, which mostly tells the size.
     ///
     /// Unless the repository is known to hold the blob, upstream is asked for it with `source` before anything is returned.
     /// So success says that it does, which is for the caller to keep. A fill that is started here goes on when the caller goes away.
@@ -196,7 +208,7 @@ impl Cache {
                 }
                 return Ok(Blob::committed(&self.store, &self.fills, *digest, file, size));
             }
-            match self.fills.join(&self.store, digest, want, origin.clone()).await? {
+            match self.fills.join(&self.store, &repository.registry, digest, want, origin.clone()).await? {
                 Joined::Fill { lease, answered } => {
                     if !held && !answered {
                         ask(digest, source).await?;
@@ -237,9 +249,13 @@ impl Cache {
     }
 }
 
-/// Asks upstream whether the repository holds the blob.
+/// Asks upstream whether the repository holds the blob. A HEAD's no proves nothing, so a GET decides.
 async fn ask(digest: &Digest, source: Option<&Repository>) -> Result<(), BlobError> {
-    source.ok_or(BlobError::Offline { digest: *digest })?.head_blob(digest).await?;
+    let source = source.ok_or(BlobError::Offline { digest: *digest })?;
+    match source.head_blob(digest).await {
+        Err(ClientError::Unconfirmed { .. }) => source.probe_blob(digest).await?,
+        asked => asked?,
+    };
     Ok(())
 }
 
@@ -257,12 +273,16 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
             continue;
         }
         let used = ledger::milliseconds(SystemTime::now());
-        entries
-            .insert(digest, Entry { size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } });
+        entries.insert(
+            digest,
+            Entry { owner: None, size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } },
+        );
     }
     tracing::info!(entries = entries.len(), path = %root.display(), "cache open");
-    let Changing { max_size, pins, .. } = settings.changing;
+    let Changing { max_size, min_free, shares, pins, .. } = settings.changing;
     let ledger = Ledger::new(max_size, entries, Arc::clone(&metrics));
     let hot = Hot::new(settings.memory);
-    Ok((Store::new(tree, ledger, index, hot, pins, metrics), caller_key))
+    let store = Store::new(tree, ledger, index, hot, pins, Limits::new(min_free, shares), metrics);
+    store.look_at_the_disk();
+    Ok((store, caller_key))
 }

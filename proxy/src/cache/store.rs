@@ -3,9 +3,14 @@
 //! Here space is reserved and made by eviction, content is committed and removed, and a failing disk is noticed: from
 //! then on nothing is stored for a while, requests go past the store, and the next attempt after that finds out whether
 //! it works again.
+//!
+//! A registry that takes no more than its share of the store may evict whatever was used least recently. One that takes
+//! more may evict only what came from it, so that no upstream can push out what came from all others.
 
+mod fault;
 mod records;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -14,12 +19,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use pierhead_registry::oci::Digest;
+use pierhead_registry::oci::{Digest, schema1};
 
+use self::fault::{Fault, fault};
 use super::hot::Hot;
 use super::index::Index;
 use super::ledger::{self, Entry, Kind, Ledger};
 use super::pins::Pins;
+use super::room::{self, Disk};
 use super::tree::{self, Tree};
 use crate::admin::metrics::{Metrics, VerificationPlace};
 
@@ -27,20 +34,42 @@ use crate::admin::metrics::{Metrics, VerificationPlace};
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How often the index is pruned.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-/// What is left free on the disk for records, maps and the index.
-const DISK_MARGIN: u64 = 1 << 20;
+/// A disk that can hold less than this is full of something else.
+const USELESS: u64 = 1 << 20;
+/// What a registry may take that nothing is said of: content of a registry that is configured no more, for one.
+const SHARE: u8 = 80;
 
 /// Why something is not stored. The request is served all the same.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum NotStored {
-    /// It does not fit beside what must stay.
-    #[error("the cache is full: everything in it is pinned, in use, or smaller than what is wanted")]
-    Full,
-    /// The disk has no room.
-    #[error("the disk is full: {free} bytes are free")]
-    DiskFull {
-        /// What is left.
+    /// It is larger than the store.
+    #[error("{size} bytes do not fit into the cache: max_size is {limit} bytes")]
+    TooLarge {
+        /// What is wanted.
+        size: u64,
+        /// Most bytes of content.
+        limit: u64,
+    },
+    /// It is larger than what the disk can hold.
+    #[error(
+        "{size} bytes do not fit on the cache's disk: it can hold {capacity} bytes of content, {free} bytes are free, \
+         and {min_free} must stay free"
+    )]
+    DiskTooSmall {
+        /// What is wanted.
+        size: u64,
+        /// Most bytes of content.
+        capacity: u64,
+        /// What is free now.
         free: u64,
+        /// What must stay free.
+        min_free: u64,
+    },
+    /// It does not fit beside what must stay.
+    #[error("the cache is full: what could be evicted is pinned, in use, or not enough ({need} bytes are needed)")]
+    Full {
+        /// What would have to be evicted.
+        need: u64,
     },
     /// The store belongs to another process.
     #[error("the cache was handed over to another process")]
@@ -50,6 +79,23 @@ pub(super) enum NotStored {
     Failing(String),
 }
 
+/// What keeps the store from taking all of the disk, and a registry from taking all of the store.
+pub(super) struct Limits {
+    min_free: Option<u64>,
+    shares: HashMap<Arc<str>, u8>,
+}
+
+impl Limits {
+    pub(super) fn new(min_free: Option<u64>, shares: HashMap<Arc<str>, u8>) -> Limits {
+        Limits { min_free, shares }
+    }
+
+    /// What a registry may take, in percent.
+    fn share(&self, registry: &str) -> u8 {
+        self.shares.get(registry).copied().unwrap_or(SHARE)
+    }
+}
+
 /// The committed store.
 pub(super) struct Store {
     pub(super) tree: Tree,
@@ -57,6 +103,7 @@ pub(super) struct Store {
     pub(super) index: Index,
     pub(super) hot: Hot,
     pub(super) pins: ArcSwap<Pins>,
+    limits: ArcSwap<Limits>,
     pub(super) metrics: Arc<Metrics>,
     /// Held by those who look up or say when a repository was made.
     making: Mutex<()>,
@@ -74,7 +121,15 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 impl Store {
-    pub(super) fn new(tree: Tree, ledger: Ledger, index: Index, hot: Hot, pins: Pins, metrics: Arc<Metrics>) -> Store {
+    pub(super) fn new(
+        tree: Tree,
+        ledger: Ledger,
+        index: Index,
+        hot: Hot,
+        pins: Pins,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Store {
         metrics.writable.set(1);
         let store = Store {
             tree,
@@ -82,6 +137,7 @@ impl Store {
             index,
             hot,
             pins: ArcSwap::from_pointee(pins),
+            limits: ArcSwap::from_pointee(limits),
             metrics,
             making: Mutex::new(()),
             failing: Mutex::new(None),
@@ -99,16 +155,47 @@ impl Store {
         self.works.load(Ordering::Relaxed)
     }
 
-    /// The disk failed: stay away from it for a while.
+    /// Something failed. Where that is the disk's fault, it is left alone for a while.
     pub(super) fn failed(&self, what: &str, error: &io::Error) {
         self.metrics.storage_errors.inc();
+        if fault(error) == Fault::Blob {
+            tracing::warn!(%error, "{what}");
+            return;
+        }
         *self.failing.lock() = Some((Instant::now() + RETRY_AFTER, error.to_string()));
         self.says(false, &format!("{what}: {error}"));
     }
 
     /// The disk did what it should.
-    fn worked(&self) {
-        self.says(true, "");
+    pub(super) fn worked(&self) {
+        if !self.works.load(Ordering::Relaxed) {
+            *self.failing.lock() = None;
+            self.says(true, "");
+        }
+    }
+
+    /// Says it when the disk is smaller than the store is meant to be. Blocks.
+    pub(super) fn look_at_the_disk(&self) {
+        let Some((disk, min_free)) = self.measure() else { return };
+        let (max_size, capacity) = (self.ledger.configured(), self.ledger.limit());
+        if capacity < max_size {
+            tracing::warn!(
+                max_size,
+                capacity,
+                disk = disk.size,
+                free = disk.free,
+                min_free,
+                "the cache's disk is smaller than max_size: content is evicted when the disk is full"
+            );
+        }
+    }
+
+    /// How full the disk is, which limits the store as `max_size` does; with what must stay free of it.
+    fn measure(&self) -> Option<(Disk, u64)> {
+        let disk = Disk::of(self.tree.layout.root()).ok()?;
+        let min_free = self.limits.load().min_free;
+        self.ledger.set_ceiling(disk.capacity(self.ledger.bytes(), min_free));
+        Some((disk, disk.min_free(min_free)))
     }
 
     /// Logs and shows a change, once.
@@ -135,14 +222,16 @@ impl Store {
     }
 
     /// Takes up other limits and pins. Blocks.
-    pub(super) fn change(&self, max_size: u64, pins: Pins) {
+    pub(super) fn change(&self, max_size: u64, pins: Pins, limits: Limits) {
+        self.limits.store(Arc::new(limits));
         if **self.pins.load() != pins {
             self.pins.store(Arc::new(pins));
             self.refresh_pins();
         }
         let excess = self.ledger.resize(max_size);
+        self.look_at_the_disk();
         if excess > 0
-            && let Err(why) = self.evict(excess)
+            && let Err(why) = self.evict(excess, None)
         {
             tracing::warn!(excess, %why, "the cache is larger than its new max_size");
         }
@@ -151,12 +240,24 @@ impl Store {
     // --- space
 
     /// Whether a digest might take up to `size` bytes. Evicts nothing. Blocks.
-    pub(super) fn admit(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
+    pub(super) fn admit(&self, registry: &str, digest: &Digest, size: u64) -> Result<(), NotStored> {
+        self.limit(digest, size)?;
+        let held = self.ledger.get(digest).map_or(0, |entry| entry.size);
+        let need = self.ledger.bytes().saturating_add(size.saturating_sub(held)).saturating_sub(self.ledger.limit());
+        if need > 0 && self.ledger.choose(need, self.victims_of(registry, need)).is_none() {
+            return Err(NotStored::Full { need });
+        }
+        Ok(())
+    }
+
+    /// Whether the store can hold `size` bytes at all, as disk and configuration are now.
+    fn limit(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
         if self.tree.is_released() {
             return Err(NotStored::Released);
         }
-        if size > self.ledger.limit() {
-            return Err(NotStored::Full);
+        let limit = self.ledger.configured();
+        if size > limit {
+            return Err(NotStored::TooLarge { size, limit });
         }
         let failing = self.failing.lock().clone();
         if let Some((until, why)) = failing {
@@ -165,30 +266,41 @@ impl Store {
             }
             *self.failing.lock() = None;
         }
-        let held = self.ledger.get(digest).map_or(0, |entry| entry.size);
-        let free = rustix::fs::statvfs(self.tree.layout.root()).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
-        if size.saturating_sub(held).saturating_add(DISK_MARGIN) > free {
-            self.metrics.storage_errors.inc();
-            self.says(false, &format!("the disk is full: {free} bytes are free"));
-            return Err(NotStored::DiskFull { free });
+        let Some((Disk { free, .. }, min_free)) = self.measure() else { return Ok(()) };
+        let capacity = self.ledger.limit();
+        if size > capacity {
+            let why = NotStored::DiskTooSmall { size, capacity, free, min_free };
+            if capacity < USELESS {
+                self.metrics.storage_errors.inc();
+                self.says(false, &format!("the disk is full of something else: {why}"));
+            }
+            tracing::debug!(%digest, %why, "not stored");
+            return Err(why);
         }
         Ok(())
     }
 
-    /// Makes sure that a digest may take up to `size` bytes, evicting what must go. Blocks.
-    pub(super) fn reserve(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
-        self.admit(digest, size)?;
+    /// Makes sure that a digest may take up to `size` bytes of its registry's share, evicting what must go. Blocks.
+    pub(super) fn reserve(&self, registry: &Arc<str>, digest: &Digest, size: u64) -> Result<(), NotStored> {
+        self.limit(digest, size)?;
         loop {
-            match self.ledger.try_reserve(digest, size, SystemTime::now()) {
+            match self.ledger.try_reserve(registry, digest, size, SystemTime::now()) {
                 Ok(()) => return Ok(()),
-                Err(ledger::NoRoom(need)) => self.evict(need)?,
+                Err(ledger::NoRoom(need)) => self.evict(need, self.victims_of(registry, need))?,
             }
         }
     }
 
-    /// Evicts at least `need` bytes.
-    fn evict(&self, need: u64) -> Result<(), NotStored> {
-        let victims = self.ledger.choose(need).ok_or(NotStored::Full)?;
+    /// Whose content a registry may evict to get `need` more bytes: its own, when it would take more than its share;
+    /// `None`: everybody's.
+    fn victims_of<'a>(&self, registry: &'a str, need: u64) -> Option<&'a str> {
+        let share = room::share(self.ledger.limit(), self.limits.load().share(registry));
+        (self.ledger.taken_by(registry).saturating_add(need) > share).then_some(registry)
+    }
+
+    /// Evicts at least `need` bytes; only of what came from `of`, where that is given.
+    fn evict(&self, need: u64, of: Option<&str>) -> Result<(), NotStored> {
+        let victims = self.ledger.choose(need, of).ok_or(NotStored::Full { need })?;
         tracing::debug!(entries = victims.digests.len(), need, "evicting");
         for victim in &victims.digests {
             let _order = self.tree.order();
@@ -198,7 +310,13 @@ impl Store {
             let Some(_held) = self.tree.hold() else { return Err(NotStored::Released) };
             if let Err(error) = self.tree.remove_content(victim) {
                 self.failed("evicting", &error);
-                return Err(NotStored::Failing(error.to_string()));
+                if fault(&error) == Fault::Disk {
+                    return Err(NotStored::Failing(error.to_string()));
+                }
+                // What cannot be deleted is not the store's: a directory in the place of a file, for one.
+                self.ledger.remove(victim);
+                self.forget(victim);
+                continue;
             }
             self.ledger.evicted(victim);
             self.forget(victim);
@@ -240,6 +358,7 @@ impl Store {
             }
             Ok((file, _)) => (Some(file), "has the wrong length"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (None, "is missing"),
+            Err(error) if tree::is_link(&error) => (None, "is a symbolic link"),
             Err(error) => {
                 self.failed("reading a blob", &error);
                 return None;
@@ -254,7 +373,7 @@ impl Store {
     pub(super) fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
         let (file, problem) = match self.tree.open_blob(digest) {
             Ok((file, _)) => match tree::read_limited(&file) {
-                Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == *digest => return Some(bytes),
+                Ok(bytes) if schema1::is_named_by(&bytes, digest) => return Some(bytes),
                 Ok(_) => (Some(file), "does not hash to its digest"),
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
                     (Some(file), "cannot be read")
@@ -265,6 +384,7 @@ impl Store {
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => (None, "is missing"),
+            Err(error) if tree::is_link(&error) => (None, "is a symbolic link"),
             Err(error) => {
                 self.failed("opening a manifest", &error);
                 return None;
@@ -298,7 +418,7 @@ impl Store {
     }
 
     /// Commits a complete, verified partial. Blocks.
-    pub(super) fn commit(&self, digest: &Digest, size: u64, file: &File) -> io::Result<()> {
+    pub(super) fn commit(&self, registry: &Arc<str>, digest: &Digest, size: u64, file: &File) -> io::Result<()> {
         self.tree.sync(file)?;
         let _order = self.tree.order();
         let Some(_held) = self.tree.hold() else {
@@ -307,14 +427,17 @@ impl Store {
             return Ok(());
         };
         self.tree.commit_partial(digest)?;
-        self.committed(digest, size, Box::default());
+        self.committed(registry, digest, size, Box::default());
         Ok(())
     }
 
-    fn committed(&self, digest: &Digest, size: u64, children: Box<[Digest]>) {
-        let pinned = self.ledger.get(digest).is_some_and(|entry| entry.pinned);
+    fn committed(&self, registry: &Arc<str>, digest: &Digest, size: u64, children: Box<[Digest]>) {
+        let before = self.ledger.get(digest);
+        let pinned = before.as_ref().is_some_and(|entry| entry.pinned);
+        // Whoever brought it first has paid for it.
+        let owner = before.and_then(|entry| entry.owner).or_else(|| Some(Arc::clone(registry)));
         let used = ledger::milliseconds(SystemTime::now());
-        let entry = Entry { size, used, pinned, suspect: false, kind: Kind::Committed { children } };
+        let entry = Entry { owner, size, used, pinned, suspect: false, kind: Kind::Committed { children } };
         self.index.put_entry(digest, &entry);
         self.ledger.set(digest, entry);
         self.worked();

@@ -16,6 +16,10 @@ fn repository() -> RepositoryId {
     RepositoryId { registry: "r.example.com".into(), name: "team/app".parse().unwrap() }
 }
 
+fn owner() -> Arc<str> {
+    repository().registry
+}
+
 fn settings(folder: &tempfile::TempDir) -> Settings {
     Settings {
         path: folder.path().to_owned(),
@@ -23,7 +27,13 @@ fn settings(folder: &tempfile::TempDir) -> Settings {
         verify_on_read: false,
         scrub_interval: None,
         memory: 1 << 20,
-        changing: Changing { max_size: 1 << 30, pins: Pins::default(), parallel: HashMap::new() },
+        changing: Changing {
+            max_size: 1 << 30,
+            min_free: None,
+            shares: HashMap::new(),
+            pins: Pins::default(),
+            parallel: HashMap::new(),
+        },
     }
 }
 
@@ -62,9 +72,11 @@ fn what_cannot_be_opened_just_now_is_kept() {
     let path = store.tree.layout.blob(&digest);
     let aside = folder.path().join("aside");
     std::fs::rename(&path, &aside).unwrap();
-    // Like a lack of descriptors, a loop says nothing about the content.
-    std::os::unix::fs::symlink(&path, &path).unwrap();
+    // Like a lack of descriptors, a directory in its place says nothing about the content.
+    std::fs::create_dir(&path).unwrap();
     assert_eq!(store.read(&digest), None);
+    assert!(store.writable(), "nor about the disk");
+    std::fs::remove_dir(&path).unwrap();
     std::fs::rename(&aside, &path).unwrap();
     assert!(store.read(&digest).is_some());
     std::fs::write(&path, "something wrong").unwrap();
@@ -223,8 +235,8 @@ fn a_manifest_that_came_as_a_blob_is_known_for_what_it_needs() {
     let digest = Digest::of(Algorithm::Sha256, bytes.as_bytes());
     let file = store.tree.open_partial(&digest).unwrap();
     std::fs::write(store.tree.layout.partial(&digest), &bytes).unwrap();
-    store.reserve(&digest, bytes.len() as u64).unwrap();
-    store.commit(&digest, bytes.len() as u64, &file).unwrap();
+    store.reserve(&owner(), &digest, bytes.len() as u64).unwrap();
+    store.commit(&owner(), &digest, bytes.len() as u64, &file).unwrap();
     let manifest = CachedManifest { digest, media_type: "a/b".into(), bytes: bytes.into() };
     store.put_manifest(&repository(), &manifest, false).unwrap();
     assert_eq!(store.ledger.get(&digest).unwrap().kind, Kind::Committed { children: [child].into() });
@@ -235,7 +247,7 @@ fn what_was_released_can_be_read_and_changes_no_more_and_another_may_have_it() {
     let folder = tempfile::tempdir().unwrap();
     let (before, digest, bytes) = store(&folder);
     let unfinished = Digest::of(Algorithm::Sha256, b"unfinished");
-    before.reserve(&unfinished, 10).unwrap();
+    before.reserve(&owner(), &unfinished, 10).unwrap();
     let file = before.tree.open_partial(&unfinished).unwrap();
     before.release().unwrap();
     // Nothing is in its way, and there is nothing to be set right.
@@ -248,12 +260,123 @@ fn what_was_released_can_be_read_and_changes_no_more_and_another_may_have_it() {
     assert_eq!(before.read(&digest).unwrap(), bytes);
     assert_eq!(before.read_link(&repository(), &digest).as_deref(), Some("a/b"));
     before.damaged(&digest, None, "is missing");
-    assert!(before.commit(&unfinished, 10, &file).is_ok());
-    assert!(matches!(before.reserve(&unfinished, 10), Err(NotStored::Released)));
+    assert!(before.commit(&owner(), &unfinished, 10, &file).is_ok());
+    assert!(matches!(before.reserve(&owner(), &unfinished, 10), Err(NotStored::Released)));
     before.unlink(&repository(), &digest);
     before.tree.remove_content(&digest).unwrap();
     assert!(before.tree.open_partial(&unfinished).is_err());
     assert_eq!(after.read(&digest).unwrap(), bytes);
     assert_eq!(after.read_link(&repository(), &digest).as_deref(), Some("a/b"));
     assert!(!after.tree.layout.blob(&unfinished).exists());
+}
+
+/// A link in the tree is not followed, whatever it leads to: what it leads to is neither served, nor written to, nor deleted.
+#[test]
+fn links_in_the_tree_are_not_followed() {
+    use std::os::unix::fs::symlink;
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, digest, bytes) = store(&folder);
+    let secret = outside.path().join("secret");
+    let path = store.tree.layout.blob(&digest);
+    // Of the right length, and even of the right content: it is not the cache's.
+    for content in [vec![b'x'; bytes.len()], bytes.to_vec()] {
+        std::fs::write(&secret, &content).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        symlink(&secret, &path).unwrap();
+        assert!(store.open(&digest, false).is_none());
+        assert!(!path.is_symlink(), "it is taken away, so that the content can be fetched again");
+        assert_eq!(std::fs::read(&secret).unwrap(), content);
+        let manifest = CachedManifest { digest, media_type: "a/b".into(), bytes: Bytes::copy_from_slice(bytes) };
+        store.put_manifest(&repository(), &manifest, false).unwrap();
+        assert!(store.open(&digest, true).is_some());
+    }
+    // One in the place of a manifest, as manifests are read.
+    std::fs::remove_file(&path).unwrap();
+    symlink(&secret, &path).unwrap();
+    assert_eq!(store.read(&digest), None);
+    assert!(!path.is_symlink());
+    // A partial is not written through one.
+    let other = Digest::of(Algorithm::Sha256, b"other");
+    symlink(&secret, store.tree.layout.partial(&other)).unwrap();
+    let file = store.tree.open_partial(&other).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"overwritten", 0).unwrap();
+    assert_eq!(std::fs::read(&secret).unwrap(), bytes);
+    // Records are not read through one, and a directory is not walked into.
+    let id = repository();
+    let tag: Tag = "v1".parse().unwrap();
+    store.tree.write_tag(&id, &tag, TagRecord { digest, checked: UNIX_EPOCH }).unwrap();
+    let record = store.tree.layout.tag(&id, &tag);
+    std::fs::rename(&record, outside.path().join("tag")).unwrap();
+    symlink(outside.path().join("tag"), &record).unwrap();
+    assert_eq!(store.tree.read_tag(&id, &tag), None);
+    let repositories = store.tree.layout.tags(&id).parent().unwrap().to_owned();
+    symlink(outside.path(), repositories.join("elsewhere")).unwrap();
+    symlink(&repositories, repositories.join("circle")).unwrap();
+    assert!(store.tree.all_repositories().unwrap().iter().all(|found| !found.name.as_str().contains("circle")));
+    // Nor does it keep the index from being made anew.
+    drop(store);
+    std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+    symlink(&secret, &path).unwrap();
+    let (again, _) = super::open(settings(&folder), Arc::new(Metrics::new().unwrap())).unwrap();
+    assert_eq!(again.ledger.get(&digest), None);
+    assert!(secret.exists());
+}
+
+fn sized(store: &Store, registry: &str, seed: u8, size: usize) -> Digest {
+    let bytes = vec![seed; size];
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let registry = registry.into();
+    store.reserve(&registry, &digest, size as u64).unwrap();
+    let file = store.tree.open_partial(&digest).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+    store.commit(&registry, &digest, size as u64, &file).unwrap();
+    digest
+}
+
+/// A registry evicts what came from others up to its share, and beyond that only what came from itself.
+#[test]
+fn no_registry_evicts_all_that_came_from_others() {
+    const MIB: usize = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder);
+    settings.changing.max_size = 10 * MIB as u64;
+    settings.changing.shares = HashMap::from([("greedy".into(), 50)]);
+    let (store, _) = super::open(settings, Arc::new(Metrics::new().unwrap())).unwrap();
+    let good: Vec<Digest> = (0..10).map(|seed| sized(&store, "good", seed, MIB)).collect();
+    let greedy: Vec<Digest> = (100..130).map(|seed| sized(&store, "greedy", seed, MIB)).collect();
+    let left = |all: &[Digest]| all.iter().filter(|digest| store.ledger.get(digest).is_some()).count();
+    assert!((4..=5).contains(&left(&greedy)), "{}", left(&greedy));
+    assert!(left(&good) >= 4, "{}", left(&good));
+    assert_eq!(left(&greedy[29..]), 1, "the newest is there");
+    // What is larger than its share is stored where there is room for it, and evicts nothing of the others.
+    let before = left(&good);
+    let large = Digest::of(Algorithm::Sha256, b"large");
+    assert!(matches!(store.reserve(&"greedy".into(), &large, 9 * MIB as u64), Err(NotStored::Full { .. })));
+    assert_eq!(left(&good), before);
+    // The others are not kept from anything.
+    for seed in 10..18 {
+        sized(&store, "good", seed, MIB);
+    }
+}
+
+/// A claim makes no room, and one that cannot be true costs the blob its place and nobody else anything.
+#[test]
+fn claims_are_not_taken_for_faults_of_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, digest, _) = store(&folder);
+    for claimed in [(1 << 30) + 1, 1 << 62, u64::MAX] {
+        let other = Digest::of(Algorithm::Sha256, b"other");
+        assert!(matches!(store.admit("r", &other, claimed), Err(NotStored::TooLarge { .. })), "{claimed}");
+        assert!(store.writable());
+    }
+    store.failed("writing a blob", &std::io::Error::from(rustix::io::Errno::FBIG));
+    assert!(store.writable());
+    assert!(store.admit("r", &digest, 10).is_ok());
+    // One good write ends what was one.
+    store.failed("writing a blob", &std::io::Error::from(rustix::io::Errno::IO));
+    assert!(!store.writable());
+    assert!(matches!(store.admit("r", &digest, 10), Err(NotStored::Failing(_))));
+    store.worked();
+    assert!(store.writable());
+    assert!(store.admit("r", &digest, 10).is_ok());
 }

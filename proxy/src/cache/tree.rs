@@ -1,7 +1,8 @@
 //! The files of the tree: made, read, renamed and deleted. All of it blocks; callers run it on blocking threads.
 //!
 //! Invariants: a file appears under its final name complete or not at all (written under `tmp/`, then renamed); nothing
-//! changes in a tree that was released.
+//! changes in a tree that was released; a symbolic link in the place of a file or of a repository's directory is nobody's,
+//! and is never followed. The root and the directories right below it may be links, for that is how a disk is moved.
 
 mod records;
 
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
-use pierhead_registry::oci::{Digest, Hasher};
+use pierhead_registry::oci::{Digest, Hasher, schema1};
 
 use super::OpenError;
 use super::layout::{self, Layout};
@@ -21,6 +22,9 @@ use super::segments::Claim;
 
 /// Largest record file that is read back: lists are limited upstream, everything else is small.
 const RECORD_LIMIT: u64 = 64 << 20;
+
+/// Largest signed manifest.
+const SIGNED_LIMIT: u64 = 4 << 20;
 
 /// The files below one root.
 pub(super) struct Tree {
@@ -40,8 +44,8 @@ pub(super) struct Tree {
 /// A partial's map file.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct PartialMap {
-    /// Length of the whole blob.
-    pub(super) total: u64,
+    /// Length of the whole blob, where it is known.
+    pub(super) total: Option<u64>,
     /// What is here of it.
     pub(super) claims: Vec<Claim>,
 }
@@ -179,17 +183,18 @@ impl Tree {
 
     /// Opens committed content for reading; the second value is its length.
     pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<(File, u64)> {
-        let file = File::open(self.layout.blob(digest))?;
+        let file = open_file(&self.layout.blob(digest))?;
         let length = file.metadata()?.len();
         Ok((file, length))
     }
 
-    /// Whether `file` is what committed content is at the moment; `None`: that there is none.
+    /// Whether `file` is what committed content is at the moment; `None`: that there is none, or a link.
     pub(super) fn is_blob(&self, digest: &Digest, file: Option<&File>) -> bool {
         use std::os::unix::fs::MetadataExt;
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        match (fs::metadata(self.layout.blob(digest)).map(identity), file) {
-            (Ok(now), Some(file)) => file.metadata().map(identity).is_ok_and(|then| then == now),
+        match (fs::symlink_metadata(self.layout.blob(digest)), file) {
+            (Ok(now), Some(file)) => file.metadata().map(identity).is_ok_and(|then| then == identity(now)),
+            (Ok(now), None) => now.is_symlink(),
             (Err(error), None) => error.kind() == io::ErrorKind::NotFound,
             _ => false,
         }
@@ -226,7 +231,7 @@ impl Tree {
         })
     }
 
-    /// Hashes a file from its start.
+    /// Whether a digest names what a file holds: its hash, or that of what was signed of it.
     pub(super) fn hashes_to(file: &File, digest: &Digest) -> io::Result<bool> {
         use std::os::unix::fs::FileExt;
         let mut hasher = Hasher::new(digest.algorithm());
@@ -235,7 +240,8 @@ impl Tree {
         loop {
             let read = file.read_at(&mut buffer, position)?;
             if read == 0 {
-                return Ok(hasher.finish() == *digest);
+                let signed = position <= SIGNED_LIMIT;
+                return Ok(hasher.finish() == *digest || (signed && is_signed(file, position, digest)?));
             }
             hasher.update(&buffer[..read]);
             position += read as u64;
@@ -248,7 +254,18 @@ impl Tree {
     pub(super) fn open_partial(&self, digest: &Digest) -> io::Result<File> {
         let Some(_held) = self.hold() else { return Err(io::ErrorKind::ReadOnlyFilesystem.into()) };
         let path = self.layout.partial(digest);
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(no_links());
+            options.open(&path)
+        };
+        match open() {
+            Err(error) if is_link(&error) => {
+                fs::remove_file(&path)?;
+                open()
+            }
+            opened => opened,
+        }
     }
 
     /// What the map of a partial claims; `None` when there is none or it cannot be read.
@@ -279,7 +296,8 @@ impl Tree {
                 remove_if_there(&entry.path())?;
                 continue;
             };
-            let map = self.partial_map(&digest).filter(|_| self.layout.partial(&digest).exists());
+            let partial = fs::symlink_metadata(self.layout.partial(&digest));
+            let map = self.partial_map(&digest).filter(|_| partial.is_ok_and(|partial| partial.is_file()));
             match map {
                 Some(map) if !name.as_encoded_bytes().ends_with(b".map") => {
                     found.push((digest, map.bytes()));
@@ -298,7 +316,30 @@ pub(super) fn modified(metadata: &fs::Metadata) -> SystemTime {
 }
 
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    read_limited(&File::open(path)?)
+    read_limited(&open_file(path)?)
+}
+
+/// Opens a file for reading, which a link is not.
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(no_links()).open(path)
+}
+
+/// The flag that refuses a link in the place of a file.
+fn no_links() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+/// Whether opening failed because there is a link.
+pub(super) fn is_link(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
+}
+
+/// Whether a file of this length is a signed manifest that the digest names.
+fn is_signed(file: &File, length: u64, digest: &Digest) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(schema1::is_named_by(&bytes, digest))
 }
 
 /// Reads a small file whole.

@@ -4,7 +4,7 @@
 //! to hold it, or upstream says so now. Otherwise whoever knows a digest could read a private layer.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::RANGE;
@@ -21,6 +21,10 @@ use super::served::{Content, Refused, Served};
 use crate::cache::{Blob, BlobError, BlobState, Want};
 use pierhead_service::conditional::{self, Verdict};
 use pierhead_service::range;
+
+/// How long the answer to a range waits for the length of a blob that upstream does not tell. Without it the answer is the
+/// whole blob.
+const SETTLE: Duration = Duration::from_secs(10);
 
 impl Edge {
     /// Answers a request for a blob.
@@ -52,7 +56,7 @@ impl Edge {
             _ => {
                 let size = self.ask_blob(scope, digest).await?;
                 if head {
-                    return Ok(Served::new(Content::BlobHead(*digest, size), Outcome::Miss));
+                    return Ok(self.blob_head(digest, size));
                 }
                 Right::Asked
             }
@@ -60,7 +64,8 @@ impl Edge {
         if let Some(size) = size
             && (head || (right.is_established() && is_unchanged(headers, digest)))
         {
-            return Ok(Served::new(Content::BlobHead(*digest, size), right.outcome(BlobState::Committed)));
+            let outcome = right.outcome(BlobState::Committed);
+            return Ok(Served::new(Content::BlobHead(*digest, Some(size)), outcome));
         }
         if head {
             // Held, yet its bytes are gone, and their number with them.
@@ -68,7 +73,7 @@ impl Edge {
                 return Err(Refusal::Offline(Thing::Blob).into());
             }
             let size = self.ask_blob(scope, digest).await?;
-            return Ok(Served::new(Content::BlobHead(*digest, size), Outcome::Miss));
+            return Ok(self.blob_head(digest, size));
         }
         let opened = match right {
             Right::ByFetching => self.open_together(scope, digest, want).await?,
@@ -76,6 +81,9 @@ impl Edge {
         };
         match opened {
             Ok(blob) => {
+                if headers.contains_key(RANGE) {
+                    blob.settle(SETTLE).await;
+                }
                 let outcome = right.outcome(blob.state());
                 Ok(Served::new(Content::Blob(*digest, blob), outcome))
             }
@@ -84,6 +92,12 @@ impl Edge {
                 Err(Refused::new(Refusal::blob(&error, scope.caller.is_some()), Outcome::Miss))
             }
         }
+    }
+
+    /// What a client's HEAD gets. Upstream need not tell a size; then a manifest that was seen does, if there is one.
+    fn blob_head(&self, digest: &Digest, size: Option<u64>) -> Served {
+        let size = size.or_else(|| self.cache.announced_size(digest));
+        Served::new(Content::BlobHead(*digest, size), Outcome::Miss)
     }
 
     async fn open(&self, scope: &Scope, digest: &Digest, want: Want) -> Result<Arc<Blob>, BlobError> {
@@ -95,7 +109,7 @@ impl Edge {
             scope.keep(self.cache.link(&scope.repository, digest)).await;
         }
         // An empty blob has no last byte for its hash to be checked before, so that is done before its header goes out.
-        if blob.size() == 0 {
+        if blob.size() == Some(0) {
             blob.reader(0..0).read(&mut [0]).await?;
         }
         Ok(Arc::new(blob))
@@ -142,7 +156,7 @@ impl Edge {
     }
 
     /// Asks upstream for a blob's header: does this repository hold it, and may the caller have it?
-    async fn ask_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<u64, Refused> {
+    async fn ask_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Option<u64>, Refused> {
         let key = scope.key(Wanted::Blob(*digest));
         self.not_refused(scope, &key)?;
         let question = {

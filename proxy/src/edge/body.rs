@@ -1,18 +1,20 @@
 //! Writes an answer to the client: header, then body, through one buffer.
 //!
-//! Invariant: an answer that broke off never looks complete. Over HTTP/1 the announced length is not reached and the
-//! connection is closed; over HTTP/2 the stream is reset. Memory is one buffer a request, whatever the size of the blob.
+//! Invariant: an answer that broke off never looks complete. Over HTTP/1 the announced length, or the last chunk, is not
+//! reached and the connection is closed; over HTTP/2 the stream is reset. Memory is one buffer a request, whatever the size of the blob.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 
-use crate::cache::{Blob, BlobError, BlobState};
+use crate::cache::{Blob, BlobError, BlobState, ENDLESS};
 use crate::front::FRAME;
 use pierhead_service::range::Multipart;
 
@@ -79,7 +81,11 @@ enum Broken {
 /// Sends an answer. `id` is the request's, for the log.
 pub(crate) async fn send(session: &mut ServerSession, header: Box<ResponseHeader>, body: Body, id: &str) -> Sent {
     let mut sent = Sent { bytes: 0, first_byte: Instant::now(), complete: false };
-    match write(session, header, body, &mut sent).await {
+    let written = match frame(session, header, &body).await {
+        Some(framed) => write(session, framed, body, &mut sent).await,
+        None => Err(Broken::Short),
+    };
+    match written {
         Ok(()) => sent.complete = true,
         Err(broken) => {
             match &broken {
@@ -90,6 +96,27 @@ pub(crate) async fn send(session: &mut ServerSession, header: Box<ResponseHeader
         }
     }
     sent
+}
+
+/// Frames a body whose length is not known: in chunks over HTTP/1.1. HTTP/1.0 has nothing that tells its end from a broken
+/// connection, so there the length is waited for; `None` when the fill fails before it is known.
+async fn frame(session: &ServerSession, mut header: Box<ResponseHeader>, body: &Body) -> Option<Box<ResponseHeader>> {
+    let (Body::Blob(blob, _), ServerSession::H1(http)) = (body, session) else { return Some(header) };
+    if header.headers.contains_key(CONTENT_LENGTH) {
+        return Some(header);
+    }
+    // Either line is a valid one.
+    if http.req_header().version == Version::HTTP_10 {
+        blob.settle(Duration::MAX).await;
+        match blob.size() {
+            Some(size) => drop(header.insert_header(CONTENT_LENGTH, size)),
+            None if blob.state() == BlobState::Filling => return None,
+            None => {}
+        }
+    } else {
+        let _ = header.insert_header(TRANSFER_ENCODING, "chunked");
+    }
+    Some(header)
 }
 
 async fn write(
@@ -168,6 +195,7 @@ async fn copy(
     buffer: &mut Buffer,
     sent: &mut Sent,
 ) -> Result<(), Broken> {
+    let endless = range.end == ENDLESS;
     let mut left = range.end - range.start;
     let mut reader = blob.reader(range);
     while left > 0 {
@@ -193,7 +221,7 @@ async fn copy(
             (Buffer::Reused(_), _) => 0,
         };
         if count == 0 {
-            return Err(Broken::Short);
+            return if endless { Ok(()) } else { Err(Broken::Short) };
         }
         left = left.saturating_sub(count as u64);
         sent.bytes += count as u64;

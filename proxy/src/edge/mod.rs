@@ -110,7 +110,7 @@ pub(crate) struct Edge {
     offline: bool,
     negatives: Negatives,
     manifests: Questions<Arrival>,
-    blobs: Questions<u64>,
+    blobs: Questions<Option<u64>>,
     openings: Flights<Key, Result<Arc<Blob>, BlobError>>,
     lists: Questions<Arc<ListRecord>>,
 }

@@ -164,6 +164,7 @@ pub(super) mod tests {
             allow: Globs::default(),
             deny: Globs::default(),
             pin: Globs::default(),
+            max_share: 80,
             rate: None,
         }
     }

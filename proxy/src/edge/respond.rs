@@ -128,7 +128,9 @@ fn content(asked: &Asked<'_>, content: Content, id: &str) -> Answer {
         }),
         Content::BlobHead(digest, size) => entity(asked, &digest, id, true, |mut lines, _| {
             lines.put(CONTENT_TYPE, BINARY);
-            lines.number(CONTENT_LENGTH, size);
+            if let Some(size) = size {
+                lines.number(CONTENT_LENGTH, size);
+            }
             lines.with(Body::Empty)
         }),
         Content::Blob(digest, blob) => {
@@ -181,7 +183,12 @@ fn entity(
 }
 
 fn blob_body(asked: &Asked<'_>, etag: &str, blob: Arc<Blob>, mut lines: Lines) -> Answer {
-    let size = blob.size();
+    let Some(size) = blob.size() else {
+        // How it is framed is for whoever writes it to a connection.
+        lines.put(CONTENT_TYPE, BINARY);
+        let all = blob.all();
+        return lines.with(Body::Blob(blob, all));
+    };
     let specs = asked
         .headers
         .get(RANGE)

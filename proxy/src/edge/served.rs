@@ -23,7 +23,7 @@ pub(crate) enum Content {
     /// A blob, opened.
     Blob(Digest, Arc<Blob>),
     /// What HEAD needs of a blob, and a conditional GET of one that the client has.
-    BlobHead(Digest, u64),
+    BlobHead(Digest, Option<u64>),
     /// A list, and how the client is to ask for its next page.
     List(Arc<ListRecord>, Option<String>),
 }

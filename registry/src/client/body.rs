@@ -2,14 +2,17 @@
 //!
 //! Invariants: bytes come in order, each once, from [`BlobBody::start`] to exactly the end asked for; a connection that
 //! breaks is taken up at the byte where it broke, by a new request (so with a fresh token and a fresh redirect), at the
-//! same endpoint first; every answer agrees on the length of the blob. [`BlobBody::chunk`] may be dropped at any await
-//! and called again.
+//! same endpoint first; answers that tell the length of the blob agree on it. [`BlobBody::chunk`] may be dropped at any
+//! await and called again.
+//!
+//! An answer need not tell a length. Then the end of its body is the end of the blob, as far as this module can know, and
+//! whoever reads it checks the digest. An answer need not take a range either: the request is then sent again without one.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use reqwest::{Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -19,7 +22,7 @@ use super::exchange::Caller;
 use super::failure::Failure;
 use super::range::{self, Extent, RangeError};
 use super::retry::{Attempts, Turn, order, pause};
-use super::send::Call;
+use super::send::{Answer, Call};
 use super::upstream::Upstream;
 
 /// Where a blob comes from.
@@ -36,6 +39,16 @@ struct Opened {
     /// Strong, or `None`.
     etag: Option<HeaderValue>,
     ranges: bool,
+    /// Whether HTTP tells the end of the body from a connection that was closed in its middle.
+    proven: bool,
+}
+
+/// What an endpoint has from a given byte on.
+enum Opening {
+    /// A part of the blob.
+    Body(Box<Opened>),
+    /// Nothing: the blob is this long.
+    End(u64),
 }
 
 impl BlobSource {
@@ -44,25 +57,67 @@ impl BlobSource {
         BlobSource { upstream, caller, call }
     }
 
-    /// Asks one endpoint for `start..end`.
+    /// The length of the blob as the header of the shortest possible GET tells it, if it does.
+    pub(super) async fn probe(&self, index: usize) -> Result<Option<u64>, Failure> {
+        match self.open(index, 0, Some(1), None).await? {
+            Opening::Body(opened) => Ok(opened.extent.total),
+            Opening::End(total) => Ok(Some(total)),
+        }
+    }
+
+    /// Asks one endpoint for `start..end`; once more, for everything, when it does not take the range.
     async fn open(
         &self,
         index: usize,
         start: u64,
         end: Option<u64>,
         if_range: Option<&HeaderValue>,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<Opening, Failure> {
+        let endpoint = &self.upstream.endpoints[index];
+        let range = range::header(start, end).and_then(|range| HeaderValue::try_from(range).ok());
+        // From its start the blob can be had without a range as well.
+        let avoided = start == 0 && range.is_some() && !endpoint.takes_ranges(Instant::now());
+        let mut refused = false;
+        if let Some(range) = range.filter(|_| !avoided) {
+            let answer = self.ask(index, Some((range, if_range))).await?;
+            let (status, headers) = (answer.response.status(), answer.response.headers());
+            refused = range::is_refused(status, headers, start, answer.foreign);
+            if !refused {
+                if status == StatusCode::RANGE_NOT_SATISFIABLE {
+                    let total = range::unsatisfied(headers);
+                    return total.map(Opening::End).ok_or_else(|| Failure::invalid(RangeError::Beyond));
+                }
+                match self.opened(index, answer, start, end) {
+                    // A 206 that is not what it should be: this server is bad at ranges.
+                    Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
+                    opened => return opened.map(|opened| Opening::Body(Box::new(opened))),
+                }
+            }
+        }
+        let answer = self.ask(index, None).await?;
+        let mut opened = self.opened(index, answer, start, end)?;
+        if refused {
+            let (registry, host) = (self.upstream.name(), endpoint.host());
+            tracing::debug!(registry, host, "the server does not take ranges");
+            endpoint.refuses_ranges(Instant::now());
+        }
+        opened.ranges &= !(refused || avoided);
+        Ok(Opening::Body(Box::new(opened)))
+    }
+
+    async fn ask(&self, index: usize, range: Option<(HeaderValue, Option<&HeaderValue>)>) -> Result<Answer, Failure> {
         let mut call = self.call.clone();
-        if let Some(range) = range::header(start, end).and_then(|range| HeaderValue::try_from(range).ok()) {
+        if let Some((range, if_range)) = range {
             call.headers.insert(RANGE, range);
             if let Some(etag) = if_range {
                 call.headers.insert(IF_RANGE, etag.clone());
             }
         }
-        let answer = self.upstream.exchange(index, &call, &self.caller).await?;
-        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(Failure::invalid(RangeError::Beyond));
-        }
+        self.upstream.exchange(index, &call, &self.caller).await
+    }
+
+    fn opened(&self, index: usize, answer: Answer, start: u64, end: Option<u64>) -> Result<Opened, Failure> {
+        let carried = self.upstream.endpoints[index].transport.is_some() && !answer.foreign;
         let response = answer.success()?;
         let (status, headers) = (response.status(), response.headers());
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -71,7 +126,8 @@ impl BlobSource {
         let extent = range::check(status, headers, start, end).map_err(Failure::invalid)?;
         let ranges = status == StatusCode::PARTIAL_CONTENT
             || headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
-        Ok(Opened { extent, etag: strong_etag(headers), ranges, response })
+        let proven = carried || range::content_length(headers).is_some() || headers.contains_key(TRANSFER_ENCODING);
+        Ok(Opened { extent, etag: strong_etag(headers), ranges, proven, response })
     }
 }
 
@@ -84,10 +140,12 @@ struct Reply {
     response: Response,
     /// Offset in the blob of the next byte that it will send.
     at: u64,
-    /// Offset of its end.
-    end: u64,
+    /// Offset of its end; `None`: where the body ends.
+    end: Option<u64>,
     /// Whether HTTP itself holds it to that end.
     framed: bool,
+    /// Whether HTTP tells the end of the body from a connection that was closed in its middle.
+    proven: bool,
 }
 
 /// The body of a blob, or of a part of it. When the connection breaks, [`BlobBody::chunk`] takes it up again where it
@@ -95,9 +153,13 @@ struct Reply {
 /// Dropping it closes the connection and frees the slot.
 pub struct BlobBody {
     source: BlobSource,
-    total: u64,
+    /// Length of the blob, once an answer or its end told it.
+    total: Option<u64>,
+    /// Length of the blob as a manifest tells it: a hint.
+    expected: Option<u64>,
     start: u64,
-    end: u64,
+    /// The end asked for, or that of the blob once it is known.
+    end: Option<u64>,
     ranges: bool,
     /// Offset of the next byte to give out.
     at: u64,
@@ -114,6 +176,8 @@ pub struct BlobBody {
     due: Option<Instant>,
     /// Since when nothing came although it was waited for; a reader's own pauses do not count.
     broken: Option<Instant>,
+    /// Where a body ended before the expected length, with nothing to prove that it was the end.
+    ended: Option<u64>,
     /// Why it broke, and whether that is the end of it.
     last: Failure,
     over: bool,
@@ -141,26 +205,36 @@ impl BlobBody {
         loop {
             let turn = attempts.next().await?;
             match source.open(turn.index, start, end, None).await {
-                Ok(opened) => {
+                Ok(Opening::End(total)) if total > 0 || start > 0 => {
+                    attempts.failed(turn, Failure::invalid(RangeError::Beyond))?;
+                }
+                Ok(opening) => {
                     let endpoint = turn.index;
                     turn.settle(None);
-                    let Extent { start, total, .. } = opened.extent;
+                    let opened = match opening {
+                        Opening::Body(opened) => Some(*opened),
+                        Opening::End(_) => None,
+                    };
+                    let total = opened.as_ref().map_or(Some(0), |opened| opened.extent.total);
                     let mut order = order(upstream.endpoints.len(), avoid);
                     bring_forward(&mut order, endpoint);
+                    let start = opened.as_ref().map_or(0, |opened| opened.extent.start);
                     return Ok(BlobBody {
                         source,
                         total,
+                        expected: None,
                         start,
-                        end: end.map_or(total, |end| end.min(total)),
-                        ranges: opened.ranges,
+                        end: shorter(end, total),
+                        ranges: opened.as_ref().is_some_and(|opened| opened.ranges),
                         at: start,
                         endpoint,
-                        etag: opened.etag.clone(),
-                        reply: Some(Reply::new(opened)),
+                        etag: opened.as_ref().and_then(|opened| opened.etag.clone()),
+                        reply: opened.map(Reply::new),
                         order,
                         tried: 0,
                         due: None,
                         broken: None,
+                        ended: None,
                         last: Failure::broken("nothing came"),
                         over: false,
                         _permit: permit,
@@ -171,14 +245,25 @@ impl BlobBody {
         }
     }
 
-    /// Length of the whole blob.
-    pub fn total(&self) -> u64 {
+    /// Tells the length that the blob should have. It counts only against a body that has no length and ends early in a
+    /// way that a broken connection does too: the rest of such a body is asked for.
+    pub fn expect(&mut self, size: u64) {
+        self.expected = Some(size);
+    }
+
+    /// Length of the whole blob; `None` until it is known, at the latest at the end.
+    pub fn total(&self) -> Option<u64> {
         self.total
     }
 
     /// Offset of the first byte. It is 0 when upstream ignored the range that was asked for (a plain 200).
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Whether it was opened for the whole blob: from its start to its end.
+    pub fn is_whole(&self) -> bool {
+        self.start == 0 && self.total == self.end
     }
 
     /// Whether upstream serves ranges of this blob (a 206, or `Accept-Ranges: bytes`).
@@ -191,33 +276,28 @@ impl BlobBody {
         self.endpoint
     }
 
-    /// The next piece; `None` at the end, which is always exactly the end that was asked for.
+    /// The next piece; `None` at the end, which is the end that was asked for, or that of the blob.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
             if self.over {
                 return Err(self.error());
             }
             let Some(reply) = &mut self.reply else {
-                if self.at == self.end {
+                if self.end == Some(self.at) {
                     return Ok(None);
                 }
                 self.resume().await?;
                 continue;
             };
-            if self.at == self.end && (reply.framed || reply.at < reply.end) {
+            if self.end == Some(self.at) && (reply.framed || reply.end != Some(reply.at)) {
                 self.reply = None;
                 return Ok(None);
             }
             let idle = self.source.upstream.settings.idle_timeout;
             let piece = match timeout(idle, reply.response.chunk()).await {
                 Ok(Ok(Some(piece))) => piece,
-                // A reply that is framed by its own end alone: it was looked at whether more would come.
-                Ok(Ok(None)) if reply.at == reply.end => {
-                    self.reply = None;
-                    continue;
-                }
                 Ok(Ok(None)) => {
-                    self.broke("the body ended early".to_owned());
+                    self.ended();
                     continue;
                 }
                 Ok(Err(error)) => {
@@ -241,11 +321,11 @@ impl BlobBody {
         self.source.upstream.observer.received(length);
         let Some(reply) = &mut self.reply else { return Ok(None) };
         let from = reply.at;
-        if length > reply.end - from {
+        if reply.end.is_some_and(|end| length > end - from) {
             return Err(self.give_up(Failure::invalid("the body is longer than announced")));
         }
         reply.at += length;
-        let to = reply.at.min(self.end);
+        let to = self.end.map_or(reply.at, |end| reply.at.min(end));
         if to <= self.at {
             return Ok(None);
         }
@@ -257,6 +337,32 @@ impl BlobBody {
         self.tried = 0;
         self.broken = None;
         Ok(Some(piece))
+    }
+
+    /// A reply ended, in a way that HTTP allows.
+    fn ended(&mut self) {
+        let Some(reply) = self.reply.take() else { return };
+        let short = match reply.end {
+            Some(end) => reply.at < end,
+            None => reply.at < self.at || self.total.is_some_and(|total| reply.at < total),
+        };
+        // A second answer that ends in the same place is believed.
+        let doubtful = reply.end.is_none()
+            && !reply.proven
+            && self.expected.is_some_and(|expected| reply.at < expected)
+            && self.ended != Some(reply.at);
+        if short || doubtful {
+            self.ended = Some(reply.at);
+            self.broke("the body ended early".to_owned());
+        } else if self.total.is_none() && (reply.end.is_none() || self.expected == Some(reply.at)) {
+            self.know(reply.at);
+        }
+    }
+
+    /// Takes up the length of the blob.
+    fn know(&mut self, total: u64) {
+        self.total = Some(total);
+        self.end = shorter(self.end, self.total);
     }
 
     fn broke(&mut self, reason: String) {
@@ -289,19 +395,24 @@ impl BlobBody {
             let index = turn.index;
             let etag = self.etag.as_ref().filter(|_| index == self.endpoint);
             // Until the end asked for, but open-ended where that is the blob's: presigned URLs are happier that way.
-            let end = (self.end < self.total).then_some(self.end);
+            let end = self.end.filter(|end| self.total != Some(*end));
             let opened = timeout_at(deadline, self.source.open(index, self.at, end, etag)).await;
             // Our patience ended, which says nothing about the endpoint.
             let Ok(opened) = opened else { return Err(self.give_up(self.last.clone())) };
-            let opened = opened.and_then(|opened| match opened.extent.total {
-                total if total == self.total => Ok(opened),
-                total => Err(Failure::invalid(RangeError::Changed(self.total, total))),
-            });
+            let opened = opened.and_then(|opening| self.agrees(opening));
             turn.settle(opened.as_ref().err());
             self.tried += 1;
             self.due = None;
             match opened {
-                Ok(opened) => {
+                // It ended where it broke.
+                Ok(None) => {
+                    self.know(self.at);
+                    return Ok(());
+                }
+                Ok(Some(opened)) => {
+                    if let (None, Some(total)) = (self.total, opened.extent.total) {
+                        self.know(total);
+                    }
                     bring_forward(&mut self.order, index);
                     self.endpoint = index;
                     self.etag = opened.etag.clone();
@@ -326,6 +437,28 @@ impl BlobBody {
         }
     }
 
+    /// What goes on where this body stands, if it is of the same length; `None`: nothing, for that is its end.
+    fn agrees(&self, opening: Opening) -> Result<Option<Opened>, Failure> {
+        let told = match &opening {
+            Opening::Body(opened) => opened.extent.total,
+            Opening::End(total) => Some(*total),
+        };
+        // Without a length so far, it has at least what has come of it.
+        let changed = match (self.total, told) {
+            (Some(total), Some(told)) => total != told,
+            (None, Some(told)) => told < self.at,
+            (_, None) => false,
+        };
+        match (opening, told) {
+            (_, Some(told)) if changed => {
+                Err(Failure::invalid(RangeError::Changed(self.total.unwrap_or(self.at), told)))
+            }
+            (Opening::Body(opened), _) => Ok(Some(*opened)),
+            (Opening::End(total), _) if total == self.at => Ok(None),
+            (Opening::End(_), _) => Err(Failure::invalid(RangeError::Beyond)),
+        }
+    }
+
     fn give_up(&mut self, failure: Failure) -> ClientError {
         self.reply = None;
         self.over = true;
@@ -341,7 +474,8 @@ impl BlobBody {
 impl Reply {
     fn new(opened: Opened) -> Reply {
         let framed = range::content_length(opened.response.headers()).is_some();
-        Reply { response: opened.response, at: opened.extent.start, end: opened.extent.end, framed }
+        let Extent { start, end, .. } = opened.extent;
+        Reply { response: opened.response, at: start, end, framed, proven: opened.proven }
     }
 }
 
@@ -353,6 +487,11 @@ impl fmt::Debug for BlobBody {
             .field("total", &self.total)
             .finish_non_exhaustive()
     }
+}
+
+/// The earlier of two ends; `None` is no end.
+fn shorter(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 /// Moves `index` to the front.

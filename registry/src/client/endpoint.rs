@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Certificate, ClientBuilder, Identity, redirect};
+use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::breaker::Breaker;
@@ -21,6 +22,9 @@ pub(super) const USER_AGENT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Idle connections are dropped before common servers drop them, which would cost a retry.
 const POOL_IDLE: Duration = Duration::from_secs(30);
+
+/// How long a server that refused a range is not asked for one without need.
+const RANGES_REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// See the module.
 pub(super) struct Endpoint {
@@ -37,6 +41,8 @@ pub(super) struct Endpoint {
     /// Whether to ask it at all; of no meaning with a transport.
     pub(super) breaker: Breaker,
     scheme: Mutex<Option<Scheme>>,
+    /// When it last refused a request for a range that it answered without one.
+    ranges_refused: Mutex<Option<Instant>>,
 }
 
 /// What an endpoint wants to see, learnt from its last challenge.
@@ -85,6 +91,7 @@ impl Endpoint {
             transport: endpoint.transport.map(|shared| shared.0),
             breaker: Breaker::default(),
             scheme: Mutex::new(None),
+            ranges_refused: Mutex::new(None),
             url: endpoint.url,
         })
     }
@@ -92,6 +99,17 @@ impl Endpoint {
     /// Whether it would be asked.
     pub(super) fn is_available(&self) -> bool {
         self.transport.as_ref().map_or_else(|| !self.breaker.is_open(), |transport| transport.available())
+    }
+
+    /// Whether a range is worth asking for where the whole would do: it refused none lately.
+    pub(super) fn takes_ranges(&self, now: Instant) -> bool {
+        let refused = *self.ranges_refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_none_or(|refused| now.saturating_duration_since(refused) > RANGES_REFUSED_FOR)
+    }
+
+    /// It refused a request for a range that it answered without one.
+    pub(super) fn refuses_ranges(&self, now: Instant) {
+        *self.ranges_refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// The transport, if requests to this URL go by it.

@@ -1,6 +1,7 @@
 //! What part of a blob an answer carries: `Content-Range` against what was asked for.
 //!
-//! Pure, and strict: a part that is not exactly the one asked for would be written at the wrong offset.
+//! Pure. A part must begin where it was asked for, or it would be written at the wrong offset. A length is a label: where
+//! an answer has none, the end of its body is the end of the blob, and the digest decides whether it is.
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
@@ -10,18 +11,15 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
 pub(super) struct Extent {
     /// First byte.
     pub(super) start: u64,
-    /// One past the last byte.
-    pub(super) end: u64,
-    /// Of the whole blob.
-    pub(super) total: u64,
+    /// One past the last byte; `None`: the body's own end decides.
+    pub(super) end: Option<u64>,
+    /// Of the whole blob, where the answer tells it.
+    pub(super) total: Option<u64>,
 }
 
 /// Why an answer is not the part asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RangeError {
-    /// 200 or 206 without the length that it needs.
-    #[error("the answer does not tell its length")]
-    Length,
     /// 206, and no `Content-Range: bytes a-b/total`.
     #[error("the answer has no valid Content-Range")]
     Shape,
@@ -59,28 +57,52 @@ pub(super) fn check(
     end: Option<u64>,
 ) -> Result<Extent, RangeError> {
     if status != StatusCode::PARTIAL_CONTENT {
-        let total = content_length(headers).ok_or(RangeError::Length)?;
-        if start > total || (start == total && total > 0) {
-            return Err(RangeError::Beyond);
-        }
-        return Ok(Extent { start: 0, end: total, total });
+        let total = content_length(headers);
+        return match total {
+            Some(total) if start > total || (start == total && total > 0) => Err(RangeError::Beyond),
+            _ => Ok(Extent { start: 0, end: total, total }),
+        };
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if content_type.trim_start().to_ascii_lowercase().starts_with("multipart/") {
         return Err(RangeError::Multipart);
     }
-    if start == 0 && end.is_none() {
-        return Err(RangeError::Other);
-    }
     let text = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).ok_or(RangeError::Shape)?;
-    let extent = parse(text).ok_or(RangeError::Shape)?;
-    if extent.start != start || extent.end != end.map_or(extent.total, |end| end.min(extent.total)) {
+    let (first, after, total) = parse(text).ok_or(RangeError::Shape)?;
+    // A shorter part than the one asked for is legal, and what follows it is asked for next. One to a request for
+    // everything must be everything.
+    let too_long = end.is_some_and(|end| after > end);
+    if first != start || too_long || (start == 0 && end.is_none() && total != Some(after)) {
         return Err(RangeError::Other);
     }
     match content_length(headers) {
-        Some(length) if length != extent.end - extent.start => Err(RangeError::Contradiction),
-        _ => Ok(extent),
+        Some(length) if length != after - first => Err(RangeError::Contradiction),
+        _ => Ok(Extent { start, end: Some(after), total }),
     }
+}
+
+/// Whether an answer says no more than that the server does not take this `Range`, so that the request is worth sending
+/// again without one. `start` is the first byte asked for; `foreign`: the answer is a redirect target's.
+pub(super) fn is_refused(status: StatusCode, headers: &HeaderMap, start: u64, foreign: bool) -> bool {
+    match status.as_u16() {
+        // A shorter blob is a reason to refuse, and the answer says so.
+        416 => unsatisfied(headers).is_none_or(|total| total > start),
+        // The signature of a presigned URL may cover the header. In the middle of a blob it has more likely run out.
+        403 => foreign && start == 0,
+        // These say something about the caller, the blob, or the moment.
+        401 | 404 | 407 | 408 | 410 | 425 | 429 => false,
+        400..=499 | 501 | 505 => true,
+        // Asking again costs the whole blob, so not in its middle: this may be a fault of the moment.
+        500 => start == 0,
+        _ => false,
+    }
+}
+
+/// Length of the blob, as a 416 tells it: `Content-Range: bytes */10`.
+pub(super) fn unsatisfied(headers: &HeaderMap) -> Option<u64> {
+    let (unit, rest) = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().split_once(' ')?;
+    let total = rest.trim().strip_prefix("*/")?;
+    number(total).filter(|_| unit.eq_ignore_ascii_case("bytes"))
 }
 
 /// `Content-Length`, when it is a number.
@@ -88,14 +110,15 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     number(headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim())
 }
 
-/// `bytes <first>-<last>/<total>`; an unknown total (`*`) is of no use to us.
-pub(super) fn parse(text: &str) -> Option<Extent> {
+/// `bytes <first>-<last>/<total>`: the first byte, the one after the last, and the total, which is `None` for `*`.
+fn parse(text: &str) -> Option<(u64, u64, Option<u64>)> {
     let (unit, rest) = text.trim().split_once(' ')?;
     let (range, total) = rest.trim().split_once('/')?;
     let (first, last) = range.split_once('-')?;
-    let (start, last, total) = (number(first)?, number(last)?, number(total)?);
-    let valid = unit.eq_ignore_ascii_case("bytes") && start <= last && last < total;
-    valid.then_some(Extent { start, end: last + 1, total })
+    let (first, last) = (number(first)?, number(last)?);
+    let total = if total == "*" { None } else { Some(number(total)?) };
+    let valid = unit.eq_ignore_ascii_case("bytes") && first <= last && total.is_none_or(|total| last < total);
+    Some((first, last.checked_add(1)?, total)).filter(|_| valid)
 }
 
 /// Digits alone: `str::parse` would let a sign through.
@@ -106,9 +129,14 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use reqwest::StatusCode;
-    use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
+    use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-    use super::{Extent, RangeError, check, header, parse};
+    use super::{Extent, RangeError, check, header, is_refused, parse};
+
+    fn headers(lines: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let lines = lines.iter().filter(|(_, value)| !value.is_empty());
+        lines.map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
 
     #[test]
     fn asks() {
@@ -120,14 +148,15 @@ mod tests {
 
     #[test]
     fn parses() {
-        assert_eq!(parse("bytes 5-9/10"), Some(Extent { start: 5, end: 10, total: 10 }));
+        assert_eq!(parse("bytes 5-9/10"), Some((5, 10, Some(10))));
+        assert_eq!(parse("bytes 5-9/*"), Some((5, 10, None)));
         for bad in [
             "bytes */10",
-            "bytes 5-9/*",
             "bytes 9-5/10",
             "bytes 5-10/10",
             "lines 5-9/10",
             "bytes +5-9/10",
+            "bytes 0-18446744073709551615/*",
             "5-9/10",
             "",
         ] {
@@ -139,33 +168,62 @@ mod tests {
     fn checks() {
         let part = |range: &'static str, length: &'static str| (206, range, length, "");
         for ((status, range, length, kind), start, end, expected) in [
-            ((200, "", "10", ""), 0, None, Ok((0, 10, 10))),
-            ((200, "", "10", ""), 5, None, Ok((0, 10, 10))),
-            ((200, "", "0", ""), 0, None, Ok((0, 0, 0))),
+            ((200, "", "10", ""), 0, None, Ok((0, Some(10), Some(10)))),
+            ((200, "", "10", ""), 5, None, Ok((0, Some(10), Some(10)))),
+            ((200, "", "0", ""), 0, None, Ok((0, Some(0), Some(0)))),
             ((200, "", "10", ""), 10, None, Err(RangeError::Beyond)),
-            ((200, "", "", ""), 0, None, Err(RangeError::Length)),
-            (part("bytes 5-9/10", "5"), 5, None, Ok((5, 10, 10))),
-            (part("bytes 5-9/10", ""), 5, None, Ok((5, 10, 10))),
-            (part("bytes 5-6/10", "2"), 5, Some(7), Ok((5, 7, 10))),
-            (part("bytes 5-9/10", "5"), 5, Some(70), Ok((5, 10, 10))),
-            (part("bytes 0-9/10", "10"), 0, Some(10), Ok((0, 10, 10))),
-            (part("bytes 0-9/10", "10"), 0, None, Err(RangeError::Other)),
+            ((200, "", "", ""), 0, None, Ok((0, None, None))),
+            ((200, "", "", ""), 7, Some(9), Ok((0, None, None))),
+            (part("bytes 5-9/10", "5"), 5, None, Ok((5, Some(10), Some(10)))),
+            (part("bytes 5-9/10", ""), 5, None, Ok((5, Some(10), Some(10)))),
+            (part("bytes 5-6/10", "2"), 5, Some(7), Ok((5, Some(7), Some(10)))),
+            (part("bytes 5-9/10", "5"), 5, Some(70), Ok((5, Some(10), Some(10)))),
+            (part("bytes 0-9/10", "10"), 0, Some(10), Ok((0, Some(10), Some(10)))),
+            (part("bytes 0-9/10", "10"), 0, None, Ok((0, Some(10), Some(10)))),
+            (part("bytes 0-8/10", "9"), 0, None, Err(RangeError::Other)),
+            (part("bytes 0-9/*", "10"), 0, None, Err(RangeError::Other)),
             (part("bytes 4-9/10", "6"), 5, None, Err(RangeError::Other)),
-            (part("bytes 5-8/10", "4"), 5, None, Err(RangeError::Other)),
+            (part("bytes 5-7/10", "3"), 5, Some(7), Err(RangeError::Other)),
+            (part("bytes 5-8/10", "4"), 5, None, Ok((5, Some(9), Some(10)))),
             (part("bytes 5-9/10", "6"), 5, None, Err(RangeError::Contradiction)),
-            (part("bytes 5-9/*", "5"), 5, None, Err(RangeError::Shape)),
+            (part("bytes 5-9/*", "5"), 5, None, Ok((5, Some(10), None))),
             (part("", "5"), 5, None, Err(RangeError::Shape)),
             ((206, "", "5", "multipart/byteranges; boundary=x"), 5, None, Err(RangeError::Multipart)),
         ] {
-            let mut headers = HeaderMap::new();
-            for (name, value) in [(CONTENT_RANGE, range), (CONTENT_LENGTH, length), (CONTENT_TYPE, kind)] {
-                if !value.is_empty() {
-                    headers.insert(name, HeaderValue::from_static(value));
-                }
-            }
+            let headers = headers(&[(CONTENT_RANGE, range), (CONTENT_LENGTH, length), (CONTENT_TYPE, kind)]);
             let expected = expected.map(|(start, end, total)| Extent { start, end, total });
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(check(status, &headers, start, end), expected, "{range} {length} for {start}-{end:?}");
+        }
+    }
+
+    #[test]
+    fn knows_who_takes_no_ranges() {
+        for (status, range, start, foreign, expected) in [
+            (400, "", 0, false, true),
+            (405, "", 0, false, true),
+            (412, "", 5, false, true),
+            (416, "", 5, false, true),
+            (416, "bytes */10", 5, false, true),
+            (416, "bytes */10", 10, false, false),
+            (416, "bytes */0", 0, false, false),
+            (500, "", 0, false, true),
+            (500, "", 5, false, false),
+            (501, "", 5, false, true),
+            (403, "", 0, true, true),
+            (403, "", 5, true, false),
+            (403, "", 5, false, false),
+            (401, "", 0, true, false),
+            (404, "", 0, false, false),
+            (408, "", 0, false, false),
+            (429, "", 0, false, false),
+            (502, "", 0, false, false),
+            (503, "", 0, false, false),
+            (206, "", 0, false, false),
+        ] {
+            let headers = headers(&[(CONTENT_RANGE, range)]);
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(is_refused(status, &headers, start, foreign), expected, "{status} {range} at {start}");
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Invariant: a manifest that leaves here hashes to the digest it is returned under.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, RANGE};
+use flate2::read::MultiGzDecoder;
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK};
 use reqwest::{Method, StatusCode};
 use serde::de::IgnoredAny;
 
@@ -18,10 +20,13 @@ use super::upstream::Upstream;
 use super::{
     BlobBody, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, ManifestInfo, range,
 };
-use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, media_type};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, media_type, schema1};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// What gzip begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// One repository, seen with one credential. Cheap to clone.
 #[derive(Clone)]
@@ -121,12 +126,29 @@ impl Repository {
         }
     }
 
-    /// HEAD of a blob: its size. Also the question "may this credential read it here?".
-    pub async fn head_blob(&self, digest: &Digest) -> Result<u64, ClientError> {
+    /// HEAD of a blob: its size, where upstream tells it. Also the question "may this credential read it here?".
+    pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
         let mut attempts = Attempts::new(&self.upstream, &[]);
         loop {
             let turn = attempts.next().await?;
             match self.blob_size(turn.index, digest).await {
+                Ok(size) => {
+                    turn.settle(None);
+                    return Ok(size);
+                }
+                Err(failure) => attempts.failed(turn, failure)?,
+            }
+        }
+    }
+
+    /// The size of a blob as the header of a GET tells it: for whoever is about to fetch a part of it. HEAD may know less,
+    /// and its no proves nothing.
+    pub async fn probe_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+        let source = self.source(digest);
+        let mut attempts = Attempts::new(&self.upstream, &[]);
+        loop {
+            let turn = attempts.next().await?;
+            match source.probe(turn.index).await {
                 Ok(size) => {
                     turn.settle(None);
                     return Ok(size);
@@ -166,28 +188,15 @@ impl Repository {
 
     /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
     /// method, so an object store behind a redirect often refuses a HEAD.
-    async fn blob_size(&self, index: usize, digest: &Digest) -> Result<u64, Failure> {
+    async fn blob_size(&self, index: usize, digest: &Digest) -> Result<Option<u64>, Failure> {
         let mut call = self.blob_call(digest);
         (call.method, call.blob) = (Method::HEAD, false);
         let answer = self.upstream.exchange(index, &call, &self.caller).await?;
         let status = answer.response.status();
-        let refused = no_head(status) || (answer.foreign && matches!(status.as_u16(), 400 | 401 | 403));
-        if !refused {
-            let response = answer.success()?;
-            if let Some(size) = range::content_length(response.headers()) {
-                return Ok(size);
-            }
+        if no_head(status) || (answer.foreign && matches!(status.as_u16(), 400 | 401 | 403)) {
+            return self.source(digest).probe(index).await;
         }
-        (call.method, call.blob) = (Method::GET, true);
-        call.headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-        let answer = self.upstream.exchange(index, &call, &self.caller).await?;
-        // Of nothing, not even the first byte can be had.
-        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(0);
-        }
-        let response = answer.success()?;
-        let extent = range::check(response.status(), response.headers(), 0, Some(1)).map_err(Failure::invalid)?;
-        Ok(extent.total)
+        Ok(range::content_length(answer.success()?.headers()))
     }
 
     async fn fetch(&self, index: usize, call: &Call) -> Result<(HeaderMap, Bytes), Failure> {
@@ -198,6 +207,7 @@ impl Repository {
             return Err(Failure::invalid(format!("the body is longer than {limit} bytes")));
         }
         let body = self.upstream.read(response, limit).await?;
+        let body = decoded(&headers, body, limit)?;
         Ok((headers, body.into()))
     }
 
@@ -218,6 +228,25 @@ fn accept_header(accept: &[String]) -> HeaderValue {
         accept.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()).collect::<Vec<_>>().join(", ");
     let asked = if asked.is_empty() { media_type::ALL.join(", ") } else { asked };
     HeaderValue::try_from(asked).unwrap_or(HeaderValue::from_static("*/*"))
+}
+
+/// A document as it is: identity was asked for, yet some servers compress all the same, and clients in Go decode that without
+/// a word. What says that it is encoded and is not stays as it came.
+fn decoded(headers: &HeaderMap, body: Vec<u8>, limit: u64) -> Result<Vec<u8>, Failure> {
+    let label = headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::trim).unwrap_or_default();
+    let gzip = label.eq_ignore_ascii_case("gzip") || label.eq_ignore_ascii_case("x-gzip");
+    if !gzip || !body.starts_with(&GZIP) {
+        return Ok(body);
+    }
+    let mut document = Vec::new();
+    let read = MultiGzDecoder::new(body.as_slice()).take(limit.saturating_add(1)).read_to_end(&mut document);
+    match read {
+        Ok(_) if document.len() as u64 > limit => {
+            Err(Failure::invalid(format!("the body, decoded, is longer than {limit} bytes")))
+        }
+        Ok(_) => Ok(document),
+        Err(error) => Err(Failure::invalid(format!("the body is not the gzip that it says it is: {error}"))),
+    }
 }
 
 fn no_head(status: StatusCode) -> bool {
@@ -258,7 +287,14 @@ fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Result<Fetche
     let (headers, bytes) = if asked.or(told).is_some() { fetched } else { whole(fetched)? };
     // By tag, the algorithm that HEAD will tell of, so that the two can be compared.
     let algorithm = asked.or(told).map_or(Algorithm::Sha256, |digest| digest.algorithm());
-    let digest = Digest::of(algorithm, &bytes);
+    // Of a signed manifest of schema 1, the digest is over what was signed.
+    let payload = schema1::signed_payload(&bytes);
+    let digest = [payload.as_deref(), Some(&bytes)]
+        .into_iter()
+        .flatten()
+        .map(|content| Digest::of(algorithm, content))
+        .reduce(|signed, raw| if asked.or(told) == Some(raw) { raw } else { signed });
+    let digest = digest.unwrap_or_else(|| Digest::of(algorithm, &bytes));
     let told = told.filter(|told| told.algorithm() == digest.algorithm());
     if asked.is_some_and(|asked| asked != digest) || told.is_some_and(|told| told != digest) {
         return Err(Failure::invalid("the manifest does not hash to its digest"));

@@ -9,6 +9,7 @@ mod error;
 mod manifest;
 mod name;
 mod running;
+pub mod schema1;
 mod scope;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};

@@ -59,6 +59,49 @@ impl Drop for SmallDisk {
     }
 }
 
+/// A disk that is smaller than `max_size` is a limit like it: old content makes room for new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_smaller_than_max_size_is_a_limit_like_it() {
+    let registry = DockerRegistry::start().await;
+    let images: Vec<Image> = (1..=6).map(|seed| Image::new(seed, &[6 << 20])).collect();
+    for (number, image) in images.iter().enumerate() {
+        registry.push("team/app", &format!("v{number}"), image).await;
+    }
+    let keys = json!({ "default": true, "retries": 0 });
+    let setup = Setup::new().registry_with("up.test", registry.url(), keys).set("/cache/max_size", "1GiB");
+    let Some(disk) = SmallDisk::mount(setup.cache(), "20m").await else {
+        eprintln!("skipped: mounting a tmpfs is not permitted here");
+        return;
+    };
+    let config = setup.write();
+    let mut check = Command::new(pierhead_tests::setup::binary());
+    check.args(["check", "--config"]).arg(&config);
+    let checked = run(check, Duration::from_secs(10)).await.expect_success();
+    assert!(checked.stderr.contains("cache.max_size"), "{}", checked.stderr);
+    let mut edge = setup.start().await;
+    assert!(edge.log().count(|line| line.contains("smaller than max_size")) > 0, "no warning in the log");
+    for _ in 0..2 {
+        for (number, image) in images.iter().enumerate() {
+            edge.client().pull("team/app", &format!("v{number}")).await.unwrap();
+            edge.committed(&image.layers[0].digest).await;
+        }
+    }
+    assert_eq!(edge.access_log().iter().filter(|line| line["outcome"] == "bypass").count(), 0);
+    assert!(edge.metric("pierhead_cache_evictions_total", &[]).await >= 8.0);
+    assert_eq!(edge.metric("pierhead_cache_writable", &[]).await, 1.0);
+    assert!(edge.metric("pierhead_cache_limit_bytes", &[]).await <= (20 << 20) as f64);
+    assert_eq!(edge.operator().get("/health/endtoend").await.status, 200);
+    // What cannot fit is passed through, and costs nothing else its place.
+    let large = Image::new(9, &[30 << 20]);
+    registry.push("team/app", "large", &large).await;
+    edge.client().pull("team/app", "large").await.unwrap();
+    assert_eq!(edge.operator().get("/health/endtoend").await.status, 200);
+    assert!(edge.path_of(&images[5].layers[0].digest).exists());
+    edge.kill().await;
+    drop(disk);
+}
+
+/// A disk that others have filled is served past, and used again when there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_served_past_and_used_again() {
     let mut registry = DockerRegistry::start().await;
@@ -68,11 +111,13 @@ async fn a_full_disk_is_served_past_and_used_again() {
     }
     let keys = json!({ "default": true, "retries": 0 });
     let setup = Setup::new().registry_with("up.test", registry.url(), keys).set("/cache/max_size", "1GiB");
-    let Some(disk) = SmallDisk::mount(setup.cache(), "5m").await else {
+    let Some(disk) = SmallDisk::mount(setup.cache(), "8m").await else {
         eprintln!("skipped: mounting a tmpfs is not permitted here");
         return;
     };
+    let foreign = setup.cache().join("somebody-elses");
     let mut edge = setup.start().await;
+    std::fs::write(&foreign, vec![0; 7 << 20]).or_else(|_| std::fs::write(&foreign, vec![0; 6 << 20])).unwrap();
     for round in 0..2 {
         for number in 0..images.len() {
             let pulled = edge.client().pull("team/app", &format!("v{number}")).await;
@@ -83,7 +128,7 @@ async fn a_full_disk_is_served_past_and_used_again() {
     edge.metric_until("pierhead_cache_writable", &[], |writable| writable == 0.0).await;
     assert!(edge.metric("pierhead_cache_storage_errors_total", &[]).await >= 1.0);
     assert!(
-        edge.log().count(|line| line.contains("full") || line.contains("No space left")) > 0,
+        edge.log().count(|line| line.contains("the disk is full of something else") && line.contains("are free")) > 0,
         "no clear line in the log"
     );
     let health = edge.operator().get("/health/endtoend").await;

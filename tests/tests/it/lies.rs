@@ -42,7 +42,6 @@ async fn nothing_wrong_arrives_and_all_is_well_afterwards() {
         Misbehaviour::WrongLength,
         Misbehaviour::EndlessHeader,
         Misbehaviour::WrongManifest,
-        Misbehaviour::Encoded,
         Misbehaviour::RedirectLoop,
         Misbehaviour::Stall,
         Misbehaviour::Silent,

@@ -3,6 +3,7 @@
 mod access;
 mod accounts;
 mod blobs;
+mod bodies;
 mod broken;
 mod convert;
 mod disk;

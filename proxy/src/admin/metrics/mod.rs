@@ -95,7 +95,11 @@ impl Metrics {
             fills: gauge(&r, "pierhead_fills_in_progress", "Blobs being fetched.")?,
             fill_readers: gauge(&r, "pierhead_fill_readers", "Clients reading blobs being fetched.")?,
             cache_bytes: gauge(&r, "pierhead_cache_bytes", "Bytes of content on disk, partial blobs included.")?,
-            cache_limit: gauge(&r, "pierhead_cache_limit_bytes", "The configured max_size.")?,
+            cache_limit: gauge(
+                &r,
+                "pierhead_cache_limit_bytes",
+                "Most bytes of content: max_size, or what the disk can hold where that is less.",
+            )?,
             cache_entries: gauge(&r, "pierhead_cache_entries", "Blobs and manifests on disk, partial ones included.")?,
             evictions: counter(&r, "pierhead_cache_evictions_total", "Evicted entries.")?,
             evicted_bytes: counter(&r, "pierhead_cache_evicted_bytes_total", "Evicted bytes.")?,

@@ -1,12 +1,17 @@
 //! Fetching: the whole of a blob, over one connection or several, or a range of it that somebody waits for.
 //!
 //! Whoever fetches claims a stretch first, so that no byte is asked for twice; a body that runs into what is already here
-//! is cut off. The client below resumes broken bodies and tries other addresses; what fails here has failed there for good.
+//! is cut off. The client below resumes broken bodies and tries other addresses.
+//!
+//! Several connections are a favour that upstream may refuse: a fill goes on with those that it can have, and fails with
+//! the last. A body that was opened for the whole blob is read to its end, by itself: cutting it off would throw away what
+//! is already on its way.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use pierhead_registry::client::{BlobBody, ClientError};
 use pierhead_registry::oci::Digest;
 
@@ -22,11 +27,19 @@ const STRETCH: u64 = 16 << 20;
 const CONNECTIONS: usize = 4;
 /// A body is cut off when at least this much of what follows is already here.
 const CUT: u64 = 256 << 10;
+/// How long upstream may ask a fill to wait that has made progress; one that is asked to wait longer fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a fill waits whose last connection was refused for no given time.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The first body of a new fill: the whole blob, or its first stretch when it is known to be large.
 pub(super) async fn first(origin: &Origin, digest: &Digest, avoid: &[usize]) -> Result<BlobBody, ClientError> {
     let large = origin.hint.is_some_and(|hint| hint > origin.parallel_above && origin.connections > 1);
-    origin.source.get_blob(digest, 0, large.then_some(STRETCH), avoid).await
+    let mut body = origin.source.get_blob(digest, 0, large.then_some(STRETCH), avoid).await?;
+    if let Some(hint) = origin.hint {
+        body.expect(hint);
+    }
+    Ok(body)
 }
 
 /// Fetches all that is missing of a fill, starting with `body` when there is one. The only one at a time of a fill.
@@ -39,26 +52,28 @@ pub(super) async fn whole(
     avoid: Vec<usize>,
 ) {
     let fill = Arc::clone(lease.fill());
-    if let Err(why) = fills.reserve(&store, fill.digest, fill.total).await {
-        tracing::warn!(digest = %fill.digest, size = fill.total, %why, "served through, uncached");
-        fill.fail(BlobError::Storage { digest: fill.digest, reason: why.to_string() });
-        fill.end_whole();
-        return;
-    }
     fill.checked().await;
-    let ranges = !fill.is_unranged() && body.as_ref().is_none_or(BlobBody::ranges);
-    let several = fill.total > origin.parallel_above && ranges;
-    let workers = if several { CONNECTIONS.min(origin.connections).max(1) } else { 1 };
-    let stretch = if workers > 1 { STRETCH } else { u64::MAX };
+    let narrow = fills.narrow(&fill.owner).unwrap_or(usize::MAX);
+    let mut workers = workers(&fill, &origin, body.as_ref()).min(narrow).max(1);
     let mut first = body;
     while !fill.over() {
-        let work = (0..workers).map(|_| fetch(&fill, &origin, first.take(), stretch, &avoid));
-        if let Err(error) = try_join_all(work).await {
-            tracing::warn!(digest = %fill.digest, %error, "fill stopped");
-            fill.fail(error);
+        let before = fill.bytes();
+        match fetch_all(&fill, &fills, &origin, first.take(), workers, &avoid).await {
+            Ok(()) => {}
+            Err(error) => match pause(&error).filter(|_| fill.bytes() > before) {
+                Some(pause) => {
+                    tracing::debug!(digest = %fill.digest, %error, "fill goes on over one connection");
+                    workers = 1;
+                    tokio::time::sleep(pause).await;
+                }
+                None => {
+                    tracing::warn!(digest = %fill.digest, %error, "fill stopped");
+                    fill.fail(error);
+                }
+            },
         }
         // What is left is being fetched for readers of ranges, who may fail.
-        fill.wait(|state| state.is_over() || state.next_free(fill.total).is_some()).await;
+        fill.wait(|state| state.is_over() || state.next_free().is_some()).await;
     }
     fill.end_whole();
     let again = matches!(fill.failure(), Some(BlobError::Mismatch { .. }))
@@ -66,8 +81,52 @@ pub(super) async fn whole(
     drop(lease);
     if again {
         // From an address that has not lied yet; whoever asks next joins.
-        let _ = Box::pin(fills.join(&store, &fill.digest, Want::Whole, Some(origin))).await;
+        let registry = Arc::clone(&fill.owner);
+        let _ = Box::pin(fills.join(&store, &registry, &fill.digest, Want::Whole, Some(origin))).await;
     }
+}
+
+/// Over how many connections a blob is fetched, when `body` is the first of them.
+fn workers(fill: &Fill, origin: &Origin, body: Option<&BlobBody>) -> usize {
+    let large = fill.total().is_some_and(|total| total > origin.parallel_above);
+    let parts = !fill.is_unranged() && body.is_none_or(|body| body.ranges() && !body.is_whole());
+    if large && parts { CONNECTIONS.min(origin.connections).max(1) } else { 1 }
+}
+
+/// How long to wait before one connection is asked for again, where the failure of the last one may be of the moment.
+fn pause(error: &BlobError) -> Option<Duration> {
+    match error {
+        BlobError::Upstream(ClientError::RateLimited { retry_after, .. }) => {
+            Some(*retry_after).filter(|pause| *pause <= PATIENCE)
+        }
+        BlobError::Upstream(ClientError::Unavailable { .. }) => Some(PAUSE),
+        _ => None,
+    }
+}
+
+/// Fetches all free stretches, over as many connections as upstream lets the fill have. Fails when the last one does.
+async fn fetch_all(
+    fill: &Arc<Fill>,
+    fills: &Fills,
+    origin: &Origin,
+    mut first: Option<BlobBody>,
+    workers: usize,
+    avoid: &[usize],
+) -> Result<(), BlobError> {
+    let stretch = if workers > 1 { STRETCH } else { u64::MAX };
+    let work = (0..workers).map(|_| fetch(fill, origin, first.take(), stretch, avoid));
+    let mut work: FuturesUnordered<_> = work.collect();
+    while let Some(done) = work.next().await {
+        match done {
+            Ok(()) => {}
+            Err(BlobError::Upstream(error)) if !work.is_empty() => {
+                tracing::debug!(digest = %fill.digest, %error, left = work.len(), "fill goes on with fewer connections");
+                fills.narrows(&fill.owner, work.len());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Fetches one free stretch after the other until there is none.
@@ -101,11 +160,11 @@ pub(in crate::cache) async fn range(
 ) -> Result<(), BlobError> {
     let fill = lease.fill();
     let avoid = fills.refused(&fill.digest);
+    if fill.is_unranged() {
+        fills.ensure_whole(&store, &lease, &origin, None);
+        return Ok(());
+    }
     for gap in fill.gaps(range) {
-        let size = (fill.bytes() + (gap.end - gap.start)).min(fill.total);
-        if let Err(why) = fills.reserve(&store, fill.digest, size).await {
-            return Err(BlobError::Storage { digest: fill.digest, reason: why.to_string() });
-        }
         let claimed = fill.claim(gap);
         let body = get(fill, &origin, &claimed.range, &avoid).await?;
         if body.start() < claimed.range.start {
@@ -121,23 +180,36 @@ pub(in crate::cache) async fn range(
 }
 
 async fn get(fill: &Fill, origin: &Origin, range: &Range<u64>, avoid: &[usize]) -> Result<BlobBody, BlobError> {
-    let end = (range.end < fill.total).then_some(range.end);
-    Ok(origin.source.get_blob(&fill.digest, range.start, end, avoid).await?)
+    let end = Some(range.end).filter(|end| *end < fill.bound());
+    let mut body = origin.source.get_blob(&fill.digest, range.start, end, avoid).await?;
+    if let Some(expected) = fill.total().or(origin.hint) {
+        body.expect(expected);
+    }
+    Ok(body)
+}
+
+/// Takes up the length of the blob as a body tells it, which must be the one that is known.
+fn agree(fill: &Fill, body: &BlobBody) -> Result<(), BlobError> {
+    let Some(told) = body.total() else { return Ok(()) };
+    if fill.know(told) {
+        return Ok(());
+    }
+    let known = fill.bound();
+    if fill.condemn() {
+        tracing::warn!(digest = %fill.digest, was = known, is = told, "upstream changed a length");
+        return Err(BlobError::Mismatch { digest: fill.digest });
+    }
+    let (registry, host, status) = (fill.owner.to_string(), String::new(), None);
+    let reason = format!("{} is {told} bytes long, and was {known}", fill.digest);
+    Err(ClientError::Invalid { registry, host, status, reason }.into())
 }
 
 /// Hands a body to the writer, as far as it lies in `range`, and waits until that is in the file.
 async fn copy(fill: &Fill, mut body: BlobBody, range: &Range<u64>) -> Result<(), BlobError> {
-    if body.total() != fill.total {
-        if fill.condemn() {
-            tracing::warn!(digest = %fill.digest, was = fill.total, is = body.total(), "upstream changed a length");
-            return Err(BlobError::Mismatch { digest: fill.digest });
-        }
-        let (registry, host, status) = ("upstream".to_owned(), String::new(), None);
-        let reason = format!("{} is {} bytes long, and was {}", fill.digest, body.total(), fill.total);
-        return Err(ClientError::Invalid { registry, host, status, reason }.into());
-    }
+    agree(fill, &body)?;
     let mut offset = body.start();
-    while offset < range.end && !fill.over() {
+    let last = |fill: &Fill| range.end.min(fill.bound());
+    while offset < last(fill) && !fill.over() {
         fill.note_endpoint(body.endpoint());
         let Some(mut bytes) = body.chunk().await? else { break };
         let start = offset;
@@ -160,11 +232,12 @@ async fn copy(fill: &Fill, mut body: BlobBody, range: &Range<u64>) -> Result<(),
             break;
         }
     }
-    if offset == range.end && range.end < fill.total {
+    if offset == range.end && range.end < fill.bound() {
         // Reading up to the end of the body lets its connection be used again.
         body.chunk().await?;
     }
     let end = offset.min(range.end);
     fill.wait(|state| state.failed.is_some() || state.segments.gaps(range.start..end).is_empty()).await;
-    Ok(())
+    // A length that only the end of the body tells.
+    if !fill.over() { agree(fill, &body) } else { Ok(()) }
 }

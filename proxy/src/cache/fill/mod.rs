@@ -6,6 +6,9 @@
 //!
 //! Invariants: bytes are readable only once they are in the file; the last [`TAIL`] bytes of a blob that is being filled
 //! whole are readable only once its hash was checked; one fill a digest at a time ([`registry`]).
+//!
+//! Upstream need not tell the length of a blob. Then the fill learns it from the end of the body; until then the last
+//! [`TAIL`] bytes of what is here are held back, for each of them may be the last of the blob.
 
 pub(super) mod download;
 pub(super) mod lease;
@@ -16,11 +19,13 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pierhead_registry::oci::Digest;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
 
 use super::BlobError;
 use super::segments::Segments;
@@ -32,6 +37,9 @@ pub(super) const REACH: u64 = 1 << 20;
 /// A part of a blob up to this long is no client's whole blob, so its end need not wait for the hash.
 const PART: u64 = 1 << 20;
 
+/// The end of a blob of unknown length: no file is longer.
+pub(crate) const ENDLESS: u64 = i64::MAX as u64;
+
 /// Bytes for the writer.
 pub(super) struct Piece {
     pub(super) offset: u64,
@@ -41,7 +49,8 @@ pub(super) struct Piece {
 /// One blob on its way into the store.
 pub(super) struct Fill {
     pub(super) digest: Digest,
-    pub(super) total: u64,
+    /// The registry it comes from: whose share of the store it takes.
+    pub(super) owner: Arc<str>,
     pub(super) file: Arc<File>,
     state: Mutex<State>,
     /// Ticks whenever the state changed.
@@ -54,6 +63,8 @@ pub(super) struct Fill {
 
 #[derive(Default)]
 struct State {
+    /// Length of the blob, once it is known.
+    total: Option<u64>,
     segments: Segments,
     /// What an earlier process left is still being checked.
     checking: bool,
@@ -78,9 +89,24 @@ impl State {
         self.verified || self.failed.is_some()
     }
 
+    /// The end of the blob, as far as it is known.
+    fn bound(&self) -> u64 {
+        self.total.unwrap_or(ENDLESS)
+    }
+
+    /// Whether all of the blob is here.
+    fn is_whole(&self) -> bool {
+        self.total.is_some_and(|total| self.segments.contiguous(0, total) == total)
+    }
+
+    /// The end of what may be read before the hash was checked.
+    fn proven(&self) -> u64 {
+        self.total.unwrap_or_else(|| self.segments.contiguous(0, ENDLESS)).saturating_sub(TAIL)
+    }
+
     /// The first stretch that is neither here nor being fetched.
-    fn next_free(&self, total: u64) -> Option<Range<u64>> {
-        self.segments.gaps(0..total).into_iter().find_map(|gap| first_free(gap, &self.in_flight))
+    fn next_free(&self) -> Option<Range<u64>> {
+        self.segments.gaps(0..self.bound()).into_iter().find_map(|gap| first_free(gap, &self.in_flight))
     }
 }
 
@@ -89,6 +115,8 @@ impl State {
 pub(super) enum Found {
     /// Readable up to here.
     Until(u64),
+    /// The blob, which was checked, ends here.
+    End,
     /// On its way.
     Wait,
     /// Nobody fetches it.
@@ -109,26 +137,41 @@ impl Fill {
         self.changed.subscribe()
     }
 
-    /// What a reader of `range` finds at `position`; `whole` when it reads the blob from its start.
+    /// Length of the blob, once it is known.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.state.lock().total
+    }
+
+    /// The end of the blob, as far as it is known.
+    fn bound(&self) -> u64 {
+        self.state.lock().bound()
+    }
+
+    /// What a reader of `range` finds at `position`; `whole` when it reads the blob from its start to its end, which is
+    /// [`ENDLESS`] for a reader that does not know it.
     pub(super) fn find(&self, position: u64, range: &Range<u64>, whole: bool) -> Found {
         let state = self.state.lock();
+        let asked = if range.end == ENDLESS { state.bound() } else { range.end };
+        // The reader was told another length, by a manifest: it must not take this for that.
+        if state.total.is_some_and(|total| if whole { asked != total } else { asked > total }) {
+            return Found::Failed(BlobError::Mismatch { digest: self.digest });
+        }
         let part = !whole && (!state.whole || range.end - range.start <= PART);
-        let readable = if state.verified || part { self.total } else { self.total.saturating_sub(TAIL) };
-        let end = range.end.min(readable);
+        let readable = if state.verified || part { state.bound() } else { state.proven() };
+        let end = asked.min(readable);
         let here = state.segments.contiguous(position, end.min(position.saturating_add(REACH)));
         if here > position {
             return Found::Until(here);
+        }
+        if state.verified && state.total.is_some_and(|total| position >= total) {
+            return Found::End;
         }
         if let Some(error) = &state.failed {
             return Found::Failed(error.clone());
         }
         if state.checking || position >= end {
             // Past `end` only the hash is missing.
-            return if state.checking || state.whole || state.segments.gaps(0..self.total).is_empty() {
-                Found::Wait
-            } else {
-                Found::Nobody
-            };
+            return if state.checking || state.whole || state.is_whole() { Found::Wait } else { Found::Nobody };
         }
         let arriving = state.in_flight.iter().any(|flight| {
             let front = state.segments.contiguous(flight.start, flight.end);
@@ -155,6 +198,14 @@ impl Fill {
         });
         self.idle.notify_one();
         condemned
+    }
+
+    /// Takes up the length of the blob, unless it is known; `false` when it is, as another one.
+    fn know(&self, total: u64) -> bool {
+        let agreed = self.update(|state| *state.total.get_or_insert(total) == total);
+        // The writer may have all of it already.
+        self.idle.notify_one();
+        agreed
     }
 
     /// Upstream ignores ranges.
@@ -218,7 +269,7 @@ impl Fill {
     /// Claims the first stretch that is neither here nor being fetched, at most `most` long.
     fn claim_next(self: &Arc<Self>, most: u64) -> Option<Claimed> {
         let range = self.update(|state| {
-            let free = state.next_free(self.total)?;
+            let free = state.next_free()?;
             let range = free.start..free.end.min(free.start.saturating_add(most));
             state.in_flight.push(range.clone());
             Some(range)
@@ -239,7 +290,8 @@ impl Fill {
 
     /// Where what is here from `position` on ends.
     fn contiguous(&self, position: u64) -> u64 {
-        self.state.lock().segments.contiguous(position, self.total)
+        let state = self.state.lock();
+        state.segments.contiguous(position, state.bound())
     }
 
     /// Notes which of upstream's addresses sends.
@@ -270,7 +322,13 @@ impl Fill {
     /// Whether all that was ever missing is here or on its way.
     pub(super) fn will_be_whole(&self) -> bool {
         let state = self.state.lock();
-        state.whole || state.checking || state.segments.gaps(0..self.total).is_empty()
+        state.whole || state.checking || state.is_whole()
+    }
+
+    /// Waits until the length of the blob is known, or the fill over; at most for `patience`.
+    pub(super) async fn settled(&self, patience: Duration) -> Option<u64> {
+        let _ = timeout(patience, self.wait(|state| state.total.is_some() || state.is_over())).await;
+        self.total()
     }
 
     /// Waits until what an earlier process left was checked.

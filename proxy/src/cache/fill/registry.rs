@@ -24,6 +24,9 @@ use crate::cache::{BlobError, Want};
 /// How long an address that sent wrong bytes for a digest is asked last for it.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
+/// How long a registry that refused further connections gets no more at a time than it took.
+const NARROW_FOR: Duration = Duration::from_secs(60);
+
 /// What opening came to.
 #[derive(Clone)]
 enum Opened {
@@ -36,8 +39,8 @@ enum Opened {
     },
     /// It is not stored; upstream was asked for its size.
     Uncached {
-        /// Of the blob.
-        size: u64,
+        /// Of the blob, where upstream tells it.
+        size: Option<u64>,
     },
     /// Its last fill was committed in the meantime.
     Committed,
@@ -55,6 +58,8 @@ pub(in crate::cache) struct Fills {
     slots: Mutex<HashMap<Digest, Slot>>,
     /// Addresses that sent wrong bytes.
     refused: Moka<Digest, Vec<usize>>,
+    /// Registries that refused a further connection to a fill, with how many it went on.
+    narrow: Moka<Arc<str>, usize>,
 }
 
 /// How a fill is to be fetched.
@@ -81,8 +86,8 @@ pub(in crate::cache) enum Joined {
     },
     /// Not stored.
     Uncached {
-        /// Of the blob.
-        size: u64,
+        /// Of the blob, where upstream tells it.
+        size: Option<u64>,
         /// As above.
         answered: bool,
     },
@@ -93,13 +98,14 @@ pub(in crate::cache) enum Joined {
 impl Fills {
     pub(in crate::cache) fn new() -> Arc<Fills> {
         let refused = Moka::builder().max_capacity(1024).time_to_live(REFUSED_FOR).build();
-        Arc::new(Fills { slots: Mutex::default(), refused })
+        let narrow = Moka::builder().max_capacity(1024).time_to_live(NARROW_FOR).build();
+        Arc::new(Fills { slots: Mutex::default(), refused, narrow })
     }
 
     /// The size of a blob that is being filled.
     pub(in crate::cache) fn size(&self, digest: &Digest) -> Option<u64> {
         match self.slots.lock().get(digest) {
-            Some(Slot::Open(fill)) => Some(fill.total),
+            Some(Slot::Open(fill)) => fill.total(),
             _ => None,
         }
     }
@@ -108,6 +114,7 @@ impl Fills {
     pub(in crate::cache) async fn join(
         self: &Arc<Self>,
         store: &Arc<Store>,
+        registry: &Arc<str>,
         digest: &Digest,
         want: Want,
         origin: Option<Origin>,
@@ -121,8 +128,9 @@ impl Fills {
                     let (sender, opening) = watch::channel(None);
                     slots.insert(*digest, Slot::Opening(opening.clone()));
                     let (fills, store, digest, origin) = (Arc::clone(self), Arc::clone(store), *digest, origin.clone());
+                    let registry = Arc::clone(registry);
                     tokio::spawn(async move {
-                        let opened = fills.open(&store, digest, want, origin).await;
+                        let opened = fills.open(&store, registry, digest, want, origin).await;
                         if !matches!(opened, Ok(Opened::Fill { .. })) {
                             fills.slots.lock().remove(&digest);
                         }
@@ -163,8 +171,9 @@ impl Fills {
     async fn open(
         self: &Arc<Self>,
         store: &Arc<Store>,
+        registry: Arc<str>,
         digest: Digest,
-        want: Want,
+        mut want: Want,
         origin: Option<Origin>,
     ) -> Result<Opened, BlobError> {
         // Between the caller's look at the store and here, a fill may have ended.
@@ -173,33 +182,45 @@ impl Fills {
         }
         let job = Arc::clone(store);
         let map = blocking(move || job.tree.partial_map(&digest)).await.ok().flatten();
-        let offline = || BlobError::Offline { digest };
         let mut body = None;
-        let size = match (&map, want) {
-            (Some(map), _) => map.total,
-            (None, Want::Part) => origin.as_ref().ok_or_else(offline)?.source.head_blob(&digest).await?,
-            (None, Want::Whole) => {
-                let origin = origin.as_ref().ok_or_else(offline)?;
-                // Anybody can write anything into a manifest, so on its word alone nothing is evicted, nor passed by.
+        let mut size = map.as_ref().and_then(|map| map.total);
+        if map.is_none() {
+            let origin = origin.as_ref().ok_or(BlobError::Offline { digest })?;
+            if want == Want::Part {
+                size = origin.source.probe_blob(&digest).await?;
+                // Where parts cannot be told from the whole, a part is waited for.
+                if size.is_none() {
+                    want = Want::Whole;
+                }
+            }
+            if want == Want::Whole {
+                // Anybody can write anything into a manifest, so on its word alone nothing is passed by.
                 if let Some(hint) = origin.hint
-                    && !self.admits(store, digest, hint).await
+                    && self.admits(store, &registry, digest, hint).await.is_err()
                 {
-                    let size = origin.source.head_blob(&digest).await?;
-                    if !self.admits(store, digest, size).await {
+                    let size = origin.source.probe_blob(&digest).await?;
+                    if let Some(told) = size
+                        && self.admits(store, &registry, digest, told).await.is_err()
+                    {
                         return Ok(Opened::Uncached { size });
                     }
                 }
                 let first = download::first(origin, &digest, &self.refused(&digest)).await?;
-                let size = first.total();
+                size = first.total();
                 body = Some(first);
-                size
             }
+        }
+        // What upstream claims is looked at, and makes no room: that is made as bytes arrive.
+        let held = map.as_ref().map_or(0, PartialMap::bytes);
+        let admitted = self.admits(store, &registry, digest, size.unwrap_or(held)).await;
+        let job = (Arc::clone(store), Arc::clone(&registry));
+        let reserved = match admitted {
+            Ok(()) => blocking(move || job.0.reserve(&job.1, &digest, held))
+                .await
+                .unwrap_or_else(|error| Err(NotStored::Failing(error.to_string()))),
+            refused => refused,
         };
-        let reserved = match want {
-            Want::Whole => size,
-            Want::Part => map.as_ref().map_or(0, PartialMap::bytes),
-        };
-        if let Err(why) = self.reserve(store, digest, reserved).await {
+        if let Err(why) = reserved {
             tracing::warn!(%digest, size, %why, "served through, uncached");
             return Ok(Opened::Uncached { size });
         }
@@ -215,9 +236,10 @@ impl Fills {
         let (pieces, receiver) = mpsc::channel(writer::QUEUE);
         let fill = Arc::new(Fill {
             digest,
-            total: size,
+            owner: registry,
             file,
-            state: Mutex::new(State { checking: true, ..State::default() }),
+            // Of a blob without a length, no part can be asked for by itself.
+            state: Mutex::new(State { total: size, checking: true, unranged: size.is_none(), ..State::default() }),
             changed: watch::channel(()).0,
             pieces,
             users: AtomicUsize::new(0),
@@ -277,17 +299,27 @@ impl Fills {
     }
 
     /// Whether there might be space.
-    async fn admits(&self, store: &Arc<Store>, digest: Digest, size: u64) -> bool {
-        let job = Arc::clone(store);
-        blocking(move || job.admit(&digest, size).is_ok()).await.unwrap_or(false)
-    }
-
-    /// Reserves space on a blocking thread, since that may evict.
-    pub(super) async fn reserve(&self, store: &Arc<Store>, digest: Digest, size: u64) -> Result<(), NotStored> {
-        let job = Arc::clone(store);
-        blocking(move || job.reserve(&digest, size))
+    async fn admits(
+        &self,
+        store: &Arc<Store>,
+        registry: &Arc<str>,
+        digest: Digest,
+        size: u64,
+    ) -> Result<(), NotStored> {
+        let job = (Arc::clone(store), Arc::clone(registry));
+        blocking(move || job.0.admit(&job.1, &digest, size))
             .await
             .unwrap_or_else(|error| Err(NotStored::Failing(error.to_string())))
+    }
+
+    /// How many connections a registry takes for one blob, if it refused one more lately.
+    pub(super) fn narrow(&self, registry: &Arc<str>) -> Option<usize> {
+        self.narrow.get(registry)
+    }
+
+    /// A registry refused one connection more than these.
+    pub(super) fn narrows(&self, registry: &Arc<str>, connections: usize) {
+        self.narrow.insert(Arc::clone(registry), connections);
     }
 
     /// The addresses that sent wrong bytes for a digest.
@@ -341,7 +373,8 @@ impl Fills {
                 store.ledger.remove(&fill.digest);
             } else {
                 let used = ledger::milliseconds(SystemTime::now());
-                let entry = Entry { size, used, pinned: false, suspect: false, kind: Kind::Partial { busy: false } };
+                let (owner, kind) = (Some(Arc::clone(&fill.owner)), Kind::Partial { busy: false });
+                let entry = Entry { owner, size, used, pinned: false, suspect: false, kind };
                 store.ledger.set(&fill.digest, entry);
             }
             slots.remove(&fill.digest);

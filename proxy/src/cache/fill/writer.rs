@@ -3,6 +3,9 @@
 //! Writing, hashing and syncing block, so each batch is one job on a blocking thread while the next is being received.
 //! Readers see a batch as soon as it is written, before it is hashed. The hash follows the file, not the network, so
 //! pieces may arrive in any order.
+//!
+//! Room in the store is taken here, as bytes arrive: what upstream claims of a blob's length makes no room. A fill that
+//! the store has no room for ends, and its readers go on past the store.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -17,14 +20,27 @@ use super::{Fill, Piece};
 use crate::admin::metrics::VerificationPlace;
 use crate::cache::BlobError;
 use crate::cache::segments::Claim;
-use crate::cache::store::{Store, blocking};
+use crate::cache::store::{NotStored, Store, blocking};
 use crate::cache::tree::PartialMap;
 
 /// Pieces that may wait for the writer: enough to keep it busy, little enough to slow down a fast network.
 pub(super) const QUEUE: usize = 32;
+/// Room is taken in steps of this size, so that not every batch has to ask for it.
+const ROOM: u64 = 1 << 20;
 /// The map is written at least this often, so that a crash costs little.
 const MAP_BYTES: u64 = 8 << 20;
 const MAP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Why a batch could not be written.
+#[derive(Debug, thiserror::Error)]
+enum Unwritten {
+    /// The store has no room for it.
+    #[error("{0}")]
+    NotStored(#[from] NotStored),
+    /// The file cannot be written.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
 
 /// The hash of the file's beginning.
 struct Hashed {
@@ -44,6 +60,7 @@ pub(super) async fn run(
     store.metrics.fills.inc();
     let mut hashed = Hashed { hasher: Hasher::new(fill.digest.algorithm()), position: 0, buffer: vec![0; 256 << 10] };
     let mut saved: Option<(Instant, u64)> = None;
+    let mut taken = 0;
     for claim in claims {
         let job = Arc::clone(&fill);
         let checked = blocking(move || check(&job, claim)).await.and_then(|checked| checked);
@@ -60,8 +77,9 @@ pub(super) async fn run(
             fill.fail(BlobError::Mismatch { digest: fill.digest });
             break;
         }
-        if fill.gaps(0..fill.total).is_empty() {
-            finish(&fill, &store, &fills, hashed).await;
+        let whole = fill.total().filter(|total| fill.gaps(0..*total).is_empty());
+        if let Some(total) = whole {
+            finish(&fill, &store, &fills, hashed, total).await;
             break;
         }
         tokio::select! {
@@ -73,26 +91,35 @@ pub(super) async fn run(
                 }
                 let job = (Arc::clone(&fill), Arc::clone(&store), std::mem::take(&mut batch));
                 let save = saved.is_none_or(|(when, bytes)| when.elapsed() > MAP_INTERVAL || bytes > MAP_BYTES);
+                let mut room = taken;
                 let done = blocking(move || {
                     let (fill, store, pieces) = job;
+                    take_room(&fill, &store, &pieces, &mut room)?;
                     let written = write(&fill, &pieces, &mut hashed)?;
                     if save {
                         save_map(&fill, &store)?;
                     }
-                    io::Result::Ok((hashed, written))
+                    store.worked();
+                    Ok::<_, Unwritten>((hashed, written, room))
                 });
-                match done.await.and_then(|done| done) {
-                    Ok((next, written)) => {
-                        hashed = next;
+                match done.await.map_err(Unwritten::Io).and_then(|done| done) {
+                    Ok((next, written, room)) => {
+                        (hashed, taken) = (next, room);
                         saved = match saved {
                             Some((when, bytes)) if !save => Some((when, bytes + written)),
                             _ => Some((Instant::now(), 0)),
                         };
                     }
                     Err(error) => {
-                        store.failed("writing a blob", &error);
-                        fill.fail(BlobError::Storage { digest: fill.digest, reason: error.to_string() });
+                        match &error {
+                            Unwritten::Io(error) => store.failed("writing a blob", error),
+                            Unwritten::NotStored(why) => {
+                                tracing::warn!(digest = %fill.digest, %why, "served through, uncached");
+                            }
+                        }
+                        // Off the registry first: whoever asks after the failure must not find it.
                         fills.discard(&fill, &store).await;
+                        fill.fail(BlobError::Storage { digest: fill.digest, reason: error.to_string() });
                         break;
                     }
                 }
@@ -109,7 +136,7 @@ pub(super) async fn run(
 
 /// Takes over what an earlier process left, if it is what that process wrote.
 fn check(fill: &Fill, claim: Claim) -> io::Result<()> {
-    let length = claim.end.checked_sub(claim.start).filter(|_| claim.end <= fill.total).unwrap_or(0);
+    let length = claim.end.checked_sub(claim.start).filter(|_| claim.end <= fill.bound()).unwrap_or(0);
     let mut bytes = vec![0; usize::try_from(length.min(super::super::segments::SEGMENT)).unwrap_or(0)];
     match fill.file.read_exact_at(&mut bytes, claim.start) {
         Ok(()) => {}
@@ -122,6 +149,18 @@ fn check(fill: &Fill, claim: Claim) -> io::Result<()> {
                 state.segments.insert(claim.start, &bytes);
             }
         });
+    }
+    Ok(())
+}
+
+/// Takes room for a batch, where what was taken before does not do.
+fn take_room(fill: &Fill, store: &Store, pieces: &[Piece], taken: &mut u64) -> Result<(), NotStored> {
+    let batch: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
+    let needed = fill.bytes().saturating_add(batch).min(fill.bound());
+    if needed > *taken {
+        let room = needed.next_multiple_of(ROOM).min(fill.bound());
+        store.reserve(&fill.owner, &fill.digest, room)?;
+        *taken = room;
     }
     Ok(())
 }
@@ -164,11 +203,11 @@ fn catch_up(fill: &Fill, hashed: &mut Hashed) -> io::Result<()> {
 /// Writes down what the file holds.
 pub(super) fn save_map(fill: &Fill, store: &Store) -> io::Result<()> {
     let claims = fill.state.lock().segments.claims();
-    store.tree.write_partial_map(&fill.digest, &PartialMap { total: fill.total, claims })
+    store.tree.write_partial_map(&fill.digest, &PartialMap { total: fill.total(), claims })
 }
 
 /// Everything is here: checks the hash, lets the readers have the rest, and commits.
-async fn finish(fill: &Arc<Fill>, store: &Arc<Store>, fills: &Arc<Fills>, mut hashed: Hashed) {
+async fn finish(fill: &Arc<Fill>, store: &Arc<Store>, fills: &Arc<Fills>, mut hashed: Hashed, total: u64) {
     let job = Arc::clone(fill);
     let hashing = blocking(move || {
         catch_up(&job, &mut hashed)?;
@@ -196,7 +235,7 @@ async fn finish(fill: &Arc<Fill>, store: &Arc<Store>, fills: &Arc<Fills>, mut ha
     // Readers need not wait for the disk to sync.
     fill.update(|state| state.verified = true);
     let job = (Arc::clone(fill), Arc::clone(store));
-    let committed = blocking(move || job.1.commit(&job.0.digest, job.0.total, &job.0.file)).await;
+    let committed = blocking(move || job.1.commit(&job.0.owner, &job.0.digest, total, &job.0.file)).await;
     match committed.and_then(|committed| committed) {
         Ok(()) => fills.remove(fill),
         Err(error) => {

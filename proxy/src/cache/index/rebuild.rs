@@ -35,6 +35,7 @@ pub(super) fn rebuild(
                 };
                 let entry = known.remove(&digest).filter(|entry| entry.size == metadata.len());
                 let entry = entry.unwrap_or_else(|| Entry {
+                    owner: None,
                     size: metadata.len(),
                     used: ledger::milliseconds(tree::modified(&metadata)),
                     pinned: false,
@@ -67,6 +68,9 @@ pub(super) fn rebuild(
 fn read_links(index: &Index, tree: &Tree, id: &RepositoryId, entries: &mut HashMap<Digest, Entry>) -> io::Result<()> {
     for digest in tree.links(id)? {
         let Some(media_type) = tree.read_link(id, &digest) else { continue };
+        if let Some(entry) = entries.get_mut(&digest) {
+            entry.owner.get_or_insert_with(|| id.registry.clone());
+        }
         match entries.get_mut(&digest) {
             Some(entry) if !media_type.is_empty() && entry.kind == (Kind::Committed { children: Box::default() }) => {
                 entry.kind = Kind::Committed { children: children(&tree.read_blob(&digest)?) };

@@ -9,6 +9,8 @@ use crate::cache::{Extent, RepositoryId, TagRecord};
 
 /// Set when nobody vouches for an entry.
 const SUSPECT: u8 = 1;
+/// Set when the entry's owner follows: a byte for its length, then its name.
+const OWNED: u8 = 2;
 
 /// A digest: a byte for the algorithm, then the hash.
 pub(super) fn digest(digest: &Digest) -> Vec<u8> {
@@ -41,7 +43,12 @@ pub(super) fn entry(entry: &Entry) -> Vec<u8> {
     let mut value = Vec::with_capacity(17);
     value.extend_from_slice(&entry.size.to_le_bytes());
     value.extend_from_slice(&entry.used.to_le_bytes());
-    value.push(if entry.suspect { SUSPECT } else { 0 });
+    let owner = entry.owner.as_ref().and_then(|owner| Some((u8::try_from(owner.len()).ok()?, owner)));
+    value.push(if entry.suspect { SUSPECT } else { 0 } | if owner.is_some() { OWNED } else { 0 });
+    if let Some((length, owner)) = owner {
+        value.push(length);
+        value.extend_from_slice(owner.as_bytes());
+    }
     if let Kind::Committed { children } = &entry.kind {
         children.iter().for_each(|child| push_digest(&mut value, child));
     }
@@ -52,13 +59,21 @@ pub(super) fn read_entry(mut key: &[u8], value: &[u8]) -> Option<(Digest, Entry)
     let digest = read_digest(&mut key)?;
     let size = u64::from_le_bytes(value.get(..8)?.try_into().ok()?);
     let used = u64::from_le_bytes(value.get(8..16)?.try_into().ok()?);
-    let suspect = value.get(16)? & SUSPECT != 0;
+    let flags = value.get(16)?;
+    let suspect = flags & SUSPECT != 0;
     let mut rest = value.get(17..)?;
+    let mut owner = None;
+    if flags & OWNED != 0 {
+        let (length, after) = rest.split_first()?;
+        let (name, after) = after.split_at_checked(usize::from(*length))?;
+        (owner, rest) = (Some(std::str::from_utf8(name).ok()?.into()), after);
+    }
     let mut children = Vec::new();
     while !rest.is_empty() {
         children.push(read_digest(&mut rest)?);
     }
-    Some((digest, Entry { size, used, pinned: false, suspect, kind: Kind::Committed { children: children.into() } }))
+    let kind = Kind::Committed { children: children.into() };
+    Some((digest, Entry { owner, size, used, pinned: false, suspect, kind }))
 }
 
 /// By digest first: an eviction looks for all repositories of one digest.
@@ -150,8 +165,10 @@ mod tests {
     fn what_is_written_is_read() {
         let (a, b) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha512, b"b"));
         let kind = Kind::Committed { children: [b, a].into() };
-        let entry = Entry { size: 7, used: 8, pinned: false, suspect: true, kind };
-        assert_eq!(super::read_entry(&super::digest(&a), &super::entry(&entry)), Some((a, entry)));
+        for owner in [None, Some("r:1".into()), Some("r".repeat(255).as_str().into())] {
+            let entry = Entry { owner, size: 7, used: 8, pinned: false, suspect: true, kind: kind.clone() };
+            assert_eq!(super::read_entry(&super::digest(&a), &super::entry(&entry)), Some((a, entry)));
+        }
         assert_eq!(super::read_entry(&super::digest(&a), b"short"), None);
         let id = RepositoryId { registry: "r:1".into(), name: "a/b".parse().unwrap() };
         assert_eq!(super::read_link_key(&super::link(&id, &b)), Some((id.clone(), b)));

@@ -29,7 +29,7 @@ impl Store {
                 return self.link_manifest(id, manifest, pinned);
             }
         }
-        self.reserve(digest, size)?;
+        self.reserve(&id.registry, digest, size)?;
         let _order = self.tree.order();
         let Some(_held) = self.tree.hold() else {
             self.ledger.remove(digest);
@@ -40,7 +40,7 @@ impl Store {
             self.failed("writing a manifest", &error);
             return Err(NotStored::Failing(error.to_string()));
         }
-        self.committed(digest, size, index::children(&manifest.bytes));
+        self.committed(&id.registry, digest, size, index::children(&manifest.bytes));
         self.link_manifest(id, manifest, pinned)
     }
 

@@ -115,9 +115,11 @@ impl Tree {
     fn repositories_below(&self, directory: PathBuf) -> io::Result<Vec<RepositoryId>> {
         let (mut found, mut work) = (Vec::new(), vec![directory]);
         while let Some(directory) = work.pop() {
-            for name in entries(&directory)? {
-                if !name.as_encoded_bytes().starts_with(b"_") {
-                    work.push(directory.join(name));
+            for name in entries(&directory)?.iter().filter(|name| !name.as_encoded_bytes().starts_with(b"_")) {
+                let path = directory.join(name);
+                // A link may lead out of the tree, or in a circle.
+                if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                    work.push(path);
                 }
             }
             found.extend(self.layout.repository_of(&directory));

@@ -130,7 +130,13 @@ impl Stage {
             verify_on_read: false,
             scrub_interval: None,
             memory: 1 << 20,
-            changing: cache::Changing { max_size: 1 << 30, pins: cache::Pins::default(), parallel: HashMap::new() },
+            changing: cache::Changing {
+                max_size: 1 << 30,
+                min_free: None,
+                shares: HashMap::new(),
+                pins: cache::Pins::default(),
+                parallel: HashMap::new(),
+            },
         };
         let parts = EdgeParts {
             registries: vec![RegistryParts { config, client, pool: None, kept: false }],
@@ -345,7 +351,7 @@ async fn a_blob_is_not_served_to_a_repository_that_does_not_hold_it() {
     let served = stage.edge.blob(&stage.scope(), &digest, false, &headers, now).await.unwrap();
     let Content::Blob(_, blob) = served.content else { panic!("not a blob") };
     let mut body = [0; 16];
-    let mut reader = blob.reader(0..blob.size());
+    let mut reader = blob.reader(blob.all());
     assert_eq!(reader.read(&mut body).await.unwrap(), 5);
     assert_eq!(&body[..5], b"layer");
     for head in [true, false] {
