@@ -1,6 +1,7 @@
 # make run    build, print what clients need, start the edge of config/examples/quickstart.yaml and the origin behind it
 # make test   everything that CI checks
 # make check  the quick part of it
+# make test-long   what takes longer than every change can wait; SEEDS=0..20000 for more of the differential test
 # make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
 # make build  the programs, for make install; FEATURES=fips for one that uses a validated cryptographic module
 # make install, make uninstall    program, systemd units, and an example configuration where there is none; DESTDIR, PREFIX
@@ -10,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pierhead/targe
 RELEASE = $(CARGO_TARGET_DIR)/release/pierhead
 DEBUG = $(CARGO_TARGET_DIR)/debug/pierhead
 
-.PHONY: run build test check fmt lint doc deny examples unit bench build-tools test-tools bench-tools cargo-tools install uninstall
+.PHONY: run build test test-long check fmt lint doc deny examples unit bench build-tools test-tools bench-tools cargo-tools install uninstall
 
 run: build
 	@exec scripts/run $(RELEASE) $(RELEASE)-origin config/examples
@@ -45,6 +46,12 @@ unit: cargo-tools test-tools
 	cargo build --workspace --locked
 	cargo test --workspace --doc --locked --quiet
 	cargo nextest run --workspace --locked
+
+SEEDS ?= 0..5000
+
+test-long: cargo-tools test-tools
+	cargo build --workspace --locked
+	PIERHEAD_SEEDS=$(SEEDS) cargo nextest run --profile long --run-ignored all --locked --package pierhead-tests --test it
 
 bench: build bench-tools
 	cargo build --release --locked --package pierhead-bench

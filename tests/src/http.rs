@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -179,9 +179,13 @@ where
 }
 
 async fn read_head(stream: &mut TcpStream) -> Option<Request> {
+    // What is read beyond the header is nothing that anybody waits for: one request a connection, and without a body.
+    let mut stream = BufReader::new(stream);
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.ok()?);
+        if stream.read_until(b'\n', &mut head).await.ok()? == 0 {
+            return None;
+        }
     }
     let head = String::from_utf8(head).ok()?;
     let mut lines = head.split("\r\n");

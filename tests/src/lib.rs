@@ -6,6 +6,7 @@
 
 pub mod ceph;
 pub mod clients;
+pub mod differential;
 pub mod dns;
 pub mod http;
 pub mod image;

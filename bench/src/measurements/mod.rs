@@ -10,6 +10,7 @@ mod layer4;
 mod manifest;
 mod memory;
 mod origin;
+mod refusals;
 mod start;
 
 use std::any::Any;
@@ -48,6 +49,7 @@ const ALL: &[Measurement] = &[
     Measurement { name: "manifest", about: manifest::ABOUT, measure: |scale| manifest::measure(scale).boxed_local() },
     Measurement { name: "herd", about: herd::ABOUT, measure: |scale| herd::measure(scale).boxed_local() },
     Measurement { name: "cold", about: cold::ABOUT, measure: |scale| cold::measure(scale).boxed_local() },
+    Measurement { name: "refusals", about: refusals::ABOUT, measure: |scale| refusals::measure(scale).boxed_local() },
     Measurement { name: "memory", about: memory::ABOUT, measure: |scale| memory::measure(scale).boxed_local() },
     Measurement { name: "front-small", about: front::SMALL, measure: |scale| front::small(scale).boxed_local() },
     Measurement { name: "front-large", about: front::LARGE, measure: |scale| front::large(scale).boxed_local() },

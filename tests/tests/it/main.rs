@@ -6,6 +6,7 @@ mod blobs;
 mod bodies;
 mod broken;
 mod convert;
+mod differential;
 mod disk;
 mod failover;
 mod fills;

@@ -1,0 +1,175 @@
+//! Whether an answer through the edge is worse than the direct one. Pure.
+
+use super::behaviour::Operation;
+use super::content::Right;
+use super::outcome::Outcome;
+
+/// How the two compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// At least as good.
+    Fine,
+    /// Worse, and why.
+    Worse(&'static str),
+}
+
+/// One operation, done in both ways.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Directly.
+    pub direct: Done,
+    /// Through the edge.
+    pub through: Done,
+}
+
+/// What an operation came to, and what it cost.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// The result.
+    pub outcome: Outcome,
+    /// How many requests its upstream has got for it, those for tokens and redirects included.
+    pub requests: usize,
+}
+
+/// Judges one operation. `right`: what it gives where nothing is wrong.
+pub fn judge(operation: Operation, right: Option<&Right>, direct: &Outcome, through: &Outcome) -> Verdict {
+    use Outcome::{Absent, Failed, Got, Limited, Refused, Rejected};
+    // A client reads any failure of the referrers API as "there is none", and has another way to the referrers.
+    let optional = operation == Operation::Referrers;
+    let worse = |why| Verdict::Worse(why);
+    match (direct, through) {
+        (_, Got { what, partial }) => match (direct, right) {
+            (Got { partial: true, .. }, _) if !partial => worse("the whole, and directly a part"),
+            (Got { what: its, .. }, _) if its == what => Verdict::Fine,
+            (_, Some(right)) if right == what => Verdict::Fine,
+            _ => worse("other content"),
+        },
+        (Got { .. }, _) => worse("no success, and directly one"),
+        (Absent, Absent) => Verdict::Fine,
+        (Absent, _) => worse("no answer, and directly that it is absent"),
+        // That an account is refused may be told in each of these ways: the account is the edge's.
+        (Refused, Limited) => worse("a limit, and directly a refusal"),
+        (Refused, _) => Verdict::Fine,
+        (_, Absent) if optional => Verdict::Fine,
+        (_, Absent) => worse("said to be absent, and directly not"),
+        (Rejected(its), Rejected(status)) if its == status => Verdict::Fine,
+        (Rejected(_), Rejected(_)) => worse("another rejection than directly"),
+        (Rejected(_), Failed(_)) => Verdict::Fine,
+        (Rejected(_), _) => worse("refused or limited, and directly rejected"),
+        (Limited | Failed(_), Limited | Failed(_)) => Verdict::Fine,
+        (Limited | Failed(_), Refused) => worse("refused, and directly not"),
+        (Limited | Failed(_), Rejected(_)) => worse("rejected, and directly not"),
+    }
+}
+
+/// Judges the number of requests that a script has cost so far: no more than directly, and one to find out how the
+/// registry wants to be asked. Operations that fail directly cost as many tries as either side has patience for.
+pub fn judge_requests(pairs: &[Pair]) -> Verdict {
+    let (mut direct, mut through) = (0, 0);
+    for pair in pairs {
+        if pair.direct.outcome.is_success() {
+            direct += pair.direct.requests;
+            through += pair.through.requests;
+        } else if pair.through.requests > 5 * pair.direct.requests + 5 {
+            return Verdict::Worse("many more requests for a failure than directly");
+        }
+        if through > direct + 1 {
+            return Verdict::Worse("more requests than directly");
+        }
+    }
+    Verdict::Fine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Done, Pair, Verdict, judge, judge_requests};
+    use crate::differential::behaviour::{Name, Operation};
+    use crate::differential::content::Right;
+    use crate::differential::outcome::Outcome;
+
+    fn right(digest: &str, media_type: Option<&str>) -> Right {
+        Right { digest: digest.to_owned(), size: 1, media_type: media_type.map(str::to_owned) }
+    }
+
+    fn got(digest: &str) -> Outcome {
+        Outcome::Got { what: right(digest, None), partial: false }
+    }
+
+    #[test]
+    fn through_is_never_worse() {
+        let part = Outcome::Got { what: right("a", None), partial: true };
+        let typed = |media_type| Outcome::Got { what: right("a", Some(media_type)), partial: false };
+        let failed = || Outcome::Failed("why".to_owned());
+        let (manifest, referrers) = (Operation::Manifest(Name::Tag), Operation::Referrers);
+        use Outcome::{Absent, Limited, Refused, Rejected};
+        for (operation, direct, through, fine) in [
+            (manifest, got("a"), got("a"), true),
+            (manifest, got("b"), typed("a/b"), true),
+            (manifest, got("b"), got("b"), true),
+            (manifest, got("a"), got("b"), false),
+            (manifest, Absent, got("b"), false),
+            (manifest, failed(), typed("a/b"), true),
+            (manifest, got("a"), typed("a/b"), true),
+            (manifest, typed("x/y"), typed("x/y"), true),
+            (manifest, typed("x/y"), typed("a/b"), true),
+            (manifest, got("a"), typed("x/y"), false),
+            (manifest, typed("a/b"), typed("x/y"), false),
+            (manifest, typed("a/b"), got("a"), false),
+            (manifest, part.clone(), got("a"), false),
+            (manifest, got("a"), part, true),
+            (manifest, got("a"), Absent, false),
+            (manifest, got("a"), Refused, false),
+            (manifest, got("a"), Limited, false),
+            (manifest, got("a"), failed(), false),
+            (referrers, got("a"), Absent, false),
+            (manifest, Absent, Absent, true),
+            (manifest, Absent, Refused, false),
+            (manifest, Absent, failed(), false),
+            (manifest, Refused, Absent, true),
+            (manifest, Refused, Refused, true),
+            (manifest, Refused, failed(), true),
+            (manifest, Refused, Limited, false),
+            (manifest, Rejected(400), Rejected(400), true),
+            (manifest, Rejected(400), Rejected(405), false),
+            (manifest, Rejected(400), failed(), true),
+            (manifest, Rejected(400), Absent, false),
+            (manifest, Rejected(400), Limited, false),
+            (referrers, Rejected(400), Absent, true),
+            (manifest, Limited, Limited, true),
+            (manifest, Limited, failed(), true),
+            (manifest, Limited, Absent, false),
+            (referrers, Limited, Absent, true),
+            (manifest, failed(), failed(), true),
+            (manifest, failed(), Limited, true),
+            (manifest, failed(), Absent, false),
+            (manifest, failed(), Refused, false),
+            (manifest, failed(), Rejected(400), false),
+            (referrers, failed(), Absent, true),
+        ] {
+            let expected = right("a", Some("a/b"));
+            let verdict = judge(operation, Some(&expected), &direct, &through);
+            assert_eq!(verdict == Verdict::Fine, fine, "{operation:?} {direct:?} {through:?}: {verdict:?}");
+        }
+        // Nothing is there, and something came.
+        assert_ne!(judge(manifest, None, &Outcome::Absent, &got("a")), Verdict::Fine);
+    }
+
+    #[test]
+    fn a_success_costs_no_more_than_directly() {
+        let pair = |outcome: Outcome, direct, through| Pair {
+            direct: Done { outcome: outcome.clone(), requests: direct },
+            through: Done { outcome, requests: through },
+        };
+        for (pairs, fine) in [
+            (vec![pair(got("a"), 3, 3), pair(got("b"), 1, 2)], true),
+            (vec![pair(got("a"), 3, 4), pair(got("b"), 1, 2)], false),
+            // What was saved earlier may be spent later, and not the other way round.
+            (vec![pair(got("a"), 3, 1), pair(got("b"), 1, 4)], true),
+            (vec![pair(got("a"), 1, 3), pair(got("b"), 3, 1)], false),
+            (vec![pair(Outcome::Absent, 1, 10)], true),
+            (vec![pair(Outcome::Absent, 1, 11)], false),
+        ] {
+            assert_eq!(judge_requests(&pairs) == Verdict::Fine, fine, "{pairs:?}");
+        }
+    }
+}

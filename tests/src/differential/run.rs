@@ -1,0 +1,205 @@
+//! Runs behaviours: many upstreams behind one edge, each a registry of its own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use super::behaviour::{Ask, Auth, Behaviour, Phase};
+use super::client::Client;
+use super::content::Content;
+use super::judge::{Done, Pair, Verdict, judge, judge_requests};
+use super::operations::{Address, perform};
+use super::tokens::ACCOUNT;
+use super::upstream::{ISSUER, Upstream};
+use crate::pierhead::{Pierhead, Setup};
+
+/// Registries of one edge.
+const BATCH: usize = 150;
+/// Scripts that run at once.
+const AT_ONCE: usize = 50;
+
+/// A behaviour, and the content of its upstream.
+pub struct Case {
+    /// What it does.
+    pub behaviour: Behaviour,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// A script, done in both ways.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The behaviour's seed.
+    pub seed: u64,
+    /// Each operation.
+    pub pairs: Vec<Pair>,
+    /// What was worse, a line each.
+    pub worse: Vec<String>,
+    /// The behaviour and both transcripts.
+    pub report: String,
+}
+
+impl Case {
+    /// The case of a seed.
+    pub fn from_seed(seed: u64) -> Case {
+        Case { behaviour: Behaviour::from_seed(seed), content: Content::new(seed) }
+    }
+}
+
+/// Runs the cases, which have different seeds, a batch of them behind one edge.
+pub async fn run(cases: impl Iterator<Item = Case>) -> Vec<Comparison> {
+    let cases: Vec<(Arc<Behaviour>, Arc<Content>)> =
+        cases.map(|case| (Arc::new(case.behaviour), Arc::new(case.content))).collect();
+    let mut comparisons = Vec::new();
+    for batch in cases.chunks(BATCH) {
+        let mut setup = Setup::new().set("/access_log", false);
+        let mut upstreams = Vec::new();
+        for (behaviour, content) in batch {
+            let upstream = Upstream::start(behaviour, content).await;
+            setup = setup.with("registries", registry(behaviour, &upstream));
+            upstreams.push((behaviour, content, upstream));
+        }
+        let edge = setup.start().await;
+        let running = futures_util::stream::iter(upstreams)
+            .map(|(behaviour, content, upstream)| compare(behaviour, content, upstream, &edge))
+            .buffer_unordered(AT_ONCE);
+        comparisons.extend(running.collect::<Vec<_>>().await);
+    }
+    comparisons.sort_by_key(|comparison| comparison.seed);
+    comparisons
+}
+
+fn name(behaviour: &Behaviour) -> String {
+    format!("s{}.test", behaviour.seed)
+}
+
+/// The registry in the edge's configuration.
+fn registry(behaviour: &Behaviour, upstream: &Upstream) -> Value {
+    let keys = &behaviour.keys;
+    let mut registry = json!({
+        "name": name(behaviour), "upstream": upstream.addresses, "insecure": true,
+        "connect_timeout": "2s", "first_byte_timeout": "5s", "idle_timeout": "5s", "resume_for": "5s",
+        "cool_down": "1s", "realms": [ISSUER.to_string()],
+    });
+    let mut set = |name: &str, value: Value| registry[name] = value;
+    if keys.expired {
+        set("tag_ttl", json!("0s"));
+    }
+    if keys.forgetful {
+        set("negative_ttl", json!("0s"));
+    }
+    if keys.hasty {
+        set("retries", json!(1));
+    }
+    if keys.parallel {
+        set("parallel_above", json!("64KiB"));
+    }
+    if account(behaviour).is_some() {
+        set("credentials", json!({ "username": ACCOUNT.0, "password": ACCOUNT.1 }));
+    }
+    registry
+}
+
+fn account(behaviour: &Behaviour) -> Option<(&'static str, &'static str)> {
+    match &behaviour.auth {
+        Auth::None => None,
+        Auth::Basic => Some(ACCOUNT),
+        Auth::Bearer(bearer) => bearer.account.then_some(ACCOUNT),
+    }
+}
+
+/// One side of a comparison.
+struct Side<'a> {
+    upstream: &'a Upstream,
+    client: Client,
+    address: Address<'a>,
+    content: &'a Content,
+}
+
+impl Side<'_> {
+    async fn perform(&mut self, ask: Ask) -> Done {
+        let before = self.upstream.requests();
+        let outcome = perform(&mut self.client, self.address, self.content, ask).await;
+        Done { outcome, requests: self.upstream.requests() - before }
+    }
+}
+
+async fn compare(
+    behaviour: &Arc<Behaviour>,
+    content: &Arc<Content>,
+    upstream: Upstream,
+    edge: &Pierhead,
+) -> Comparison {
+    let own = Upstream::start(behaviour, content).await;
+    let registry = name(behaviour);
+    let mut direct = Side {
+        upstream: &own,
+        client: Client::new(&own.addresses, account(behaviour)),
+        address: Address { registry: None },
+        content,
+    };
+    let mut through = Side {
+        upstream: &upstream,
+        client: Client::new(&[edge.url()], None),
+        address: Address { registry: Some((&registry, behaviour.naming)) },
+        content,
+    };
+    let (mut pairs, mut worse, mut transcript) = (Vec::new(), Vec::new(), String::new());
+    for (phase, asks) in &behaviour.script {
+        own.enter(*phase);
+        upstream.enter(*phase);
+        for ask in asks {
+            let marks = [direct.client.transcript.len(), through.client.transcript.len(), upstream.requests()];
+            let pair = Pair { direct: direct.perform(*ask).await, through: through.perform(*ask).await };
+            let right = content.right(ask.repository, ask.operation);
+            let verdict = judge(ask.operation, right.as_ref(), &pair.direct.outcome, &pair.through.outcome);
+            pairs.push(pair.clone());
+            let counted = judge_requests(&pairs);
+            describe(&mut transcript, *phase, *ask, &pair, &verdict);
+            let sides = [
+                ("direct", &direct.client.transcript[marks[0]..]),
+                ("through", &through.client.transcript[marks[1]..]),
+                ("upstream", &upstream.log(marks[2])[..]),
+            ];
+            for (side, lines) in sides {
+                for line in lines {
+                    let _ = writeln!(transcript, "    {side:8} {line}");
+                }
+            }
+            let (ours, theirs) = (pair.through.outcome.word(), pair.direct.outcome.word());
+            if let Verdict::Worse(why) = verdict {
+                worse.push(format!("{phase:?} {:?}: {why} ({theirs}, through {ours})", ask.operation));
+            } else if let (Verdict::Worse(why), true) = (counted, worse.is_empty()) {
+                worse.push(format!("{phase:?} {:?}: {why}", ask.operation));
+            }
+        }
+    }
+    let log: Vec<String> = edge.log().all().into_iter().filter(|line| line.contains(&registry)).collect();
+    let report = format!("{behaviour:#?}\n{transcript}  the edge's log:\n    {}\n", log.join("\n    "));
+    Comparison { seed: behaviour.seed, pairs, worse, report }
+}
+
+fn describe(transcript: &mut String, phase: Phase, ask: Ask, pair: &Pair, verdict: &Verdict) {
+    let (direct, through) = (&pair.direct, &pair.through);
+    let _ = writeln!(transcript, "  {phase:?} {:?} of repository {}: {verdict:?}", ask.operation, ask.repository);
+    let _ = writeln!(transcript, "    directly {:?}, {} requests", direct.outcome, direct.requests);
+    let _ = writeln!(transcript, "    through  {:?}, {} requests", through.outcome, through.requests);
+}
+
+/// Those that are worse, sorted by what is.
+pub fn overview(comparisons: &[Comparison]) -> String {
+    let mut kinds: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for comparison in comparisons {
+        if let Some(first) = comparison.worse.first() {
+            kinds.entry(first.as_str()).or_default().push(comparison.seed);
+        }
+    }
+    let mut text = String::new();
+    for (worse, seeds) in kinds {
+        let _ = writeln!(text, "{:4} × {worse}, seeds {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
+    }
+    text
+}

@@ -1,0 +1,108 @@
+//! Through the edge is never worse than direct: generated upstreams, asked in both ways.
+//!
+//! `PIERHEAD_SEED=17` runs one seed and prints its report; `PIERHEAD_SEEDS=1000..6000` runs others than the usual ones.
+
+use std::ops::Range;
+
+use pierhead_tests::differential::behaviour::{
+    Ask, Auth, Bearer, Behaviour, ChallengeForm, Keys, Name, Naming, Operation, Pages, Phase, Piece, Redirect,
+    ScopeSpelling, Thing,
+};
+use pierhead_tests::differential::content::Content;
+use pierhead_tests::differential::run::{Case, overview, run};
+
+/// Seeds of every run.
+const USUAL: u64 = 300;
+/// Reports that are printed.
+const REPORTS: usize = 3;
+const LAYERS: usize = 10;
+
+fn seeds() -> Range<u64> {
+    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|error| panic!("seed {text:?}: {error}"));
+    if let Ok(seed) = std::env::var("PIERHEAD_SEED") {
+        return number(&seed)..number(&seed) + 1;
+    }
+    match std::env::var("PIERHEAD_SEEDS") {
+        Ok(range) => range.split_once("..").map_or_else(|| 0..number(&range), |(from, to)| number(from)..number(to)),
+        Err(_) => 0..USUAL,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "some upstreams are still worse through the edge; `make test-long` runs it"]
+async fn heavy_through_is_never_worse_than_direct() {
+    let seeds = seeds();
+    let count = seeds.end - seeds.start;
+    let comparisons = run(seeds.map(Case::from_seed)).await;
+    let worse: Vec<_> = comparisons.iter().filter(|comparison| !comparison.worse.is_empty()).collect();
+    for comparison in &worse[..worse.len().min(REPORTS)] {
+        println!("seed {}: {}\n{}", comparison.seed, comparison.worse.join("\n"), comparison.report);
+    }
+    if count == 1 && worse.is_empty() {
+        println!("{}", comparisons[0].report);
+    }
+    println!("{count} seeds, worse with {}:\n{}", worse.len(), overview(&comparisons));
+    assert!(worse.is_empty(), "worse than direct with {} of {count} seeds; PIERHEAD_SEED=… repeats one", worse.len());
+}
+
+/// A registry without a deviation, from which an image with ten further layers is pulled as containerd pulls.
+fn plain(seed: u64, auth: Auth, redirect: Option<Redirect>) -> Case {
+    let mut operations =
+        vec![Operation::Resolve(Name::Tag), Operation::Manifest(Name::Digest), Operation::Blob(Piece::Config)];
+    operations.extend((0..LAYERS).map(|layer| Operation::Blob(Piece::Layer(layer))));
+    let script = operations.into_iter().map(|operation| Ask { repository: 0, operation }).collect();
+    let behaviour = Behaviour {
+        seed,
+        auth,
+        mirror: None,
+        redirect,
+        pages: Pages::One,
+        faults: Vec::new(),
+        naming: Naming::Namespace,
+        keys: Keys { expired: false, forgetful: false, hasty: false, parallel: false },
+        script: vec![(Phase::Cold, script)],
+    };
+    Case { behaviour, content: Content::with_layers(seed, LAYERS) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_pull_costs_upstream_no_more_requests_than_a_direct_one() {
+    let bearer = |account, per_repository| {
+        Auth::Bearer(Bearer {
+            account,
+            elsewhere: false,
+            per_repository,
+            scope: ScopeSpelling::Plain,
+            service: true,
+            form: ChallengeForm::Plain,
+            uses: None,
+            moved: None,
+            field: "token",
+            failing: None,
+        })
+    };
+    let redirect = || Redirect {
+        things: vec![Thing::Blob],
+        status: 307,
+        elsewhere: true,
+        hops: 1,
+        query: "?signature=x",
+        refuses_credentials: true,
+    };
+    let cases = [
+        plain(1, Auth::None, None),
+        plain(2, Auth::None, Some(redirect())),
+        plain(3, Auth::Basic, None),
+        plain(4, bearer(false, false), None),
+        plain(5, bearer(true, false), Some(redirect())),
+        plain(6, bearer(true, true), None),
+    ];
+    for comparison in run(cases.into_iter()).await {
+        assert_eq!(comparison.worse, Vec::<String>::new(), "{}", comparison.report);
+        let direct: usize = comparison.pairs.iter().map(|pair| pair.direct.requests).sum();
+        let through: usize = comparison.pairs.iter().map(|pair| pair.through.requests).sum();
+        println!("case {}: {direct} requests directly, {through} through", comparison.seed);
+        assert!(direct >= LAYERS + 3, "{}", comparison.report);
+        assert!(through <= direct + 1, "{direct} directly, {through} through: {}", comparison.report);
+    }
+}
