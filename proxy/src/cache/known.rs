@@ -160,7 +160,7 @@ impl Cache {
             return;
         }
         let (store, id, caller) = (Arc::clone(&self.store), repository.clone(), *caller);
-        self.done(blocking(move || store.index.put_authorised(&id, &caller, when)).await);
+        self.done(blocking(move || store.put_authorised(&id, &caller, when)).await);
     }
 
     /// A secret of this store, for hashing callers. Random, kept in the tree, readable by the owner only.
@@ -224,6 +224,12 @@ impl Cache {
     pub(crate) async fn unlink(&self, repository: &RepositoryId, digest: &Digest) {
         let (store, id, digest) = (Arc::clone(&self.store), repository.clone(), *digest);
         self.done(blocking(move || store.unlink(&id, &digest)).await);
+    }
+
+    /// Whether anything may be known of a repository.
+    pub(crate) async fn has_records(&self, repository: &RepositoryId) -> bool {
+        let (store, id) = (Arc::clone(&self.store), repository.clone());
+        blocking(move || store.tree.has_records(&id)).await.unwrap_or(true)
     }
 
     /// When a repository was made, by the newest that a token of its registry told; `None`: none did.

@@ -11,6 +11,7 @@
 //! ├── repositories/<registry>/<name>/
 //! │   ├── _links/sha256-<hex>             this repository holds this content; a manifest's media type, or empty
 //! │   ├── _tags/<tag>                     the digest it meant, and when
+//! │   ├── _callers                        which callers its registry authorised, by hashes of what they show, and when
 //! │   ├── _created                        when it was made, where its registry's tokens say that
 //! │   └── _lists/<hex>                    a tag or referrers list, named by the hash of its query; the newest of them
 //! ├── keys/<registry>                     the public keys of its tokens, as they were last published
@@ -104,6 +105,10 @@ impl Layout {
 
     pub(super) fn created(&self, id: &RepositoryId) -> PathBuf {
         self.repository(id).join("_created")
+    }
+
+    pub(super) fn callers(&self, id: &RepositoryId) -> PathBuf {
+        self.repository(id).join("_callers")
     }
 
     pub(super) fn lists(&self, id: &RepositoryId) -> PathBuf {

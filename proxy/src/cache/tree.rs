@@ -4,6 +4,7 @@
 //! changes in a tree that was released; a symbolic link in the place of a file or of a repository's directory is nobody's,
 //! and is never followed. The root and the directories right below it may be links, for that is how a disk is moved.
 
+mod callers;
 mod records;
 
 use std::fs::{self, File, OpenOptions};
@@ -37,6 +38,8 @@ pub(super) struct Tree {
     order: Mutex<()>,
     /// Held shared while anything changes; true once the tree was given away.
     released: RwLock<bool>,
+    /// Held while the file of a repository's callers is read and written again.
+    callers: Mutex<()>,
     /// The lock on the tree, given up when this closes.
     lock: File,
 }
@@ -86,6 +89,7 @@ impl Tree {
             fsync,
             counter: AtomicU64::new(0),
             order: Mutex::new(()),
+            callers: Mutex::new(()),
             released: RwLock::new(false),
             lock,
         })

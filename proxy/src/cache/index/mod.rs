@@ -234,6 +234,11 @@ impl Index {
         });
     }
 
+    /// Forgets every yes: the tree has those that count.
+    fn clear_authorised(&self) {
+        self.with(|open| note(open.authorised.clear()));
+    }
+
     /// Forgets upstream's yes to anybody about a part of a registry.
     pub(super) fn remove_authorised(&self, registry: &str, extent: &Extent) {
         self.with(|open| remove_all(&open.authorised, registry, extent));

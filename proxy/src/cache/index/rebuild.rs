@@ -1,7 +1,8 @@
 //! Making the index anew from the tree, or setting it right after a crash.
 //!
 //! The tree is walked once: committed content becomes entries, links and tags become records, and a link that names a
-//! media type tells that its content is a manifest, whose children are read from its body. What the index did not know, or
+//! media type tells that its content is a manifest, whose children are read from its body. Permissions are the tree's alone,
+//! for the index may still have one that was taken back just before a crash. What the index did not know, or
 //! knew with another length, is hashed before it is served for the first time: hashing it all here would take hours.
 
 use std::collections::HashMap;
@@ -49,7 +50,11 @@ pub(super) fn rebuild(
     for gone in known.keys() {
         index.remove_content(gone);
     }
+    index.clear_authorised();
     for id in tree.all_repositories()? {
+        for (caller, when) in tree.callers(&id) {
+            index.put_authorised(&id, &caller, Some(when));
+        }
         read_links(index, tree, &id, &mut entries)?;
         for tag in tree.tags(&id)? {
             if let Some(record) = tree.read_tag(&id, &tag) {

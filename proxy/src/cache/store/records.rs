@@ -4,13 +4,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::{NotStored, Store};
 use crate::cache::ledger::Kind;
 use crate::cache::{CachedManifest, Extent, RepositoryId, TagRecord, index};
+
+/// In seconds.
+const DAY: u64 = 24 * 3600;
 
 impl Store {
     /// Keeps a manifest and that the repository holds it. Blocks.
@@ -174,6 +177,19 @@ impl Store {
         forgotten.is_ok()
     }
 
+    /// Keeps upstream's yes to a caller (`Some`), or forgets it (`None`). The tree hears of a yes once a day: its time only tells
+    /// when it is too old to count at all. Blocks.
+    pub(in crate::cache) fn put_authorised(&self, id: &RepositoryId, caller: &[u8; 32], when: Option<SystemTime>) {
+        let day = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / DAY);
+        let known = || self.index.authorised(id, caller).map(day);
+        if when.is_none_or(|when| known() != Some(day(when)))
+            && let Err(error) = self.tree.write_caller(id, caller, when)
+        {
+            self.failed("writing a permission", &error);
+        }
+        self.index.put_authorised(id, caller, when);
+    }
+
     fn remove_records(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<()> {
         for id in self.tree.repositories(registry, extent)? {
             let links = self.tree.links(&id)?;
@@ -185,6 +201,10 @@ impl Store {
 
     /// Forgets whom upstream let in to a part of a registry. Blocks.
     pub(in crate::cache) fn forget_authorised(&self, registry: &Arc<str>, extent: &Extent) {
+        let ids = self.tree.repositories(registry, extent);
+        if let Err(error) = ids.and_then(|ids| ids.iter().try_for_each(|id| self.tree.remove_callers(id))) {
+            self.failed("removing permissions", &error);
+        }
         self.index.remove_authorised(registry, extent);
         self.hot.forget_authorised(registry, extent);
     }

@@ -139,8 +139,14 @@ impl Tree {
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
-    /// Deletes all records of a repository.
+    /// Whether a repository may have records: tags, lists or content.
+    pub(in crate::cache) fn has_records(&self, id: &RepositoryId) -> bool {
+        [self.layout.tags(id), self.layout.lists(id), self.layout.links(id)].iter().any(|path| path.exists())
+    }
+
+    /// Deletes all records of a repository, and first who may read it.
     pub(in crate::cache) fn remove_records(&self, id: &RepositoryId) -> io::Result<()> {
+        self.remove_callers(id)?;
         self.change(|| {
             [self.layout.tags(id), self.layout.lists(id), self.layout.links(id)].iter().try_for_each(|path| empty(path))
         })
