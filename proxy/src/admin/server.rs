@@ -125,7 +125,7 @@ impl Admin {
 }
 
 fn report(State(seen): State<Seen>, which: Check) -> Response {
-    let report = seen.health.report(which);
+    let report = seen.health.expanded(which);
     let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, CACHE_CONTROL)];
     (status, headers, report.body).into_response()

@@ -136,14 +136,23 @@ pub(super) fn status(version: &Version, health: &Value, reload: &Reload, session
         .filter(|(_, well)| well.as_bool() != Some(true))
         .map(|(name, _)| name.as_str())
         .collect();
+    let expanded = health.pointer("/data/services_expanded").and_then(Value::as_object);
+    let noted = |(name, service): (&String, &Value)| {
+        let said = ["message", "failure"].iter().find_map(|key| service.get(key)?.as_str())?;
+        Some(format!("               {name}: {said}"))
+    };
+    let notes: Vec<String> = expanded.into_iter().flatten().filter_map(noted).collect();
+    let is_degraded = !notes.is_empty();
     let mut lines = vec![
         format!("version        {} (process {}, since {})", version.version, version.pid, seconds(&version.started)),
         match sick.is_empty() {
+            true if is_degraded => "health         well, with less than it should have:".to_owned(),
             true => "health         all well".to_owned(),
             false => format!("health         not well: {}", sick.join(", ")),
         },
-        format!("configuration  {} since {}", reload.generation, seconds(&reload.since)),
     ];
+    lines.extend(notes);
+    lines.push(format!("configuration  {} since {}", reload.generation, seconds(&reload.since)));
     if !reload.problems.is_empty() {
         lines.push(format!("               the file, read {}, cannot be used:", seconds(&reload.looked)));
         lines.extend(reload.problems.iter().map(|problem| format!("                 {problem}")));
@@ -244,6 +253,25 @@ mod tests {
         let shown = pools(&[pool()]);
         let row = shown.lines().nth(1).unwrap();
         assert!(row.starts_with("quay") && row.contains("yes") && row.contains("1/2"), "{shown}");
+    }
+
+    #[test]
+    fn what_a_registry_lacks_is_said_beside_health() {
+        let version: Version = serde_json::from_value(json!({
+            "name": "pierhead", "version": "1.0.0", "pid": 7, "started": "2026-01-02T03:04:05.000Z",
+        }))
+        .unwrap();
+        let reload: Reload = serde_json::from_value(json!({
+            "generation": 1, "since": "2026-01-02T03:04:05.000Z", "looked": "2026-01-02T03:04:05.000Z", "problems": [],
+        }))
+        .unwrap();
+        let shown = |health: Value| status(&version, &health, &reload, 0, &[]);
+        let services = json!({ "docker.io": true });
+        assert!(shown(json!({ "data": { "services": services } })).contains("health         all well"));
+        let expanded = json!({ "docker.io": { "status": true, "message": "degraded: auth\u{1b} refuses" } });
+        let shown = shown(json!({ "data": { "services": services, "services_expanded": expanded } }));
+        assert!(shown.contains("\n               docker.io: degraded: auth\u{fffd} refuses\n"), "{shown}");
+        assert!(!shown.contains("all well"), "{shown}");
     }
 
     #[test]
