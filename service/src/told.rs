@@ -3,6 +3,7 @@
 //! Invariant: what a request says of its own way is believed only as far back as the first hop that is no trusted proxy. Whether
 //! the one that it comes from is trusted is for callers to ask first.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::HOST;
@@ -71,6 +72,31 @@ pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     }
 }
 
+/// A host as hosts are compared: in lower case, without the dot that ends a fully qualified name (RFC 3986, section 3.2.2), and with
+/// its port in one spelling (`:0443` is `:443`, `:` is none).
+pub fn canonical_host(host: &str) -> Cow<'_, str> {
+    let is_port = |name: &str, port: &str| {
+        port.bytes().all(|c| c.is_ascii_digit()) && (name.ends_with(']') || !name.contains(':'))
+    };
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(name, port) => (name, Some(port)),
+        _ => (host, None),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let port = port.filter(|port| !port.is_empty());
+    let plain = !name.bytes().any(|c| c.is_ascii_uppercase()) && port.is_none_or(|port| !port.starts_with('0'));
+    match port {
+        None if plain && name.len() == host.len() => Cow::Borrowed(host),
+        None => Cow::Owned(name.to_ascii_lowercase()),
+        Some(port) if plain && name.len() + 1 + port.len() == host.len() => Cow::Borrowed(host),
+        Some(port) => {
+            let digits = port.trim_start_matches('0');
+            let port = if digits.is_empty() { "0" } else { digits };
+            Cow::Owned(format!("{}:{port}", name.to_ascii_lowercase()))
+        }
+    }
+}
+
 /// Whether a text can be a host with or without a port, and needs no escaping anywhere.
 pub fn is_authority(text: &str) -> bool {
     !text.is_empty()
@@ -103,6 +129,31 @@ mod tests {
             }
             let expected = expected.map(|address| address.parse().unwrap());
             assert_eq!(behind(&headers, &trusted), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_compared_in_one_spelling() {
+        for (host, expected) in [
+            ("b.example.com", "b.example.com"),
+            ("b.example.com.", "b.example.com"),
+            ("B.Example.COM", "b.example.com"),
+            ("b.example.com:8443", "b.example.com:8443"),
+            ("b.example.com.:8443", "b.example.com:8443"),
+            ("B.example.com.:08443", "b.example.com:8443"),
+            ("b.example.com:", "b.example.com"),
+            ("b.example.com.:", "b.example.com"),
+            ("b.example.com:0", "b.example.com:0"),
+            ("b.example.com:000", "b.example.com:0"),
+            ("b.example.com..", "b.example.com."),
+            ("[2001:DB8::1]", "[2001:db8::1]"),
+            ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("b.example.com:x", "b.example.com:x"),
+            (".", ""),
+            ("", ""),
+        ] {
+            assert_eq!(canonical_host(host), expected, "{host:?}");
         }
     }
 

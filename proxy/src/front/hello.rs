@@ -6,6 +6,7 @@
 use std::io;
 
 use pierhead_config::SniRoute;
+use pierhead_service::told::canonical_host;
 use rustls::server::Acceptor;
 
 use super::accepted::Accepted;
@@ -19,7 +20,7 @@ pub(super) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// What a client said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hello {
-    /// TLS, and the name in lower case where there is one.
+    /// TLS, and the name where there is one, as hosts are compared.
     Tls(Option<String>),
     /// Something else, or TLS that is older than its names.
     Other,
@@ -56,7 +57,7 @@ impl Reader {
             }
             match self.acceptor.accept() {
                 Ok(Some(accepted)) => {
-                    let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                    let name = accepted.client_hello().server_name().map(|name| canonical_host(name).into_owned());
                     return Some(Hello::Tls(name));
                 }
                 Ok(None) => {}

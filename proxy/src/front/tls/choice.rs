@@ -7,6 +7,8 @@ use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use pierhead_service::told::canonical_host;
+
 use super::certificate::Usable;
 
 /// The certificates of a listener.
@@ -69,9 +71,9 @@ impl Names {
 
     /// Those that name it, else those whose wildcard covers it.
     fn find(&self, name: &str) -> Option<&[usize]> {
-        let name = name.to_ascii_lowercase();
+        let name = canonical_host(name);
         let covered = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
-        self.exact.get(&name).or_else(covered).map(Vec::as_slice)
+        self.exact.get(&*name).or_else(covered).map(Vec::as_slice)
     }
 }
 

@@ -172,6 +172,28 @@ fn sessions_end_when_the_authority_changes() {
     }
 }
 
+/// A client that one listener let in shows its session to another, which wants another certificate of it, or any.
+#[test]
+fn a_session_of_one_listener_is_worth_nothing_at_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = vec![pair(folder.path(), "a.example")];
+    let ((one, of_one), (two, _)) = (authority(folder.path(), "one"), authority(folder.path(), "two"));
+    let wants = |file: Option<&PathBuf>| {
+        let mut settings = settings(files.clone(), None);
+        settings.client_ca = file.map(|file| ClientAuthority { file: file.clone(), required: true });
+        Termination::new(&settings, None).unwrap()
+    };
+    for version in [&TLS12, &TLS13] {
+        for (first, shown) in [(None, None), (Some(&one), again(&of_one))] {
+            let (first, second) = (wants(first), wants(Some(&two)));
+            let config = client(&first, &[version], shown);
+            assert_eq!(shake(&config, "a.example", &first).unwrap().kind, HandshakeKind::Full, "{version:?}");
+            assert_eq!(shake(&config, "a.example", &first).unwrap().kind, HandshakeKind::Resumed, "{version:?}");
+            assert!(shake(&config, "a.example", &second).is_err(), "{version:?}");
+        }
+    }
+}
+
 #[test]
 fn names_are_wanted_where_they_are_strict() {
     let folder = tempfile::tempdir().unwrap();
