@@ -4,8 +4,8 @@
 //! how it came, so that the client finds the same end of it.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, LOCATION, PROXY_AUTHENTICATE, STRICT_TRANSPORT_SECURITY, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, LOCATION, PROXY_AUTHENTICATE, STRICT_TRANSPORT_SECURITY, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use pingora_http::ResponseHeader;
@@ -13,6 +13,7 @@ use pingora_http::ResponseHeader;
 use super::head::{KEEP_ALIVE, PROXY_CONNECTION, names_more};
 use super::location::{Own, Public, repaired};
 use crate::edge::client::REQUEST_ID;
+use crate::edge::respond::{NO_GUESSING, SANDBOX};
 use crate::pool::{Answer, Framing, has_token};
 
 /// Fields of one connection, beside `Upgrade` and those that `Connection` names.
@@ -30,6 +31,8 @@ pub(super) struct Asked<'a> {
     pub(super) id: &'a str,
     /// Whether it is told to come by https only.
     pub(super) hsts: Option<&'a HeaderValue>,
+    /// Whether it is about a repository's content: bytes of strangers, which no browser may guess at or run.
+    pub(super) content: bool,
 }
 
 /// The header.
@@ -56,6 +59,10 @@ pub(super) fn header(answer: Answer, asked: &Asked<'_>, own: &Own<'_>) -> Box<Re
     }
     if let Some(hsts) = asked.hsts {
         headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+    }
+    if asked.content {
+        headers.insert(X_CONTENT_TYPE_OPTIONS, NO_GUESSING);
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(SANDBOX);
     }
     build(status, headers)
 }
@@ -97,6 +104,7 @@ mod tests {
             chunks,
             id: "id1",
             hsts: (status == 201).then_some(&hsts),
+            content: status == 206,
         };
         let own = Own { address: "10.0.0.7:5000".parse().unwrap(), name: "one", secure: false };
         let status = StatusCode::from_u16(status).unwrap();
@@ -119,6 +127,18 @@ mod tests {
                 Framing::Length(5),
                 true,
                 &["a: 1", "a: 2", "content-length: 5", "x-request-id: id1"],
+            ),
+            (
+                206,
+                &[("content-type", "text/html")],
+                Framing::Length(5),
+                true,
+                &[
+                    "content-security-policy: sandbox",
+                    "content-type: text/html",
+                    "x-content-type-options: nosniff",
+                    "x-request-id: id1",
+                ],
             ),
             (
                 200,

@@ -1,7 +1,8 @@
 //! The head of a request as its server gets it: made anew, line by line. Pure.
 //!
 //! Invariants: what belongs to one connection only goes no further (RFC 9110, section 7.6.1): the fields of that kind and
-//! those that `Connection` names. How the body is framed is written from what is known of it, never copied, so both ends
+//! those that `Connection` names. `Connection` cannot name who asks: a client that could take `Authorization` away on its way
+//! would be one caller to this edge and another to the server. How the body is framed is written from what is known of it, never copied, so both ends
 //! agree on where it ends. The way of the request is told by us, whatever the client wrote.
 
 use bytes::Bytes;
@@ -163,9 +164,10 @@ impl<'a> Dropped<'a> {
         listed || self.named(name)
     }
 
-    /// Whether `Connection` names it.
+    /// Whether `Connection` names it as a field of one connection.
     fn named(&self, name: &HeaderName) -> bool {
-        self.names && crate::pool::has_token(self.headers, &CONNECTION, name.as_str())
+        let tells_who_asks = *name == AUTHORIZATION || *name == COOKIE;
+        self.names && !tells_who_asks && crate::pool::has_token(self.headers, &CONNECTION, name.as_str())
     }
 }
 
@@ -230,6 +232,24 @@ mod tests {
             head(&request, &changed).unwrap(),
             format!("GET /v2/ HTTP/1.1\r\nhost: a.example\r\naccept: a/b\r\n{TAIL}content-length: 7\r\n\r\n")
         );
+    }
+
+    #[test]
+    fn a_connection_does_not_take_away_who_asks() {
+        for (connection, expected) in [
+            ("Authorization", "authorization: Basic eA==\r\nx-mine: 1\r\ncookie: a=1\r\n"),
+            ("close, AUTHORIZATION, X-Mine, cookie", "authorization: Basic eA==\r\ncookie: a=1\r\n"),
+            ("close", "authorization: Basic eA==\r\nx-mine: 1\r\ncookie: a=1\r\n"),
+            ("x-forwarded-for, x-request-id, host", "authorization: Basic eA==\r\nx-mine: 1\r\ncookie: a=1\r\n"),
+        ] {
+            let request = request(
+                "GET",
+                "/v2/",
+                &[("Connection", connection), ("Authorization", "Basic eA=="), ("X-Mine", "1"), ("Cookie", "a=1")],
+            );
+            let expected = format!("GET /v2/ HTTP/1.1\r\nhost: a.example\r\n{expected}{TAIL}\r\n");
+            assert_eq!(head(&request, &PLAIN).unwrap(), expected, "{connection}");
+        }
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub(crate) trait Errand: Sync {
         false
     }
 
+    /// Whether it is for a registry, so that its answers may be content.
+    fn is_for_a_registry(&self) -> bool {
+        false
+    }
+
     /// Whether its answer is waited for when its client has gone: something is known by it.
     fn outlives_its_client(&self) -> bool {
         false
@@ -129,6 +134,8 @@ pub(crate) async fn forward(
         chunks: sending.version == Version::HTTP_11,
         id: visit.begun.id.as_str(),
         hsts: visit.target.hsts.as_ref(),
+        content: errand.is_for_a_registry()
+            && matches!(Endpoint::parse(request.uri.path()), Ok(Endpoint::Repository { .. })),
     };
     session.set_read_timeout(None);
     let patient = errand.outlives_its_client();
@@ -234,7 +241,7 @@ fn hash_key(pool: &Pool, request: &RequestHeader) -> Option<String> {
 fn refusal(error: &ExchangeError) -> Refusal {
     match error {
         ExchangeError::Lease(LeaseError::QueueFull | LeaseError::QueueTimeout) => Refusal::Busy,
-        ExchangeError::Lease(LeaseError::NoServer) | ExchangeError::Connect { .. } => Refusal::Unavailable,
+        ExchangeError::Lease(LeaseError::NoServer) | ExchangeError::Connect { .. } => Refusal::Unavailable(None),
         ExchangeError::Wire { error, .. } => refusal_of_wire(error),
     }
 }
@@ -243,6 +250,6 @@ fn refusal(error: &ExchangeError) -> Refusal {
 fn refusal_of_wire(error: &WireError) -> Refusal {
     match error {
         WireError::Silent => Refusal::Silent,
-        WireError::Io(_) | WireError::Empty | WireError::Short | WireError::Nonsense(_) => Refusal::Invalid,
+        WireError::Io(_) | WireError::Empty | WireError::Short | WireError::Nonsense(_) => Refusal::Invalid(None),
     }
 }

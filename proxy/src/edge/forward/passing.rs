@@ -41,7 +41,7 @@ impl<E: Errand> Passing<'_, E> {
                 StatusCode::SWITCHING_PROTOCOLS if self.upgrade => break answer,
                 StatusCode::SWITCHING_PROTOCOLS => {
                     self.errand.answered(None).await;
-                    return Err(Refusal::Invalid);
+                    return Err(Refusal::Invalid(None));
                 }
                 status if !status.is_informational() => break answer,
                 // A client of HTTP/1.0 knows none of these.
