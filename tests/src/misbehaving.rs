@@ -1,7 +1,7 @@
 //! Upstreams that do what no real registry can be made to do, each named by it. They hold the content of real images
 //! and answer honestly until they are told otherwise.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,6 +53,16 @@ pub enum Misbehaviour {
     Silent,
     /// HEAD is refused with 405.
     NoHead,
+    /// Every HEAD is answered with this status, whatever is held.
+    HeadLies(u16),
+    /// HEAD of a blob is a 404 until it was sent to somebody, as of a cache that fetches for a GET only.
+    BlobsAfterGet,
+    /// HEAD of a manifest has neither its type nor its length.
+    EmptyHeads,
+    /// Referrers are answered with this status, by a page.
+    NoReferrers(u16),
+    /// Lists are refused with this status and this body.
+    ListsRejected(u16, &'static str),
     /// Every answer comes after this time.
     Late(Duration),
 }
@@ -69,6 +79,8 @@ struct State {
     content: Content,
     misbehaviour: Misbehaviour,
     answered: usize,
+    /// Paths of blobs that were sent.
+    sent: HashSet<String>,
 }
 
 /// A running upstream.
@@ -171,6 +183,20 @@ impl State {
             }
             Misbehaviour::Silent => return Answer { prelude: Some(Step::Silence), ..Answer::default() },
             Misbehaviour::NoHead if request.method == "HEAD" => return Answer::new(405, &[], ""),
+            Misbehaviour::HeadLies(status) if request.method == "HEAD" => return Answer::new(*status, &[], ""),
+            Misbehaviour::BlobsAfterGet if request.path.contains("/blobs/") => {
+                if request.method == "HEAD" && !self.sent.contains(&request.path) {
+                    return Answer::new(404, &[], "");
+                }
+                self.sent.insert(request.path.clone());
+            }
+            Misbehaviour::EmptyHeads if request.method == "HEAD" => return Answer::new(200, &[], ""),
+            Misbehaviour::NoReferrers(status) if request.path.contains("/referrers/") => {
+                return Answer::new(*status, &[("Content-Type", "text/html")], "<html>no such page</html>");
+            }
+            Misbehaviour::ListsRejected(status, body) if is_list(&request.path) => {
+                return Answer::new(*status, &[("Content-Type", "application/json")], *body);
+            }
             Misbehaviour::Late(after) => {
                 return Answer { prelude: Some(Step::Pause(*after)), ..self.honest(request) };
             }
@@ -211,6 +237,10 @@ impl State {
         let body = format!(r#"{{"errors":[{{"code":"{code}","message":"unknown"}}]}}"#);
         Answer::new(404, &[("Content-Type", "application/json")], body)
     }
+}
+
+fn is_list(path: &str) -> bool {
+    path.ends_with("/tags/list") || path.contains("/referrers/")
 }
 
 fn endless_header() -> Step {

@@ -55,6 +55,11 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Whether `allow` or `deny` may keep a repository out.
+    pub fn is_ruled(&self) -> bool {
+        !(self.allow.is_empty() && self.deny.is_empty())
+    }
+
     /// Whether `allow` and `deny` let this repository through.
     pub fn allows(&self, repository: &RepositoryName) -> bool {
         let name = repository.as_str();

@@ -263,7 +263,10 @@ impl Built {
         }
         for known in &self.registries {
             let client = known.client.clone();
-            health = health.with(Check::EndToEnd, &known.registry.name, move || offline || client.available());
+            let (edge, name) = (self.edge.clone(), known.registry.name.clone());
+            health = health
+                .with(Check::EndToEnd, &known.registry.name, move || offline || client.available())
+                .noting(move || edge.as_ref()?.trouble(&name));
         }
         health
     }

@@ -48,13 +48,13 @@ impl Edge {
                 self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
                 Right::ByFetching
             }
-            Authorisation::AskElseKnown if held => match self.ask_blob(scope, digest).await {
+            Authorisation::AskElseKnown if held => match self.ask_blob(scope, digest, head).await {
                 Ok(_) => Right::Asked,
                 Err(refused) if refused.refusal.is_failure() => Right::Stale,
                 Err(refused) => return Err(refused),
             },
             _ => {
-                let size = self.ask_blob(scope, digest).await?;
+                let size = self.ask_blob(scope, digest, head).await?;
                 if head {
                     return Ok(self.blob_head(digest, size));
                 }
@@ -72,7 +72,7 @@ impl Edge {
             if scope.offline {
                 return Err(Refusal::Offline(Thing::Blob).into());
             }
-            let size = self.ask_blob(scope, digest).await?;
+            let size = self.ask_blob(scope, digest, head).await?;
             return Ok(self.blob_head(digest, size));
         }
         let opened = match right {
@@ -103,7 +103,11 @@ impl Edge {
     async fn open(&self, scope: &Scope, digest: &Digest, want: Want) -> Result<Arc<Blob>, BlobError> {
         let source = (!scope.offline).then(|| scope.source());
         let held = self.cache.holds(&scope.repository, digest).await;
-        let blob = self.cache.open_blob(&scope.repository, digest, want, source).await?;
+        let opened = self.cache.open_blob(&scope.repository, digest, want, source).await;
+        if let Err(BlobError::Upstream(error)) = &opened {
+            scope.learn(&self.cache, Thing::Blob, &Err::<(), _>(error.clone())).await;
+        }
+        let blob = opened?;
         // What was known while its bytes were not here could not be written down.
         if !held || blob.state() != BlobState::Committed {
             scope.keep(self.cache.link(&scope.repository, digest)).await;
@@ -155,15 +159,24 @@ impl Edge {
         }
     }
 
-    /// Asks upstream for a blob's header: does this repository hold it, and may the caller have it?
-    async fn ask_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Option<u64>, Refused> {
-        let key = scope.key(Wanted::Blob(*digest));
-        self.not_refused(scope, &key)?;
+    /// Asks upstream about a blob: does this repository hold it, and may the caller have it? `head`: the caller asks by HEAD, so
+    /// upstream's no to a HEAD is the answer. For a GET only a GET's no counts: another cache behind may fetch for a GET alone.
+    async fn ask_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest, head: bool) -> Result<Option<u64>, Refused> {
+        self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
+        let key = scope.key(if head { Wanted::BlobHead(*digest) } else { Wanted::Blob(*digest) });
         let question = {
             let (edge, scope, digest, key) = (Arc::clone(self), scope.clone(), *digest, key.clone());
             move || async move {
                 let source = scope.source();
-                let result = scope.ask(&edge.cache, source.head_blob(&digest)).await;
+                let question = async {
+                    match source.head_blob(&digest).await {
+                        Err(ClientError::Unconfirmed { .. }) if !head => {
+                            source.get_blob(&digest, 0, Some(1), &[]).await.map(|body| body.total())
+                        }
+                        answer => answer,
+                    }
+                };
+                let result = scope.ask(&edge.cache, Thing::Blob, question).await;
                 edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 if result.is_ok() {
                     scope.keep(edge.cache.link(&scope.repository, &digest)).await;

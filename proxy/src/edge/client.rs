@@ -11,7 +11,8 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 use pierhead_registry::oci::Endpoint;
 pub(crate) use pierhead_service::told::{
-    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REQUEST_ID, behind, given_id, host, is_authority,
+    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REQUEST_ID, behind, canonical_host, given_id, host,
+    is_authority,
 };
 
 /// All headers that tell of a request's way here.

@@ -52,7 +52,7 @@ fn fingerprint(key: &hmac::Key, credential: Option<&Credential>) -> [u8; 32] {
     match credential {
         None => print(key, &[]),
         Some(Credential::Account(account)) => account_print(key, account),
-        // No account begins like this: its first eight bytes are a length.
+        // No account begins like this, nor like `user:`: its first eight bytes are a length.
         Some(Credential::Verbatim(None)) => print(key, &[b"anonymous"]),
         Some(Credential::Verbatim(Some(header))) => print(key, &[b"verbatim:", header.as_bytes()]),
     }
@@ -75,15 +75,21 @@ pub(crate) struct Caller {
     pub(crate) id: [u8; 32],
     /// Whether it is worth remembering for long: a token is another one in a few minutes.
     pub(crate) lasting: bool,
-    /// What its token says, where that can be told here.
+    /// What its token says, where the edge can verify that.
     pub(crate) verdict: Option<Verdict>,
+    /// The user of an account, as it is remembered: apart from any password.
+    pub(crate) user: Option<[u8; 32]>,
 }
 
 impl Caller {
     /// Somebody who shows this.
     pub(crate) fn new(key: &hmac::Key, credential: Option<Credential>) -> Caller {
         let lasting = !matches!(credential, Some(Credential::Verbatim(Some(_))));
-        Caller { id: fingerprint(key, credential.as_ref()), credential, lasting, verdict: None }
+        let user = match &credential {
+            Some(Credential::Account(account)) => Some(print(key, &[b"user:", account.username.as_bytes()])),
+            Some(Credential::Verbatim(_)) | None => None,
+        };
+        Caller { id: fingerprint(key, credential.as_ref()), credential, lasting, verdict: None, user }
     }
 
     /// The caller behind an `Authorization` header, at an upstream that is somebody else's: only accounts are passed on,

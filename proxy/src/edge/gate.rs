@@ -258,7 +258,7 @@ impl Generation {
                     Ok(reuse) => return reuse,
                     Err(refusal) => refusal,
                 },
-                None => Refusal::Unavailable,
+                None => Refusal::Unavailable(None),
             },
             HttpTarget::RedirectToHttps(port) => return redirect::answer(session, visit, *port).await,
         };

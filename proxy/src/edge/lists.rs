@@ -2,7 +2,7 @@
 //! that signatures can be verified offline.
 //!
 //! A list is known by its kind and its query, escaped and sorted, so equal wishes meet. The `Link` to the next page is
-//! kept as upstream wrote it and rewritten for each client in the way that client named the registry.
+//! kept as upstream wrote it and rewritten for each client in the way that client named the registry ([`link`]).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,10 +11,11 @@ use pierhead_registry::client::{ClientError, ListKind};
 
 use super::Edge;
 use super::flights::FlightError;
+use super::link;
 use super::outcome::Outcome;
-use super::plan::{Authorisation, Known, Plan, Unconfirmed, decide};
+use super::plan::{Authorisation, Known, Plan, Unconfirmed, decide, has_no_referrers};
 use super::refusal::{Refusal, Thing};
-use super::route::{Addressed, Query};
+use super::route::Addressed;
 use super::scope::{Scope, Wanted};
 use super::served::{Content, Refused, Served};
 use crate::cache::ListRecord;
@@ -41,25 +42,34 @@ impl Edge {
         };
         let key = scope.key(Wanted::List(name.clone()));
         if let (None, Some(error)) = (&known, self.negatives.get(&key)) {
-            return Err(Refused { outcome: Outcome::Hit, ..refused(scope, &kind, &error) });
+            return Err(Refused { outcome: Outcome::Hit, ..refused(scope, &kind, query, &error) });
         }
         let flight = self.lists.join(key.clone(), || {
             let (edge, scope, kind) = (Arc::clone(self), scope.clone(), kind.clone());
             let query = query.map(str::to_owned);
             async move {
                 let result = edge.list_upstream(&scope, &kind, query.as_deref(), &name).await;
-                edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
+                let ttl = scope.upstream.config.negative_ttl;
+                match &result {
+                    Err(error) if lacks_referrers(&scope, &kind, query.as_deref(), error) => {
+                        edge.negatives.keep_failure(key, error, ttl);
+                    }
+                    result => edge.negatives.keep(key, result, ttl),
+                }
                 result
             }
         });
         let (list, outcome) = match (plan, known) {
             (Plan::Serve, Some(list)) => (list, Outcome::Hit),
             (Plan::Refuse, _) => return Err(Refusal::Offline(thing(&kind)).into()),
-            (Plan::Check, Some(list)) => refresh(scope, &kind, flight, list, authorisation).await?,
-            _ => (flight.await?.map_err(|error| unknown(scope, &kind, &error))?, Outcome::Miss),
+            (Plan::Check, Some(list)) => refresh(scope, &kind, query, flight, list, authorisation).await?,
+            _ => (flight.await?.map_err(|error| refused(scope, &kind, query, &error))?, Outcome::Miss),
         };
-        let link = list.link.as_deref().and_then(|link| rewrite_link(link, &kind, scope, addressed));
-        Ok(Served::new(Content::List(list, link), outcome))
+        // A list that was kept with a bad link is as good as none.
+        let next = list.link.as_deref().map_or(Ok(None), |link| link::next_query(link, &kind));
+        let next = next.map_err(|_| Refused::new(Refusal::Invalid(None), outcome))?;
+        let next = next.map(|query| link::to_page(&query, &kind, scope, addressed));
+        Ok(Served::new(Content::List(list, next), outcome))
     }
 
     pub(super) async fn list_upstream(
@@ -70,7 +80,20 @@ impl Edge {
         name: &str,
     ) -> Result<Arc<ListRecord>, ClientError> {
         let source = scope.source();
-        let fetched = scope.ask(&self.cache, source.get_list(kind, query)).await?;
+        let question = async {
+            let fetched = source.get_list(kind, query).await?;
+            match fetched.link.as_deref().map_or(Ok(None), |link| link::next_query(link, kind)) {
+                Ok(_) => Ok(fetched),
+                // A list that goes on, and does not say where, would look whole.
+                Err(reason) => Err(ClientError::Invalid {
+                    registry: scope.upstream.config.name.clone(),
+                    host: String::new(),
+                    status: Some(200),
+                    reason,
+                }),
+            }
+        };
+        let fetched = scope.ask(&self.cache, thing(kind), question).await?;
         let list = Arc::new(ListRecord {
             media_type: fetched.media_type,
             link: fetched.link,
@@ -87,40 +110,44 @@ impl Edge {
 async fn refresh(
     scope: &Scope,
     kind: &ListKind,
+    query: Option<&str>,
     flight: impl Future<Output = Result<Result<Arc<ListRecord>, ClientError>, FlightError>>,
     known: Arc<ListRecord>,
     authorisation: Authorisation,
 ) -> Result<(Arc<ListRecord>, Outcome), Refused> {
-    let result = match scope.budget(authorisation) {
+    let result = match scope.budget(thing(kind), authorisation) {
         None => flight.await,
         Some(budget) => match tokio::time::timeout(budget, flight).await {
             Ok(result) => result,
-            Err(_) => return Ok((known, Outcome::Stale(scope.out_of_patience()))),
+            Err(_) => return Ok((known, Outcome::Stale(scope.out_of_patience(thing(kind))))),
         },
     };
     match result? {
         Ok(list) => Ok((list, Outcome::Miss)),
         Err(error) => match scope.unconfirmed(&error, authorisation) {
             Unconfirmed::ServeStale(reason) => Ok((known, Outcome::Stale(reason))),
-            Unconfirmed::Forget | Unconfirmed::Refuse => Err(refused(scope, kind, &error)),
+            Unconfirmed::Forget | Unconfirmed::PassOn | Unconfirmed::Fail => Err(refused(scope, kind, query, &error)),
         },
     }
 }
 
-/// Why a list that was never seen cannot be had. Referrers have a second way, the tag `sha256-<hex>`, which clients go
-/// only after a 404; it may well be in the cache, and if it is not, they learn there that upstream fails.
-fn unknown(scope: &Scope, kind: &ListKind, error: &ClientError) -> Refused {
-    match kind {
-        ListKind::Referrers(_) if !error.is_answer() && scope.upstream.config.stale_if_error => {
-            Refused::new(Refusal::Offline(thing(kind)), Outcome::Miss)
-        }
-        _ => refused(scope, kind, error),
-    }
+/// Whether a mirror's upstream has no referrers API, as its error shows. The origin behind a front answers for itself.
+fn lacks_referrers(scope: &Scope, kind: &ListKind, query: Option<&str>, error: &ClientError) -> bool {
+    let is_filter = |pair: &str| pair.starts_with("artifactType=");
+    let own_query = query.is_some_and(|query| !query.split('&').all(is_filter));
+    matches!(kind, ListKind::Referrers(_)) && scope.upstream.pool.is_none() && has_no_referrers(error, own_query)
 }
 
-/// Upstream's error about a list, as a refusal.
-fn refused(scope: &Scope, kind: &ListKind, error: &ClientError) -> Refused {
-    Refused::new(Refusal::upstream(error, thing(kind), scope.caller.is_some()), Outcome::Miss)
+/// Upstream's error about a list, as a refusal. Referrers have a second way, the tag `sha256-<hex>`, which clients go only after
+/// a 404; it may well be in the cache, and if it is not, they learn there that upstream fails.
+fn refused(scope: &Scope, kind: &ListKind, query: Option<&str>, error: &ClientError) -> Refused {
+    let elsewhere =
+        matches!(kind, ListKind::Referrers(_)) && !error.is_answer() && scope.upstream.config.stale_if_error;
+    let refusal = match elsewhere || lacks_referrers(scope, kind, query, error) {
+        true => Refusal::no_referrers(error),
+        false => Refusal::upstream(error, thing(kind), scope.caller.is_some()),
+    };
+    Refused::new(refusal, Outcome::Miss)
 }
 
 fn thing(kind: &ListKind) -> Thing {
@@ -132,32 +159,10 @@ fn thing(kind: &ListKind) -> Thing {
 
 /// What a list is kept under, within its repository.
 fn list_key(kind: &ListKind, query: Option<&str>) -> String {
-    let mut key = path(kind);
+    let mut key = link::path(kind);
     if let Some(query) = query {
         key.push('?');
         key.push_str(query);
     }
     key
-}
-
-fn path(kind: &ListKind) -> String {
-    match kind {
-        ListKind::Tags => "tags/list".to_owned(),
-        ListKind::Referrers(digest) => format!("referrers/{digest}"),
-    }
-}
-
-/// The link to the next page as this client must ask for it here: upstream's query, below the name that the client used.
-fn rewrite_link(link: &str, kind: &ListKind, scope: &Scope, addressed: Addressed) -> Option<String> {
-    let next = link.split(',').find(|part| part.contains("rel=\"next\"") || part.contains("rel=next"))?;
-    let (_, target) = next.split_once('<')?;
-    let (target, _) = target.split_once('>')?;
-    let query = Query::parse(target.split_once('?').map(|(_, query)| query)).ok()?.list?;
-    let (registry, repository) = (&scope.upstream.name, &scope.repository.name);
-    let path = path(kind);
-    Some(match addressed {
-        Addressed::Path => format!("</v2/{registry}/{repository}/{path}?{query}>; rel=\"next\""),
-        Addressed::Namespace => format!("</v2/{repository}/{path}?{query}&ns={registry}>; rel=\"next\""),
-        Addressed::Host | Addressed::Default => format!("</v2/{repository}/{path}?{query}>; rel=\"next\""),
-    })
 }

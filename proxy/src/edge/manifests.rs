@@ -13,7 +13,7 @@ use pierhead_registry::oci::{Digest, Reference, Tag};
 use super::Edge;
 use super::negotiate::{self, Choice};
 use super::outcome::{Outcome, StaleReason};
-use super::plan::{Authorisation, Known, Plan, Unconfirmed, decide, unconfirmed};
+use super::plan::{Authorisation, Known, Plan, Unconfirmed, decide};
 use super::refusal::{Refusal, Thing};
 use super::scope::{Scope, Wanted};
 use super::served::{Content, ManifestHead, Refused, Served};
@@ -132,7 +132,8 @@ impl Edge {
         Some((self.cache.manifest(&scope.repository, &record.digest).await?, record))
     }
 
-    /// Asks upstream whether a tag still means `known`, and waits no longer than the budget allows.
+    /// Asks upstream whether a tag still means `known`, and waits no longer than the budget allows. A no to this question that is
+    /// remembered answers it.
     async fn check(
         self: &Arc<Self>,
         scope: &Scope,
@@ -140,27 +141,34 @@ impl Edge {
         known: Arc<CachedManifest>,
         authorisation: Authorisation,
     ) -> Result<(Found, Outcome), Refused> {
-        // A caller without upstream's yes may be told 404 about a tag that others can see: it must not be forgotten then.
-        let forget = authorisation == Authorisation::Fresh;
+        let negative = scope.key(Wanted::Manifest(Reference::Tag(tag.clone())));
+        if let Some(error) = self.negatives.get(&negative)
+            && scope.unconfirmed(&error, authorisation) == Unconfirmed::PassOn
+        {
+            return Err(Refused { outcome: Outcome::Hit, ..scope.refused(&error) });
+        }
         let question = {
             let (edge, scope, tag, digest) = (Arc::clone(self), scope.clone(), tag.clone(), known.digest);
-            move || async move { edge.check_upstream(&scope, &tag, digest, forget).await }
+            move || async move { edge.check_upstream(&scope, &tag, digest, authorisation).await }
         };
-        let flight = self.manifests.join(scope.key(Wanted::Check(tag.clone())), question);
-        let result = match scope.budget(authorisation) {
+        let flight = self.manifests.join(scope.key(Wanted::Check(tag.clone(), authorisation)), question);
+        let result = match scope.budget(Thing::Manifest, authorisation) {
             None => flight.await?,
             Some(budget) => match tokio::time::timeout(budget, flight).await {
                 Ok(result) => result?,
-                Err(_) => return Ok((Found::Manifest(known), Outcome::Stale(scope.out_of_patience()))),
+                Err(_) => {
+                    let reason = scope.out_of_patience(Thing::Manifest);
+                    return Ok((Found::Manifest(known), Outcome::Stale(reason)));
+                }
             },
         };
         match result {
             Ok(Arrival::Unchanged) => Ok((Found::Manifest(known), Outcome::Revalidated)),
             Ok(Arrival::Manifest(manifest)) => Ok((Found::Manifest(manifest), Outcome::Miss)),
-            Ok(Arrival::Head(_)) => Err(Refusal::Invalid.into()),
+            Ok(Arrival::Head(_)) => Err(Refusal::Invalid(None).into()),
             Err(error) => match scope.unconfirmed(&error, authorisation) {
                 Unconfirmed::ServeStale(reason) => Ok((Found::Manifest(known), Outcome::Stale(reason))),
-                Unconfirmed::Forget | Unconfirmed::Refuse => Err(scope.refused(&error)),
+                Unconfirmed::Forget | Unconfirmed::PassOn | Unconfirmed::Fail => Err(scope.refused(&error)),
             },
         }
     }
@@ -170,26 +178,29 @@ impl Edge {
         scope: &Scope,
         tag: &Tag,
         known: Digest,
-        forget: bool,
+        authorisation: Authorisation,
     ) -> Result<Arrival, ClientError> {
         let (source, reference) = (scope.source(), Reference::Tag(tag.clone()));
-        let result = match scope.ask(&self.cache, source.head_manifest(&reference, &[], Some(&known))).await {
-            Ok(head) if head.digest() == known => {
-                let record = TagRecord { digest: known, checked: SystemTime::now() };
-                scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
-                return Ok(Arrival::Unchanged);
+        let result =
+            match scope.ask(&self.cache, Thing::Manifest, source.head_manifest(&reference, &[], Some(&known))).await {
+                Ok(head) if head.digest() == known => {
+                    let record = TagRecord { digest: known, checked: SystemTime::now() };
+                    scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
+                    return Ok(Arrival::Unchanged);
+                }
+                Ok(HeadAnswer::Manifest(fetched)) => Ok(self.keep_manifest(scope, &reference, fetched).await),
+                Ok(HeadAnswer::Head(_)) => self.fetch_upstream(scope, &reference).await,
+                Err(error) => Err(error),
+            };
+        if let Err(error) = &result {
+            let decision = scope.unconfirmed(error, authorisation);
+            if decision == Unconfirmed::Forget {
+                self.cache.remove_tag(&scope.repository, tag).await;
             }
-            Ok(HeadAnswer::Manifest(fetched)) => Ok(self.keep_manifest(scope, &reference, fetched).await),
-            Ok(HeadAnswer::Head(_)) => self.fetch_upstream(scope, &reference).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &result
-            && forget
-            && unconfirmed(error, &scope.upstream.config) == Unconfirmed::Forget
-        {
-            self.cache.remove_tag(&scope.repository, tag).await;
-            let key = scope.key(Wanted::Manifest(reference));
-            self.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
+            if matches!(decision, Unconfirmed::Forget | Unconfirmed::PassOn) {
+                let key = scope.key(Wanted::Manifest(reference));
+                self.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
+            }
         }
         result
     }
@@ -237,14 +248,14 @@ impl Edge {
         };
         match self.manifests.join(key, question).await? {
             Ok(Arrival::Manifest(manifest)) => Ok(manifest),
-            Ok(_) => Err(Refusal::Invalid.into()),
+            Ok(_) => Err(Refusal::Invalid(None).into()),
             Err(error) => Err(scope.refused(&error)),
         }
     }
 
     async fn fetch_upstream(&self, scope: &Scope, reference: &Reference) -> Result<Arrival, ClientError> {
         let source = scope.source();
-        let fetched = scope.ask(&self.cache, source.get_manifest(reference, &[])).await?;
+        let fetched = scope.ask(&self.cache, Thing::Manifest, source.get_manifest(reference, &[])).await?;
         Ok(self.keep_manifest(scope, reference, fetched).await)
     }
 
@@ -275,7 +286,7 @@ impl Edge {
     /// Gets a manifest's header from upstream, and its body only when the header does not tell enough: a HEAD is not
     /// counted by upstreams that limit pulls.
     async fn fetch_head(self: &Arc<Self>, scope: &Scope, reference: Reference) -> Result<Found, Refused> {
-        // A GET and a HEAD of the same thing are refused alike.
+        // A HEAD that says no is followed by a GET, so what is remembered of either is a GET's no.
         let negative = scope.key(Wanted::Manifest(reference.clone()));
         if let Some(error) = self.negatives.get(&negative) {
             return Err(Refused { outcome: Outcome::Hit, ..scope.refused(&error) });
@@ -292,7 +303,7 @@ impl Edge {
         match self.manifests.join(key, question).await? {
             Ok(Arrival::Head(head)) => Ok(Found::Head(head)),
             Ok(Arrival::Manifest(manifest)) => Ok(Found::Manifest(manifest)),
-            Ok(Arrival::Unchanged) => Err(Refusal::Invalid.into()),
+            Ok(Arrival::Unchanged) => Err(Refusal::Invalid(None).into()),
             Err(error) => Err(scope.refused(&error)),
         }
     }
@@ -300,7 +311,7 @@ impl Edge {
     async fn head_upstream(&self, scope: &Scope, reference: &Reference) -> Result<Arrival, ClientError> {
         let source = scope.source();
         let ManifestInfo { digest, media_type, size } =
-            match scope.ask(&self.cache, source.head_manifest(reference, &[], None)).await? {
+            match scope.ask(&self.cache, Thing::Manifest, source.head_manifest(reference, &[], None)).await? {
                 HeadAnswer::Head(info) => info,
                 HeadAnswer::Manifest(fetched) => return Ok(self.keep_manifest(scope, reference, fetched).await),
             };

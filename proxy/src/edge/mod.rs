@@ -10,6 +10,7 @@ mod authorise;
 mod blobs;
 mod body;
 mod client;
+mod condition;
 mod credential;
 mod flights;
 mod forward;
@@ -17,6 +18,7 @@ mod gate;
 mod grant;
 mod identity;
 mod keys;
+mod link;
 mod lists;
 mod manifests;
 mod negotiate;
@@ -127,7 +129,7 @@ impl Edge {
                 Some(known) => Arc::clone(known),
                 None => {
                     let verifier = Verifier::new(&parts, &cache, &metrics, offline);
-                    Arc::new(Upstream::new(parts, verifier))
+                    Arc::new(Upstream::new(parts, verifier, &metrics))
                 }
             })
             .collect();
@@ -155,6 +157,11 @@ impl Edge {
 }
 
 impl Edge {
+    /// Says what operators should know of a registry: that it refuses the edge's account.
+    pub(crate) fn trouble(&self, registry: &str) -> Option<String> {
+        self.registries.iter().find(|upstream| &*upstream.name == registry)?.condition.trouble()
+    }
+
     /// Answers one request.
     pub(crate) async fn handle(self: &Arc<Self>, session: &mut ServerSession, visit: &Visit<'_>) -> Reuse {
         let mut trace = Trace::default();

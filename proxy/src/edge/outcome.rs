@@ -33,6 +33,8 @@ pub(crate) enum StaleReason {
     UpstreamFailed,
     /// Upstream wants to be left alone.
     RateLimited,
+    /// Upstream refuses the account that the configuration gives this edge.
+    AccountRefused,
     /// Upstream says it is gone or forbidden, and `keep_deleted` is set.
     Deleted,
 }
@@ -65,6 +67,7 @@ impl Outcome {
             Outcome::Stale(StaleReason::Revalidating) => Some("revalidating"),
             Outcome::Stale(StaleReason::UpstreamFailed) => Some("upstream failed"),
             Outcome::Stale(StaleReason::RateLimited) => Some("rate limited"),
+            Outcome::Stale(StaleReason::AccountRefused) => Some("account refused"),
             Outcome::Stale(StaleReason::Deleted) => Some("deleted"),
             Outcome::Bypass(BypassReason::Uncached) => Some("uncached"),
             Outcome::Bypass(BypassReason::Forwarded) => Some("forwarded"),

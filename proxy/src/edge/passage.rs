@@ -46,6 +46,10 @@ impl Errand for Passage {
         self.own_login
     }
 
+    fn is_for_a_registry(&self) -> bool {
+        true
+    }
+
     /// What a stranger wants to be changed, and hangs up, must not be taken for changed.
     fn outlives_its_client(&self) -> bool {
         self.write.is_some()

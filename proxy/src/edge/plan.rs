@@ -52,26 +52,79 @@ pub(crate) fn decide(known: Option<Known>, now: SystemTime, ttl: Duration, immut
 pub(crate) enum Unconfirmed {
     /// Serve it all the same, marked.
     ServeStale(StaleReason),
-    /// Pass on what upstream said, and forget the known answer.
+    /// Pass on that there is no such thing, and forget the known answer.
     Forget,
+    /// Pass on what upstream said to this request. The known answer stays: it may still hold for another request.
+    PassOn,
     /// Pass on that upstream failed.
-    Refuse,
+    Fail,
 }
 
-/// Decides about a known answer when asking upstream gave an error.
-pub(crate) fn unconfirmed(error: &ClientError, registry: &Registry) -> Unconfirmed {
+/// Decides about a known answer when asking upstream gave an error. The rule:
+///
+/// - Nothing known is forgotten on less than a GET's 404 from the upstream that is responsible for it
+///   ([`ClientError::NotFound`]), said to a caller who is authorised: to others a 404 may mean "not for you".
+/// - Any other answer is one to this request alone: a refusal, a rejected request.
+/// - A failure says nothing about the known answer. A refusal of the edge's own account is a failure.
+/// - What upstream no longer confirms goes out when the policy says so, and only to a caller whom upstream authorised: recently, or
+///   earlier where that counts while upstream fails. A no is never overlooked without a recent yes.
+pub(crate) fn unconfirmed(error: &ClientError, authorisation: Authorisation, policy: Policy) -> Unconfirmed {
+    let fresh = authorisation == Authorisation::Fresh;
+    let failed = |reason| match authorisation {
+        Authorisation::Fresh | Authorisation::AskElseKnown if policy.stale_if_error => Unconfirmed::ServeStale(reason),
+        _ => Unconfirmed::Fail,
+    };
     match error {
-        error if error.is_answer() && registry.keep_deleted => Unconfirmed::ServeStale(StaleReason::Deleted),
-        ClientError::Rejected { .. } => Unconfirmed::Refuse,
-        error if error.is_answer() => Unconfirmed::Forget,
-        _ if !registry.stale_if_error => Unconfirmed::Refuse,
-        ClientError::RateLimited { .. } => Unconfirmed::ServeStale(StaleReason::RateLimited),
-        _ => Unconfirmed::ServeStale(StaleReason::UpstreamFailed),
+        error if error.is_answer() && fresh && policy.keep_deleted => Unconfirmed::ServeStale(StaleReason::Deleted),
+        ClientError::NotFound { .. } if fresh => Unconfirmed::Forget,
+        ClientError::NotFound { .. }
+        | ClientError::Unauthorized { .. }
+        | ClientError::Forbidden { .. }
+        | ClientError::Rejected { .. } => Unconfirmed::PassOn,
+        ClientError::RateLimited { .. } => failed(StaleReason::RateLimited),
+        ClientError::AccountRefused { .. } => failed(StaleReason::AccountRefused),
+        ClientError::Unconfirmed { .. } | ClientError::Unavailable { .. } | ClientError::Invalid { .. } => {
+            failed(StaleReason::UpstreamFailed)
+        }
     }
 }
 
-/// What a caller of a passthrough registry gets, by what upstream said to it before.
+/// What the configuration says about known answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// `stale_if_error`
+    pub(crate) stale_if_error: bool,
+    /// `keep_deleted`
+    pub(crate) keep_deleted: bool,
+}
+
+impl From<&Registry> for Policy {
+    fn from(registry: &Registry) -> Policy {
+        Policy { stale_if_error: registry.stale_if_error, keep_deleted: registry.keep_deleted }
+    }
+}
+
+/// Whether a registry's failure to give referrers means that it has no referrers API. Registries without one answer with all kinds
+/// of statuses, or with a page (notation#659); clients go on with the tag `sha256-<hex>` after a 404 alone. `own_query`: the
+/// client asked for a page or more than a filter, so a rejection may be about that.
+pub(crate) fn has_no_referrers(error: &ClientError, own_query: bool) -> bool {
+    match error {
+        ClientError::Rejected { status: 405 | 501, .. } => true,
+        ClientError::Rejected { .. } => !own_query,
+        ClientError::Unavailable { status, .. } => status.is_some(),
+        ClientError::Invalid { .. } => true,
+        ClientError::NotFound { .. }
+        | ClientError::Unconfirmed { .. }
+        | ClientError::Unauthorized { .. }
+        | ClientError::Forbidden { .. }
+        | ClientError::AccountRefused { .. }
+        | ClientError::RateLimited { .. } => false,
+    }
+}
+
+/// What a caller may have of what is known, by what upstream said to it before. Where all callers see what the edge's own account
+/// sees, the edge is the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Authorisation {
     /// Upstream said yes, recently enough.
     Fresh,
@@ -117,11 +170,13 @@ pub(crate) fn by_token(verdict: Verdict, offline: bool) -> Option<Authorisation>
 pub(super) mod tests {
     use std::time::{Duration, SystemTime};
 
+    use bytes::Bytes;
     use pierhead_config::{AuthMode, Globs, OfflinePolicy, Registry, Source, UpstreamEndpoint, UpstreamSettings};
     use pierhead_registry::client::ClientError;
 
     use super::{
-        Authorisation, Known, Plan, StaleReason, Unconfirmed, Verdict, authorise, by_token, decide, unconfirmed,
+        Authorisation, Known, Plan, Policy, StaleReason, Unconfirmed, Verdict, authorise, by_token, decide,
+        has_no_referrers, unconfirmed,
     };
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -191,29 +246,88 @@ pub(super) mod tests {
         }
     }
 
+    /// Every error that a client of a registry gives.
+    fn errors() -> [ClientError; 9] {
+        let (registry, host, status) = (|| "r".to_owned(), || "h".to_owned(), Some(500));
+        let reason = String::new;
+        [
+            ClientError::NotFound { registry: registry() },
+            ClientError::Unauthorized { registry: registry() },
+            ClientError::Forbidden { registry: registry() },
+            ClientError::Rejected { registry: registry(), status: 400, content_type: None, body: Bytes::new() },
+            ClientError::Unconfirmed { registry: registry(), status: 404 },
+            ClientError::AccountRefused { registry: registry(), host: host(), status: 401 },
+            ClientError::RateLimited { registry: registry(), host: host(), retry_after: MINUTE },
+            ClientError::Unavailable { registry: registry(), host: host(), status, reason: reason() },
+            ClientError::Invalid { registry: registry(), host: host(), status, reason: reason() },
+        ]
+    }
+
     #[test]
-    fn errors() {
-        let name = || "r".to_owned();
-        let not_found = ClientError::NotFound { registry: name() };
-        let forbidden = ClientError::Forbidden { registry: name() };
-        let (host, status, reason) = (String::new(), None, String::new());
-        let down = ClientError::Unavailable { registry: name(), host: host.clone(), status, reason: reason.clone() };
-        let nonsense = ClientError::Invalid { registry: name(), host: host.clone(), status, reason };
-        let limited = ClientError::RateLimited { registry: name(), host, retry_after: MINUTE };
-        for (error, stale_if_error, keep_deleted, expected) in [
-            (&not_found, true, false, Unconfirmed::Forget),
-            (&not_found, true, true, Unconfirmed::ServeStale(StaleReason::Deleted)),
-            (&forbidden, true, false, Unconfirmed::Forget),
-            (&forbidden, false, true, Unconfirmed::ServeStale(StaleReason::Deleted)),
-            (&down, true, false, Unconfirmed::ServeStale(StaleReason::UpstreamFailed)),
-            (&down, false, true, Unconfirmed::Refuse),
-            (&nonsense, true, false, Unconfirmed::ServeStale(StaleReason::UpstreamFailed)),
-            (&limited, true, false, Unconfirmed::ServeStale(StaleReason::RateLimited)),
-            (&limited, false, false, Unconfirmed::Refuse),
+    fn nothing_is_forgotten_on_less_than_a_404_to_who_may_ask() {
+        use Unconfirmed::{Fail, Forget, PassOn, ServeStale};
+        let deleted = ServeStale(StaleReason::Deleted);
+        let (limited, failed) = (ServeStale(StaleReason::RateLimited), ServeStale(StaleReason::UpstreamFailed));
+        let account = ServeStale(StaleReason::AccountRefused);
+        // By policy and authorisation; the errors in their order.
+        for (stale_if_error, keep_deleted, authorisation, expected) in [
+            (
+                true,
+                false,
+                Authorisation::Fresh,
+                [Forget, PassOn, PassOn, PassOn, failed, account, limited, failed, failed],
+            ),
+            (false, false, Authorisation::Fresh, [Forget, PassOn, PassOn, PassOn, Fail, Fail, Fail, Fail, Fail]),
+            (
+                true,
+                true,
+                Authorisation::Fresh,
+                [deleted, deleted, deleted, deleted, failed, account, limited, failed, failed],
+            ),
+            (false, true, Authorisation::Fresh, [deleted, deleted, deleted, deleted, Fail, Fail, Fail, Fail, Fail]),
+            (
+                true,
+                false,
+                Authorisation::AskElseKnown,
+                [PassOn, PassOn, PassOn, PassOn, failed, account, limited, failed, failed],
+            ),
+            (false, false, Authorisation::AskElseKnown, [PassOn, PassOn, PassOn, PassOn, Fail, Fail, Fail, Fail, Fail]),
+            (
+                true,
+                true,
+                Authorisation::AskElseKnown,
+                [PassOn, PassOn, PassOn, PassOn, failed, account, limited, failed, failed],
+            ),
+            (true, true, Authorisation::Ask, [PassOn, PassOn, PassOn, PassOn, Fail, Fail, Fail, Fail, Fail]),
+            (true, true, Authorisation::Refuse, [PassOn, PassOn, PassOn, PassOn, Fail, Fail, Fail, Fail, Fail]),
         ] {
-            let registry = Registry { stale_if_error, keep_deleted, ..registry("r") };
-            assert_eq!(unconfirmed(error, &registry), expected, "{error} {stale_if_error} {keep_deleted}");
+            let policy = Policy { stale_if_error, keep_deleted };
+            for (error, expected) in errors().iter().zip(expected) {
+                assert_eq!(unconfirmed(error, authorisation, policy), expected, "{error} {authorisation:?} {policy:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_registry_without_referrers() {
+        let registry = || "r".to_owned();
+        let rejected =
+            |status| ClientError::Rejected { registry: registry(), status, content_type: None, body: Bytes::new() };
+        for (status, own_query, expected) in
+            [(400, false, true), (400, true, false), (405, true, true), (501, true, true), (416, false, true)]
+        {
+            assert_eq!(has_no_referrers(&rejected(status), own_query), expected, "{status} {own_query}");
+        }
+        let [not_found, unauthorized, forbidden, _, unconfirmed, account, limited, failed, invalid] = errors();
+        for error in [failed, invalid] {
+            assert!(has_no_referrers(&error, true), "{error}");
+        }
+        for error in [not_found, unauthorized, forbidden, unconfirmed, account, limited] {
+            assert!(!has_no_referrers(&error, false), "{error}");
+        }
+        let (host, reason) = (String::new(), String::new());
+        let dead = ClientError::Unavailable { registry: registry(), host, status: None, reason };
+        assert!(!has_no_referrers(&dead, false));
     }
 
     #[test]

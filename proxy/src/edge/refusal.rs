@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pierhead_registry::client::ClientError;
 use pierhead_registry::oci::{EndpointError, NameError};
 
 use crate::cache::BlobError;
 
 /// What was looked for, for the error code of its absence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Thing {
     /// A manifest.
     Manifest,
@@ -21,7 +22,57 @@ pub(crate) enum Thing {
     Referrers,
 }
 
-/// Why a request gets no content. The texts are read by clients: they name no upstream address and no credential.
+impl Thing {
+    /// The word, for the log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Thing::Manifest => "manifest",
+            Thing::Blob => "blob",
+            Thing::Tags => "tags",
+            Thing::Referrers => "referrers",
+        }
+    }
+}
+
+/// What a registry failed at, for the client: the registry's name and the reason. Neither holds a credential or the query of a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// By its configured name.
+    pub(crate) registry: String,
+    /// What happened, and at which host.
+    pub(crate) reason: String,
+}
+
+impl Failed {
+    /// From what the client of a registry says.
+    fn of(error: &ClientError) -> Box<Failed> {
+        let at = |host: &str, reason: &str| match host.is_empty() {
+            true => reason.to_owned(),
+            false => format!("{host}: {reason}"),
+        };
+        let reason = match error {
+            ClientError::Unavailable { host, reason, .. } | ClientError::Invalid { host, reason, .. } => {
+                at(host, reason)
+            }
+            ClientError::AccountRefused { host, status, .. } => {
+                at(host, &format!("refuses the account of this cache with status {status}"))
+            }
+            ClientError::Rejected { status, .. } => format!("status {status}"),
+            error => error.to_string(),
+        };
+        Box::new(Failed { registry: error.registry().to_owned(), reason })
+    }
+}
+
+/// What a failed registry is called, with the reason where there is one.
+fn failed(what: &str, failed: Option<&Failed>) -> String {
+    match failed {
+        Some(Failed { registry, reason }) => format!("{registry} {what}: {reason}"),
+        None => format!("the registry {what}"),
+    }
+}
+
+/// Why a request gets no content. The texts are read by clients: they hold no credential.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     /// Anything but GET and HEAD.
@@ -69,6 +120,9 @@ pub(crate) enum Refusal {
         /// How long to wait.
         retry_after: Duration,
     },
+    /// A caller shows another account's password than the one that its registry let in, and the registry cannot be asked.
+    #[error("the password is not the one that the registry accepted last, and the registry cannot be asked now")]
+    WrongPassword,
     /// Upstream refuses this caller (`auth: passthrough`).
     #[error("the registry wants a login that may read this repository")]
     CallerRefused,
@@ -84,18 +138,35 @@ pub(crate) enum Refusal {
     /// Not here, and upstream may not be asked.
     #[error("not in the cache, and the registry cannot be asked")]
     Offline(Thing),
+    /// Upstream says that the request itself is wrong. Its answer is the client's, unchanged.
+    #[error("{registry} rejects the request with status {status}")]
+    Rejected {
+        /// By its configured name.
+        registry: String,
+        /// As upstream sent it.
+        status: u16,
+        /// As upstream sent it.
+        content_type: Option<String>,
+        /// As upstream sent it.
+        body: Bytes,
+    },
+    /// Upstream has no referrers API, as far as its answers show.
+    #[error("{}", failed("has no list of referrers", Some(.0)))]
+    NoReferrers(Box<Failed>),
     /// Upstream asks to be left alone.
-    #[error("the registry limits the rate of requests")]
+    #[error("{registry} limits the rate of requests")]
     RateLimited {
+        /// By its configured name.
+        registry: String,
         /// How long to wait.
         retry_after: Duration,
     },
     /// Upstream does not answer.
-    #[error("the registry does not answer")]
-    Unavailable,
+    #[error("{}", failed("cannot be reached or fails", .0.as_deref()))]
+    Unavailable(Option<Box<Failed>>),
     /// Upstream answers nonsense, or bytes that do not hash to their digest.
-    #[error("the registry sent an invalid answer")]
-    Invalid,
+    #[error("{}", failed("sent an invalid answer", .0.as_deref()))]
+    Invalid(Option<Box<Failed>>),
     /// The disk failed, and so did serving past it.
     #[error("storage failed")]
     Storage,
@@ -115,17 +186,32 @@ impl Refusal {
             ClientError::NotFound { .. } | ClientError::Unconfirmed { .. } => Refusal::Unknown(thing),
             ClientError::Unauthorized { .. } | ClientError::Forbidden { .. } if passthrough => Refusal::CallerRefused,
             ClientError::Unauthorized { .. } | ClientError::Forbidden { .. } => Refusal::EdgeRefused(thing),
-            ClientError::RateLimited { retry_after, .. } => Refusal::RateLimited { retry_after: *retry_after },
-            ClientError::Unavailable { .. } | ClientError::AccountRefused { .. } => Refusal::Unavailable,
-            ClientError::Invalid { .. } | ClientError::Rejected { .. } => Refusal::Invalid,
+            ClientError::Rejected { registry, status, content_type, body } => Refusal::Rejected {
+                registry: registry.clone(),
+                status: *status,
+                content_type: content_type.clone(),
+                body: body.clone(),
+            },
+            ClientError::RateLimited { registry, retry_after, .. } => {
+                Refusal::RateLimited { registry: registry.clone(), retry_after: *retry_after }
+            }
+            ClientError::Unavailable { .. } | ClientError::AccountRefused { .. } => {
+                Refusal::Unavailable(Some(Failed::of(error)))
+            }
+            ClientError::Invalid { .. } => Refusal::Invalid(Some(Failed::of(error))),
         }
     }
 
-    /// The same for a blob.
+    /// What a failure to give referrers is where it means that there is no such API.
+    pub(crate) fn no_referrers(error: &ClientError) -> Refusal {
+        Refusal::NoReferrers(Failed::of(error))
+    }
+
+    /// What a failure to give a blob is to the client.
     pub(crate) fn blob(error: &BlobError, passthrough: bool) -> Refusal {
         match error {
             BlobError::Upstream(error) => Refusal::upstream(error, Thing::Blob, passthrough),
-            BlobError::Mismatch { .. } => Refusal::Invalid,
+            BlobError::Mismatch { .. } => Refusal::Invalid(None),
             BlobError::Storage { .. } => Refusal::Storage,
             BlobError::Offline { .. } => Refusal::Offline(Thing::Blob),
         }
@@ -142,16 +228,38 @@ impl Refusal {
                 | Refusal::EdgeRefused(_)
                 | Refusal::NotAcceptable(_)
                 | Refusal::Unknown(Thing::Manifest | Thing::Tags | Thing::Referrers)
-                | Refusal::Invalid
+                | Refusal::NoReferrers(_)
+                | Refusal::Invalid(_)
                 | Refusal::Storage
         )
     }
 
-    /// Whether nobody said no: upstream failed to answer.
+    /// Whether there is no such thing for this caller, or none is known: another reading of the request may find it.
+    pub(crate) fn is_no(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Unknown(_)
+                | Refusal::EdgeRefused(_)
+                | Refusal::CallerRefused
+                | Refusal::NoReferrers(_)
+                | Refusal::Offline(_)
+        )
+    }
+
+    /// Whether upstream was not asked, or failed to answer.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.is_failure() || matches!(self, Refusal::Offline(_))
+    }
+
+    /// Whether upstream failed to answer.
     pub(crate) fn is_failure(&self) -> bool {
         matches!(
             self,
-            Refusal::RateLimited { .. } | Refusal::Unavailable | Refusal::Invalid | Refusal::Storage | Refusal::Busy
+            Refusal::RateLimited { .. }
+                | Refusal::Unavailable(_)
+                | Refusal::Invalid(_)
+                | Refusal::Storage
+                | Refusal::Busy
         )
     }
 }

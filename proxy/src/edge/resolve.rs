@@ -27,7 +27,7 @@ use super::outcome::Outcome;
 use super::passage::{Passage, Write};
 use super::refusal::Refusal;
 use super::respond::is_read;
-use super::route::{Addressed, Query, Route, without_ns};
+use super::route::{Addressed, Query, Route, without, without_first};
 use super::scope::{Scope, Upstream};
 use super::served::{Content, Refused, Served};
 use super::verifier::Verdict;
@@ -127,9 +127,7 @@ impl Edge {
     fn page(self: &Arc<Self>, visit: &Visit<'_>, trace: &mut Trace) -> Result<Found, Refused> {
         let upstream = visit.door.and_then(|door| self.origin(door)).ok_or(Refusal::NotServed)?;
         trace.registry = Some(Arc::clone(&upstream.name));
-        let config = &upstream.config;
-        let ruled = !(config.allow.is_empty() && config.deny.is_empty());
-        if ruled && may_be_a_repository(visit.request.uri.path()) {
+        if upstream.config.is_ruled() && may_be_a_repository(visit.request.uri.path()) {
             return Err(Refusal::NotServed.into());
         }
         visit.within_limit(upstream, None)?;
@@ -182,8 +180,7 @@ impl Edge {
         now: SystemTime,
     ) -> Result<Found, Refused> {
         let (request, query) = (visit.request, &visit.query);
-        let library = |registry: usize| self.registries.get(registry).is_some_and(|registry| registry.config.library);
-        let route = self.routes.route(&library, query.ns.as_deref(), visit.host, name)?;
+        let route = self.routes.route(query.ns.as_deref(), visit.host, name)?;
         let upstream = self.registries.get(route.registry).ok_or(Refusal::NotServed)?;
         let repository = RepositoryId { registry: Arc::clone(&upstream.name), name: route.repository.clone() };
         trace.registry = Some(Arc::clone(&upstream.name));
@@ -210,15 +207,33 @@ impl Edge {
         if exists && way == Way::Home && !self.offline && upstream.is_reachable() {
             return self.passage(upstream, visit).map(Found::Passage);
         }
-        let caller = match upstream.is_passthrough() {
-            true => Some(self.caller(upstream, visit, way, &repository, trace, now).await),
-            false => None,
-        };
-        let scope = Scope::new(upstream, repository, caller.map(Arc::new), self.offline);
-        match self.pull(&scope, visit, &action, route.addressed, now).await {
+        let scope = self.scope(upstream, visit, way, repository, trace, now).await;
+        let result = self.pull(&scope, visit, &action, route.addressed, now).await;
+        if let (Err(refused), Some(name)) = (&result, &route.otherwise)
+            && refused.refusal.is_no()
+            && upstream.config.allows(name)
+        {
+            let repository = RepositoryId { registry: Arc::clone(&upstream.name), name: name.clone() };
+            let scope = self.scope(upstream, visit, way, repository.clone(), trace, now).await;
+            if let Ok(served) = self.pull(&scope, visit, &action, route.addressed, now).await {
+                trace.repository = Some(repository);
+                return Ok(Found::Served(served));
+            }
+        }
+        match result {
             Err(refused) if self.is_for_the_origin(&refused, request, way) => {
-                let passage = self.passage(upstream, visit)?;
+                let mut passage = self.passage(upstream, visit)?;
+                // The registry's name is no part of the repository's at its own address.
+                if let Some((first, rest)) = name.split_once('/')
+                    && scope.repository.name.as_str() == rest
+                    && let Some(path) = without_first(request.uri.path(), first)
+                {
+                    passage.target = Some(without(&["ns"], &path, request.uri.query().unwrap_or_default()));
+                }
                 Ok(Found::Passage(Passage { otherwise: Some(Box::new(Err(refused))), ..passage }))
+            }
+            Err(refused) if refused.refusal.is_unanswered() && scope.shows_another_password(&self.cache).await => {
+                Err(Refused::new(Refusal::WrongPassword, refused.outcome))
             }
             Err(refused) if self.may_be_let_in(&refused, visit, &scope, &action, way).await => {
                 Err(Refused::new(Refusal::Login, refused.outcome))
@@ -227,7 +242,24 @@ impl Edge {
         }
     }
 
-    /// Who asks a passthrough registry, and what their token says, where that can be told here.
+    /// What the caller sees of a repository.
+    async fn scope(
+        &self,
+        upstream: &Arc<Upstream>,
+        visit: &Visit<'_>,
+        way: Way,
+        repository: RepositoryId,
+        trace: &mut Trace,
+        now: SystemTime,
+    ) -> Scope {
+        let caller = match upstream.is_passthrough() {
+            true => Some(self.caller(upstream, visit, way, &repository, trace, now).await),
+            false => None,
+        };
+        Scope::new(upstream, repository, caller.map(Arc::new), self.offline)
+    }
+
+    /// The caller of a passthrough registry, and what its token says, where the edge can verify that.
     async fn caller(
         &self,
         upstream: &Upstream,
@@ -258,7 +290,7 @@ impl Edge {
     }
 
     /// Whether a caller who showed nothing might get what is known, by showing an account that the origin let in before.
-    /// Whose token has run out is told so in any case.
+    /// An expired token always gets 401.
     async fn may_be_let_in(
         &self,
         refused: &Refused,
@@ -267,8 +299,7 @@ impl Edge {
         action: &Action,
         way: Way,
     ) -> bool {
-        let unanswered = refused.refusal.is_failure() || matches!(refused.refusal, Refusal::Offline(_));
-        if scope.has_expired() && unanswered {
+        if scope.has_expired() && refused.refusal.is_unanswered() {
             return true;
         }
         let anonymous = scope.caller.is_some() && visit.authorization.is_none();
@@ -323,26 +354,57 @@ impl Edge {
         action: &Action,
         repository: &RepositoryName,
     ) -> Result<Found, Refused> {
-        // From where a blob is mounted.
-        let mut parameters = form_urlencoded::parse(visit.request.uri.query().unwrap_or_default().as_bytes());
-        let kept_out = |from: &str| !from.parse().is_ok_and(|from| upstream.config.allows(&from));
-        if parameters.any(|(name, value)| name == "from" && kept_out(&value)) {
+        let uri = &visit.request.uri;
+        let query = uri.query().unwrap_or_default();
+        let mount = Mount::of(query, |from| upstream.config.allows(from), upstream.config.is_ruled());
+        if mount == Mount::KeptOut {
             return Err(Refusal::NotServed.into());
         }
         let written = written::by_registry(&visit.request.method, action);
         let changes = written.map(|written| Change::Within(repository.clone(), written));
         let write = Write::new(&self.cache, upstream, changes.into_iter().collect());
-        let passage = self.passage(upstream, visit)?;
+        let mut passage = self.passage(upstream, visit)?;
+        if mount == Mount::Unreadable {
+            passage.target = Some(without(&["ns", "mount", "from"], uri.path(), query));
+        }
         Ok(Found::Passage(Passage { write, ..passage }))
     }
 
     /// Hands the request on as it is.
     fn passage(&self, upstream: &Arc<Upstream>, visit: &Visit<'_>) -> Result<Passage, Refused> {
-        let pool = upstream.pool.clone().filter(|_| !self.offline).ok_or(Refusal::Unavailable)?;
+        let pool = upstream.pool.clone().filter(|_| !self.offline).ok_or(Refusal::Unavailable(None))?;
         let uri = &visit.request.uri;
-        let target = visit.query.ns.as_ref().map(|_| without_ns(uri.path(), uri.query().unwrap_or_default()));
+        let target = visit.query.ns.as_ref().map(|_| without(&["ns"], uri.path(), uri.query().unwrap_or_default()));
         let own_login = self.users.is_some();
         Ok(Passage { pool, target, own_login, otherwise: None, write: None, grant: None })
+    }
+}
+
+/// From where a push wants to mount a blob, as far as `allow` and `deny` have a say in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mount {
+    /// From nowhere, or from where it may.
+    Allowed,
+    /// From a repository that is kept out.
+    KeptOut,
+    /// From what is no repository's name, where some are kept out. A registry that cannot mount begins an ordinary upload (OCI
+    /// distribution specification, "Mounting a blob"); the origin is asked for that, for it might read the name in another way.
+    Unreadable,
+}
+
+impl Mount {
+    fn of(query: &str, allows: impl Fn(&RepositoryName) -> bool, ruled: bool) -> Mount {
+        let mut mount = Mount::Allowed;
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match value.parse::<RepositoryName>() {
+                _ if name != "from" => {}
+                Ok(from) if !allows(&from) => return Mount::KeptOut,
+                Ok(_) => {}
+                Err(_) if ruled => mount = Mount::Unreadable,
+                Err(_) => {}
+            }
+        }
+        mount
     }
 }
 
@@ -374,4 +436,32 @@ fn may_be_a_repository(path: &str) -> bool {
     let twisted = ["//", "/./", "/../", "\\", "%"].iter().any(|twist| path.contains(twist));
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     twisted || first.eq_ignore_ascii_case("v2") && !path.eq_ignore_ascii_case("/v2/_catalog")
+}
+
+#[cfg(test)]
+mod tests {
+    use pierhead_registry::oci::RepositoryName;
+
+    use super::Mount;
+
+    #[test]
+    fn a_mount_that_cannot_be_is_an_upload() {
+        let allows = |name: &RepositoryName| name.namespace() == "team";
+        for (query, ruled, expected) in [
+            ("", true, Mount::Allowed),
+            ("mount=sha256:ab", true, Mount::Allowed),
+            ("mount=sha256:ab&from=team/app", true, Mount::Allowed),
+            ("mount=sha256:ab&from=other/app", true, Mount::KeptOut),
+            ("from=Bad//Name&mount=sha256:ab", true, Mount::Unreadable),
+            ("from=other//app", true, Mount::Unreadable),
+            ("from=", true, Mount::Unreadable),
+            ("from=team/app&from=Bad", true, Mount::Unreadable),
+            ("from=Bad&%66rom=other%2Fapp", true, Mount::KeptOut),
+            ("from=Bad//Name&mount=sha256:ab", false, Mount::Allowed),
+            ("digest=from", true, Mount::Allowed),
+        ] {
+            let allows = |name: &RepositoryName| !ruled || allows(name);
+            assert_eq!(Mount::of(query, allows, ruled), expected, "{query} {ruled}");
+        }
+    }
 }

@@ -4,17 +4,20 @@
 //! to its next mirror; so a registry or repository that is not served, one that upstream refuses to this edge, and a
 //! miss while offline are 404. Where trying again can help, the status says so: 429 and 503 with `Retry-After`, 502.
 //! A caller whose own credential counts gets a 401 and may log in.
+//!
+//! Content is bytes that strangers pushed, under a media type that strangers chose: no browser may guess at it or run it, and
+//! what a browser would run goes out as `application/octet-stream`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, RANGE, RETRY_AFTER,
-    WARNING, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    LINK, RANGE, RETRY_AFTER, WARNING, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pierhead_registry::oci::{Digest, EndpointError, ErrorCode, NameError};
+use pierhead_registry::oci::{Digest, EndpointError, ErrorCode, NameError, media_type};
 use pingora_http::ResponseHeader;
 
 use super::body::Body;
@@ -32,6 +35,10 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"pierhead\"");
+/// No browser guesses what content is …
+pub(super) const NO_GUESSING: HeaderValue = HeaderValue::from_static("nosniff");
+/// … and none runs it.
+pub(super) const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox");
 const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 /// What a digest names never changes.
 const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -64,6 +71,8 @@ impl Lines {
         let mut lines = Lines(header);
         lines.put(API_VERSION, HeaderValue::from_static("registry/2.0"));
         lines.text(REQUEST_ID, id);
+        lines.put(X_CONTENT_TYPE_OPTIONS, NO_GUESSING);
+        lines.put(CONTENT_SECURITY_POLICY, SANDBOX);
         lines
     }
 
@@ -88,7 +97,7 @@ impl Lines {
 
 fn parts() -> http::response::Parts {
     let mut response = http::Response::new(());
-    response.headers_mut().reserve(12);
+    response.headers_mut().reserve(14);
     response.into_parts().0
 }
 
@@ -117,12 +126,12 @@ fn content(asked: &Asked<'_>, content: Content, id: &str) -> Answer {
             simple(asked, lines, JSON, report.body.into())
         }
         Content::Manifest(manifest) => entity(asked, &manifest.digest, id, false, |mut lines, _| {
-            lines.text(CONTENT_TYPE, &manifest.media_type);
+            lines.text(CONTENT_TYPE, media_type::served(&manifest.media_type));
             lines.number(CONTENT_LENGTH, manifest.bytes.len() as u64);
             lines.with(if asked.head { Body::Empty } else { Body::Bytes(manifest.bytes.clone()) })
         }),
         Content::ManifestHead(head) => entity(asked, &head.digest, id, false, |mut lines, _| {
-            lines.text(CONTENT_TYPE, &head.media_type);
+            lines.text(CONTENT_TYPE, media_type::served(&head.media_type));
             lines.number(CONTENT_LENGTH, head.size);
             lines.with(Body::Empty)
         }),
@@ -144,7 +153,7 @@ fn content(asked: &Asked<'_>, content: Content, id: &str) -> Answer {
             if let Some(filters) = &list.filters_applied {
                 lines.text(FILTERS_APPLIED, filters);
             }
-            let media_type = HeaderValue::from_str(&list.media_type).unwrap_or(JSON);
+            let media_type = HeaderValue::from_str(media_type::served(&list.media_type)).unwrap_or(JSON);
             simple(asked, lines, media_type, list.bytes.clone())
         }
     }
@@ -238,17 +247,27 @@ fn simple(asked: &Asked<'_>, mut lines: Lines, media_type: HeaderValue, body: By
 }
 
 fn refuse(head: bool, refusal: &Refusal, id: &str) -> Answer {
+    if let Refusal::Rejected { status, content_type, body, .. } = refusal
+        && let Ok(status) = StatusCode::from_u16(*status)
+        && !body.is_empty()
+    {
+        let mut lines = Lines::new(status, id);
+        let media_type = content_type.as_deref().map(media_type::served).and_then(|named| named.parse().ok());
+        lines.put(CONTENT_TYPE, media_type.unwrap_or(BINARY));
+        lines.number(CONTENT_LENGTH, body.len() as u64);
+        return lines.with(if head { Body::Empty } else { Body::Bytes(body.clone()) });
+    }
     let (status, code) = status_and_code(refusal);
     let mut lines = Lines::new(status, id);
     match refusal {
         Refusal::Method | Refusal::Elsewhere(_) => lines.put(ALLOW, HeaderValue::from_static("GET, HEAD")),
-        Refusal::Login | Refusal::CallerRefused => lines.put(WWW_AUTHENTICATE, CHALLENGE),
+        Refusal::Login | Refusal::WrongPassword | Refusal::CallerRefused => lines.put(WWW_AUTHENTICATE, CHALLENGE),
         Refusal::LoginLimited { retry_after }
-        | Refusal::RateLimited { retry_after }
+        | Refusal::RateLimited { retry_after, .. }
         | Refusal::TooMany { retry_after } => {
             lines.number(RETRY_AFTER, seconds(*retry_after));
         }
-        Refusal::Unavailable | Refusal::Storage | Refusal::Busy => lines.number(RETRY_AFTER, 5),
+        Refusal::Unavailable(_) | Refusal::Storage | Refusal::Busy => lines.number(RETRY_AFTER, 5),
         _ => {}
     }
     let body = code.body(refusal.to_string()).to_json();
@@ -280,16 +299,22 @@ fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
         Refusal::Query => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
         Refusal::Name(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
         Refusal::NotServed => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
-        Refusal::Login | Refusal::CallerRefused => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        Refusal::Login | Refusal::WrongPassword | Refusal::CallerRefused => {
+            (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
+        }
         Refusal::LoginLimited { .. } | Refusal::RateLimited { .. } | Refusal::TooMany { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
         Refusal::EdgeRefused(thing) | Refusal::Unknown(thing) | Refusal::Offline(thing) => {
             (StatusCode::NOT_FOUND, unknown(*thing))
         }
+        Refusal::Rejected { status, .. } => {
+            (StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST), ErrorCode::Unsupported)
+        }
+        Refusal::NoReferrers(_) => (StatusCode::NOT_FOUND, unknown(Thing::Referrers)),
         Refusal::NotAcceptable(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
-        Refusal::Unavailable | Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
-        Refusal::Invalid => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+        Refusal::Unavailable(_) | Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        Refusal::Invalid(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
         Refusal::Storage => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unavailable),
     }
 }

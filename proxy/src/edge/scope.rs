@@ -1,10 +1,12 @@
 //! Whose view of which repository a request is about: what every question to the cache and to upstream needs.
 //!
-//! With `auth: shared` everybody sees what the edge's own account sees. With `auth: passthrough` each caller sees what
+//! With `auth: shared` all callers see what the edge's own account sees. With `auth: passthrough` each caller sees what
 //! its own credential sees: flights and negative answers are kept apart by caller, and a hit needs upstream's yes.
+//!
+//! Invariant: what upstream refused last goes out to no caller until upstream says yes again, also when upstream fails after
+//! its refusal. With `auth: shared` that holds for a whole repository, and it is kept over a restart ([`REFUSED`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use moka::sync::Cache as Memory;
@@ -14,17 +16,22 @@ use pierhead_registry::client::{ClientError, Repository};
 use pierhead_registry::oci::{Digest, Reference, Tag};
 
 use super::RegistryParts;
+use super::condition::Condition;
 use super::credential::Caller;
 use super::flights::Flights;
 use super::outcome::StaleReason;
-use super::plan::{Authorisation, Unconfirmed, authorise, by_token, unconfirmed};
+use super::plan::{Authorisation, Policy, Unconfirmed, authorise, by_token, unconfirmed};
+use super::refusal::Thing;
 use super::verifier::{Verdict, Verifier};
 use super::writes::Writes;
+use crate::admin::metrics::Metrics;
 use crate::cache::{Cache, RepositoryId};
 use crate::pool::Pool;
 
 /// Negative answers that are remembered.
 const NEGATIVES: u64 = 20_000;
+/// Stands among the callers of a repository while it is refused to the edge's own account. No keyed hash is that.
+const REFUSED: [u8; 32] = [0; 32];
 
 /// A registry at work.
 pub(crate) struct Upstream {
@@ -38,21 +45,18 @@ pub(crate) struct Upstream {
     pub(crate) writes: Writes,
     /// What callers' tokens say, where their keys are known.
     pub(crate) verifier: Option<Verifier>,
+    /// How it answers.
+    pub(crate) condition: Condition,
     client: Client,
-    /// Whether the last word from upstream was a failure. Known answers then do not wait for the next attempt.
-    failing: AtomicBool,
-    /// Whether a question outlasted its budget and nothing was answered since. Then known answers do not wait either:
-    /// an uplink that swallows everything costs one budget, not one a pull, until it is seen to fail.
-    slow: AtomicBool,
 }
 
 impl Upstream {
     /// A registry and the client that speaks to it.
-    pub(crate) fn new(parts: RegistryParts, verifier: Option<Verifier>) -> Upstream {
+    pub(crate) fn new(parts: RegistryParts, verifier: Option<Verifier>, metrics: &Metrics) -> Upstream {
         let RegistryParts { config, client, pool, kept: _ } = parts;
-        let (failing, slow) = (AtomicBool::new(false), AtomicBool::new(false));
-        let name = config.name.as_str().into();
-        Upstream { name, config, pool, writes: Writes::new(), verifier, client, failing, slow }
+        let name: Arc<str> = config.name.as_str().into();
+        let condition = Condition::new(Arc::clone(&name), metrics.account_refused(&name));
+        Upstream { name, config, pool, writes: Writes::new(), verifier, condition, client }
     }
 
     /// Whether a caller's own credential decides.
@@ -65,38 +69,9 @@ impl Upstream {
         self.pool.as_ref().is_some_and(|pool| pool.available())
     }
 
-    /// Whether upstream failed when it was last asked.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
-    }
-
     /// Forgets what callers were granted, as far as tokens of this edge's own say so.
     pub(crate) fn forget_tokens(&self) {
         self.client.forget_tokens();
-    }
-
-    /// Learns from an answer, and logs when a registry starts or stops failing: not each of the failures in between.
-    fn note<T>(&self, result: &Result<T, ClientError>) {
-        if self.slow.load(Ordering::Relaxed) {
-            self.slow.store(false, Ordering::Relaxed);
-        }
-        match result {
-            Err(error @ ClientError::Unavailable { .. }) => {
-                if !self.failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "upstream fails; what is known is served stale");
-                }
-            }
-            Err(error @ ClientError::Invalid { .. }) => tracing::warn!(%error, "upstream sent what cannot be used"),
-            Err(ClientError::RateLimited { .. } | ClientError::Unconfirmed { .. }) => {}
-            Err(ClientError::AccountRefused { .. }) => {
-                self.failing.store(true, Ordering::Relaxed);
-            }
-            _ => {
-                if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!(registry = %self.name, "upstream answers again");
-                }
-            }
-        }
     }
 }
 
@@ -138,37 +113,53 @@ impl Scope {
         self.upstream.client.repository(&self.repository.name, credential)
     }
 
-    /// Asks upstream, learns from the answer whether it is failing, and whether it lets the caller in.
+    /// Asks upstream, and learns from the answer.
     pub(crate) async fn ask<T>(
         &self,
         cache: &Cache,
+        thing: Thing,
         question: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
         let result = question.await;
-        self.upstream.note(&result);
-        if let Some(caller) = &self.caller {
-            match &result {
-                Ok(_) => {
-                    let now = Some(SystemTime::now());
-                    self.keep(cache.put_authorised(&self.repository, &caller.id, now, caller.lasting)).await;
-                }
-                Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }) => {
-                    cache.put_authorised(&self.repository, &caller.id, None, caller.lasting).await;
-                    if let Some(verifier) = &self.upstream.verifier
-                        && caller.verdict == Some(Verdict::Granted)
-                    {
-                        verifier.refused(&caller.id, &self.repository.name);
-                    }
-                }
-                Err(_) => {}
+        self.learn(cache, thing, &result).await;
+        result
+    }
+
+    /// Learns from what upstream said whether it fails, and whether it lets the caller in.
+    pub(crate) async fn learn<T>(&self, cache: &Cache, thing: Thing, result: &Result<T, ClientError>) {
+        self.upstream.condition.note(thing, self.caller.is_none(), result);
+        let refused = matches!(result, Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }));
+        let Some(caller) = &self.caller else {
+            if refused || result.is_ok() {
+                self.set_refused(cache, refused && !self.upstream.config.keep_deleted).await;
+            }
+            return;
+        };
+        if refused {
+            cache.put_authorised(&self.repository, &caller.id, None, caller.lasting).await;
+            if let Some(verifier) = &self.upstream.verifier
+                && caller.verdict == Some(Verdict::Granted)
+            {
+                verifier.refused(&caller.id, &self.repository.name);
+            }
+        } else if result.is_ok() {
+            let now = Some(SystemTime::now());
+            self.keep(cache.put_authorised(&self.repository, &caller.id, now, caller.lasting)).await;
+            if let Some(user) = &caller.user {
+                self.keep(cache.put_authorised(&self.repository, user, now, true)).await;
             }
         }
-        result
     }
 
     /// Whether the caller may have what the cache holds of this repository.
     pub(crate) async fn authorisation(&self, cache: &Cache, now: SystemTime) -> Authorisation {
-        let Some(caller) = &self.caller else { return Authorisation::Fresh };
+        let Some(caller) = &self.caller else {
+            return match self.is_refused(cache).await {
+                false => Authorisation::Fresh,
+                true if self.offline => Authorisation::Refuse,
+                true => Authorisation::Ask,
+            };
+        };
         if let Some(authorisation) = caller.verdict.and_then(|verdict| by_token(verdict, self.offline)) {
             return authorisation;
         }
@@ -178,17 +169,45 @@ impl Scope {
         authorise(yes, doubted, now, config.authorization_ttl, config.offline_policy, self.offline)
     }
 
+    /// Whether upstream refused this repository to the edge's own account when it last said anything about that.
+    async fn is_refused(&self, cache: &Cache) -> bool {
+        let condition = &self.upstream.condition;
+        if let Some(refused) = condition.refuses(&self.repository.name) {
+            return refused;
+        }
+        let refused = cache.authorised(&self.repository, &REFUSED).await.is_some();
+        condition.remember(&self.repository.name, refused);
+        refused
+    }
+
+    /// Written down only where anything is known that could go out: strangers can ask for any number of names.
+    async fn set_refused(&self, cache: &Cache, refused: bool) {
+        if self.is_refused(cache).await != refused && (!refused || cache.has_records(&self.repository).await) {
+            let when = refused.then(SystemTime::now);
+            cache.put_authorised(&self.repository, &REFUSED, when, true).await;
+            self.upstream.condition.remember(&self.repository.name, refused);
+        }
+    }
+
+    /// Whether the registry let the caller's user in before, with another password than the caller shows.
+    pub(crate) async fn shows_another_password(&self, cache: &Cache) -> bool {
+        let Some(caller) = &self.caller else { return false };
+        let Some(user) = &caller.user else { return false };
+        cache.authorised(&self.repository, user).await.is_some()
+            && cache.authorised(&self.repository, &caller.id).await.is_none()
+    }
+
     /// Whether the caller brought a token that has run out.
     pub(crate) fn has_expired(&self) -> bool {
         self.caller.as_ref().is_some_and(|caller| caller.verdict == Some(Verdict::Expired))
     }
 
     /// How long a caller with a known answer waits for upstream to confirm it; `None`: until upstream answers or fails.
-    pub(crate) fn budget(&self, authorisation: Authorisation) -> Option<Duration> {
-        let config = &self.upstream.config;
-        let behind = self.upstream.is_failing() && config.stale_if_error;
+    pub(crate) fn budget(&self, thing: Thing, authorisation: Authorisation) -> Option<Duration> {
+        let (config, condition) = (&self.upstream.config, &self.upstream.condition);
+        let behind = condition.is_failing(thing) && config.stale_if_error;
         match authorisation {
-            Authorisation::Fresh if behind || self.upstream.slow.load(Ordering::Relaxed) => Some(Duration::ZERO),
+            Authorisation::Fresh if behind || condition.is_slow(thing) => Some(Duration::ZERO),
             Authorisation::Fresh => Some(config.revalidate_budget),
             Authorisation::AskElseKnown => behind.then_some(Duration::ZERO),
             Authorisation::Ask | Authorisation::Refuse => None,
@@ -196,22 +215,22 @@ impl Scope {
     }
 
     /// Notes that a known answer goes out before upstream has confirmed it, and says what it is called.
-    pub(crate) fn out_of_patience(&self) -> StaleReason {
-        if self.upstream.is_failing() {
-            return StaleReason::UpstreamFailed;
+    pub(crate) fn out_of_patience(&self, thing: Thing) -> StaleReason {
+        let condition = &self.upstream.condition;
+        if !condition.is_failing(thing) {
+            condition.outlasted(thing);
+            return StaleReason::Revalidating;
         }
-        self.upstream.slow.store(true, Ordering::Relaxed);
-        StaleReason::Revalidating
+        condition.serves_stale(thing);
+        match self.caller.is_none() && condition.trouble().is_some() {
+            true => StaleReason::AccountRefused,
+            false => StaleReason::UpstreamFailed,
+        }
     }
 
-    /// What to do about a known answer that upstream did not confirm to this caller. Without upstream's recent yes,
-    /// only a failure to answer may be overlooked, never a no.
+    /// What to do about a known answer that upstream did not confirm to this caller.
     pub(crate) fn unconfirmed(&self, error: &ClientError, authorisation: Authorisation) -> Unconfirmed {
-        match (unconfirmed(error, &self.upstream.config), authorisation) {
-            (decision, Authorisation::Fresh) => decision,
-            (stale @ Unconfirmed::ServeStale(_), Authorisation::AskElseKnown) if !error.is_answer() => stale,
-            _ => Unconfirmed::Refuse,
-        }
+        unconfirmed(error, authorisation, Policy::from(&self.upstream.config))
     }
 
     /// A key for what this caller asks of this repository.
@@ -224,14 +243,16 @@ impl Scope {
 /// What may be asked of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Wanted {
-    /// Whether a tag still means what it meant.
-    Check(Tag),
+    /// Whether a tag still means what it meant, to a caller who is authorised so.
+    Check(Tag, Authorisation),
     /// The header of a manifest.
     ManifestHead(Reference),
     /// A manifest.
     Manifest(Reference),
-    /// Whether there is a blob, and of what size.
+    /// A blob, or whether there is one.
     Blob(Digest),
+    /// The header of a blob. A no to that proves nothing about the blob.
+    BlobHead(Digest),
     /// A list, by its key.
     List(String),
 }
@@ -262,6 +283,13 @@ impl Negatives {
     /// Upstream's no, if it is recent.
     pub(crate) fn get(&self, key: &Key) -> Option<ClientError> {
         self.known.get(key).filter(|(_, until)| Instant::now() < *until).map(|(error, _)| error)
+    }
+
+    /// Remembers a failure to answer that asking again would only repeat.
+    pub(crate) fn keep_failure(&self, key: Key, error: &ClientError, ttl: Duration) {
+        if !ttl.is_zero() {
+            self.known.insert(key, (error.clone(), Instant::now() + ttl));
+        }
     }
 
     /// Remembers an error if it is a no, and not a failure to answer.

@@ -66,7 +66,7 @@ impl From<FlightError> for Refused {
     fn from(error: FlightError) -> Refused {
         match error {
             FlightError::Full => Refusal::Busy.into(),
-            FlightError::Lost => Refusal::Unavailable.into(),
+            FlightError::Lost => Refusal::Unavailable(None).into(),
         }
     }
 }

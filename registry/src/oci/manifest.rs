@@ -15,29 +15,6 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::digest::Digest;
 
-/// Media types of manifests.
-pub mod media_type {
-    /// Docker image manifest, version 2 schema 2.
-    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-    /// Docker manifest list.
-    pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-    /// Docker schema 1, signed and unsigned: only its media type is known here.
-    pub const DOCKER_SCHEMA1: [&str; 2] = [
-        "application/vnd.docker.distribution.manifest.v1+prettyjws",
-        "application/vnd.docker.distribution.manifest.v1+json",
-    ];
-    /// OCI image manifest.
-    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    /// OCI image index.
-    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-    /// OCI artifact manifest, of the specification's 1.1 release candidates.
-    pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
-
-    /// What a client of ours accepts when it must accept everything.
-    pub const ALL: [&str; 7] =
-        [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, OCI_ARTIFACT, DOCKER_SCHEMA1[0], "*/*"];
-}
-
 /// Why bytes are no manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {

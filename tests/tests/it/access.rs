@@ -283,3 +283,33 @@ async fn podman_brings_its_own_credential() {
     podman.login(edge.registry, "alice:alice-password");
     podman.pull("up.test/private/app:latest").await.expect_success();
 }
+
+/// Whom the registry let in is known from the files of the cache; its index may be deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn known_users_are_known_without_the_index() {
+    let keys = json!({ "authorization_ttl": "1ms", "tag_ttl": "1ms", "offline_policy": "allow_known" });
+    let (_tokens, mut registry, mut edge, images) = passthrough(keys).await;
+    // Refused since: not let in again by any way of starting.
+    assert!(bob(&edge).pull("private/app", "latest").await.is_err());
+    registry.stop().await;
+    for how in ["stopped", "killed"] {
+        match how {
+            "stopped" => edge.stop().await,
+            _ => edge.kill().await,
+        }
+        std::fs::remove_dir_all(edge.cache().join("index")).unwrap();
+        edge.start_again().await;
+        alice(&edge).pull("private/app", "latest").await.unwrap();
+        assert_hidden_or_failing(&bob(&edge), &images[0]).await;
+        assert_hidden_or_failing(&edge.client(), &images[0]).await;
+    }
+    // A wrong password of a known user is told apart from an unknown image.
+    for path in ["manifests/latest".to_owned(), format!("blobs/{}", images[0].layers[0].digest)] {
+        let wrong = edge.client().login("alice", "wrong").get(&format!("/v2/private/app/{path}")).await;
+        assert_eq!(wrong.status, 401, "{path}");
+        assert!(wrong.header("www-authenticate").starts_with("Basic"), "{path}");
+    }
+    for secret in ["alice-password", "YWxpY2U6"] {
+        assert_eq!(edge.log().count(|line| line.contains(secret)), 0);
+    }
+}

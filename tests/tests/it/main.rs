@@ -42,6 +42,7 @@ mod passthrough;
 mod pools;
 mod pulls;
 mod ranges;
+mod registries;
 mod reload;
 mod seen;
 mod servers;

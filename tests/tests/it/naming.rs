@@ -2,6 +2,7 @@
 
 use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::Setup;
+use pierhead_tests::raw::{curl, secure};
 use pierhead_tests::registry::DockerRegistry;
 use serde_json::json;
 
@@ -122,5 +123,83 @@ async fn pushes_and_the_catalogue_are_refused() {
     for path in ["/v2/A/manifests/latest", "/v2/a/manifests/-", "/v2/a/blobs/sha256:00", "/v2/../etc/passwd"] {
         let status = client.get(path).await.status;
         assert!((400..500).contains(&status), "{path}: {status}");
+    }
+}
+
+/// moby/buildkit#3427: the registry's name stands in the path and in `?ns=`; and a repository that is really called so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_may_be_named_twice() {
+    let (hub, registry) = (DockerRegistry::start().await, DockerRegistry::start().await);
+    let (app, nested) = (Image::new(1, &[1000]), Image::new(2, &[1000]));
+    hub.push("library/app", "1", &app).await;
+    registry.push("team/app", "1", &app).await;
+    registry.push("reg.test/nested/app", "1", &nested).await;
+    let edge = Setup::new()
+        .registry_with("docker.io", hub.url(), json!({ "default": true }))
+        .registry_with("reg.test", registry.url(), json!({ "hosts": ["reg.local"] }))
+        .start()
+        .await;
+    for (repository, ns, host, image) in [
+        ("docker.io/library/app", "docker.io", "edge.local", &app),
+        ("docker.io/app", "docker.io", "edge.local", &app),
+        ("Docker.IO/library/app", "docker.io.", "edge.local", &app),
+        ("docker.io:443/library/app", "docker.io", "edge.local", &app),
+        ("reg.test/team/app", "reg.test", "edge.local", &app),
+        ("reg.local/team/app", "reg.test", "edge.local", &app),
+        ("reg.test/team/app", "reg.local", "edge.local", &app),
+        ("reg.test/nested/app", "reg.test", "edge.local", &nested),
+        ("reg.local/team/app", "", "reg.local", &app),
+        ("reg.test/team/app", "", "REG.local.:443", &app),
+        ("reg.test/nested/app", "", "reg.local", &nested),
+        ("team/app", "", "reg.local.", &app),
+    ] {
+        let ns = if ns.is_empty() { String::new() } else { format!("?ns={ns}") };
+        for what in ["manifests/1".to_owned(), format!("blobs/{}", image.layers[0].digest)] {
+            let path = format!("/v2/{repository}/{what}{ns}");
+            let reply = edge.client().get_with(&path, &[("Accept", "*/*"), ("Host", host)]).await;
+            assert_eq!(reply.status, 200, "{path} {host}");
+            if what == "manifests/1" {
+                assert_eq!(reply.body, image.manifest.blob.bytes, "{path} {host}");
+            }
+        }
+    }
+}
+
+/// The Host of each request decides which registry it is for, and that registry's rules hold; the name in TLS opens nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_in_tls_opens_no_other_registry() {
+    let (one, two) = (DockerRegistry::start().await, DockerRegistry::start().await);
+    let images = [Image::new(1, &[1000]), Image::new(2, &[1000])];
+    for (registry, image) in [&one, &two].into_iter().zip(&images) {
+        registry.push("team/app", "1", image).await;
+        registry.push("team/secret", "1", image).await;
+    }
+    let setup = Setup::new().registry_with("one.test", one.url(), json!({ "hosts": ["one.local"] })).registry_with(
+        "two.test",
+        two.url(),
+        json!({ "hosts": ["two.local"], "deny": ["team/secret"] }),
+    );
+    let edge = secure(setup).start().await;
+    let port = edge.registry.port();
+    for (tls, host, repository, expected) in [
+        ("one.local", "one.local", "team/secret", Some(&images[0])),
+        ("one.local", "two.local", "team/app", Some(&images[1])),
+        ("one.local", "Two.local.", "team/app", Some(&images[1])),
+        ("one.local", "two.local", "team/secret", None),
+        ("one.local", "two.local.:443", "team/secret", None),
+        ("two.local", "one.local", "team/app", Some(&images[0])),
+    ] {
+        for version in ["--http1.1", "--http2"] {
+            let (resolve, header) = (format!("{tls}:{port}:127.0.0.1"), format!("Host: {host}"));
+            let url = format!("https://{tls}:{port}/v2/{repository}/manifests/1");
+            let accept = "Accept: */*";
+            let answer =
+                curl(&[version, "--resolve", &resolve, "-H", &header, "-H", accept, &url]).await.expect_success();
+            let what = format!("{tls} {host} {repository} {version}: {}", answer.stdout);
+            match expected {
+                Some(image) => assert_eq!(answer.stdout.as_bytes(), &image.manifest.blob.bytes[..], "{what}"),
+                None => assert!(answer.stdout.contains("NAME_UNKNOWN"), "{what}"),
+            }
+        }
     }
 }

@@ -169,6 +169,11 @@ impl Metrics {
         UpstreamObserver::new(self, registry)
     }
 
+    /// 1 while a registry refuses the edge's account.
+    pub(crate) fn account_refused(&self, registry: &str) -> IntGauge {
+        self.upstreams.account_refused(registry)
+    }
+
     /// The handle of the tokens of a registry.
     pub(crate) fn tokens(&self, registry: &str) -> TokenMetrics {
         self.tokens.of(registry)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{Error, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{Error, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::Metrics;
 use super::family::{counters, gauges, times};
@@ -15,6 +15,7 @@ pub(super) struct Upstreams {
     latency: HistogramVec,
     bytes: IntCounterVec,
     rate_limit: IntGaugeVec,
+    account_refused: IntGaugeVec,
 }
 
 impl Upstreams {
@@ -50,7 +51,20 @@ impl Upstreams {
                 "Requests left in the upstream's window.",
                 &["registry"],
             )?,
+            account_refused: gauges(
+                r,
+                "pierhead_upstream_account_refused",
+                "1 while the upstream refuses the account that the configuration gives the edge.",
+                &["registry"],
+            )?,
         })
+    }
+}
+
+impl Upstreams {
+    /// Whether a registry refuses the edge's account.
+    pub(super) fn account_refused(&self, registry: &str) -> IntGauge {
+        self.account_refused.with_label_values(&[registry])
     }
 }
 
