@@ -269,13 +269,13 @@ fn blob(request: &Request, bytes: &Bytes, how: &Misbehaviour) -> Answer {
         }
         None => (0, total),
     };
-    if first >= total {
+    if ranged.is_some() && first >= total {
         return Answer::new(416, &[("Content-Range", &format!("bytes */{total}"))], "");
     }
     let shift = if matches!(how, Misbehaviour::WrongRange) && ranged.is_some() { first / 2 } else { first };
     let body = bytes.slice(shift..last);
     let length = body.len().to_string();
-    let content_range = format!("bytes {shift}-{}/{total}", last - 1);
+    let content_range = format!("bytes {shift}-{}/{total}", last.saturating_sub(1));
     let mut headers = vec![("Content-Type", "application/octet-stream"), ("Content-Length", length.as_str())];
     if !matches!(how, Misbehaviour::NoRanges) {
         headers.push(("Accept-Ranges", "bytes"));

@@ -80,7 +80,7 @@ pub(crate) async fn measure(scale: Scale) -> Findings {
                 "bytes from upstream",
                 series("pierhead", "× the blob", &bytes),
                 vec![once("docker-registry", "× the blob", peer[1].upstream)],
-                Some(Target::AtMost(1.01)),
+                Some(Target::AtMost(1.005)),
             ),
             Figure::ratio(
                 "last client against one alone",

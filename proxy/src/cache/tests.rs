@@ -345,7 +345,8 @@ fn no_registry_evicts_all_that_came_from_others() {
     let good: Vec<Digest> = (0..10).map(|seed| sized(&store, "good", seed, MIB)).collect();
     let greedy: Vec<Digest> = (100..130).map(|seed| sized(&store, "greedy", seed, MIB)).collect();
     let left = |all: &[Digest]| all.iter().filter(|digest| store.ledger.get(digest).is_some()).count();
-    assert!((4..=5).contains(&left(&greedy)), "{}", left(&greedy));
+    // One more than its share: an eviction makes a little room to spare.
+    assert!((4..=6).contains(&left(&greedy)), "{}", left(&greedy));
     assert!(left(&good) >= 4, "{}", left(&good));
     assert_eq!(left(&greedy[29..]), 1, "the newest is there");
     // What is larger than its share is stored where there is room for it, and evicts nothing of the others.

@@ -114,7 +114,7 @@ async fn fetch_all(
     avoid: &[usize],
 ) -> Result<(), BlobError> {
     let stretch = if workers > 1 { STRETCH } else { u64::MAX };
-    let work = (0..workers).map(|_| fetch(fill, origin, first.take(), stretch, avoid));
+    let work = (0..workers).map(|number| fetch(fill, fills, origin, first.take(), number, stretch, avoid));
     let mut work: FuturesUnordered<_> = work.collect();
     while let Some(done) = work.next().await {
         match done {
@@ -129,16 +129,20 @@ async fn fetch_all(
     Ok(())
 }
 
-/// Fetches one free stretch after the other until there is none.
+/// Fetches one free stretch after the other until there is none, or until upstream turns out to allow fewer connections
+/// than this one's number.
 async fn fetch(
     fill: &Arc<Fill>,
+    fills: &Fills,
     origin: &Origin,
     mut first: Option<BlobBody>,
+    number: usize,
     stretch: u64,
     avoid: &[usize],
 ) -> Result<(), BlobError> {
     while let Some(claimed) = fill.claim_next(stretch) {
-        if fill.over() {
+        let surplus = number > 0 && fills.narrow(&fill.owner).is_some_and(|connections| number >= connections);
+        if fill.over() || surplus {
             break;
         }
         let body = match first.take() {

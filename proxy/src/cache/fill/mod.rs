@@ -208,6 +208,12 @@ impl Fill {
         agreed
     }
 
+    /// Whether upstream sends the whole of it.
+    fn is_fetched(&self) -> bool {
+        let state = self.state.lock();
+        state.whole && state.answered && !state.is_over()
+    }
+
     /// Upstream ignores ranges.
     fn unrange(&self) {
         self.update(|state| state.unranged = true);

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
-use pierhead_registry::client::Repository;
+use pierhead_registry::client::{BlobBody, ClientError, Repository};
 use pierhead_registry::oci::Digest;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use super::lease::Lease;
 use super::{Fill, State, download, writer};
@@ -26,6 +27,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// How long a registry that refused further connections gets no more at a time than it took.
 const NARROW_FOR: Duration = Duration::from_secs(60);
+
+/// How long a fill waits for a registry that is busy with others. Clients wait for a header for half a minute.
+const CROWDED: Duration = Duration::from_secs(5);
 
 /// What opening came to.
 #[derive(Clone)]
@@ -205,7 +209,7 @@ impl Fills {
                         return Ok(Opened::Uncached { size });
                     }
                 }
-                let first = download::first(origin, &digest, &self.refused(&digest)).await?;
+                let first = self.first(origin, &registry, &digest).await?;
                 size = first.total();
                 body = Some(first);
             }
@@ -259,6 +263,29 @@ impl Fills {
         Ok(Opened::Fill { lease, asked })
     }
 
+    /// The first body of a new fill. A registry that allows few connections may be busy with other fills: they give back
+    /// what they took beyond their first connection, and for a while this one waits for it.
+    async fn first(&self, origin: &Origin, registry: &Arc<str>, digest: &Digest) -> Result<BlobBody, ClientError> {
+        let begun = Instant::now();
+        loop {
+            match download::first(origin, digest, &self.refused(digest)).await {
+                Err(ClientError::Unavailable { status: Some(503), .. })
+                    if begun.elapsed() < CROWDED && self.fetches_from(registry) =>
+                {
+                    self.narrows(registry, 1);
+                    tokio::time::sleep(CROWDED / 5).await;
+                }
+                first => return first,
+            }
+        }
+    }
+
+    /// Whether a whole blob is being fetched from a registry.
+    fn fetches_from(&self, registry: &str) -> bool {
+        let slots = self.slots.lock();
+        slots.values().any(|slot| matches!(slot, Slot::Open(fill) if *fill.owner == *registry && fill.is_fetched()))
+    }
+
     /// Makes sure that the whole blob is being fetched, and waits until upstream has answered whoever fetches it. When that
     /// is somebody else, and is refused, the caller's own right to it is what counts.
     pub(in crate::cache) async fn answered(
@@ -283,7 +310,7 @@ impl Fills {
         store: &Arc<Store>,
         lease: &Lease,
         origin: &Origin,
-        body: Option<pierhead_registry::client::BlobBody>,
+        body: Option<BlobBody>,
     ) {
         if lease.begin_whole() {
             let avoid = self.refused(&lease.digest);
