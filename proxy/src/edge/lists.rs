@@ -124,7 +124,7 @@ async fn refresh(
     };
     match result? {
         Ok(list) => Ok((list, Outcome::Miss)),
-        Err(error) => match scope.unconfirmed(&error, authorisation) {
+        Err(error) => match scope.unconfirmed(thing(kind), &error, authorisation) {
             Unconfirmed::ServeStale(reason) => Ok((known, Outcome::Stale(reason))),
             Unconfirmed::Forget | Unconfirmed::PassOn | Unconfirmed::Fail => Err(refused(scope, kind, query, &error)),
         },

@@ -143,7 +143,7 @@ impl Edge {
     ) -> Result<(Found, Outcome), Refused> {
         let negative = scope.key(Wanted::Manifest(Reference::Tag(tag.clone())));
         if let Some(error) = self.negatives.get(&negative)
-            && scope.unconfirmed(&error, authorisation) == Unconfirmed::PassOn
+            && scope.unconfirmed(Thing::Manifest, &error, authorisation) == Unconfirmed::PassOn
         {
             return Err(Refused { outcome: Outcome::Hit, ..scope.refused(&error) });
         }
@@ -166,7 +166,7 @@ impl Edge {
             Ok(Arrival::Unchanged) => Ok((Found::Manifest(known), Outcome::Revalidated)),
             Ok(Arrival::Manifest(manifest)) => Ok((Found::Manifest(manifest), Outcome::Miss)),
             Ok(Arrival::Head(_)) => Err(Refusal::Invalid(None).into()),
-            Err(error) => match scope.unconfirmed(&error, authorisation) {
+            Err(error) => match scope.unconfirmed(Thing::Manifest, &error, authorisation) {
                 Unconfirmed::ServeStale(reason) => Ok((Found::Manifest(known), Outcome::Stale(reason))),
                 Unconfirmed::Forget | Unconfirmed::PassOn | Unconfirmed::Fail => Err(scope.refused(&error)),
             },
@@ -193,7 +193,7 @@ impl Edge {
                 Err(error) => Err(error),
             };
         if let Err(error) = &result {
-            let decision = scope.unconfirmed(error, authorisation);
+            let decision = scope.unconfirmed(Thing::Manifest, error, authorisation);
             if decision == Unconfirmed::Forget {
                 self.cache.remove_tag(&scope.repository, tag).await;
             }

@@ -229,8 +229,12 @@ impl Scope {
     }
 
     /// What to do about a known answer that upstream did not confirm to this caller.
-    pub(crate) fn unconfirmed(&self, error: &ClientError, authorisation: Authorisation) -> Unconfirmed {
-        unconfirmed(error, authorisation, Policy::from(&self.upstream.config))
+    pub(crate) fn unconfirmed(&self, thing: Thing, error: &ClientError, authorisation: Authorisation) -> Unconfirmed {
+        let decision = unconfirmed(error, authorisation, Policy::from(&self.upstream.config));
+        if matches!(decision, Unconfirmed::ServeStale(_)) && self.upstream.condition.is_failing(thing) {
+            self.upstream.condition.serves_stale(thing);
+        }
+        decision
     }
 
     /// A key for what this caller asks of this repository.
