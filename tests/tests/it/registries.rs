@@ -219,7 +219,7 @@ async fn surplus_answers_of_a_server_reach_no_client() {
 
 /// Strangers may ask for any number of names; what they cost stays within bounds.
 #[tokio::test(flavor = "multi_thread")]
-async fn heavy_a_hundred_thousand_names_cost_little() {
+async fn heavy_any_number_of_names_costs_little() {
     use futures_util::StreamExt;
     let upstream = backend(|mut tcp| async move {
         use tokio::io::AsyncWriteExt;
@@ -250,11 +250,12 @@ async fn heavy_a_hundred_thousand_names_cost_little() {
             })
             .await;
     };
-    ask(0, 30_000).await;
+    // More than any memory of names holds.
+    ask(0, 25_000).await;
     let (memory, disk) = (edge.memory(), edge.disk_usage());
-    ask(30_000, 100_000).await;
+    ask(25_000, 60_000).await;
     let (memory, disk) = (edge.memory().saturating_sub(memory), edge.disk_usage().saturating_sub(disk));
-    assert!(memory < 64 << 20, "{memory} bytes of memory for 70 000 names more");
+    assert!(memory < 64 << 20, "{memory} bytes of memory for 35 000 names more");
     assert!(disk < 1 << 20, "{disk} bytes on disk");
     let repositories = edge.cache().join("repositories");
     let kept = std::fs::read_dir(&repositories).map(|entries| entries.count()).unwrap_or_default();
