@@ -44,7 +44,7 @@ impl Edge {
             Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
             _ if scope.offline => return Err(Refusal::Offline(Thing::Blob).into()),
             // Nobody has any of its bytes: upstream's sending them is its yes.
-            Authorisation::Fresh if size.is_none() && !head && want == Want::Whole => {
+            Authorisation::Fresh if size.is_none() && !head => {
                 self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
                 Right::ByFetching
             }
@@ -76,8 +76,9 @@ impl Edge {
             return Ok(self.blob_head(digest, size));
         }
         let opened = match right {
-            Right::ByFetching => self.open_together(scope, digest, want).await?,
-            Right::Known | Right::Asked | Right::Stale => self.open(scope, digest, want).await,
+            Right::ByFetching if want == Want::Whole => self.open_together(scope, digest, want).await?,
+            // Opened by each for itself: who wants the whole must not be given what was opened for a part.
+            Right::ByFetching | Right::Known | Right::Asked | Right::Stale => self.open(scope, digest, want).await,
         };
         match opened {
             Ok(blob) => {

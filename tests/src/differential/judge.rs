@@ -63,8 +63,9 @@ pub fn judge(operation: Operation, right: Option<&Right>, direct: &Outcome, thro
 }
 
 /// Judges the number of requests that a script has cost so far: no more than directly, and one to find out how the
-/// registry wants to be asked. Operations that fail directly cost as many tries as either side has patience for.
-pub fn judge_requests(pairs: &[Pair]) -> Verdict {
+/// registry wants to be asked. `parts`: how many blobs were first asked for in part, each of which may cost one more, for
+/// its length. Operations that fail directly cost as many tries as either side has patience for.
+pub fn judge_requests(pairs: &[Pair], parts: usize) -> Verdict {
     let (mut direct, mut through) = (0, 0);
     for pair in pairs {
         if pair.direct.outcome.is_success() {
@@ -73,7 +74,7 @@ pub fn judge_requests(pairs: &[Pair]) -> Verdict {
         } else if pair.through.requests > 5 * pair.direct.requests + 5 {
             return Verdict::Worse("many more requests for a failure than directly");
         }
-        if through > direct + 1 {
+        if through > direct + 1 + parts {
             return Verdict::Worse("more requests than directly");
         }
     }
@@ -169,7 +170,11 @@ mod tests {
             (vec![pair(Outcome::Absent, 1, 10)], true),
             (vec![pair(Outcome::Absent, 1, 11)], false),
         ] {
-            assert_eq!(judge_requests(&pairs) == Verdict::Fine, fine, "{pairs:?}");
+            assert_eq!(judge_requests(&pairs, 0) == Verdict::Fine, fine, "{pairs:?}");
+        }
+        for (requests, parts, fine) in [(3, 1, true), (4, 1, false), (4, 2, true)] {
+            let pairs = [pair(got("a"), 1, requests)];
+            assert_eq!(judge_requests(&pairs, parts) == Verdict::Fine, fine, "{requests} for {parts} parts");
         }
     }
 }

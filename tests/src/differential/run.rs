@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::behaviour::{Ask, Auth, Behaviour, Phase};
+use super::behaviour::{Ask, Auth, Behaviour, Operation, Phase};
 use super::client::Client;
 use super::content::Content;
 use super::judge::{Done, Pair, Verdict, judge, judge_requests};
@@ -148,6 +148,7 @@ async fn compare(
         content,
     };
     let (mut pairs, mut worse, mut transcript) = (Vec::new(), Vec::new(), String::new());
+    let mut parts = Vec::new();
     for (phase, asks) in &behaviour.script {
         own.enter(*phase);
         upstream.enter(*phase);
@@ -157,7 +158,12 @@ async fn compare(
             let right = content.right(ask.repository, ask.operation);
             let verdict = judge(ask.operation, right.as_ref(), &pair.direct.outcome, &pair.through.outcome);
             pairs.push(pair.clone());
-            let counted = judge_requests(&pairs);
+            if let Operation::Part(piece, ..) = ask.operation
+                && !parts.contains(&(ask.repository, piece))
+            {
+                parts.push((ask.repository, piece));
+            }
+            let counted = judge_requests(&pairs, parts.len());
             describe(&mut transcript, *phase, *ask, &pair, &verdict);
             let sides = [
                 ("direct", &direct.client.transcript[marks[0]..]),
