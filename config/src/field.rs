@@ -49,6 +49,18 @@ pub(crate) struct Field<'a> {
     pub(crate) value: &'a Value,
 }
 
+/// Says why a file cannot be read; where that is a matter of rights, whose it is.
+pub(crate) fn unreadable(path: &std::path::Path, error: &std::io::Error) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let said = format!("{}: cannot be read: {error}", path.display());
+    match std::fs::metadata(path) {
+        Ok(found) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!("{said}; it belongs to uid {}, with mode {:o}", found.uid(), found.mode() & 0o7777)
+        }
+        _ => said,
+    }
+}
+
 impl<'a> Field<'a> {
     /// Notes a problem with this value.
     pub(crate) fn problem(&self, message: impl Into<String>) {
@@ -213,7 +225,7 @@ impl<'a> Field<'a> {
             }
             Ok(_) => Some(path),
             Err(error) => {
-                self.problem(format!("{}: cannot be read: {error}", path.display()));
+                self.problem(unreadable(&path, &error));
                 None
             }
         }
@@ -235,7 +247,7 @@ impl<'a> Field<'a> {
         match std::fs::read_dir(&path) {
             Ok(_) => Some(path),
             Err(error) => {
-                self.problem(format!("{}: cannot be read: {error}", path.display()));
+                self.problem(unreadable(&path, &error));
                 None
             }
         }
