@@ -79,7 +79,9 @@ fn judge(what: &str, status: u16, code: &str, message: &str) -> Failure {
     let fault = match (code, status) {
         ("NoSuchKey", _) => return Failure::NoKey,
         ("NoSuchUpload" | "InvalidPart" | "InvalidPartOrder", _) => return Failure::NoUpload,
-        ("NoSuchBucket", _) => StoreError::Refused(text),
+        ("NoSuchBucket", _) => StoreError::Refused(format!(
+            "{text}: the bucket is not there; create it, or correct its name in the configuration"
+        )),
         // HEAD has no body that would say what is missing.
         ("" | "NotFound", 404) => return Failure::NoKey,
         ("QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded", _) | (_, 507) => {
