@@ -132,8 +132,8 @@ fn of_repository(method: &Method, rest: &[&str]) -> Vec<Change> {
         let all = Extent::Repository(name.clone());
         changes.extend(match &rest[end..] {
             [] if method == Method::DELETE => Some(Change::Gone(all)),
-            // Its description, its state.
-            [] | ["changestate"] => None,
+            // Its description, its state; what is told of it, and to whom. A repository may be called so: a longer name says it.
+            [] | ["changestate"] | ["notification" | "authorizedemail" | "exportlogs", ..] => None,
             ["tag", tag, tail @ ..] => tag.parse().ok().map(|tag| {
                 let deleted = tail.is_empty() && method == Method::DELETE;
                 Change::Within(name, if deleted { Written::Untagged(tag) } else { Written::Tag(tag) })
@@ -197,6 +197,16 @@ mod tests {
             (&delete, "repository/team/a/b", vec![rights("team/a"), gone("team/a/b")]),
             (&delete, "repository/Team/app", vec![]),
             (&put, "repository/team/app", vec![]),
+            // Quay deletes a mirror or a notification by this, an older origin a repository.
+            (&delete, "repository/team/app/mirror", vec![rights("team/app"), gone("team/app/mirror")]),
+            (&post, "repository/team/app/mirror/sync-now", vec![rights("team/app"), rights("team/app/mirror")]),
+            (&post, "repository/team/app/notification/", vec![]),
+            (
+                &delete,
+                "repository/team/app/notification/0a1b",
+                vec![rights("team/app/notification"), gone("team/app/notification/0a1b")],
+            ),
+            (&delete, "repository/team%2Fapp/mirror", vec![rights("team/app"), gone("team/app/mirror")]),
             (&put, "repository/team/app/changestate", vec![]),
             (&post, "repository/team/app/changevisibility", vec![rights("team/app")]),
             (&put, "repository/team/app/tag/v1", vec![tag("team/app", "v1"), rights("team/app/tag")]),
