@@ -6,7 +6,11 @@ mod auth;
 mod cli;
 mod meta;
 mod metrics;
+mod outcome;
+mod owner;
 mod registry;
+mod text;
+mod tokens;
 mod users;
 mod workers;
 

@@ -110,6 +110,7 @@ impl Setup {
         let mut origin = Origin {
             setup: self.clone(),
             lines: Lines::default(),
+            file: String::new(),
             process: None,
             registry: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -125,6 +126,8 @@ pub struct Origin {
     process: Option<Process>,
     setup: Setup,
     lines: Lines,
+    /// The file of its configuration.
+    file: String,
     /// Where clients connect; the same after a restart.
     pub registry: SocketAddr,
     /// Where operators connect.
@@ -133,9 +136,9 @@ pub struct Origin {
 
 impl Origin {
     async fn launch(&mut self) {
-        let file = format!("origin-{}.yaml", rand::random::<u64>());
+        self.file = format!("origin-{}.yaml", rand::random::<u64>());
         let mut command = Command::new(binary());
-        command.arg("serve").arg("--config").arg(self.setup.write(&file));
+        command.arg("serve").arg("--config").arg(self.setup.write(&self.file));
         alone(&mut command);
         command.envs(self.setup.variables.iter().map(|(name, value)| (name, value)));
         let mark = self.lines.len();
@@ -266,6 +269,12 @@ impl Origin {
     /// Changes the configuration for the next start.
     pub fn reconfigure(&mut self, pointer: &str, value: impl Into<Value>) {
         self.setup.put(pointer, value.into());
+    }
+
+    /// Changes the configuration under the running process; a SIGHUP makes it look.
+    pub fn rewrite(&mut self, pointer: &str, value: impl Into<Value>) {
+        self.reconfigure(pointer, value);
+        self.setup.write(&self.file);
     }
 
     fn process(&self) -> &Process {

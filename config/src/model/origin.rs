@@ -172,6 +172,8 @@ pub struct OriginAuth {
     pub anonymous_pulls: bool,
     /// Wrong passwords in a row after which a name must wait at an address, ever longer.
     pub failed_logins: u32,
+    /// Whether the tokens of robots are kept, sealed, and shown again to those who administer them.
+    pub show_robot_tokens: bool,
 }
 
 /// How tokens are signed (RFC 7518, section 3.1).

@@ -15,6 +15,7 @@ pub(super) const DEFAULT: OriginAuth = OriginAuth {
     key_rotation: Duration::from_secs(30 * 24 * 3600),
     anonymous_pulls: true,
     failed_logins: 5,
+    show_robot_tokens: true,
 };
 
 /// The section.
@@ -27,7 +28,8 @@ pub(super) fn auth(field: Field<'_>) -> Option<OriginAuth> {
     let key_rotation = section.duration("key_rotation", DEFAULT.key_rotation, SECOND..=LONGEST);
     let anonymous_pulls = section.flag("anonymous_pulls", DEFAULT.anonymous_pulls);
     let failed_logins = section.number("failed_logins", u64::from(DEFAULT.failed_logins), 1..=1000);
+    let show_robot_tokens = section.flag("show_robot_tokens", DEFAULT.show_robot_tokens);
     section.finish();
     let failed_logins = u32::try_from(failed_logins).ok()?;
-    Some(OriginAuth { token_lifetime, key_algorithm, key_rotation, anonymous_pulls, failed_logins })
+    Some(OriginAuth { token_lifetime, key_algorithm, key_rotation, anonymous_pulls, failed_logins, show_robot_tokens })
 }

@@ -43,7 +43,7 @@ database:
   min_connections: 3
   connect_timeout: 4s
   statement_timeout: 5s
-auth: { token_lifetime: 5m, key_algorithm: rs256, key_rotation: 1d, anonymous_pulls: false, failed_logins: 3 }
+auth: { token_lifetime: 5m, key_algorithm: rs256, key_rotation: 1d, anonymous_pulls: false, failed_logins: 3, show_robot_tokens: false }
 limits:
   max_layer_size: 1GiB
   max_manifest_size: 1MiB
@@ -91,6 +91,7 @@ fn reads_every_key() {
         key_rotation: 24 * 3600 * SECOND,
         anonymous_pulls: false,
         failed_logins: 3,
+        show_robot_tokens: false,
     };
     assert_eq!(config.auth, auth);
     let limits = config.limits;

@@ -37,8 +37,8 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
     // Only tests call the router without a connection.
     let Some(connection) = request.extensions().get::<Connection>().cloned() else { return next.run(request).await };
     let (uri, headers) = (request.uri(), request.headers());
-    let (trusted, hostname) = (&origin.config.listener.trusted_proxies, &origin.config.hostname);
-    let asked = Arc::new(Asked::new(&connection, uri, headers, trusted, hostname));
+    let (live, hostname) = (origin.live(), &origin.config.hostname);
+    let asked = Arc::new(Asked::new(&connection, uri, headers, &live.trusted_proxies, hostname));
     let mut record = Record {
         begun: Instant::now(),
         time: SystemTime::now(),
@@ -124,7 +124,7 @@ impl Drop for Record {
         let answer = self.answer.as_ref();
         let status = answer.map_or(CLIENT_LEFT, |answer| answer.status);
         self.origin.metrics.request(&self.method, &self.route, status, total);
-        if !self.origin.log.is_on() {
+        if !self.origin.log.is_on() || !self.origin.live().access_log {
             return;
         }
         self.origin.log.write(&Line {

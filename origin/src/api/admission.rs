@@ -64,7 +64,6 @@ fn decide(kind: Kind, state: RegistryState) -> Decision {
 
 /// Both kinds.
 pub(super) struct Admission {
-    state: RegistryState,
     reads: Gate,
     writes: Gate,
     refused: GateMetrics,
@@ -72,9 +71,8 @@ pub(super) struct Admission {
 
 impl Admission {
     /// With these limits.
-    pub(super) fn new(limits: &OriginLimits, state: RegistryState, metrics: &Metrics) -> Admission {
+    pub(super) fn new(limits: &OriginLimits, metrics: &Metrics) -> Admission {
         Admission {
-            state,
             reads: Gate::new(limits.reads, metrics.gate("read")),
             writes: Gate::new(limits.writes, metrics.gate("write")),
             refused: metrics.gate("write"),
@@ -85,7 +83,8 @@ impl Admission {
 /// Layer: lets a request in, or tells it when to come again.
 pub(super) async fn admit(State(origin): State<Arc<Origin>>, request: Request, next: Next) -> Response {
     let admission = &origin.admission;
-    let gate = match decide(kind(request.method(), request.uri().path()), admission.state) {
+    let state = origin.live().registry_state;
+    let gate = match decide(kind(request.method(), request.uri().path()), state) {
         Decision::Pass | Decision::When(Kind::Other) => return next.run(request).await,
         Decision::When(Kind::Read) => &admission.reads,
         Decision::When(Kind::Write) => &admission.writes,

@@ -6,8 +6,10 @@
 mod access;
 mod admission;
 mod asked;
+mod cross_site;
 mod departures;
 mod health;
+mod live;
 mod operators;
 mod outgoing;
 mod refusal;
@@ -19,16 +21,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::any;
+use http::StatusCode;
 use pierhead_config::OriginConfig;
+use pierhead_registry::oci::ErrorCode;
 use pierhead_registry::store::BlobStore;
 use pierhead_service::logging::AccessLog;
 
 use self::admission::Admission;
+use self::asked::Asked;
 pub(crate) use self::departures::Departures;
 use self::health::Checks;
+pub(crate) use self::live::Live;
 pub(crate) use self::operators::operators;
 pub(crate) use self::outgoing::{Lane, first_of_a_file, stands_for_a_file};
 use self::registry::ManifestRoom;
@@ -70,7 +79,7 @@ impl Standing {
 
 /// All parts of a running origin, for those who answer requests.
 pub(crate) struct Origin {
-    /// What was configured.
+    /// What was configured at the start. What may change since is in [`Origin::live`].
     pub(crate) config: OriginConfig,
     /// The database.
     pub(crate) meta: Meta,
@@ -84,10 +93,23 @@ pub(crate) struct Origin {
     pub(crate) metrics: Arc<Metrics>,
     /// Whether it is ready.
     pub(crate) standing: Standing,
+    live: ArcSwap<Live>,
     log: AccessLog,
     admission: Admission,
     manifest_room: ManifestRoom,
     checks: Checks,
+}
+
+impl Origin {
+    /// What of the configuration may change, as it is now.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Takes up what changed.
+    pub(crate) fn set_live(&self, live: Live) {
+        self.live.store(Arc::new(live));
+    }
 }
 
 /// What an origin is made of.
@@ -108,12 +130,27 @@ impl Origin {
     /// Puts them together.
     pub(crate) fn new(config: OriginConfig, parts: Parts) -> Origin {
         let Parts { meta, store, auth, metrics, log } = parts;
-        let admission = Admission::new(&config.limits, config.registry_state, &metrics);
+        let admission = Admission::new(&config.limits, &metrics);
         let registry = Arc::new(Registry::new(meta.clone(), Arc::clone(&store), Arc::clone(&metrics), &config));
         let (checks, manifest_room) = (Checks::new(&config), ManifestRoom::new(&config.limits));
         let standing = Standing::default();
-        Origin { config, meta, store, auth, registry, metrics, standing, log, admission, manifest_room, checks }
+        let live = ArcSwap::from_pointee(Live::of(&config));
+        Origin { config, meta, store, auth, registry, metrics, standing, live, log, admission, manifest_room, checks }
     }
+}
+
+/// Layer: turns away what a browser sends for a page of another site.
+async fn refuse_foreign(State(origin): State<Arc<Origin>>, request: Request, next: Next) -> Response {
+    let asked = request.extensions().get::<Arc<Asked>>();
+    let hosts: Vec<&str> =
+        asked.map(|asked| asked.host.as_str()).into_iter().chain([origin.config.hostname.as_str()]).collect();
+    if !cross_site::is_foreign(request.method(), request.headers(), &hosts) {
+        return next.run(request).await;
+    }
+    if request.uri().path().starts_with("/api/") {
+        return v1::foreign();
+    }
+    refusal::refusal(StatusCode::FORBIDDEN, ErrorCode::Denied, "a page of another site must not change anything here")
 }
 
 /// What clients reach.
@@ -127,6 +164,7 @@ pub(crate) fn router(origin: &Arc<Origin>) -> Router {
         .merge(v1::routes(origin))
         .fallback(refusal::nothing_here)
         .layer(from_fn_with_state(Arc::clone(origin), admission::admit))
+        .layer(from_fn_with_state(Arc::clone(origin), refuse_foreign))
         .layer(from_fn_with_state(Arc::clone(origin), access::record))
         .with_state(Arc::clone(origin))
 }

@@ -23,6 +23,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use super::arriving::Arriving;
+use super::cleartext;
 use super::listener::Served;
 use super::socket::Socket;
 use crate::api::{Connection, Departures, Lane};
@@ -55,6 +56,10 @@ where
     let first = Instant::now() + served.header_timeout;
     let lane = Lane::default();
     let socket = Socket::new(tcp, served.idle_timeout, Arc::clone(&served.metrics), lane.clone());
+    if served.tls.is_some() && cleartext::is_http(socket.tcp(), first).await {
+        tracing::debug!(%peer, "plain HTTP on a port of HTTPS");
+        return cleartext::refuse(socket).await;
+    }
     let stream = match &served.tls {
         None => Either::Left(socket),
         Some(tls) => match timeout_at(first, tls.acceptor().accept(socket)).await {

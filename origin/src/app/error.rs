@@ -8,7 +8,7 @@ use pierhead_registry::store::StoreError;
 
 use super::tls::TlsError;
 use crate::auth::AuthError;
-use crate::meta::OpenError;
+use crate::meta::{MetaError, OpenError};
 use crate::workers::CollectError;
 
 /// See the module.
@@ -24,7 +24,7 @@ pub(crate) enum AppError {
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// An address cannot be had.
-    #[error("{listener}.bind: {address}: {source}")]
+    #[error("{listener}.bind: {address}: {source}{}", if source.kind() == io::ErrorKind::AddrInUse { ": another process listens there" } else { "" })]
     Bind {
         /// Which section has it.
         listener: &'static str,
@@ -39,6 +39,9 @@ pub(crate) enum AppError {
     /// The database.
     #[error(transparent)]
     Database(#[from] OpenError),
+    /// A question to the database.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
     /// The store of blobs.
     #[error("storage: {0}")]
     Store(#[from] StoreError),

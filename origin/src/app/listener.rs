@@ -58,8 +58,8 @@ pub(super) struct Running {
 }
 
 impl Listener {
-    /// Opens it. `name`: the section that it is from.
-    pub(super) fn open(name: &'static str, address: SocketAddr) -> Result<Listener, AppError> {
+    /// Opens it. `name`: what logs and metrics call it; `section`: where it stands in the configuration.
+    pub(super) fn open(name: &'static str, section: &'static str, address: SocketAddr) -> Result<Listener, AppError> {
         let open = || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             // Connections of the process before this one may still linger.
@@ -67,7 +67,7 @@ impl Listener {
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };
-        let tcp = open().map_err(|source| AppError::Bind { listener: name, address, source })?;
+        let tcp = open().map_err(|source| AppError::Bind { listener: section, address, source })?;
         Ok(Listener { name, tcp })
     }
 

@@ -3,10 +3,13 @@
 //! Invariant: the origin is ready only when everything is, and stops being ready before anything stops.
 
 mod arriving;
+mod backup;
+mod cleartext;
 mod collect;
 mod connection;
 mod error;
 mod listener;
+mod reload;
 mod socket;
 mod stop;
 mod store;
@@ -17,20 +20,25 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper_util::service::TowerToHyperService;
-use pierhead_config::OriginConfig;
+use pierhead_config::{DatabaseKind, OriginConfig, RegistryState, Storage};
+use pierhead_registry::store::StoreError;
 use pierhead_service::descriptors::raise_limit;
 use pierhead_service::logging::{AccessLog, Logging};
 use pierhead_service::signals::{Signals, Told};
 use pierhead_service::supervisor;
+use serde_json::json;
 
+pub(crate) use self::backup::{backup, restore};
 pub(crate) use self::collect::collect;
 pub(crate) use self::error::AppError;
 use self::listener::{Listener, Running, Served};
 use self::tls::Tls;
 use crate::api::{self, Origin, Parts};
 use crate::auth::Auth;
-use crate::meta::Meta;
+use crate::meta::{Meta, OpenError};
 use crate::metrics::Metrics;
+use crate::outcome::Outcome;
+use crate::owner;
 use crate::workers::Workers;
 
 /// Threads for files and password hashes.
@@ -45,12 +53,37 @@ const OPERATORS: usize = 64;
 /// How long they may be silent or take nothing.
 const OPERATORS_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Reads a configuration and the files that it names. What works, and will not please clients, is told in words.
-pub(crate) fn check(path: &Path) -> Result<Option<String>, AppError> {
+/// Reads a configuration and the files that it names, and asks the bucket. What works, and will not please clients, is a warning.
+pub(crate) fn check(path: &Path) -> Result<Outcome, AppError> {
     let config = OriginConfig::load(path)?;
-    let Some(files) = &config.listener.tls else { return Ok(None) };
-    let tls = Tls::new(files)?;
-    Ok(tls.doubt(SystemTime::now()).map(|(file, doubt)| format!("listener.tls.cert: {}: {doubt}", file.display())))
+    let mut warnings = Vec::new();
+    if let Some(files) = &config.listener.tls {
+        let tls = Tls::new(files)?;
+        let doubt = tls.doubt(SystemTime::now());
+        warnings.extend(doubt.map(|(file, doubt)| format!("listener.tls.cert: {}: {doubt}", file.display())));
+    }
+    warnings.extend(unusable(&config)?);
+    warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    let json = json!({ "config": path, "ok": true, "warnings": warnings });
+    Ok(Outcome::new(format!("{}: ok", path.display()), json))
+}
+
+/// Why a bucket or the database's files cannot be used. A bucket that refuses is an error; one that does not answer may do so later.
+/// A check makes no files on this machine; in a bucket it writes the object of the health check.
+fn unusable(config: &OriginConfig) -> Result<Option<String>, AppError> {
+    if let DatabaseKind::Sqlite(file) = &config.database.kind
+        && let Some(objection) = owner::objection_to(file)
+    {
+        return Err(OpenError::Owner(objection).into());
+    }
+    let Storage::S3(_) = &config.storage else { return Ok(None) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Runtime)?;
+    let answer = runtime.block_on(async { store::verify(store::open(&config.storage).await?.as_ref()).await });
+    match answer {
+        Ok(()) => Ok(None),
+        Err(error @ StoreError::Refused(_)) if config.registry_state == RegistryState::Normal => Err(error.into()),
+        Err(error) => Ok(Some(format!("storage: {error}"))),
+    }
 }
 
 /// Runs an origin until it is told to stop.
@@ -66,18 +99,21 @@ pub(crate) fn serve(path: &Path) -> Result<(), AppError> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(AppError::Runtime)?;
-    let outcome = runtime.block_on(run(config, tls, &logging));
+    let outcome = runtime.block_on(run(path, config, tls, &logging));
     runtime.shutdown_timeout(LAST_WORK);
     outcome
 }
 
-async fn run(config: OriginConfig, tls: Option<Arc<Tls>>, logging: &Logging) -> Result<(), AppError> {
+async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: &Logging) -> Result<(), AppError> {
     let mut signals = Signals::listen().map_err(AppError::Runtime)?;
     let metrics = Arc::new(Metrics::new()?);
     tls.as_deref().inspect(|tls| warn_of(tls));
-    let (clients, operators) =
-        (Listener::open("registry", config.listener.bind)?, Listener::open("admin", config.admin)?);
-    let log = logging.access_log(config.access_log);
+    let (clients, operators) = (
+        Listener::open("registry", "listener", config.listener.bind)?,
+        Listener::open("admin", "admin", config.admin)?,
+    );
+    // Whether a line is written is looked at for each: SIGHUP may change it.
+    let log = logging.access_log(true);
     let parts = tokio::select! {
         parts = parts(&config, Arc::clone(&metrics), log) => parts?,
         () = signals.stop() => return Ok(()),
@@ -114,7 +150,7 @@ async fn run(config: OriginConfig, tls: Option<Arc<Tls>>, logging: &Logging) -> 
             Told::Stop => break,
             Told::Reload => {
                 supervisor::reloading();
-                reload(tls.as_deref());
+                reload::reload(path, &origin, tls.as_deref());
                 supervisor::ready();
             }
             Told::Upgrade => {
@@ -124,33 +160,34 @@ async fn run(config: OriginConfig, tls: Option<Arc<Tls>>, logging: &Logging) -> 
     }
     supervisor::stopping();
     let left = async {
-        let (wait, limit) = (origin.config.drain_wait, origin.config.drain_timeout);
+        let live = origin.live();
+        let (wait, limit) = (live.drain_wait, live.drain_timeout);
         tokio::join!(stop::leave(&origin.standing, &running, wait, limit), workers.stop());
     };
     tokio::select! {
-        () = left => Ok(()),
-        () = signals.stop() => Err(AppError::Interrupted),
+        () = left => {}
+        () = signals.stop() => return Err(AppError::Interrupted),
     }
+    // A copy of the database's file alone is whole from here on.
+    origin.meta.close().await;
+    Ok(())
 }
 
 /// What requests are answered with.
 async fn parts(config: &OriginConfig, metrics: Arc<Metrics>, log: AccessLog) -> Result<Parts, AppError> {
     let store = store::open(&config.storage).await?;
+    match store::verify(store.as_ref()).await {
+        Ok(()) => {}
+        // A bucket that is not there, or credentials that are not good: nothing that waiting would mend.
+        Err(error @ StoreError::Refused(_)) if config.registry_state == RegistryState::Normal => {
+            return Err(error.into());
+        }
+        // It may come back; health says so until then.
+        Err(error) => tracing::warn!(part = "storage", %error, "not well"),
+    }
     let meta = Meta::open(&config.database).await?;
     let auth = Auth::open(meta.clone(), &config.hostname, &config.auth).await?;
     Ok(Parts { meta, store, auth, metrics, log })
-}
-
-/// Takes up a new certificate.
-fn reload(tls: Option<&Tls>) {
-    match tls.map(Tls::reload) {
-        None => tracing::info!("nothing to reload: only certificates are read again, and there are none"),
-        Some(Ok(())) => {
-            tracing::info!("certificate reloaded");
-            tls.inspect(|tls| warn_of(tls));
-        }
-        Some(Err(error)) => tracing::error!(%error, "the new certificate cannot be used; the one before serves on"),
-    }
 }
 
 fn warn_of(tls: &Tls) {

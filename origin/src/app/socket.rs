@@ -42,6 +42,11 @@ impl Socket {
         metrics.opened();
         Socket { tcp, metrics, lane }
     }
+
+    /// The connection itself, to look at what comes first.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
 }
 
 fn tune(tcp: &TcpStream, stall: Duration) -> io::Result<()> {

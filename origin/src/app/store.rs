@@ -2,15 +2,43 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pierhead_config::{S3 as Configured, Storage};
 use pierhead_registry::store::{BlobStore, FileSystem, S3, S3Settings, StoreError};
+use tokio::time::timeout;
+
+use crate::owner;
+
+/// How long a store may take to say whether it can be used.
+const VERIFY: Duration = Duration::from_secs(20);
 
 /// Opens it.
 pub(super) async fn open(storage: &Storage) -> Result<Arc<dyn BlobStore>, StoreError> {
     match storage {
-        Storage::FileSystem { path } => Ok(Arc::new(FileSystem::open(path.clone()).await?)),
+        Storage::FileSystem { path } => Ok(Arc::new(files(path).await?)),
         Storage::S3(bucket) => Ok(Arc::new(S3::open(settings(bucket).await?).await?)),
+    }
+}
+
+/// The tree, made where it is not there yet, and its owner's.
+async fn files(path: &Path) -> Result<FileSystem, StoreError> {
+    let uploads = path.join("uploads/pierhead");
+    // What cannot be made is told by the store.
+    drop(owner::make_directory(&uploads));
+    let own = [path, &path.join("uploads"), &uploads];
+    own.iter().for_each(|path| owner::adopt(path));
+    match own.iter().find_map(|path| owner::objection(path)) {
+        Some(objection) => Err(StoreError::Refused(objection)),
+        None => FileSystem::open(path.to_owned()).await,
+    }
+}
+
+/// Whether it can be used, as the health check sees it.
+pub(super) async fn verify(store: &dyn BlobStore) -> Result<(), StoreError> {
+    match timeout(VERIFY, store.verify()).await {
+        Ok(verified) => verified,
+        Err(_) => Err(StoreError::Unavailable(format!("it does not answer within {} s", VERIFY.as_secs()))),
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) enum Doubt {
 
 /// What clients are shown.
 pub(crate) struct Tls {
-    files: CertificateFiles,
+    files: ArcSwap<CertificateFiles>,
     current: ArcSwap<Pair>,
 }
 
@@ -87,12 +87,13 @@ impl Validity {
 impl Tls {
     /// Reads the files.
     pub(crate) fn new(files: &CertificateFiles) -> Result<Tls, TlsError> {
-        Ok(Tls { files: files.clone(), current: ArcSwap::from_pointee(read(files)?) })
+        Ok(Tls { files: ArcSwap::from_pointee(files.clone()), current: ArcSwap::from_pointee(read(files)?) })
     }
 
-    /// Reads them again; after an error the pair before stays.
-    pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(read(&self.files)?));
+    /// Reads them again, or others; after an error the pair before stays.
+    pub(crate) fn reload(&self, files: &CertificateFiles) -> Result<(), TlsError> {
+        self.current.store(Arc::new(read(files)?));
+        self.files.store(Arc::new(files.clone()));
         Ok(())
     }
 
@@ -102,10 +103,10 @@ impl Tls {
     }
 
     /// Whether clients will believe it at this time; its file, and why not.
-    pub(crate) fn doubt(&self, now: SystemTime) -> Option<(&Path, Doubt)> {
+    pub(crate) fn doubt(&self, now: SystemTime) -> Option<(PathBuf, Doubt)> {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let doubt = self.current.load().valid.doubt(i64::try_from(now).unwrap_or(i64::MAX))?;
-        Some((&self.files.cert, doubt))
+        Some((self.files.load().cert.clone(), doubt))
     }
 }
 

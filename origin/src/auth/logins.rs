@@ -255,8 +255,11 @@ impl Logins {
         if !account.enabled {
             return Err(LoginError::Disabled);
         }
+        // A scope that this version does not know must not widen the token.
+        let scopes = found.scopes.as_deref().map(str::parse).transpose();
+        let scopes = scopes.map_err(|_| LoginError::Broken("an application token has an unknown scope".to_owned()))?;
         noted(self.meta.app_token_used(&found, now).await);
-        Ok(Caller::application(account))
+        Ok(Caller::application(account, scopes))
     }
 
     /// Begins an attempt when there is a place, unless there were too many wrong ones lately.

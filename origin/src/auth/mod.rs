@@ -13,13 +13,18 @@ mod names;
 mod passwords;
 mod rights;
 mod rotation;
+mod scopes;
+mod seal;
 mod secrets;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::caller_by_token as tests_caller;
 mod tokens;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use http::HeaderValue;
@@ -36,6 +41,8 @@ pub(crate) use logins::LoginError;
 pub(crate) use names::{Name, NameError, RobotName};
 pub(crate) use passwords::{PasswordError, Passwords};
 pub(crate) use rights::{NamespaceRights, RepositoryRights};
+pub(crate) use scopes::{ScopeError, TokenScope, TokenScopes};
+pub(crate) use seal::RobotSeal;
 pub(crate) use secrets::{hash, password, token, uuid};
 pub(crate) use tokens::{Issued, LEEWAY, Unverified};
 
@@ -70,7 +77,8 @@ pub(crate) struct Auth {
     tokens: Tokens,
     /// What tokens, by their own names, are worth in repositories that were made later.
     later: Cache<(String, i64), RepositoryRights>,
-    anonymous_pulls: bool,
+    anonymous_pulls: AtomicBool,
+    robots: RobotSeal,
 }
 
 impl Auth {
@@ -79,12 +87,14 @@ impl Auth {
         let passwords = Arc::new(Passwords::new()?);
         let rotation = Rotation { period: config.key_rotation, lifetime: config.token_lifetime };
         let keyring = Keyring::open(meta.clone(), rotation, config.key_algorithm, meta::now()).await?;
+        let robots = if config.show_robot_tokens { Some(meta.robot_key().await?) } else { None };
         Ok(Auth {
+            robots: RobotSeal::new(robots.as_deref()),
             logins: Logins::open(meta.clone(), Arc::clone(&passwords), config.failed_logins).await?,
             passwords,
             tokens: Tokens::new(keyring, hostname.to_owned(), config.token_lifetime),
             later: Cache::builder().max_capacity(REMEMBERED).time_to_live(config.token_lifetime).build(),
-            anonymous_pulls: config.anonymous_pulls,
+            anonymous_pulls: AtomicBool::new(config.anonymous_pulls),
             meta,
         })
     }
@@ -92,6 +102,20 @@ impl Auth {
     /// Who shows this `Authorization` header, or this name and password.
     pub(crate) async fn login(&self, shown: &Shown, peer: IpAddr) -> Result<Caller, LoginError> {
         self.logins.login(shown, peer, meta::now()).await
+    }
+
+    /// Whether public repositories may be pulled without an account, from now on.
+    pub(crate) fn set_anonymous_pulls(&self, allowed: bool) {
+        self.anonymous_pulls.store(allowed, Ordering::Relaxed);
+    }
+
+    fn anonymous_pulls(&self) -> bool {
+        self.anonymous_pulls.load(Ordering::Relaxed)
+    }
+
+    /// What seals the tokens of robots.
+    pub(crate) fn robots(&self) -> &RobotSeal {
+        &self.robots
     }
 
     /// What a password is kept as.
@@ -140,7 +164,8 @@ impl Auth {
                     known.insert(name.as_str(), (rights, created));
                     grants::repository(scope, rights, created)
                 }
-                Resource::Other { .. } if caller.id().is_some() || self.anonymous_pulls => grants::registry(scope),
+                Resource::Other { .. } if !caller.may_list() => None,
+                Resource::Other { .. } if caller.id().is_some() || self.anonymous_pulls() => grants::registry(scope),
                 Resource::Other { .. } => None,
             };
             access.extend(granted.filter(|granted| !access.contains(granted)));
@@ -220,7 +245,11 @@ impl Auth {
             public: repository.visibility == meta::Visibility::Public,
             state: repository.state,
         });
-        let rights = rights::repository(caller.asking(self.anonymous_pulls), membership, facts.granted, shown);
+        let mut rights = rights::repository(caller.asking(self.anonymous_pulls()), membership, facts.granted, shown);
+        if let Some(scopes) = caller.scopes() {
+            let public = shown.is_some_and(|shown| shown.public);
+            rights = scopes.repository(rights, shown.is_some(), public);
+        }
         Ok((facts, rights))
     }
 
@@ -237,7 +266,10 @@ impl Auth {
         };
         let own = is_own(caller, account.as_ref());
         let membership = rights::Membership { exists: account.is_some(), own, team };
-        let rights = rights::namespace(caller.asking(self.anonymous_pulls), membership);
+        let mut rights = rights::namespace(caller.asking(self.anonymous_pulls()), membership);
+        if let Some(scopes) = caller.scopes() {
+            rights = scopes.namespace(rights, own, caller.superuser() != Superuser::No);
+        }
         Ok((account, rights))
     }
 
@@ -246,7 +278,7 @@ impl Auth {
         match (caller.id(), caller.superuser()) {
             (_, Superuser::ReadOnly | Superuser::Full) => Some(Viewer::Everything),
             (Some(id), Superuser::No) => Some(Viewer::Account(id)),
-            (None, Superuser::No) => self.anonymous_pulls.then_some(Viewer::Anonymous),
+            (None, Superuser::No) => self.anonymous_pulls().then_some(Viewer::Anonymous),
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct NewAccount {
     pub(crate) owner: Option<i64>,
     /// SHA-256 of a robot's token.
     pub(crate) token_hash: Option<String>,
+    /// A robot's token, sealed.
+    pub(crate) token_sealed: Option<Vec<u8>>,
     /// What it is for.
     pub(crate) description: String,
     /// What it may everywhere.
@@ -52,6 +54,7 @@ impl NewAccount {
             password: None,
             owner: None,
             token_hash: None,
+            token_sealed: None,
             description: String::new(),
             superuser: Superuser::No,
         }
@@ -65,8 +68,8 @@ pub(crate) struct AccountEdit {
     pub(crate) email: Option<Option<String>>,
     /// Argon2, in PHC format. Wrong passwords before it are forgotten.
     pub(crate) password: Option<String>,
-    /// SHA-256 of a robot's token.
-    pub(crate) token_hash: Option<String>,
+    /// SHA-256 of a robot's token, and the token, sealed, if it is kept.
+    pub(crate) token: Option<(String, Option<Vec<u8>>)>,
     /// What it is for.
     pub(crate) description: Option<String>,
     /// Whether it may log in.
@@ -174,6 +177,7 @@ impl Change {
             password: Set(new.password),
             owner_id: Set(new.owner),
             token_hash: Set(new.token_hash),
+            token_sealed: Set(new.token_sealed),
             description: Set(new.description),
             superuser: Set(new.superuser),
             enabled: Set(true),
@@ -193,8 +197,9 @@ impl Change {
             row.password = Set(Some(password));
             row.password_set = Set(Some(now()));
         }
-        if let Some(hash) = edit.token_hash {
+        if let Some((hash, sealed)) = edit.token {
             row.token_hash = Set(Some(hash));
+            row.token_sealed = Set(sealed);
         }
         if let Some(description) = edit.description {
             row.description = Set(description);

@@ -23,6 +23,8 @@ pub(crate) struct NewAppToken {
     pub(crate) hash: String,
     /// Until when it is good.
     pub(crate) expires: Option<Millis>,
+    /// What it may do.
+    pub(crate) scopes: Option<String>,
 }
 
 impl Meta {
@@ -84,6 +86,7 @@ impl Change {
             token_hash: Set(new.hash),
             created: Set(now),
             expires: Set(new.expires),
+            scopes: Set(new.scopes),
             ..Default::default()
         };
         Ok(row.insert(&self.transaction).await?)

@@ -33,9 +33,18 @@ struct Secret {
 impl Meta {
     /// What makes it impossible to say from outside which cell something falls into. The same for all nodes.
     pub(crate) async fn login_key(&self) -> Result<Vec<u8>, MetaError> {
+        self.secret("logins").await?.ok_or(MetaError::Corrupt("key of logins"))
+    }
+
+    /// The key that robot tokens are sealed with. All nodes have the same.
+    pub(crate) async fn robot_key(&self) -> Result<Vec<u8>, MetaError> {
+        self.secret("robots").await?.ok_or(MetaError::Corrupt("key of robot tokens"))
+    }
+
+    async fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, MetaError> {
         let select = "SELECT value FROM secret WHERE name = $1";
-        let found: Option<Secret> = sql::one(&self.connections, select, ["logins".into()]).await?;
-        Ok(found.ok_or(MetaError::Corrupt("key of logins"))?.value)
+        let found: Option<Secret> = sql::one(&self.connections, select, [name.into()]).await?;
+        Ok(found.map(|secret| secret.value))
     }
 
     /// What is known of these cells.

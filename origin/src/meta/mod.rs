@@ -8,6 +8,7 @@
 mod accounts;
 mod actions;
 mod app_tokens;
+mod backup;
 mod blobs;
 mod census;
 mod clock;
@@ -27,10 +28,12 @@ mod open;
 mod permissions;
 mod ping;
 mod repositories;
+mod robots;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod service_keys;
 mod sql;
+mod superusers;
 mod tags;
 mod teams;
 #[cfg(test)]
@@ -38,6 +41,7 @@ mod tests;
 mod turn;
 mod unneeded;
 mod uploads;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::Meta;
 use super::migration::Migrator;
 use super::ping::OpenFile;
+use crate::owner;
 
 /// The key of the lock under which tables are changed; any number that no other program uses in the same database.
 const MIGRATION_LOCK: i64 = 0x7069_6572_6d69;
@@ -41,6 +42,9 @@ pub(crate) enum OpenError {
     /// The tables could not be made what this version needs.
     #[error("database: {0}: its tables cannot be brought up to date: {1}")]
     Migrate(String, DbErr),
+    /// A file that this process may not write.
+    #[error("database: {0}")]
+    Owner(String),
     /// They are of a later version.
     #[error("database: its tables are of a later version of pierhead-origin")]
     Later,
@@ -52,7 +56,13 @@ impl Meta {
         let place = place(&database.kind);
         let mut server = None;
         let options = match &database.kind {
-            DatabaseKind::Sqlite(path) => sqlite(path)?,
+            DatabaseKind::Sqlite(path) => {
+                let options = sqlite(path)?;
+                if let Some(objection) = owner::objection_to(path) {
+                    return Err(OpenError::Owner(objection));
+                }
+                options
+            }
             DatabaseKind::Postgres { url, password, tls, ca } => {
                 let mut options = ConnectOptions::new(url.as_str());
                 let password = password.as_ref().map(|secret| secret.reveal().to_owned());
@@ -91,13 +101,15 @@ impl Meta {
                     Some(server) => refusal(server, database.connect_timeout).await,
                     None => None,
                 };
-                return Err(OpenError::Connect(place, reason.unwrap_or_else(|| error.to_string())));
+                let reason = reason.unwrap_or_else(|| error.to_string());
+                return Err(OpenError::Connect(place, with_key(reason, &database.kind)));
             }
         };
         let writer = matches!(database.kind, DatabaseKind::Sqlite(_)).then(|| Arc::new(Semaphore::new(1)));
         let mut meta = Meta { connections, writer, file: None };
         meta.migrate(&place).await?;
         if let DatabaseKind::Sqlite(path) = &database.kind {
+            owner::files_of(path).iter().for_each(|file| owner::adopt(file));
             let file = OpenFile::of(path).map_err(|error| OpenError::Directory(place, error))?;
             meta.file = Some(Arc::new(file));
         }
@@ -116,6 +128,8 @@ impl Meta {
         let turn = self.connections.begin_with_options(options).await.map_err(connect)?;
         if self.connections.get_database_backend() == DatabaseBackend::Postgres {
             let waits = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+            // The migrator asks for its table again and again, and the server would tell each time that it is there.
+            turn.execute_unprepared("SET LOCAL client_min_messages = warning").await.map_err(migrate)?;
             turn.execute_unprepared("SET LOCAL statement_timeout = 0").await.map_err(migrate)?;
             turn.execute_unprepared(&waits).await.map_err(migrate)?;
         }
@@ -150,7 +164,7 @@ async fn refusal(server: &PgConnectOptions, limit: Duration) -> Option<String> {
 
 fn sqlite(path: &Path) -> Result<ConnectOptions, OpenError> {
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
+        owner::make_directory(directory)
             .map_err(|error| OpenError::Directory(directory.display().to_string(), error))?;
     }
     let mut options = ConnectOptions::new("sqlite::memory:");
@@ -187,6 +201,28 @@ fn closing_unfinished(pool: SqlitePoolOptions) -> SqlitePoolOptions {
             Ok(!unfinished)
         })
     })
+}
+
+/// Names the key that a failed TLS connection is about.
+fn with_key(reason: String, kind: &DatabaseKind) -> String {
+    let DatabaseKind::Postgres { tls, .. } = kind else { return reason };
+    if reason.contains("does not support TLS") {
+        format!("{reason}: set `database.tls: disable` to connect without it (it is `{}` now)", tls_word(*tls))
+    } else if reason.contains("certificate") {
+        format!("{reason}: see `database.ca` and `database.tls` (it is `{}` now)", tls_word(*tls))
+    } else {
+        reason
+    }
+}
+
+fn tls_word(tls: DatabaseTls) -> &'static str {
+    match tls {
+        DatabaseTls::Disable => "disable",
+        DatabaseTls::Prefer => "prefer",
+        DatabaseTls::Require => "require",
+        DatabaseTls::VerifyCa => "verify_ca",
+        DatabaseTls::VerifyFull => "verify_full",
+    }
 }
 
 fn ssl_mode(tls: DatabaseTls) -> PgSslMode {

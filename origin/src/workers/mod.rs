@@ -14,14 +14,13 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pierhead_config::RegistryState;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::Origin;
 
-pub(crate) use collector::{CollectError, Collector, Windows};
+pub(crate) use collector::{CollectError, Collected, Collector, Windows};
 
 /// How often the keys that sign tokens are looked at: whether another's turn has come, and which other nodes have made.
 const KEYS: Duration = Duration::from_secs(60);
@@ -39,12 +38,10 @@ impl Workers {
         tasks.spawn(keys(Arc::clone(origin), stop.clone()));
         tasks.spawn(census::run(Arc::clone(origin), stop.clone()));
         let config = &origin.config;
-        if let Some(interval) = config.garbage_collection.interval
-            && config.registry_state == RegistryState::Normal
-        {
+        if let Some(interval) = config.garbage_collection.interval {
             let (store, metrics) = (Arc::clone(&origin.store), Arc::clone(&origin.metrics));
             let collector = Collector::new(origin.meta.clone(), store, Windows::of(config), metrics);
-            tasks.spawn(garbage::run(collector, interval, stop.clone()));
+            tasks.spawn(garbage::run(Arc::clone(origin), collector, interval, stop.clone()));
         }
         tasks.close();
         Workers { stop, tasks }

@@ -38,14 +38,14 @@ pub(super) async fn blob(
     }
     if wanted.method == Method::HEAD {
         // Where pulls go past us, nobody but who pushes can notice that the store has lost it.
-        if matches!(wanted.origin.config.pulls, Pulls::Redirect(_)) {
+        if matches!(wanted.origin.live().pulls, Pulls::Redirect(_)) {
             registry.look_for(&held, digest).await?;
         }
         let mut response = dressed(StatusCode::OK, digest, &etag, Body::empty());
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
         return Ok(response);
     }
-    if let Pulls::Redirect(lifetime) = wanted.origin.config.pulls
+    if let Pulls::Redirect(lifetime) = wanted.origin.live().pulls
         && let Some(url) = registry.blob_url(digest, lifetime).await?
         && let Ok(location) = HeaderValue::try_from(url.as_str())
     {

@@ -10,11 +10,12 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Failures};
-use super::extract::{At, Sent, Wanted, Who, text};
+use super::extract::{At, Sent, Wanted, Who};
 use super::page::{DAY, LAST, date, flag};
 use crate::api::Origin;
-use crate::auth::{hash, token, uuid};
-use crate::meta::{Account, Action, AppToken, Millis, NewAppToken, now};
+use crate::auth::{TokenScope, TokenScopes, hash, token, uuid};
+use crate::meta::{Account, Action, AppToken, Millis, NewAppToken, Superuser, now};
+use crate::text::line;
 
 /// Longest title.
 const TITLE_LIMIT: usize = 255;
@@ -25,12 +26,16 @@ const SOON: Millis = 7 * DAY;
 
 /// A token that is to be.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewToken {
     /// What it is for.
     title: String,
     /// Seconds since the epoch; for ever when absent.
     expiration: Option<i64>,
+    /// What it may do: Quay's scopes, separated by spaces or commas. Without scopes it reads what its user may read, and changes
+    /// repositories.
+    #[serde(alias = "scope")]
+    #[schema(example = "repo:write repo:create")]
+    scopes: Option<String>,
 }
 
 /// Which tokens to list.
@@ -63,6 +68,9 @@ pub(super) struct TokenView {
     created: String,
     last_accessed: Option<String>,
     expiration: Option<String>,
+    /// What it may do, separated by spaces; absent for a token without scopes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scopes: Option<String>,
     /// Only when it was made just now.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_code: Option<String>,
@@ -76,6 +84,7 @@ impl TokenView {
             created: date(token.created),
             last_accessed: token.last_accessed.map(date),
             expiration: token.expires.map(date),
+            scopes: token.scopes,
             token_code,
         }
     }
@@ -108,17 +117,22 @@ pub(super) async fn create(
     Sent(new): Sent<NewToken>,
 ) -> Result<Json<OneToken>, ApiError> {
     let account = who.user()?;
-    let title = text(new.title, TITLE_LIMIT)?;
+    let title = line(new.title, TITLE_LIMIT)?;
     let expires = match new.expiration {
         Some(seconds) if (1..=LAST).contains(&seconds) => Some(seconds * 1000),
         Some(_) => return Err(ApiError::invalid("expiration is in seconds since the epoch")),
         None => None,
     };
+    let scopes: Option<TokenScopes> = new.scopes.as_deref().map(str::parse).transpose()?;
+    if scopes.is_some_and(|scopes| scopes.has(TokenScope::SuperUser)) && account.superuser == Superuser::No {
+        return Err(ApiError::invalid("only superusers make tokens with the scope super:user"));
+    }
     if origin.meta.app_tokens(account.id, None, TOKENS).await?.len() as u64 >= TOKENS {
         return Err(ApiError::invalid("there are too many tokens; delete some first"));
     }
     let secret = token();
-    let row = NewAppToken { uuid: uuid(), account: account.id, title, hash: hash(&secret), expires };
+    let scopes = scopes.map(|scopes| scopes.to_string());
+    let row = NewAppToken { uuid: uuid(), account: account.id, title, hash: hash(&secret), expires, scopes };
     let change = origin.meta.change().await?;
     let made = change.create_app_token(row, now()).await?;
     who.done(change, about("create_app_specific_token", account, &made.title)).await?;

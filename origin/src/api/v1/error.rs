@@ -2,26 +2,32 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::api::token::retry_after;
-use crate::auth::{KeyringError, LoginError, NameError, PasswordError};
+use crate::auth::{KeyringError, LoginError, NameError, PasswordError, ScopeError};
 use crate::meta::MetaError;
+use crate::text::TextError;
 
 /// Why a request was not carried out.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
     /// For people.
     detail: String,
     /// The same.
     error_message: String,
+    /// In Quay's words, where Quay has words for it: scripts compare them.
+    message: String,
     /// For programs.
     error_type: &'static str,
     /// The same.
     title: &'static str,
+    /// Where this kind of error is described.
+    #[serde(rename = "type")]
+    kind: String,
     /// The status of the answer.
     status: u16,
 }
@@ -72,11 +78,27 @@ pub(super) enum ApiError {
     #[error("{0}")]
     Unauthorized(String),
     /// Who asks may not.
-    #[error("you may not do this")]
+    #[error("Unauthorized")]
     Forbidden,
     /// Who asks may, and not by a token of an application.
     #[error("an application token may not do this: log in with your password")]
     InPerson,
+    /// Who asks may, and the scopes of the application token do not.
+    #[error("this application token {}, and this needs {needed}: make a token with that scope", match held {
+        Some(held) => format!("has the scopes {held}"),
+        None => "has no scopes".to_owned(),
+    })]
+    Scope {
+        /// What would be enough.
+        needed: String,
+        /// What the token has.
+        held: Option<String>,
+    },
+    /// A part of a repository that Quay has and this registry has not.
+    #[error(
+        "this registry has no {0:?} of a repository, and nothing was changed; a repository whose name ends so is asked for with %2F between the parts of its name"
+    )]
+    NotServed(String),
     /// There is no such thing, or the caller need not know.
     #[error("there is no such {0}")]
     NotFound(&'static str),
@@ -98,8 +120,8 @@ impl ApiError {
         match self {
             ApiError::Invalid(_) => StatusCode::BAD_REQUEST,
             ApiError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            ApiError::Forbidden | ApiError::InPerson => StatusCode::FORBIDDEN,
-            ApiError::NotFound(_) => StatusCode::NOT_FOUND,
+            ApiError::Forbidden | ApiError::InPerson | ApiError::Scope { .. } => StatusCode::FORBIDDEN,
+            ApiError::NotFound(_) | ApiError::NotServed(_) => StatusCode::NOT_FOUND,
             ApiError::Refused(status, _) | ApiError::Later(status, ..) => *status,
             ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -110,26 +132,60 @@ impl ApiError {
         match self {
             ApiError::Invalid(_) | ApiError::Refused(..) => "invalid_request",
             ApiError::Unauthorized(_) => "invalid_token",
-            ApiError::Forbidden | ApiError::InPerson => "insufficient_scope",
-            ApiError::NotFound(_) => "not_found",
+            ApiError::Forbidden | ApiError::InPerson | ApiError::Scope { .. } => "insufficient_scope",
+            ApiError::NotFound(_) | ApiError::NotServed(_) => "not_found",
             ApiError::Later(StatusCode::TOO_MANY_REQUESTS, ..) => "rate_limit_exceeded",
             ApiError::Later(..) => "downstream_issue",
             ApiError::Internal => "internal_error",
         }
     }
+
+    /// Quay says no more than this where it finds nothing.
+    fn message(&self) -> String {
+        match self {
+            ApiError::NotFound(_) => "Not Found".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Gives an error's body the whole URL of its kind. `base`: such as `https://registry.example.com`.
+pub(super) fn locate(mut response: Response, base: &str) -> Response {
+    let Some(mut body) = response.extensions_mut().remove::<ErrorBody>() else { return response };
+    body.kind.insert_str(0, base);
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, serde_json::to_vec(&body).unwrap_or_default().into())
+}
+
+/// What a kind of error means.
+pub(super) fn describe(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "invalid_request" => "The request is not valid: a value or its form is wrong.",
+        "invalid_token" => "The credentials are missing or wrong.",
+        "insufficient_scope" => "The caller, or the scopes of its token, do not allow this.",
+        "not_found" => "There is no such thing, or it is not served here.",
+        "rate_limit_exceeded" => "There were too many failed logins. Retry-After says when to come again.",
+        "downstream_issue" => "A service behind this one does not answer. Trying again later may help.",
+        "internal_error" => "A fault of this program. Its log says more.",
+        _ => return None,
+    })
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, kind, message) = (self.status(), self.kind(), self.to_string());
+        let (status, kind, detail) = (self.status(), self.kind(), self.to_string());
         let body = ErrorBody {
-            detail: message.clone(),
-            error_message: message,
+            message: self.message(),
+            error_message: detail.clone(),
+            detail,
             error_type: kind,
             title: kind,
+            kind: format!("/api/v1/error/{kind}"),
             status: status.as_u16(),
         };
-        let mut response = (status, Json(body)).into_response();
+        let mut response = (status, Json(body.clone())).into_response();
+        response.extensions_mut().insert(body);
         match self {
             ApiError::Unauthorized(_) => {
                 let challenge = HeaderValue::from_static("Basic realm=\"pierhead\"");
@@ -184,6 +240,18 @@ impl From<LoginError> for ApiError {
     }
 }
 
+impl From<TextError> for ApiError {
+    fn from(error: TextError) -> ApiError {
+        ApiError::invalid(error.to_string())
+    }
+}
+
+impl From<ScopeError> for ApiError {
+    fn from(error: ScopeError) -> ApiError {
+        ApiError::invalid(error.to_string())
+    }
+}
+
 impl From<NameError> for ApiError {
     fn from(error: NameError) -> ApiError {
         ApiError::invalid(error.to_string())
@@ -227,7 +295,10 @@ mod tests {
             assert!(response.headers().contains_key(RETRY_AFTER));
             let body = response.into_body().collect().await.unwrap().to_bytes();
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!((&body["detail"], &body["error_message"]), (&message.into(), &message.into()));
+            for key in ["detail", "error_message", "message"] {
+                assert_eq!(body[key], message, "{key}");
+            }
+            assert!(body["type"].as_str().unwrap().starts_with("/api/v1/error/"), "{body}");
         }
     }
 }

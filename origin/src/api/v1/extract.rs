@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
 use super::error::ApiError;
-use super::in_person::is_for_people;
+use super::ignored::{Ignored, read};
+use super::required;
 use crate::api::Origin;
 use crate::api::asked::Asked;
 use crate::api::token::login;
@@ -35,9 +36,7 @@ impl FromRequestParts<Arc<Origin>> for Who {
         let shown = Shown::read(parts.headers.get(AUTHORIZATION));
         let caller = login(origin, asked, &shown).await?;
         let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        if caller.is_by_application() && is_for_people(&parts.method, path) {
-            return Err(ApiError::InPerson);
-        }
+        required::check(&caller, &parts.method, path)?;
         let performer = caller.performer(Some(asked.peer.to_string()));
         Ok(Who { caller, performer })
     }
@@ -46,7 +45,7 @@ impl FromRequestParts<Arc<Origin>> for Who {
 impl Who {
     /// The account of who asks.
     pub(super) fn account(&self) -> Result<&Account, ApiError> {
-        self.caller.account().ok_or_else(|| ApiError::Unauthorized("log in first".to_owned()))
+        self.caller.account().ok_or_else(|| ApiError::Unauthorized("Requires authentication".to_owned()))
     }
 
     /// The same, of a person: robots have nothing of their own.
@@ -140,14 +139,6 @@ fn no_zeros(escaped: &str) -> Result<(), ApiError> {
     if escaped.contains("%00") { Err(ApiError::invalid("a zero byte is in no name")) } else { Ok(()) }
 }
 
-/// What somebody wrote, if it is not too long.
-pub(super) fn text(written: String, limit: usize) -> Result<String, ApiError> {
-    if written.chars().count() > limit {
-        return Err(ApiError::invalid(format!("a text of at most {limit} characters is expected")));
-    }
-    Ok(written)
-}
-
 /// Names from the path.
 pub(super) struct At<T>(pub(super) T);
 
@@ -157,7 +148,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<At<T>, ApiError> {
         no_zeros(parts.uri.path())?;
         let read: Result<Path<T>, PathRejection> = Path::from_request_parts(parts, state).await;
-        read.map(|Path(names)| At(names)).map_err(|error| ApiError::invalid(error.body_text()))
+        read.map(|Path(names)| At(names)).map_err(|_| ApiError::invalid("a name in the path is not valid UTF-8"))
     }
 }
 
@@ -170,8 +161,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Wanted<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Wanted<T>, ApiError> {
         no_zeros(parts.uri.query().unwrap_or_default())?;
         let read: Result<Query<T>, QueryRejection> = Query::from_request_parts(parts, state).await;
-        read.map(|Query(wanted)| Wanted(wanted)).map_err(|error| ApiError::invalid(error.body_text()))
+        read.map(|Query(wanted)| Wanted(wanted)).map_err(|error| ApiError::invalid(in_query(&error)))
     }
+}
+
+/// Which parameter is wrong, without what the parser says around it.
+fn in_query(error: &QueryRejection) -> String {
+    let said = std::error::Error::source(error).map_or_else(|| error.body_text(), ToString::to_string);
+    format!("the query: {said}")
 }
 
 /// The body.
@@ -187,6 +184,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
             let message = "what is sent here is application/json".to_owned();
             return Err(ApiError::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
+        let ignored = request.extensions().get::<Ignored>().cloned();
         let bytes = Bytes::from_request(request, state).await.map_err(|error| match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::Refused(StatusCode::PAYLOAD_TOO_LARGE, error.body_text()),
             _ => ApiError::invalid(error.body_text()),
@@ -195,6 +193,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
         if bytes.windows(zero.len()).any(|window| window == zero) {
             return Err(ApiError::invalid("a zero byte is in no text"));
         }
-        serde_json::from_slice(&bytes).map(Sent).map_err(|error| ApiError::invalid(error.to_string()))
+        read(&bytes, ignored.as_ref()).map(Sent).map_err(ApiError::invalid)
     }
 }

@@ -6,7 +6,7 @@
 mod app_tokens;
 mod error;
 mod extract;
-mod in_person;
+mod ignored;
 mod logs;
 mod organizations;
 mod page;
@@ -14,6 +14,7 @@ mod path;
 mod permissions;
 mod prototypes;
 mod repositories;
+mod required;
 mod robots;
 mod superusers;
 mod tags;
@@ -23,22 +24,23 @@ mod users;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Extension, Router};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, StatusCode, Uri};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WARNING};
+use http::{StatusCode, Uri};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use pierhead_config::RegistryState;
+use serde_json::json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::error::ApiError;
+use self::ignored::Ignored;
 use super::Origin;
 use super::asked::Asked;
 
@@ -56,7 +58,6 @@ struct Document;
 
 /// All routes below `/api`.
 pub(super) fn routes(origin: &Arc<Origin>) -> Router<Arc<Origin>> {
-    let readonly = origin.config.registry_state == RegistryState::ReadOnly;
     let (router, mut document) = described().split_for_parts();
     let components = document.components.get_or_insert_default();
     for (name, scheme) in [("password", HttpAuthScheme::Basic), ("application", HttpAuthScheme::Bearer)] {
@@ -70,26 +71,51 @@ pub(super) fn routes(origin: &Arc<Origin>) -> Router<Arc<Origin>> {
     let discovery = move || async move { ([(CONTENT_TYPE, "application/json")], document.clone()) };
     let inner = router
         .route("/api/v1/discovery", get(discovery))
-        .fallback(async || ApiError::NotFound("thing; see /api/v1/discovery"))
+        .route("/api/v1/error/{kind}", get(kind_of_error))
+        .fallback(unknown)
         .method_not_allowed_fallback(async || {
             ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, "not with this method; see /api/v1/discovery".to_owned())
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn(move |request: Request, next: Next| guarded(readonly, request, next)))
+        .layer(from_fn_with_state(Arc::clone(origin), guarded))
         .with_state(Arc::clone(origin));
     // A service of its own: its paths are made canonical before they are looked up.
     let inner = TowerToHyperService::new(inner);
     let enter = move |Extension(asked): Extension<Arc<Asked>>, request: Request| {
         let inner = inner.clone();
         async move {
-            let request = canonical(request, asked)?;
-            match inner.call(request).await {
-                Ok(response) => Ok::<Response, ApiError>(response),
-                Err(never) => match never {},
-            }
+            let base = asked.url("");
+            let response = match canonical(request, asked) {
+                Ok(request) => match inner.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
+                Err(error) => error.into_response(),
+            };
+            error::locate(response, &base)
         }
     };
     Router::new().route("/api/{*path}", any(enter))
+}
+
+async fn unknown(uri: Uri) -> ApiError {
+    match path::unserved(uri.path()) {
+        Some(part) => ApiError::NotServed(part),
+        None => ApiError::NotFound("thing; see /api/v1/discovery"),
+    }
+}
+
+/// What the `type` of an error leads to.
+async fn kind_of_error(Path(kind): Path<String>) -> Result<Response, ApiError> {
+    let description = error::describe(&kind).ok_or(ApiError::NotFound("kind of error"))?;
+    let body = json!({ "type": format!("/api/v1/error/{kind}"), "title": kind, "description": description });
+    Ok(axum::Json(body).into_response())
+}
+
+/// The answer to a request that a browser sends for a page of another site.
+pub(super) fn foreign() -> Response {
+    let message = "a page of another site must not change anything here".to_owned();
+    ApiError::Refused(StatusCode::FORBIDDEN, message).into_response()
 }
 
 fn canonical(request: Request, asked: Arc<Asked>) -> Result<Request, ApiError> {
@@ -104,11 +130,11 @@ fn canonical(request: Request, asked: Arc<Asked>) -> Result<Request, ApiError> {
 }
 
 /// What every request goes through.
-async fn guarded(readonly: bool, request: Request, next: Next) -> Response {
+async fn guarded(State(origin): State<Arc<Origin>>, mut request: Request, next: Next) -> Response {
     let changes = !request.method().is_safe();
-    let mut response = if changes && is_from_a_page(request.headers()) {
-        ApiError::Forbidden.into_response()
-    } else if changes && readonly {
+    let ignored = Ignored::default();
+    request.extensions_mut().insert(ignored.clone());
+    let mut response = if changes && origin.live().is_read_only() {
         let message = "the registry is read-only for now".to_owned();
         ApiError::Refused(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
     } else {
@@ -120,13 +146,10 @@ async fn guarded(readonly: bool, request: Request, next: Next) -> Response {
         }
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(warning) = ignored.warning() {
+        response.headers_mut().insert(WARNING, warning);
+    }
     response
-}
-
-/// Whether a browser says that a page of somebody else asks: it would bring along the password that its user once typed.
-fn is_from_a_page(headers: &HeaderMap) -> bool {
-    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    site.is_some_and(|site| site != b"same-origin" && site != b"none")
 }
 
 fn described() -> OpenApiRouter<Arc<Origin>> {

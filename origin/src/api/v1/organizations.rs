@@ -11,12 +11,13 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Failures};
-use super::extract::{At, Sent, Who, text};
+use super::extract::{At, Sent, Who};
 use super::repositories::Usage;
 use super::teams::TeamView;
 use crate::api::Origin;
 use crate::auth::Name;
 use crate::meta::{Account, AccountEdit, AccountKind, Action, Change, NewAccount, TeamRole, now};
+use crate::text::line;
 
 /// Longest address.
 pub(super) const EMAIL_LIMIT: usize = 255;
@@ -25,7 +26,6 @@ const OWNERS: &str = "owners";
 
 /// An organisation that is to be.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewOrganization {
     /// Lower-case letters and digits, joined by `.`, `_` or `-`.
     #[schema(min_length = 2, max_length = 255, example = "acme")]
@@ -36,7 +36,6 @@ pub(super) struct NewOrganization {
 
 /// What changes of an organisation.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct OrganizationEdit {
     /// For people to write to.
     email: Option<String>,
@@ -100,7 +99,7 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<&'static str>), ApiError> {
     let creator = who.user()?.id;
     let name: Name = new.name.parse()?;
-    let email = new.email.map(|email| text(email, EMAIL_LIMIT)).transpose()?;
+    let email = new.email.map(|email| line(email, EMAIL_LIMIT)).transpose()?;
     let change = origin.meta.change().await?;
     let account = NewAccount { email, ..NewAccount::new(name.as_str(), AccountKind::Organization) };
     let made = change.create_account(account, now()).await.map_err(|error| match error {
@@ -157,7 +156,7 @@ pub(super) async fn edit(
 ) -> Result<Json<OrganizationView>, ApiError> {
     let organization = origin.administrated(&who, &name).await?;
     if let Some(email) = sent.email {
-        let email = text(email, EMAIL_LIMIT)?;
+        let email = line(email, EMAIL_LIMIT)?;
         let change = origin.meta.change().await?;
         let log = Action::in_namespace("org_change_email", &name, json!({ "email": email, "namespace": name }));
         change.log(&who.performer, log, now()).await?;

@@ -51,7 +51,6 @@ impl From<RoleName> for Role {
 
 /// A role that is to be given.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RoleEdit {
     role: RoleName,
 }

@@ -20,7 +20,6 @@ use crate::meta::{Account, AccountKind, Action, DefaultPermission, Grantee};
 
 /// A default permission that is to be.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewPrototype {
     role: RoleName,
     /// Only for repositories that this one creates.
@@ -30,14 +29,12 @@ pub(super) struct NewPrototype {
 
 /// Who creates repositories.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Activating {
     name: String,
 }
 
 /// Who is to get the permission.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewDelegate {
     #[schema(example = "owners")]
     name: String,
@@ -56,7 +53,6 @@ pub(super) enum DelegateKind {
 
 /// Another role.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct PrototypeEdit {
     role: RoleName,
 }

@@ -1,4 +1,7 @@
-//! Robots: accounts for machines, of organisations and of users. A robot's token is shown when it is made and never again.
+//! Robots: accounts for machines, of organisations and of users.
+//!
+//! Those who administer a robot read its token again, as in Quay: operators write pull secrets from it. `auth.show_robot_tokens: false` turns
+//! that off; then a token is shown when it is made and never again.
 
 use std::sync::Arc;
 
@@ -8,21 +11,21 @@ use axum::extract::{FromRequest, Request, State};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Failures};
-use super::extract::{At, Sent, Who, text};
+use super::extract::{At, Sent, Wanted, Who};
 use super::organizations::inspected;
-use super::page::{MOST, date};
-use super::permissions::{GrantedList, granted};
+use super::page::{MOST, date, flag};
+use super::permissions::{GrantedList, granted, own_name};
 use super::teams::DESCRIPTION_LIMIT;
 use crate::api::Origin;
 use crate::auth::{Name, RobotName, hash, token};
 use crate::meta::{Account, AccountEdit, AccountKind, Action, Grantee, MetaError, NewAccount, now};
+use crate::text::paragraph;
 
 /// A robot that is to be.
 #[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewRobot {
     /// What it is for.
     description: Option<String>,
@@ -39,9 +42,39 @@ pub(super) struct Robot {
     created: String,
     last_accessed: Option<String>,
     description: String,
-    /// Only when it was made just now.
+    /// For those who administer the robot, if the token is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    /// With `permissions=true`: the teams that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    teams: Option<Vec<RobotTeam>>,
+    /// With `permissions=true`: the repositories in which it was given a role, by what they are called in their namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repositories: Option<Vec<String>>,
+}
+
+/// A team that a robot is in.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RobotTeam {
+    name: String,
+}
+
+/// What to show of robots.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RobotQuery {
+    /// Their teams and repositories too.
+    #[serde(default, deserialize_with = "flag")]
+    permissions: bool,
+    /// Their tokens too.
+    #[serde(default = "yes", deserialize_with = "flag")]
+    token: bool,
+    /// So many at most.
+    limit: Option<u32>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Robots by name.
@@ -58,6 +91,8 @@ impl Robot {
             last_accessed: account.last_login.map(date),
             description: account.description,
             token,
+            teams: None,
+            repositories: None,
         }
     }
 }
@@ -77,11 +112,15 @@ impl Owner<'_> {
         }
     }
 
-    /// The same, for those who may look.
-    async fn seen(self, origin: &Origin, who: &Who) -> Result<Account, ApiError> {
+    /// The same, for those who may look, and whether they administrate it.
+    async fn seen(self, origin: &Origin, who: &Who) -> Result<(Account, bool), ApiError> {
         match self {
-            Owner::Organization(name) => inspected(origin, who, name).await,
-            Owner::User => Ok(who.user()?.clone()),
+            Owner::Organization(name) => {
+                let owner = inspected(origin, who, name).await?;
+                let (_, rights) = origin.organization(who, name).await?;
+                Ok((owner, rights.admin))
+            }
+            Owner::User => Ok((who.user()?.clone(), true)),
         }
     }
 }
@@ -90,15 +129,37 @@ fn about<'a>(kind: &'static str, owner: &'a Account, robot: &str) -> Action<'a> 
     Action::in_namespace(kind, &owner.name, json!({ "robot": robot }))
 }
 
-async fn list(origin: &Origin, who: &Who, owner: Owner<'_>) -> Result<Json<RobotList>, ApiError> {
-    let owner = owner.seen(origin, who).await?;
-    let robots = origin.meta.robots(owner.id, MOST).await?;
-    Ok(Json(RobotList { robots: robots.into_iter().map(|robot| Robot::of(robot, None)).collect() }))
+async fn list(origin: &Origin, who: &Who, owner: Owner<'_>, query: &RobotQuery) -> Result<Json<RobotList>, ApiError> {
+    let (owner, administrates) = owner.seen(origin, who).await?;
+    let limit = query.limit.map_or(MOST, |limit| MOST.min(u64::from(limit)));
+    let robots = origin.meta.robots(owner.id, limit).await?;
+    let mut given = match query.permissions {
+        true => Some(origin.meta.robots_given(owner.id, MOST).await?),
+        false => None,
+    };
+    let view = |account: Account| {
+        let token = if administrates && query.token { kept(origin, &account) } else { None };
+        let given = given.as_mut().map(|given| given.remove(&account.id).unwrap_or_default());
+        let (teams, repositories) = given.map(|given| (given.teams, given.repositories)).unzip();
+        Robot {
+            teams: teams.map(|names| names.into_iter().map(|name| RobotTeam { name }).collect()),
+            repositories: repositories.map(|names| names.iter().map(|name| own_name(name).to_owned()).collect()),
+            ..Robot::of(account, token)
+        }
+    };
+    Ok(Json(RobotList { robots: robots.into_iter().map(view).collect() }))
+}
+
+/// The token of a robot, if it is kept.
+fn kept(origin: &Origin, robot: &Account) -> Option<String> {
+    origin.auth.robots().open(&robot.name, robot.token_sealed.as_deref()?)
 }
 
 async fn find(origin: &Origin, owner: &Account, short: &str) -> Result<Account, ApiError> {
     let found = origin.meta.account(&format!("{}+{short}", owner.name)).await?;
-    found.filter(|robot| robot.kind == AccountKind::Robot).ok_or(ApiError::NotFound("robot"))
+    let found = found.filter(|robot| robot.kind == AccountKind::Robot);
+    // Quay's status and words: its operators make a robot when they hear exactly this.
+    found.ok_or_else(|| ApiError::invalid("Could not find robot with specified username"))
 }
 
 async fn create(
@@ -110,11 +171,12 @@ async fn create(
 ) -> Result<(StatusCode, Json<Robot>), ApiError> {
     let owner = owner.find(origin, who).await?;
     let name = RobotName::new(&owner.name.parse::<Name>()?, short)?;
-    let description = text(sent.description.unwrap_or_default(), DESCRIPTION_LIMIT)?;
+    let description = paragraph(sent.description.unwrap_or_default(), DESCRIPTION_LIMIT)?;
     let token = token();
     let new = NewAccount {
         owner: Some(owner.id),
         token_hash: Some(hash(&token)),
+        token_sealed: origin.auth.robots().seal(name.as_str(), &token),
         description,
         ..NewAccount::new(name.as_str(), AccountKind::Robot)
     };
@@ -140,7 +202,8 @@ async fn regenerate(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -
     let owner = owner.find(origin, who).await?;
     let robot = find(origin, &owner, short).await?;
     let token = token();
-    let edit = AccountEdit { token_hash: Some(hash(&token)), ..AccountEdit::default() };
+    let sealed = origin.auth.robots().seal(&robot.name, &token);
+    let edit = AccountEdit { token: Some((hash(&token), sealed)), ..AccountEdit::default() };
     let change = origin.meta.change().await?;
     change.edit_account(robot.id, edit).await?;
     who.done(change, about("regenerate_robot_token", &owner, short)).await?;
@@ -148,12 +211,14 @@ async fn regenerate(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -
 }
 
 async fn show(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -> Result<Json<Robot>, ApiError> {
-    let owner = owner.seen(origin, who).await?;
-    Ok(Json(Robot::of(find(origin, &owner, short).await?, None)))
+    let (owner, administrates) = owner.seen(origin, who).await?;
+    let robot = find(origin, &owner, short).await?;
+    let token = if administrates { kept(origin, &robot) } else { None };
+    Ok(Json(Robot::of(robot, token)))
 }
 
 async fn permissions(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -> Result<Json<GrantedList>, ApiError> {
-    let owner = owner.seen(origin, who).await?;
+    let (owner, _) = owner.seen(origin, who).await?;
     let robot = find(origin, &owner, short).await?;
     Ok(Json(granted(origin.meta.permissions_of(Grantee::Account(robot.id), MOST).await?)))
 }
@@ -175,13 +240,14 @@ impl FromRequest<Arc<Origin>> for Perhaps {
 
 /// An organisation's robots.
 #[utoipa::path(get, path = "/api/v1/organization/{orgname}/robots", operation_id = "getOrgRobots", tag = "robot",
-    params(("orgname" = String, Path, example = "acme")), responses((status = 200, body = RobotList), Failures))]
+    params(("orgname" = String, Path, example = "acme"), RobotQuery), responses((status = 200, body = RobotList), Failures))]
 pub(super) async fn of_organization(
     State(origin): State<Arc<Origin>>,
     who: Who,
     At(orgname): At<String>,
+    Wanted(query): Wanted<RobotQuery>,
 ) -> Result<Json<RobotList>, ApiError> {
-    list(&origin, &who, Owner::Organization(&orgname)).await
+    list(&origin, &who, Owner::Organization(&orgname), &query).await
 }
 
 /// A robot of an organisation.
@@ -195,7 +261,7 @@ pub(super) async fn one_of_organization(
     show(&origin, &who, Owner::Organization(&orgname), &short).await
 }
 
-/// Make a robot of an organisation. The answer is the only one with its token.
+/// Make a robot of an organisation.
 #[utoipa::path(put, path = "/api/v1/organization/{orgname}/robots/{robot_shortname}", operation_id = "createOrgRobot", tag = "robot",
     params(("orgname" = String, Path, example = "acme"), ("robot_shortname" = String, Path, example = "ci")), request_body = Option<NewRobot>,
     responses((status = 201, body = Robot), Failures))]
@@ -243,9 +309,13 @@ pub(super) async fn permissions_of_organization(
 
 /// The caller's robots.
 #[utoipa::path(get, path = "/api/v1/user/robots", operation_id = "getUserRobots", tag = "robot",
-    responses((status = 200, body = RobotList), Failures))]
-pub(super) async fn of_user(State(origin): State<Arc<Origin>>, who: Who) -> Result<Json<RobotList>, ApiError> {
-    list(&origin, &who, Owner::User).await
+    params(RobotQuery), responses((status = 200, body = RobotList), Failures))]
+pub(super) async fn of_user(
+    State(origin): State<Arc<Origin>>,
+    who: Who,
+    Wanted(query): Wanted<RobotQuery>,
+) -> Result<Json<RobotList>, ApiError> {
+    list(&origin, &who, Owner::User, &query).await
 }
 
 /// A robot of the caller.
@@ -259,7 +329,7 @@ pub(super) async fn one_of_user(
     show(&origin, &who, Owner::User, &short).await
 }
 
-/// Make a robot of the caller. The answer is the only one with its token.
+/// Make a robot of the caller.
 #[utoipa::path(put, path = "/api/v1/user/robots/{robot_shortname}", operation_id = "createUserRobot", tag = "robot",
     params(("robot_shortname" = String, Path, example = "ci")), request_body = Option<NewRobot>,
     responses((status = 201, body = Robot), Failures))]

@@ -11,13 +11,14 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Failures};
-use super::extract::{At, Sent, Wanted, Who, text};
+use super::extract::{At, Sent, Wanted, Who};
 use super::organizations::{EMAIL_LIMIT, remove};
 use super::page::{PAGE, after, cut, flag, token};
 use super::repositories::Usage;
 use crate::api::Origin;
 use crate::auth::{Name, password};
 use crate::meta::{Account, AccountEdit, AccountKind, Action, MetaError, NewAccount, Superuser, now};
+use crate::text::line;
 
 /// Which accounts to list.
 #[derive(Deserialize, IntoParams)]
@@ -72,7 +73,6 @@ impl UserView {
 
 /// A user that is to be.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewUser {
     #[schema(min_length = 2, max_length = 255, example = "ann")]
     username: String,
@@ -94,7 +94,6 @@ pub(super) struct MadeUser {
 
 /// What changes of a user.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct UserEdit {
     #[schema(min_length = 8, max_length = 1024, format = Password)]
     password: Option<String>,
@@ -158,7 +157,7 @@ pub(super) async fn create_user(
 ) -> Result<Json<MadeUser>, ApiError> {
     who.does_all()?;
     let name: Name = new.username.parse()?;
-    let email = new.email.map(|email| text(email, EMAIL_LIMIT)).transpose()?;
+    let email = new.email.map(|email| line(email, EMAIL_LIMIT)).transpose()?;
     let (password, made) = match new.password {
         Some(given) => (Secret::new(given), None),
         None => {
@@ -216,7 +215,7 @@ pub(super) async fn edit_user(
         kinds.push("user_change_password");
     }
     if let Some(email) = sent.email {
-        edit.email = Some(Some(text(email, EMAIL_LIMIT)?));
+        edit.email = Some(Some(line(email, EMAIL_LIMIT)?));
         kinds.push("user_change_email");
     }
     if !kinds.is_empty() {

@@ -78,7 +78,6 @@ pub(super) struct TagView {
 
 /// Where to put a tag.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct TagTarget {
     /// A manifest of the repository.
     manifest_digest: String,
@@ -86,7 +85,6 @@ pub(super) struct TagTarget {
 
 /// What changes of a tag: one of both is there.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct TagEdit {
     /// A manifest of the repository: the tag is moved to it, or made.
     manifest_digest: Option<String>,

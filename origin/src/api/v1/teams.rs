@@ -10,13 +10,14 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Failures};
-use super::extract::{At, Sent, Who, text};
+use super::extract::{At, Sent, Who};
 use super::organizations::{keeps_admins, kind};
 use super::page::MOST;
 use super::permissions::{GrantedList, granted};
 use crate::api::Origin;
 use crate::auth::{Name, NamespaceRights};
 use crate::meta::{Account, AccountKind, Action, Grantee, Team, TeamRole, TeamSize, now};
+use crate::text::paragraph;
 
 /// Longest description.
 pub(super) const DESCRIPTION_LIMIT: usize = 4096;
@@ -55,7 +56,6 @@ impl From<TeamRoleName> for TeamRole {
 
 /// A team as it is to be.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct TeamEdit {
     role: TeamRoleName,
     description: Option<String>,
@@ -129,7 +129,7 @@ pub(super) async fn put(
 ) -> Result<Json<TeamView>, ApiError> {
     let organization = origin.administrated(&who, &orgname).await?;
     let name: Name = teamname.parse()?;
-    let description = sent.description.map(|written| text(written, DESCRIPTION_LIMIT)).transpose()?;
+    let description = sent.description.map(|written| paragraph(written, DESCRIPTION_LIMIT)).transpose()?;
     let role = TeamRole::from(sent.role);
     let change = origin.meta.change().await?;
     let had_admins = change.hold_admins(organization.id).await?;

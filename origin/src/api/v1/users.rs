@@ -10,11 +10,12 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Failures};
-use super::extract::{At, Named, Sent, Who, text};
+use super::extract::{At, Named, Sent, Who};
 use super::organizations::EMAIL_LIMIT;
 use crate::api::Origin;
 use crate::auth::Shown;
 use crate::meta::{AccountEdit, AccountKind, Action, Superuser, TeamRole, now};
+use crate::text::line;
 use pierhead_config::Secret;
 
 /// The caller.
@@ -51,7 +52,6 @@ pub(super) struct UserBrief {
 
 /// What changes of the caller.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct MyEdit {
     /// For people to write to.
     email: Option<String>,
@@ -65,7 +65,6 @@ pub(super) struct MyEdit {
 
 /// A repository to star.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewStar {
     #[schema(example = "acme")]
     namespace: String,
@@ -133,7 +132,7 @@ pub(super) async fn edit(
         kinds.push("account_change_password");
     }
     if let Some(email) = sent.email {
-        edit.email = Some(Some(text(email, EMAIL_LIMIT)?));
+        edit.email = Some(Some(line(email, EMAIL_LIMIT)?));
         kinds.push("account_change_email");
     }
     if !kinds.is_empty() {

@@ -129,6 +129,7 @@ async fn robots_and_applications_log_in_with_tokens(scratch: Scratch) {
         title: title.to_owned(),
         hash: hash(token),
         expires,
+        scopes: None,
     };
     let [good, old] = [super::super::token(), super::super::token()];
     let now = meta::now();

@@ -27,6 +27,7 @@ fn config() -> OriginAuth {
         key_rotation: Duration::from_secs(30 * 24 * 3600),
         anonymous_pulls: true,
         failed_logins: 3,
+        show_robot_tokens: true,
     }
 }
 
@@ -71,4 +72,25 @@ impl Node {
         assert_eq!(claims.sub, caller.name().unwrap_or_default());
         claims.access.iter().map(|access| access.actions.join(",")).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// A user's caller that shows an application token with these scopes.
+pub(crate) fn caller_by_token(scopes: Option<super::TokenScopes>) -> super::Caller {
+    let account = crate::meta::Account {
+        id: 1,
+        name: "ann".to_owned(),
+        kind: crate::meta::AccountKind::User,
+        email: None,
+        password: None,
+        owner_id: None,
+        token_hash: None,
+        token_sealed: None,
+        description: String::new(),
+        superuser: crate::meta::Superuser::Full,
+        enabled: true,
+        password_set: None,
+        last_login: None,
+        created: 0,
+    };
+    super::Caller::application(account, scopes)
 }

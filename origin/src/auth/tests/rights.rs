@@ -170,6 +170,7 @@ async fn an_account_that_is_made_anew_has_nothing_of_the_old_one(scratch: Scratc
         title: "laptop".to_owned(),
         hash: hash(&application),
         expires: None,
+        scopes: None,
     };
     change.create_app_token(new, meta::now()).await.unwrap();
     change.commit().await.unwrap();

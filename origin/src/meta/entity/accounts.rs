@@ -69,6 +69,8 @@ pub mod account {
         pub owner_id: Option<i64>,
         /// SHA-256 of a robot's token, in hexadecimal.
         pub token_hash: Option<String>,
+        /// A robot's token, sealed: only where it may be read again.
+        pub token_sealed: Option<Vec<u8>>,
         pub description: String,
         pub superuser: Superuser,
         pub enabled: bool,
@@ -148,6 +150,8 @@ pub mod app_token {
         pub created: i64,
         pub last_accessed: Option<i64>,
         pub expires: Option<i64>,
+        /// What it may do, separated by spaces. `None`: it was made without scopes.
+        pub scopes: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,6 +1,7 @@
 //! How the tables came to be, step by step. A step that was released is never changed: databases have taken it.
 
 mod m0001_first;
+mod m0002_tokens;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -9,6 +10,6 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first::First)]
+        vec![Box::new(m0001_first::First), Box::new(m0002_tokens::Tokens)]
     }
 }

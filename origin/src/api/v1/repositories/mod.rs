@@ -17,7 +17,7 @@ use self::shape::{
     StateEdit, StateName, Success, TagBrief, VisibilityEdit,
 };
 use super::error::{ApiError, Failures};
-use super::extract::{At, Named, Sent, Wanted, Who, text};
+use super::extract::{At, Named, Sent, Wanted, Who};
 use super::page::{PAGE, after, cut, date, seconds, token};
 use super::permissions::own_name;
 use super::teams::DESCRIPTION_LIMIT;
@@ -26,6 +26,7 @@ use crate::meta::{
     Action, HistoryFilter, Listing, MetaError, Millis, Repository, RepositoryEdit, RepositoryState, TagName, Viewer,
     Visibility,
 };
+use crate::text::paragraph;
 
 /// Tags that are shown with a repository.
 const TAGS: u32 = 500;
@@ -42,7 +43,7 @@ pub(super) async fn create(
     let namespace = new.namespace.as_deref().or(who.caller.name()).unwrap_or_default();
     let whole = format!("{namespace}/{}", new.repository);
     let whole: RepositoryName = whole.parse().map_err(|_| ApiError::invalid("Invalid repository name"))?;
-    let description = text(new.description, DESCRIPTION_LIMIT)?;
+    let description = paragraph(new.description, DESCRIPTION_LIMIT)?;
     let (account, rights) = origin.auth.namespace(&who.caller, namespace).await?;
     who.may(rights.create)?;
     let account = account.ok_or(ApiError::NotFound("namespace"))?;
@@ -194,7 +195,7 @@ pub(super) async fn describe(
     At(at): At<Named>,
     Sent(sent): Sent<DescriptionEdit>,
 ) -> Result<Json<Success>, ApiError> {
-    let description = text(sent.description, DESCRIPTION_LIMIT)?;
+    let description = paragraph(sent.description, DESCRIPTION_LIMIT)?;
     let metadata = json!({ "description": description });
     let edit = RepositoryEdit { description: Some(description), ..RepositoryEdit::default() };
     change(&origin, &who, &at, edit, "set_repo_description", metadata).await

@@ -64,7 +64,6 @@ impl Usage {
 
 /// A repository that is to be.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(in crate::api::v1) struct NewRepository {
     /// Its name in the namespace.
     #[schema(example = "app")]
@@ -190,21 +189,18 @@ pub(in crate::api::v1) struct TagBrief {
 
 /// What changes of a repository.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(in crate::api::v1) struct DescriptionEdit {
     pub(super) description: String,
 }
 
 /// Who may pull from now on.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(in crate::api::v1) struct VisibilityEdit {
     pub(super) visibility: VisibilityName,
 }
 
 /// Whether it takes pushes from now on.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(in crate::api::v1) struct StateEdit {
     pub(super) state: StateName,
 }
