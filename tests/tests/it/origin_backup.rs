@@ -70,7 +70,7 @@ async fn a_backup_beside_a_running_registry_is_restored_and_pulled_from() {
     let name = directory.to_str().unwrap();
     let made = origin.setup().command(&["backup", name]).await.expect_success().stdout;
     assert!(made.contains("blobs of"), "{made}");
-    let mut expected: Vec<String> = first.blobs().map(|blob| blob.digest.hex().to_string()).collect();
+    let mut expected: Vec<String> = first.blobs().map(|blob| blob.digest.hex()).collect();
     expected.sort();
     expected.dedup();
     expected.extend(["backup.json".to_owned(), "meta.db".to_owned()]);
@@ -131,7 +131,7 @@ async fn what_a_backup_lacks_is_named() {
     let image = Image::new(1, &[20_000]);
     push(&client, "v1", &image).await;
     let lost = &image.layers[0].digest;
-    let hex = lost.hex().to_string();
+    let hex = lost.hex();
     std::fs::remove_file(origin.dir().join("blobs/sha256").join(&hex[..2]).join(&hex)).unwrap();
     let directory = origin.dir().join("backup");
     let name = directory.to_str().unwrap();
@@ -145,7 +145,7 @@ async fn what_a_backup_lacks_is_named() {
     assert!(!other.dir.path().join("meta.db").exists());
     std::fs::rename(directory.join("elsewhere"), directory.join("backup.json")).unwrap();
     // A blob of the backup that was cut off is not taken for whole.
-    let config = image.config.digest.hex().to_string();
+    let config = image.config.digest.hex();
     std::fs::write(directory.join("blobs/sha256").join(&config[..2]).join(&config), "x").unwrap();
     let restored = other.command(&["restore", name]).await.expect_success().stdout;
     assert!(restored.contains("2 blobs are missing"), "{restored}");
