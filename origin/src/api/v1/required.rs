@@ -97,7 +97,8 @@ mod tests {
                 };
                 let scopes = TokenScope::ALL.into_iter().map(TokenScope::as_str).filter(|scope| enough(Some(scope)));
                 let unnamed = enough(None).then_some("-");
-                table.push(format!("{id}: {}", unnamed.into_iter().chain(scopes).collect::<Vec<_>>().join(" ")));
+                let named = unnamed.into_iter().chain(scopes).collect::<Vec<_>>().join(" ");
+                table.push(format!("{id}: {named}").trim().to_owned());
             }
         }
         table.sort();
