@@ -8,6 +8,7 @@ pub mod ceph;
 pub mod clients;
 pub mod differential;
 pub mod dns;
+pub mod docker;
 pub mod http;
 pub mod image;
 pub mod launch;

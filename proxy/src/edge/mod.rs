@@ -24,6 +24,7 @@ mod manifests;
 mod negotiate;
 mod outcome;
 mod passage;
+mod ping;
 mod plan;
 mod record;
 mod redirect;
@@ -53,6 +54,7 @@ use self::gate::Visit;
 pub(crate) use self::gate::{Gate, Generation, Target};
 use self::manifests::Arrival;
 use self::outcome::{BypassReason, Kind, Outcome};
+use self::ping::ByPath;
 pub(crate) use self::record::Recorder;
 use self::record::Trace;
 use self::resolve::Found;
@@ -101,8 +103,8 @@ pub(crate) struct RegistryParts {
 pub(crate) struct Edge {
     registries: Vec<Arc<Upstream>>,
     routes: Routes,
-    /// Whether a ping that names no registry may be about one that wants callers' credentials.
-    passthrough_by_path: bool,
+    /// What a ping that names no registry may be about.
+    by_path: ByPath,
     /// Whether any registry has a pool, so that more than pulls has somewhere to go.
     has_origin: bool,
     cache: Arc<Cache>,
@@ -138,7 +140,7 @@ impl Edge {
             _ => Arc::new(Users::new(access, Arc::clone(&parts.metrics))),
         };
         Edge {
-            passthrough_by_path: registries.iter().any(|registry| registry.is_passthrough()),
+            by_path: ByPath::of(registries.iter().map(|registry| &registry.config)),
             has_origin: registries.iter().any(|registry| registry.pool.is_some()),
             registries,
             routes,

@@ -76,7 +76,7 @@ fn failed(what: &str, failed: Option<&Failed>) -> String {
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     /// Anything but GET and HEAD.
-    #[error("this is a cache: it can be pulled from, and pushed to nowhere")]
+    #[error("this is a cache: it can be pulled from, and not pushed to")]
     Method,
     /// A push, or what else only the origin can do, where its own name was not used.
     #[error("this can be pulled from here, and not pushed to: {}", push_to(.0.as_deref()))]

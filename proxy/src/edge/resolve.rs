@@ -46,13 +46,13 @@ pub(super) enum Found {
 }
 
 /// What of a request is looked at more than once.
-struct Visit<'a> {
-    request: &'a RequestHeader,
-    host: Option<&'a str>,
-    authorization: Option<&'a HeaderValue>,
-    query: Query,
+pub(super) struct Visit<'a> {
+    pub(super) request: &'a RequestHeader,
+    pub(super) host: Option<&'a str>,
+    pub(super) authorization: Option<&'a HeaderValue>,
+    pub(super) query: Query,
     /// The registry whose front door this is, by the Host header or by default: what names none is for it.
-    door: Option<usize>,
+    pub(super) door: Option<usize>,
     client: IpAddr,
     limits: &'a RequestLimits,
 }
@@ -119,8 +119,18 @@ impl Edge {
     }
 
     /// The registry at a place in the configuration, if it has a pool.
-    fn origin(&self, registry: usize) -> Option<&Arc<Upstream>> {
+    pub(super) fn origin(&self, registry: usize) -> Option<&Arc<Upstream>> {
         self.registries.get(registry).filter(|registry| registry.pool.is_some())
+    }
+
+    /// The refusal of a push to a registry that this edge only mirrors: it names the hosts that take pushes here.
+    fn not_pushed_to(&self) -> Refusal {
+        let origins = self.registries.iter().filter(|registry| registry.pool.is_some());
+        let hosts: Vec<&str> = origins.filter_map(|origin| origin.config.hosts.first()).map(String::as_str).collect();
+        match hosts.is_empty() {
+            true => Refusal::Method,
+            false => Refusal::Elsewhere(Some(hosts.join(" or ").into())),
+        }
     }
 
     /// Something that names no repository: for the origin whose front door this is.
@@ -136,39 +146,6 @@ impl Edge {
         let changes = written::by_api(&visit.request.method, visit.request.uri.path());
         passage.write = Write::new(&self.cache, upstream, changes);
         Ok(Found::Passage(passage))
-    }
-
-    /// `/v2/`. podman and older Docker learn only here how they are to log in. At the front door of a registry that
-    /// wants callers' own credentials its origin tells them.
-    fn ping(&self, visit: &Visit<'_>, trace: &mut Trace) -> Result<Found, Refused> {
-        let named = self.routes.ping(visit.query.ns.as_deref(), visit.host).or(visit.door);
-        let own = if is_read(&visit.request.method) { self.own_ping(visit) } else { Err(Refusal::Method.into()) };
-        let Some(upstream) = named.and_then(|named| self.origin(named)).filter(|origin| origin.is_passthrough()) else {
-            return own.map(Found::Served);
-        };
-        trace.registry = Some(Arc::clone(&upstream.name));
-        // What is known is served while the origin is away, and no client gets to ask for it without a ping.
-        if self.offline || !upstream.is_reachable() {
-            return own.map(Found::Served);
-        }
-        let passage = self.passage(upstream, visit)?;
-        Ok(Found::Passage(Passage { otherwise: Some(Box::new(own)), ..passage }))
-    }
-
-    /// The answer to a ping that is not the origin's: where any registry that the ping may be about wants the caller's
-    /// own credentials, it is challenged. A client that has none sends none (or empty ones) and is then served as an
-    /// anonymous caller; registries with `auth: shared` look at none of it.
-    fn own_ping(&self, visit: &Visit<'_>) -> Result<Served, Refused> {
-        let challenge = match self.routes.ping(visit.query.ns.as_deref(), visit.host) {
-            Some(registry) => self.registries.get(registry).is_some_and(|registry| registry.is_passthrough()),
-            None => self.passthrough_by_path,
-        };
-        // A token is one of an origin's that is away.
-        let token = || self.has_origin && visit.authorization.is_some_and(credential::is_other);
-        if challenge && credential::basic(visit.authorization).is_none() && !token() {
-            return Err(Refusal::Login.into());
-        }
-        Ok(Served::new(Content::Ping, Outcome::None))
     }
 
     async fn repository(
@@ -196,7 +173,7 @@ impl Edge {
         match (pull, way) {
             (true, _) => {}
             (false, Way::Home) => return self.write(upstream, visit, &action, &repository.name),
-            (false, Way::Upstream) => return Err(Refusal::Method.into()),
+            (false, Way::Upstream) => return Err(self.not_pushed_to().into()),
             (false, Way::Named | Way::Path) => {
                 let host = upstream.config.hosts.first().map(|host| host.as_str().into());
                 return Err(Refusal::Elsewhere(host).into());
@@ -371,7 +348,7 @@ impl Edge {
     }
 
     /// Hands the request on as it is.
-    fn passage(&self, upstream: &Arc<Upstream>, visit: &Visit<'_>) -> Result<Passage, Refused> {
+    pub(super) fn passage(&self, upstream: &Arc<Upstream>, visit: &Visit<'_>) -> Result<Passage, Refused> {
         let pool = upstream.pool.clone().filter(|_| !self.offline).ok_or(Refusal::Unavailable(None))?;
         let uri = &visit.request.uri;
         let target = visit.query.ns.as_ref().map(|_| without(&["ns"], uri.path(), uri.query().unwrap_or_default()));

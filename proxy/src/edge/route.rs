@@ -90,6 +90,11 @@ impl Routes {
         }
     }
 
+    /// The default registry.
+    pub(crate) fn default_registry(&self) -> Option<usize> {
+        self.default
+    }
+
     /// The registry whose front door a host is: its own, or else the default's.
     pub(crate) fn door(&self, host: Option<&str>) -> Option<usize> {
         host.and_then(|host| self.by_host(host)).or(self.default)

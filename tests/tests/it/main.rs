@@ -8,6 +8,7 @@ mod broken;
 mod convert;
 mod differential;
 mod disk;
+mod docker;
 mod failover;
 mod fills;
 mod forgetting;
