@@ -1,7 +1,9 @@
-//! Logs, and the access log beside them, on standard error: JSON lines when nobody watches a terminal.
+//! Logs, and the access log beside them, on standard error: short lines on a terminal, else JSON.
 //!
 //! Invariant: a log that nobody reads stops no request. Lines go through a bounded queue to a thread of its own; when
 //! the queue is full, lines are dropped rather than waited for.
+
+mod short;
 
 use std::io::{IsTerminal, Write};
 use std::str::FromStr;
@@ -17,8 +19,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Lines that may wait for standard error.
 const QUEUE: usize = 16 * 1024;
 
-/// What is logged unless `RUST_LOG` says otherwise. Pingora warns of clients that go away early.
-const DEFAULT_FILTER: (LevelFilter, &str, LevelFilter) = (LevelFilter::INFO, "pingora_core", LevelFilter::ERROR);
+/// What is logged unless `RUST_LOG` says otherwise.
+const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;
+/// But for these libraries: Pingora warns of clients that go away early, and migrations tell of each step.
+const QUIETER: [(&str, LevelFilter); 2] =
+    [("pingora_core", LevelFilter::ERROR), ("sea_orm_migration", LevelFilter::WARN)];
 
 /// The running log. Dropping it writes out what is queued.
 pub struct Logging {
@@ -51,20 +56,38 @@ impl Logging {
 
     /// The access log.
     pub fn access_log(&self, enabled: bool) -> AccessLog {
-        if enabled { AccessLog { writer: Some(self.writer.clone()) } } else { AccessLog::off() }
+        if !enabled {
+            return AccessLog::off();
+        }
+        let form = match std::io::stderr().is_terminal() {
+            true => Form::Short { coloured: std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()) },
+            false => Form::Json,
+        };
+        AccessLog { writer: Some(self.writer.clone()), form }
     }
 }
 
-/// One JSON object a line for each request, or nothing at all.
+/// How a request is written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Form {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// A line for people.
+    Short { coloured: bool },
+}
+
+/// One line for each request, or nothing at all.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLog {
     writer: Option<NonBlocking>,
+    form: Form,
 }
 
 impl AccessLog {
     /// One that writes nothing.
     pub fn off() -> AccessLog {
-        AccessLog { writer: None }
+        AccessLog::default()
     }
 
     /// Whether making a line is worth it.
@@ -76,7 +99,13 @@ impl AccessLog {
     pub fn write(&self, line: &impl Serialize) {
         let Some(writer) = &self.writer else { return };
         let mut text = Vec::with_capacity(512);
-        if serde_json::to_writer(&mut text, line).is_ok() {
+        let written = match self.form {
+            Form::Json => serde_json::to_writer(&mut text, line),
+            Form::Short { coloured } => {
+                serde_json::to_value(line).map(|line| text.extend_from_slice(short::render(&line, coloured).as_bytes()))
+            }
+        };
+        if written.is_ok() {
             text.push(b'\n');
             // Only fails when the writing thread has ended, which it does last.
             drop(writer.clone().write_all(&text));
@@ -101,8 +130,7 @@ pub fn milliseconds(duration: Duration) -> f64 {
 
 /// What to log, and what is wrong with the wish.
 fn filter(wish: Option<&str>) -> (Targets, Option<ParseError>) {
-    let (level, target, its_level) = DEFAULT_FILTER;
-    let default = || Targets::new().with_default(level).with_target(target, its_level);
+    let default = || Targets::new().with_default(DEFAULT_LEVEL).with_targets(QUIETER);
     match wish.filter(|wish| !wish.is_empty()).map(Targets::from_str) {
         Some(Ok(filter)) => (filter, None),
         Some(Err(error)) => (default(), Some(error)),
@@ -149,7 +177,7 @@ mod tests {
     fn access_log_is_one_object_a_line() {
         let memory = Memory::default();
         let (writer, guard) = tracing_appender::non_blocking(memory.clone());
-        let log = AccessLog { writer: Some(writer) };
+        let log = AccessLog { writer: Some(writer), form: Form::Json };
         log.write(&serde_json::json!({"status": 200, "reference": "a\nb"}));
         log.write(&serde_json::json!({"status": 404}));
         AccessLog::off().write(&serde_json::json!({"status": 500}));

@@ -14,6 +14,7 @@ use super::verifier::Verdict;
 use crate::admin::metrics::Metrics;
 use crate::cache::RepositoryId;
 use crate::front::Connection;
+use pierhead_service::health::Check;
 use pierhead_service::logging::{AccessLog, Time, milliseconds};
 
 /// What a client wrote is cut to this in the log.
@@ -130,10 +131,12 @@ impl Recorder {
         let registry = trace.registry.as_deref().unwrap_or_default();
         let status = told.status.map_or(499, |status| status.as_u16());
         self.metrics.request(registry, kind, outcome, status, told.bytes, first_byte);
-        if !self.access_log.is_on() {
+        let request = session.req_header();
+        // Those who ask every second fill the log with what nobody reads; metrics count them.
+        let check = trace.server.is_none() && status == 200 && Check::at(request.uri.path()).is_some();
+        if !self.access_log.is_on() || check && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let request = session.req_header();
         let server = trace.server.as_ref();
         self.access_log.write(&AccessLine {
             time: Time(begun.date()),
