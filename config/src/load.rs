@@ -14,7 +14,7 @@ use crate::admin::admin;
 use crate::claims::{Claims, Wanted};
 use crate::field::{Context, Field, LONGEST};
 use crate::limits::{limits, networks};
-use crate::model::{Cache, Config, Registry};
+use crate::model::{Admin, Cache, Config, Registry};
 use crate::pool::pool;
 use crate::problem::Problems;
 use crate::section::Section;
@@ -30,6 +30,26 @@ impl Config {
     }
 }
 
+impl Admin {
+    /// Reads the `admin` section of an edge's file, and nothing else: operators need it most while the rest is broken. Where
+    /// the whole is not even YAML, the lines of the section are read alone.
+    pub fn load(path: &Path) -> Result<Admin, Problems> {
+        let text = read_limited(path).map_err(|message| Problems::single(path.display(), message))?;
+        let is_yaml = serde_yaml::from_str::<Value>(&text).is_ok_and(|mut document| document.apply_merge().is_ok());
+        let text = if is_yaml { text } else { lines_of(&text, "admin") };
+        load_text(&text, path, &ADMIN)
+    }
+}
+
+/// The lines of a section that is written as one at the top of a file: from its key to the next line that begins one.
+fn lines_of(text: &str, section: &str) -> String {
+    let begins = |line: &str| line.strip_prefix(section).is_some_and(|rest| rest.starts_with(':'));
+    let belongs = |line: &&str| line.is_empty() || line.starts_with([' ', '\t', '#']);
+    let mut lines = text.lines().skip_while(|line| !begins(line));
+    let first = lines.next().into_iter();
+    first.chain(lines.take_while(belongs)).flat_map(|line| [line, "\n"]).collect()
+}
+
 /// How a kind of file is read.
 pub(crate) struct Kind<T> {
     /// A section that every such file has.
@@ -41,12 +61,20 @@ pub(crate) struct Kind<T> {
 /// The edge's.
 pub(crate) const EDGE: Kind<Config> = Kind { section: "listeners", read: config };
 
+/// Of the edge's, what operators need to reach it.
+const ADMIN: Kind<Admin> =
+    Kind { section: "admin", read: |mut file| admin(file.take("admin"), &mut Claims::default()) };
+
 /// Reads and checks a file of a kind.
 pub(crate) fn load<T>(path: &Path, kind: &Kind<T>) -> Result<T, Problems> {
     let text = read_limited(path).map_err(|message| Problems::single(path.display(), message))?;
+    load_text(&text, path, kind)
+}
+
+fn load_text<T>(text: &str, path: &Path, kind: &Kind<T>) -> Result<T, Problems> {
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let directory = file.parent().unwrap_or(Path::new("/"));
-    parse(&text, path, directory, &|name| std::env::var(name).ok(), kind)
+    parse(text, path, directory, &|name| std::env::var(name).ok(), kind)
 }
 
 /// A text file of at most [`FILE_LIMIT`].

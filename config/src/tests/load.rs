@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{completed, load, load_in, scratch};
-use crate::model::{AuthMode, OfflinePolicy, TlsVersion};
+use crate::model::{Admin, AuthMode, OfflinePolicy, TlsVersion};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1024 * 1024;
@@ -176,4 +176,33 @@ fn merges_anchors() {
     .unwrap();
     assert_eq!(config.registries[1].name, "b.io");
     assert_eq!(config.registries[1].tag_ttl, 60 * MINUTE);
+}
+
+/// Operators reach an edge by the `admin` section of its file while the rest of the file is broken.
+#[test]
+fn the_admin_section_is_read_whatever_is_wrong_with_the_rest() {
+    let directory = scratch();
+    let path = directory.path().join("edge.yaml");
+    let admin = "admin:\n  # for operators\n  bind: 127.0.0.1:7777\n\n  token: a-token-of-some-length\n";
+    for (before, after) in [
+        ("", ""),
+        ("listeners: 7\nregistries: [{ nonsense: true }]\n", "cache: none\n"),
+        ("listeners: [\n", "cache: {\n"),
+        ("listeners: []\nlisteners: []\n", ""),
+        ("administrators: {\n", "\tcache\n"),
+        ("pools: *unknown\n", "- a\nb\n"),
+    ] {
+        std::fs::write(&path, format!("{before}{admin}{after}")).unwrap();
+        let read = Admin::load(&path).unwrap_or_else(|problems| panic!("{before}…{after}: {problems}"));
+        assert_eq!(read.bind.to_string(), "127.0.0.1:7777", "{before}…{after}");
+        assert_eq!(read.token.unwrap().reveal(), "a-token-of-some-length");
+    }
+    for (text, expected) in
+        [("listeners: [\n", "127.0.0.1:9090"), ("admin: { bind: 'localhost:1' }\nlisteners: [", "127.0.0.1:1")]
+    {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(Admin::load(&path).unwrap().bind.to_string(), expected, "{text}");
+    }
+    std::fs::write(&path, "listeners: [\nadmin: { bind: nowhere }\n").unwrap();
+    assert!(Admin::load(&path).unwrap_err().to_string().starts_with("admin.bind: "));
 }
