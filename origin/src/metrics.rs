@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Method;
 use pierhead_registry::oci::media_type;
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -54,6 +55,7 @@ impl Metrics {
     /// A fresh set.
     pub(crate) fn new() -> Result<Metrics, Error> {
         let r = Registry::new();
+        r.register(Box::new(ProcessCollector::for_self()))?;
         let version = gauges(&r, "pierhead_origin_build_info", "Always 1; the version is the label.", &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let requests = HistogramOpts::new("quay_request_duration_seconds", "Requests, to the last byte of the answer.");

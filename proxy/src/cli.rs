@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use pierhead_config::Config;
 
-use crate::app;
+use crate::app::{self, Checked};
 use crate::client_config::{self, Address, Client};
 use crate::convert;
 use crate::ctl;
+use crate::ctl::address::INSTALLED;
 use pierhead_service::crypto::VERSION;
 use pierhead_service::output::println;
 
@@ -33,8 +34,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Run the edge.
     Serve {
-        /// The configuration.
-        #[arg(long, value_name = "FILE")]
+        /// Read this configuration.
+        #[arg(long, value_name = "FILE", default_value = INSTALLED)]
         config: PathBuf,
         /// Take over from the edge that started this process.
         #[arg(long, hide = true)]
@@ -42,16 +43,16 @@ enum Command {
     },
     /// Check a configuration and say everything that is wrong with it.
     Check {
-        /// The configuration.
-        #[arg(long, value_name = "FILE")]
+        /// Read this configuration.
+        #[arg(long, value_name = "FILE", default_value = INSTALLED)]
         config: PathBuf,
     },
     /// Print what to put into the configuration of clients, so that they pull through this edge.
     ClientConfig {
         /// Which client.
         client: Client,
-        /// The edge's configuration.
-        #[arg(long, value_name = "FILE")]
+        /// Read this configuration of the edge.
+        #[arg(long, value_name = "FILE", default_value = INSTALLED)]
         config: PathBuf,
         /// How clients reach the edge, when that is not what it listens on.
         #[arg(long, value_name = "HOST[:PORT]")]
@@ -68,6 +69,11 @@ enum Command {
         /// Fail when anything could not be carried over.
         #[arg(long)]
         strict: bool,
+    },
+    /// Print a script that completes this command line in a shell, such as `source <(pierhead completions bash)`.
+    Completions {
+        /// For this shell.
+        shell: clap_complete::Shell,
     },
     /// See what a running edge does, and tell it what to do, through its admin listener.
     Ctl {
@@ -94,7 +100,9 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve { config, take_over } => app::serve(&config, take_over).map_err(|error| error.to_string()),
             Command::Check { config } => check(&config).map(|checked| {
-                app::warnings(&checked).iter().for_each(|warning| eprintln!("warning: {warning}"));
+                for warning in &checked.warnings {
+                    eprintln!("warning: {warning}");
+                }
                 println(&format!("{}: ok", config.display()));
             }),
             Command::ClientConfig { client, config, address } => load(&config).and_then(|config| {
@@ -113,6 +121,12 @@ impl Cli {
                 eprint!("{left}");
                 Ok(())
             }),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "pierhead", &mut script);
+                println(String::from_utf8_lossy(&script).trim_end());
+                Ok(())
+            }
             Command::Ctl { options, wanted } => return operate(&options, &wanted),
             Command::Reload { options } => return operate(&options, &ctl::Wanted::Reload),
             Command::Upgrade { options } => return operate(&options, &ctl::Wanted::Upgrade),
@@ -146,20 +160,61 @@ fn load(path: &Path) -> Result<Config, String> {
     Config::load(path).map_err(|problems| problems.to_string())
 }
 
-/// The same, and for the files that it names.
-fn check(path: &Path) -> Result<Config, String> {
-    app::load(path).map_err(|error| error.to_string())
+/// Reads a configuration and looks at the files that it names; the problems, one a line, are the error.
+fn check(path: &Path) -> Result<Checked, String> {
+    app::load(path).map(|(_, checked)| checked).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// An expired certificate keeps no edge from starting, and `check` says it.
+    #[test]
+    fn check_says_when_certificates_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let days = |days: u64| std::time::Duration::from_secs(days * 24 * 3600);
+        let long_ago = std::time::SystemTime::now() - days(100);
+        let write = |name: &str, from: u64, until: u64| {
+            let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.not_before = (long_ago + days(from)).into();
+            params.not_after = (long_ago + days(until) + days(1) / 2).into();
+            let key = rcgen::KeyPair::generate().unwrap();
+            std::fs::write(folder.path().join(format!("{name}.crt")), params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        };
+        write("expired", 1, 97);
+        write("soon", 1, 105);
+        write("later", 103, 109);
+        write("good", 1, 190);
+        for (name, says) in [
+            ("expired", Some("the certificate expired on")),
+            ("soon", Some("the certificate expires in 5 days")),
+            ("later", Some("the certificate is not valid before")),
+            ("good", None),
+        ] {
+            let pair = format!("{{ cert: {name}.crt, key: {name}.key }}");
+            let path = folder.path().join("edge.yaml");
+            let text = format!(
+                "listeners: [{{ name: a, bind: \"127.0.0.1:0\", tls: {{ certificates: [{pair}] }} }}]\n\
+                 admin: {{ bind: \"127.0.0.1:0\" }}\ncache: {{ path: store, max_size: 1GiB }}\n\
+                 registries: [{{ name: r.example, upstream: \"https://r.example\", client_certificate: {pair} }}]\n\
+                 pools: [{{ name: p, servers: [\"127.0.0.1:1\"], tls: {{ client_certificate: {pair} }} }}]\n"
+            );
+            std::fs::write(&path, &text).unwrap();
+            let checked = check(&path).unwrap();
+            let sections =
+                ["listeners[0].tls: ", "pools[0].tls.client_certificate: ", "registries[0].client_certificate: "];
+            assert_eq!(checked.warnings.len(), if says.is_some() { 3 } else { 0 }, "{name}: {checked:?}");
+            for (warning, section) in checked.warnings.iter().zip(sections) {
+                assert!(warning.starts_with(section) && warning.contains(says.unwrap()), "{name}: {warning}");
+            }
+        }
     }
 
     #[test]

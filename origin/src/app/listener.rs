@@ -80,7 +80,9 @@ impl Listener {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         if let Ok(address) = self.tcp.local_addr() {
-            tracing::info!(listener = self.name, %address, secure = served.tls.is_some(), "listening");
+            let tls = served.tls.is_some();
+            let url = format!("{}://{address}", if tls { "https" } else { "http" });
+            tracing::info!(listener = self.name, %address, url, tls, "listening");
         }
         let free = Arc::new(Semaphore::new(served.connections));
         let served = Arc::new(served);

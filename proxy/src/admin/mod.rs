@@ -2,6 +2,7 @@
 
 mod api;
 pub(crate) mod control;
+mod host;
 pub(crate) mod metrics;
 mod server;
 pub(crate) mod sessions;

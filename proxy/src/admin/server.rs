@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -20,7 +21,8 @@ use pierhead_config::Secret;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{self, Operated};
+use super::api::{self, ApiError, Operated};
+use super::host;
 use super::metrics::Metrics;
 use crate::front::Listening;
 use pierhead_service::health::{CACHE_CONTROL, Check, Health};
@@ -76,7 +78,8 @@ impl Admin {
             // The API's own is not for those who do not ask the API.
             .fallback(async || StatusCode::NOT_FOUND)
             .with_state(Seen { health, metrics })
-            .merge(api);
+            .merge(api)
+            .layer(from_fn(one_host));
         Admin { socket, router, stall: STALL }
     }
 
@@ -121,6 +124,14 @@ impl Admin {
                 drop(place);
             });
         }
+    }
+}
+
+/// What every request goes through first.
+async fn one_host(request: Request, next: Next) -> Response {
+    match host::problem(request.version(), request.uri(), request.headers()) {
+        Some(problem) => ApiError::Host(problem).into_response(),
+        None => next.run(request).await,
     }
 }
 
@@ -187,6 +198,37 @@ mod tests {
         let asking = async { while client.write_all(&request).await.is_ok() {} };
         tokio::time::timeout(Duration::from_secs(60), asking).await.expect("its answers are kept for ever");
         assert!(ask(address, "/health").await.contains("200 ok"));
+        server.abort();
+    }
+
+    /// The guard of the API goes by the host, so no two readers may see two hosts in one request.
+    #[tokio::test]
+    async fn a_request_that_does_not_name_one_host_is_refused() {
+        let (admin, address) = open(Health::default());
+        let server = tokio::spawn(admin.serve());
+        for (head, status) in [
+            ("GET /api/v1/version HTTP/1.1\r\nHost: localhost:1", "200"),
+            ("GET /api/v1/version HTTP/1.1\r\nHost: localhost:1@evil", "400"),
+            ("GET /api/v1/version HTTP/1.1\r\nHost: localhost\r\nHost: localhost", "400"),
+            ("GET /api/v1/version HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", "400"),
+            ("GET http://evil.example/api/v1/version HTTP/1.1\r\nHost: localhost", "400"),
+            ("GET http://localhost/api/v1/version HTTP/1.1\r\nHost: evil.example", "400"),
+            ("GET http://localhost/api/v1/version HTTP/1.1\r\nHost: localhost", "200"),
+            ("GET http://evil.example/api/v1/version HTTP/1.1\r\nHost: evil.example", "403"),
+            ("GET /api/v1/version HTTP/1.1\r\nHost: rebound.example", "403"),
+            ("GET /api/v1/version HTTP/1.1\r\nHost: localhost, evil.example", "400"),
+            ("GET /api/v1/version HTTP/1.1\r\nHost:", "400"),
+            ("GET /api/v1/version HTTP/1.1\r\nAccept: */*", "400"),
+            ("GET /api/v1/version HTTP/1.0\r\nAccept: */*", "403"),
+            ("GET /metrics HTTP/1.1\r\nHost: a@b", "400"),
+            ("GET /health HTTP/1.0\r\nAccept: */*", "200"),
+        ] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{head}: {answer}");
+        }
         server.abort();
     }
 

@@ -4,7 +4,7 @@
 //! The channel is a pair of connected sockets; the new process has its end as standard input, so that no descriptor needs
 //! to be numbered in the environment and no other program can join in.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -46,6 +46,33 @@ impl Word {
         [(Word::Opening, b'o'), (Word::Released, b'r'), (Word::Ready, b'y'), (Word::Told, b't')];
 }
 
+/// What the new process says instead of a word when it cannot go on; its reasons follow.
+const REFUSED: u8 = b'f';
+/// Most bytes of those reasons.
+const REASONS: usize = 16 * 1024;
+
+/// Why no word was heard.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unheard {
+    /// The other end cannot go on, and says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The other end is gone, or says something else.
+    #[error(transparent)]
+    Broken(#[from] io::Error),
+}
+
+/// Tells the other end of a stream why this process cannot go on. Nothing depends on whether that is heard.
+pub(super) fn refuse(mut stream: &UnixStream, reasons: &str) {
+    let end = (0..=REASONS.min(reasons.len())).rev().find(|end| reasons.is_char_boundary(*end)).unwrap_or_default();
+    let reasons = &reasons.as_bytes()[..end];
+    let length = u32::try_from(reasons.len()).unwrap_or_default();
+    let message = [&[REFUSED], &length.to_be_bytes()[..], reasons].concat();
+    if let Err(error) = stream.write_all(&message) {
+        tracing::debug!(%error, "the process before does not hear why this one ends");
+    }
+}
+
 /// One end.
 pub(super) struct Channel {
     stream: tokio::net::UnixStream,
@@ -64,11 +91,17 @@ impl Channel {
     }
 
     /// Waits for a word; an end that is gone is an error.
-    pub(super) async fn hear(&mut self, word: Word) -> io::Result<()> {
+    pub(super) async fn hear(&mut self, word: Word) -> Result<(), Unheard> {
         let byte = self.stream.read_u8().await?;
+        if byte == REFUSED {
+            return Err(Unheard::Refused(String::from_utf8_lossy(&self.listen().await?).into_owned()));
+        }
         match Word::ALL.iter().find(|(_, other)| *other == byte) {
             Some((heard, _)) if *heard == word => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("expected {word:?}, got {byte:#x}"))),
+            _ => {
+                let unexpected = format!("expected {word:?}, got {byte:#x}");
+                Err(io::Error::new(io::ErrorKind::InvalidData, unexpected).into())
+            }
         }
     }
 
@@ -178,5 +211,16 @@ mod tests {
         assert!(theirs.listen().await.is_err());
         drop(ours);
         assert!(theirs.hear(Word::Ready).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_heard_with_its_reasons() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        refuse(&ours, "listeners[0].bind: é\nadmin.bind: b");
+        refuse(&ours, &"é".repeat(REASONS));
+        let mut theirs = Channel::new(theirs).unwrap();
+        let heard = theirs.hear(Word::Opening).await.unwrap_err().to_string();
+        assert_eq!(heard, "listeners[0].bind: é\nadmin.bind: b");
+        assert_eq!(theirs.hear(Word::Opening).await.unwrap_err().to_string().len(), REASONS);
     }
 }

@@ -19,10 +19,10 @@ pub(crate) enum AppError {
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The address of a listener cannot be had.
-    #[error("listener {name}: {address}: {source}")]
+    #[error("{key}: cannot listen on {address}: {}", why_not(source))]
     Bind {
-        /// Which listener; the operators' is `admin`.
-        name: String,
+        /// The key of the configuration that names the address.
+        key: String,
         /// Where.
         address: SocketAddr,
         /// Why not.
@@ -59,6 +59,17 @@ pub(crate) enum AppError {
     /// A second signal.
     #[error("stopped at once by a second signal")]
     Interrupted,
+}
+
+/// What keeps an address from being listened on, and what to do about it.
+fn why_not(error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
+        _ => return error.to_string(),
+    };
+    format!("{advice} ({error})")
 }
 
 impl AppError {

@@ -19,6 +19,7 @@ use crate::admin::control::Control;
 use crate::admin::metrics::Metrics;
 use crate::admin::{self, Operated};
 use crate::cache::{self, Cache};
+use crate::client_config::url;
 use crate::edge::{Edge, EdgeParts, Gate, Generation, Recorder, RegistryParts};
 use crate::front::{Admission, Common, Drain, Listener, Listening, Phase, Prepared, RequestLimits};
 use crate::pool::{Heritage, Pools};
@@ -59,7 +60,9 @@ impl Foundation {
     /// What operators see and steer, as the newest generation has it whenever they ask.
     fn operated(&self) -> Operated {
         let (gate, listening) = (Arc::clone(&self.common.application), Arc::clone(&self.listening));
+        let stored = Arc::clone(&gate);
         Operated {
+            cache: Box::new(move || stored.current().edge.as_ref().map(|edge| Arc::clone(edge.cache()))),
             pools: Box::new(move || Arc::clone(&gate.current().pools)),
             certificates: Box::new(move || {
                 listening.load().iter().filter_map(|listener| listener.upgrade()?.certificates()).collect()
@@ -122,20 +125,20 @@ impl Built {
         let admission = before.map(|before| before.admission.as_ref());
         let admission = Arc::new(Admission::new(&config.trusted_proxies, &config.limits, admission));
         let mut listeners = Vec::new();
-        for settings in &config.listeners {
+        for (index, settings) in config.listeners.iter().enumerate() {
             let place = Place::of(&settings.name, settings.bind);
             let known = before.and_then(|before| before.listeners.get(&place));
             let prepared = Prepared::new(settings, common, &admission, known.map(Arc::as_ref))
                 .map_err(|source| AppError::Tls { name: settings.name.clone(), source: Box::new(source) })?;
             let socket = match known {
                 Some(known) => known.socket().clone(),
-                None => sockets.take(&settings.name, settings.bind)?,
+                None => sockets.take(&settings.name, settings.bind, &format!("listeners[{index}].bind"))?,
             };
             listeners.push((place, socket, prepared));
         }
         let admin = match before {
             Some(before) if before.admin.settings.bind == config.admin.bind => before.admin.socket.clone(),
-            _ => sockets.take(ADMIN, config.admin.bind)?,
+            _ => sockets.take(ADMIN, config.admin.bind, "admin.bind")?,
         };
         let pools = Pools::new(&config.pools, before.map(|before| before.pools.as_ref()), &common.metrics)?;
         let known = before.map(|before| before.registries.as_slice()).unwrap_or_default();
@@ -223,7 +226,9 @@ impl Built {
                     listener
                 }
                 None => {
-                    tracing::info!(listener = prepared.name(), address = %socket.address(), "listening");
+                    let (address, tls) = (socket.address(), prepared.has_tls());
+                    let url = prepared.speaks_http().then(|| url(address, tls));
+                    tracing::info!(listener = prepared.name(), %address, url, tls, "listening");
                     Listener::start(socket, prepared)
                 }
             };
@@ -278,7 +283,8 @@ impl Operators {
         if let Some(before) = before {
             before.serving.abort();
         }
-        tracing::info!(listener = ADMIN, address = %socket.address(), "listening");
+        let address = socket.address();
+        tracing::info!(listener = ADMIN, %address, url = url(address, false), tls = false, "listening");
         let (health, metrics) = (Arc::clone(&foundation.health), Arc::clone(&foundation.common.metrics));
         let admin = admin::Admin::new(socket.clone(), health, metrics, foundation.operated(), settings.token.as_ref());
         let serving = tokio::spawn(admin.serve());

@@ -34,7 +34,7 @@ use self::reload::{reload, take_back};
 use self::sockets::{Place, Sockets};
 use self::upgrade::Predecessor;
 use crate::admin::metrics::Metrics;
-use crate::front::{Phase, check_tls};
+use crate::front::{Phase, check_tls, client_certificate_doubt};
 use crate::pool::check_tls as check_pool_tls;
 use pierhead_service::descriptors::raise_limit;
 use pierhead_service::health::{Check, Health};
@@ -51,27 +51,52 @@ const LAST_WORK: Duration = Duration::from_secs(1);
 /// How long a process that has been taken over stays at least.
 const PARTING: Duration = Duration::from_millis(250);
 
-/// What is wrong with the files that a configuration names, as `path: message`: certificates that cannot be used,
-/// keys that are not theirs. Opens no port and touches no cache.
-pub(crate) fn check(config: &Config) -> Result<Vec<String>, AppError> {
-    let metrics = Arc::new(Metrics::new()?);
-    let listeners = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
-        let error = listener.http()?.tls.as_ref().and_then(|tls| check_tls(tls).err())?;
-        Some(format!("listeners[{index}].tls: {error}"))
-    });
-    let registries = config.registries.iter().enumerate().filter_map(|(index, registry)| {
-        let error = Client::new(parts::upstream(registry), Arc::new(metrics.upstream(&registry.name))).err()?;
-        Some(format!("registries[{index}].upstream: {error}"))
-    });
-    let pools = config.pools.iter().enumerate().flat_map(|(index, pool)| {
-        check_pool_tls(pool).into_iter().map(move |(section, error)| format!("pools[{index}].{section}: {error}"))
-    });
-    Ok(listeners.chain(pools).chain(registries).collect())
+/// What a look at the files that a configuration names has found, as `path: message`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// What an edge cannot start with: certificates that cannot be used, keys that are not theirs.
+    pub(crate) problems: Vec<String>,
+    /// What it starts with all the same, and an operator should know: certificates that have expired, or soon will.
+    pub(crate) warnings: Vec<String>,
 }
 
-/// What of a configuration works, and not as it is written, as `path: message`.
-pub(crate) fn warnings(config: &Config) -> Vec<String> {
-    let cache = config.cache.as_ref().and_then(|cache| {
+/// Looks at the files that a configuration names. Opens no port and touches no cache.
+pub(crate) fn check(config: &Config, now: SystemTime) -> Result<Checked, AppError> {
+    let metrics = Arc::new(Metrics::new()?);
+    let mut checked = Checked::default();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let Some(tls) = listener.http().and_then(|http| http.tls.as_ref()) else { continue };
+        match check_tls(tls, now) {
+            Ok(doubts) => {
+                let doubts = doubts.iter().map(|doubt| format!("listeners[{index}].tls: {doubt}"));
+                checked.warnings.extend(doubts);
+            }
+            Err(error) => checked.problems.push(format!("listeners[{index}].tls: {error}")),
+        }
+    }
+    for (index, pool) in config.pools.iter().enumerate() {
+        let wrong = check_pool_tls(pool).into_iter();
+        checked.problems.extend(wrong.map(|(section, error)| format!("pools[{index}].{section}: {error}")));
+        let shown = pool.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+        let doubt = shown.and_then(|files| client_certificate_doubt(&files.cert, now));
+        checked.warnings.extend(doubt.map(|doubt| format!("pools[{index}].tls.client_certificate: {doubt}")));
+    }
+    for (index, registry) in config.registries.iter().enumerate() {
+        let client = Client::new(parts::upstream(registry), Arc::new(metrics.upstream(&registry.name)));
+        checked.problems.extend(client.err().map(|error| format!("registries[{index}].upstream: {error}")));
+        let mut shown: Vec<_> = registry.upstream.source.endpoints().iter().collect();
+        shown.dedup_by(|one, other| one.client_certificate == other.client_certificate);
+        let shown = shown.into_iter().filter_map(|endpoint| endpoint.client_certificate.as_ref());
+        let doubts = shown.filter_map(|files| client_certificate_doubt(&files.cert, now));
+        checked.warnings.extend(doubts.map(|doubt| format!("registries[{index}].client_certificate: {doubt}")));
+    }
+    checked.warnings.extend(cache_warning(config));
+    Ok(checked)
+}
+
+/// What of the cache's section works, and not as it is written, as `path: message`.
+fn cache_warning(config: &Config) -> Option<String> {
+    config.cache.as_ref().and_then(|cache| {
         let disk = crate::cache::Disk::of(&cache.path).ok()?;
         // What is there already is not looked at: that is for the running edge to say.
         (disk.size < cache.max_size).then(|| {
@@ -82,24 +107,33 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
                 disk.size
             )
         })
-    });
-    cache.into_iter().collect()
+    })
 }
 
 /// Reads a configuration and all that it names; the problems, one a line, are the error.
-pub(crate) fn load(path: &Path) -> Result<Config, AppError> {
+pub(crate) fn load(path: &Path) -> Result<(Config, Checked), AppError> {
     let config =
         Config::load(path).map_err(|problems| AppError::Refused(problems.iter().map(ToString::to_string).collect()))?;
-    let problems = check(&config)?;
-    if problems.is_empty() { Ok(config) } else { Err(AppError::Refused(problems)) }
+    let checked = check(&config, SystemTime::now())?;
+    if checked.problems.is_empty() { Ok((config, checked)) } else { Err(AppError::Refused(checked.problems)) }
 }
 
 /// Runs an edge until it is told to stop, or another process has taken over. With `take_over` it is that process, started
 /// by the edge that runs.
 pub(crate) fn serve(path: &Path, take_over: bool) -> Result<(), AppError> {
+    let outcome = serve_until_told(path, take_over);
+    if let (true, Err(error)) = (take_over, &outcome)
+        && let Ok(channel) = upgrade::channel()
+    {
+        channel::refuse(&channel, &error.to_string());
+    }
+    outcome
+}
+
+fn serve_until_told(path: &Path, take_over: bool) -> Result<(), AppError> {
     let path = &std::path::absolute(path).map_err(AppError::Runtime)?;
     let program = program::own_path().map_err(AppError::Runtime)?;
-    let config = load(path)?;
+    let (config, _) = load(path)?;
     let mut start = Start { program, sockets: Vec::new(), predecessor: None };
     if take_over {
         let channel = upgrade::channel().map_err(AppError::TakeOver)?;
@@ -185,7 +219,7 @@ async fn run(path: &Path, config: Config, start: Start, logging: &Logging) -> Re
                             running = take_back(&foundation, running).await;
                             drain.pause(false);
                         }
-                        Err(vec![reason])
+                        Err(reason.lines().map(str::to_owned).collect())
                     }
                 }
             }

@@ -37,7 +37,7 @@ pub(super) async fn reload(
 
 async fn build(path: &Path, foundation: &Foundation, before: &Running) -> Result<Built, AppError> {
     let path = path.to_owned();
-    let config =
+    let (config, _) =
         tokio::task::spawn_blocking(move || load(&path)).await.map_err(|error| AppError::Runtime(error.into()))??;
     Built::new(foundation, config, Some(before), Sockets::beside(before.sockets()), None).await
 }

@@ -48,13 +48,13 @@ impl Sockets {
         Sockets { open: BTreeMap::new(), used: used.into_iter().map(|(_, socket)| socket).collect() }
     }
 
-    /// The socket of a listener, opened when nobody offers it.
-    pub(super) fn take(&mut self, name: &str, bind: SocketAddr) -> Result<Listening, AppError> {
+    /// The socket of a listener, opened when nobody offers it. `key` is where the configuration names the address.
+    pub(super) fn take(&mut self, name: &str, bind: SocketAddr, key: &str) -> Result<Listening, AppError> {
         if let Some(socket) = self.open.remove(&Place::of(name, bind)) {
             return Ok(socket);
         }
         Listening::open(bind, self.open.values().chain(&self.used)).map_err(|source| AppError::Bind {
-            name: name.to_owned(),
+            key: key.to_owned(),
             address: bind,
             source,
         })

@@ -22,7 +22,7 @@ use pierhead_service::supervisor;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::channel::{self, Channel, Word};
+use super::channel::{self, Channel, Unheard, Word};
 use super::generation::{Foundation, Running};
 use crate::pool::Heritage;
 
@@ -30,6 +30,9 @@ use crate::pool::Heritage;
 const START_LIMIT: Duration = Duration::from_secs(25);
 /// How long it may take from then on to serve. Clients wait meanwhile.
 const SERVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a new process that gave up may take to end by itself.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// Told by systemd to one process, and not true for another.
 const NOT_INHERITED: [&str; 5] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD", "WATCHDOG_PID"];
@@ -60,7 +63,7 @@ pub(super) async fn start(program: &Path, config: &Path, running: &Running) -> R
     let mut successor = Successor { child, channel: Channel::new(ours).map_err(failed("channel"))? };
     match timeout(START_LIMIT, successor.channel.hear(Word::Opening)).await {
         Ok(Ok(())) => Ok(successor),
-        Ok(Err(_)) => Err(successor.ended("the new process has ended; its reasons are above").await),
+        Ok(Err(unheard)) => Err(successor.ended(unheard).await),
         Err(_) => Err("the new process took too long to read its configuration".to_owned()),
     }
 }
@@ -76,12 +79,12 @@ impl Successor {
         let heritage = running.heritage();
         let serving = async {
             self.channel.say(Word::Released).await?;
-            self.channel.tell(&serde_json::to_vec(&heritage)?).await?;
+            self.channel.tell(&serde_json::to_vec(&heritage).map_err(io::Error::from)?).await?;
             self.channel.hear(Word::Ready).await
         };
         match timeout(SERVE_LIMIT, serving).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(self.ended("the new process has ended before it served").await),
+            Ok(Err(unheard)) => return Err(self.ended(unheard).await),
             Err(_) => {
                 self.end().await;
                 return Err("the new process took too long to serve".to_owned());
@@ -97,9 +100,16 @@ impl Successor {
         Ok(())
     }
 
-    async fn ended(&mut self, message: &str) -> String {
+    /// Why it does not take over, in its own words where it has any.
+    async fn ended(&mut self, unheard: Unheard) -> String {
+        // One that said why, or is gone, ends by itself, and how it ended may be all that it says.
+        let status = timeout(END_LIMIT, self.child.wait()).await;
         self.end().await;
-        message.to_owned()
+        match (unheard, status) {
+            (Unheard::Refused(reasons), _) => format!("the new process cannot start: {reasons}"),
+            (Unheard::Broken(_), Ok(Ok(status))) => format!("the new process ended without a reason: {status}"),
+            (Unheard::Broken(error), _) => format!("the new process does not answer as an edge does: {error}"),
+        }
     }
 
     /// Ends it, and waits until it has: it must not hold the store any more.
@@ -127,9 +137,9 @@ impl Predecessor {
         let released = async {
             self.channel.say(Word::Opening).await?;
             self.channel.hear(Word::Released).await?;
-            Ok(serde_json::from_slice(&self.channel.listen().await?)?)
+            Ok(serde_json::from_slice(&self.channel.listen().await?).map_err(io::Error::from)?)
         };
-        released.await.unwrap_or_else(|error: io::Error| {
+        released.await.unwrap_or_else(|error: Unheard| {
             tracing::warn!(%error, "the process before has gone, and with it what it knew of servers");
             Heritage::default()
         })

@@ -14,6 +14,7 @@
 //! │   ├── _callers                        which callers its registry authorised, by hashes of what they show, and when
 //! │   ├── _created                        when it was made, where its registry's tokens say that
 //! │   └── _lists/<hex>                    a tag or referrers list, named by the hash of its query; the newest of them
+//! ├── pins                                images that operators pinned, a line each
 //! ├── keys/<registry>                     the public keys of its tokens, as they were last published
 //! ├── tmp/                                files being written; emptied at start
 //! └── index/                              sled; disposable, made anew from the rest
@@ -121,6 +122,10 @@ impl Layout {
 
     pub(super) fn keys(&self, registry: &str) -> PathBuf {
         self.root.join("keys").join(registry)
+    }
+
+    pub(super) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
     }
 
     pub(super) fn tmp(&self) -> PathBuf {

@@ -263,6 +263,13 @@ impl Ledger {
         Some(entry)
     }
 
+    /// Bytes of what was last used before a time, in milliseconds, and may be evicted.
+    pub(super) fn bytes_used_before(&self, used: u64) -> u64 {
+        let state = self.state();
+        let older = state.entries.values().filter(|entry| entry.used < used && !entry.pinned);
+        older.map(|entry| blocks(entry.size)).sum()
+    }
+
     /// What is being written to.
     pub(super) fn busy(&self) -> Vec<Digest> {
         let state = self.state();

@@ -5,6 +5,7 @@
 //! a reader that has begun is never cut short by an eviction, another reader, or the end of another client.
 
 mod blob;
+mod contents;
 mod error;
 mod evict;
 mod fill;
@@ -43,6 +44,7 @@ use self::store::{Limits, Store, blocking};
 use self::tree::Tree;
 
 pub(crate) use self::blob::{Blob, BlobState, Want};
+pub(crate) use self::contents::{Facts, Holding, Image, PinnedBy, Selection};
 pub(crate) use self::error::{BlobError, OpenError};
 pub(crate) use self::fill::ENDLESS;
 pub(crate) use self::pins::Pins;
@@ -137,6 +139,7 @@ impl Cache {
             fills.save_all(&store);
             store.save_recency();
             store.index.close();
+            store.restrict_index();
         });
         if let Err(error) = closed.await {
             tracing::warn!(%error, "closing the cache");
@@ -266,6 +269,7 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
     let tree = Tree::open(Layout::new(settings.path), settings.fsync)?;
     let caller_key = tree.caller_key().map_err(io)?;
     let (index, mut entries) = Index::open(&tree).map_err(|error| OpenError::Index(error.to_string()))?;
+    tree.restrict_index().map_err(io)?;
     for (digest, size) in tree.partials().map_err(io)? {
         // What is committed needs no partial.
         if entries.contains_key(&digest) {
@@ -280,6 +284,7 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
     }
     tracing::info!(entries = entries.len(), path = %root.display(), "cache open");
     let Changing { max_size, min_free, shares, pins, .. } = settings.changing;
+    let pins = pins.with_operators(tree.read_pins());
     let ledger = Ledger::new(max_size, entries, Arc::clone(&metrics));
     let hot = Hot::new(settings.memory);
     let store = Store::new(tree, ledger, index, hot, pins, Limits::new(min_free, shares), metrics);

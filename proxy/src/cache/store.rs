@@ -7,6 +7,7 @@
 //! A registry that takes no more than its share of the store may evict whatever was used least recently. One that takes
 //! more may evict only what came from it, so that no upstream can push out what came from all others.
 
+mod contents;
 mod fault;
 mod records;
 
@@ -113,6 +114,8 @@ pub(super) struct Store {
     works: AtomicBool,
     /// When the index was last pruned.
     pruned: Mutex<Option<SystemTime>>,
+    /// Evictions that the log has told: how many, and of how many bytes.
+    told: Mutex<(u64, u64)>,
 }
 
 /// Runs blocking work on a blocking thread.
@@ -143,6 +146,7 @@ impl Store {
             failing: Mutex::new(None),
             works: AtomicBool::new(true),
             pruned: Mutex::new(None),
+            told: Mutex::default(),
         };
         store.refresh_pins();
         store
@@ -224,6 +228,7 @@ impl Store {
     /// Takes up other limits and pins. Blocks.
     pub(super) fn change(&self, max_size: u64, pins: Pins, limits: Limits) {
         self.limits.store(Arc::new(limits));
+        let pins = pins.with_operators(self.pins.load().of_operators().iter().cloned());
         if **self.pins.load() != pins {
             self.pins.store(Arc::new(pins));
             self.refresh_pins();
@@ -446,10 +451,30 @@ impl Store {
     /// What is done now and then: the index hears of what was used, and forgets what upstream said long ago. Blocks.
     pub(super) fn tidy(&self, now: SystemTime) {
         self.save_recency();
+        self.restrict_index();
+        self.tell_evictions();
         let mut pruned = self.pruned.lock();
         if pruned.is_none_or(|pruned| now.duration_since(pruned).is_ok_and(|since| since > PRUNE_INTERVAL)) {
             self.index.prune(now);
             *pruned = Some(now);
+        }
+    }
+
+    /// Sums up in the log what was evicted since the last time.
+    fn tell_evictions(&self) {
+        let now = (self.metrics.evictions.get(), self.metrics.evicted_bytes.get());
+        let before = std::mem::replace(&mut *self.told.lock(), now);
+        let (entries, bytes) = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1));
+        if entries > 0 {
+            tracing::info!(entries, bytes, "evicted to make room");
+        }
+    }
+
+    /// Keeps others from reading the index, while it is this process's. Blocks.
+    pub(super) fn restrict_index(&self) {
+        let Some(_held) = self.tree.hold() else { return };
+        if let Err(error) = self.tree.restrict_index() {
+            tracing::warn!(%error, "the permissions of the cache's index");
         }
     }
 

@@ -5,6 +5,7 @@
 //! and is never followed. The root and the directories right below it may be links, for that is how a disk is moved.
 
 mod callers;
+pub(super) mod permissions;
 mod records;
 
 use std::fs::{self, File, OpenOptions};
@@ -67,12 +68,15 @@ impl Tree {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
         };
+        if let Some(above) = layout.root().parent() {
+            fs::create_dir_all(above).map_err(at(above))?;
+        }
         for directory in [layout.root(), &layout.blobs(), &layout.partials(), &layout.repositories()] {
-            fs::create_dir_all(directory).map_err(at(directory))?;
+            permissions::make(directory).map_err(at(directory))?;
         }
         let lock_path = layout.lock();
-        let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(at(&lock_path))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+        let lock = lock.map_err(at(&lock_path))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(layout.root().to_owned())),
@@ -83,7 +87,8 @@ impl Tree {
         if tmp.exists() {
             fs::remove_dir_all(&tmp).map_err(at(&tmp))?;
         }
-        fs::create_dir_all(&tmp).map_err(at(&tmp))?;
+        permissions::make(&tmp).map_err(at(&tmp))?;
+        permissions::restrict(&layout).map_err(at(layout.root()))?;
         Ok(Tree {
             layout,
             fsync,
@@ -125,6 +130,11 @@ impl Tree {
     /// Makes a change, unless the tree was given away: then nobody misses it.
     fn change(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.hold().map_or(Ok(()), |_held| work())
+    }
+
+    /// Has the index's files read by their owner only: the library that writes them does not see to that.
+    pub(super) fn restrict_index(&self) -> io::Result<()> {
+        permissions::restrict_index(&self.layout)
     }
 
     /// The order in which committed files appear and vanish.
@@ -171,7 +181,7 @@ impl Tree {
         match fs::rename(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(parent) = to.parent() {
-                    fs::create_dir_all(parent)?;
+                    permissions::make(parent)?;
                 }
                 fs::rename(from, to)?;
             }

@@ -63,7 +63,7 @@ impl Edge {
         let listener = listeners.iter().find(|listener| has_tls(listener)).or(listeners.first())?;
         let (host, port) = match address {
             Some(Address { host, port }) => (host.clone(), port.unwrap_or(listener.bind.port())),
-            None => (listening_host(listener, machine), listener.bind.port()),
+            None => (host_at(listener.bind.ip(), machine), listener.bind.port()),
         };
         Some(Edge { tls: has_tls(listener), host, port })
     }
@@ -117,8 +117,14 @@ impl Edge {
     }
 }
 
-fn listening_host(listener: &Listener, machine: impl Fn() -> String) -> String {
-    match listener.bind.ip() {
+/// Where a client on this machine finds what listens on an address.
+pub(crate) fn url(address: SocketAddr, tls: bool) -> String {
+    let edge = Edge { tls, host: host_at(address.ip(), machine), port: address.port() };
+    edge.url(&edge.authority())
+}
+
+fn host_at(ip: IpAddr, machine: impl Fn() -> String) -> String {
+    match ip {
         ip if ip.is_unspecified() => machine(),
         ip if ip == Ipv4Addr::LOCALHOST => "localhost".to_owned(),
         ip => host_of(ip),

@@ -10,8 +10,8 @@ mod podman;
 
 use pierhead_config::{AuthMode, Config, Registry};
 
-pub(crate) use address::Address;
 use address::Edge;
+pub(crate) use address::{Address, url};
 
 /// A kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

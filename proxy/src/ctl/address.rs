@@ -1,17 +1,23 @@
 //! Where the edge's operators' listener is, and the token that it wants.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use pierhead_config::{Config, Secret};
+use pierhead_config::{Admin, Secret};
 use url::Url;
 
 use super::CtlError;
 
-/// Where an edge listens for its operators unless somebody says otherwise.
+/// Where an edge listens for its operators unless its configuration says otherwise.
 const USUAL: &str = "http://127.0.0.1:9090";
 
-/// See the module.
+/// The configuration of an edge that is installed.
+pub(crate) const INSTALLED: &str = "/etc/pierhead/pierhead.yaml";
+
+/// Below the directory of a user's state: the configuration of the quickstart while it runs.
+const QUICKSTART: &str = "pierhead/quickstart.yaml";
+
+/// An operators' listener, and what it asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     /// Host and port, as in a URL.
@@ -21,25 +27,49 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// What is given goes before what is configured, and that before what is usual.
+    /// The listener that is meant; what is given goes before what is configured. Where nothing is given there may be
+    /// several, in the order in which they are to be tried: the quickstart's while it runs, the installed edge's, the usual
+    /// one.
     pub(super) fn find(
         address: Option<&str>,
         token_file: Option<&Path>,
         config: Option<&Path>,
-    ) -> Result<Target, CtlError> {
-        let admin = config.map(Config::load).transpose().map_err(|problems| CtlError::Config(problems.to_string()))?;
-        let admin = admin.map(|config| config.admin);
-        let authority = match (address, &admin) {
-            (Some(address), _) => authority(address)?,
-            (None, Some(admin)) => reachable(admin.bind)?.to_string(),
-            (None, None) => authority(USUAL)?,
-        };
-        let token = match token_file {
-            Some(path) => Some(token(path)?),
-            None => admin.and_then(|admin| admin.token),
-        };
-        Ok(Target { authority, token })
+    ) -> Result<Vec<Target>, CtlError> {
+        let given = token_file.map(token).transpose()?;
+        if let (Some(address), None) = (address, config) {
+            return Ok(vec![Target { authority: authority(address)?, token: given }]);
+        }
+        if let Some(config) = config {
+            return Ok(vec![Target::configured(config, address, given.as_ref())?]);
+        }
+        let known = [quickstart(), Some(INSTALLED.into())].into_iter().flatten().filter(|config| config.exists());
+        let known: Vec<_> = known.map(|config| Target::configured(&config, None, given.as_ref())).collect();
+        // One that cannot be read matters when there is no other.
+        if known.iter().any(Result::is_ok) {
+            return Ok(known.into_iter().flatten().collect());
+        }
+        match known.into_iter().next() {
+            Some(problem) => problem.map(|target| vec![target]),
+            None => Ok(vec![Target { authority: authority(USUAL)?, token: given }]),
+        }
     }
+
+    /// As a configuration has it, but for what was given.
+    fn configured(config: &Path, address: Option<&str>, given: Option<&Secret>) -> Result<Target, CtlError> {
+        let admin = Admin::load(config).map_err(|problems| CtlError::Config(problems.to_string()))?;
+        let authority = match address {
+            Some(address) => authority(address)?,
+            None => reachable(admin.bind)?.to_string(),
+        };
+        Ok(Target { authority, token: given.cloned().or(admin.token) })
+    }
+}
+
+/// Where `scripts/run` leaves a link to the configuration that it uses.
+fn quickstart() -> Option<PathBuf> {
+    let directory = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")))?;
+    Some(state.join(QUICKSTART))
 }
 
 /// `http://host:port`, or `host:port`.

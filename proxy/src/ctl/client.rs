@@ -49,8 +49,8 @@ pub(crate) enum CtlError {
     /// No runtime.
     #[error("runtime: {0}")]
     Runtime(#[source] io::Error),
-    /// Nobody is there.
-    #[error("no edge answers at {authority}: {reason}")]
+    /// Nothing listens there.
+    #[error("no edge answers at {authority}: {reason}; give --address, or --config with the edge's configuration")]
     Unreachable {
         /// Where.
         authority: String,
@@ -86,8 +86,16 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(target: Target) -> Client {
-        Client { target }
+    /// Of the first edge that can be connected to, or else of the last.
+    pub(super) async fn new(targets: Vec<Target>) -> Result<Client, CtlError> {
+        let mut unreachable = CtlError::Config("there is no address to connect to".to_owned());
+        for target in targets {
+            match connect(&target.authority).await {
+                Ok(_) => return Ok(Client { target }),
+                Err(error) => unreachable = error,
+            }
+        }
+        Err(unreachable)
     }
 
     /// Asks, and reads the answer.
@@ -133,8 +141,7 @@ impl Client {
         let authority = &self.target.authority;
         let failed = |reason: String| CtlError::Unreachable { authority: authority.clone(), reason };
         let slow = |_| failed("timed out".to_owned());
-        let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(authority)).await.map_err(slow)?;
-        let tcp = tcp.map_err(|error| failed(error.to_string()))?;
+        let tcp = connect(authority).await?;
         let answered = async {
             let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
             // Ends with the sender.
@@ -157,6 +164,12 @@ impl Client {
             timeout(TIMEOUT, answered).await.map_err(slow)?;
         answered.map_err(|error| failed(error.to_string()))
     }
+}
+
+async fn connect(authority: &str) -> Result<TcpStream, CtlError> {
+    let failed = |reason: String| CtlError::Unreachable { authority: authority.to_owned(), reason };
+    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(authority)).await;
+    connected.map_err(|_| failed("timed out".to_owned()))?.map_err(|error| failed(error.to_string()))
 }
 
 /// A name as one segment of a path.

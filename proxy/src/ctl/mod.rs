@@ -3,8 +3,9 @@
 //! Everything goes through the API of the admin listener, so nothing can be done here that cannot be done elsewhere, and
 //! who may do it is decided in one place.
 
-mod address;
+pub(crate) mod address;
 mod client;
+mod image;
 mod table;
 
 use std::path::PathBuf;
@@ -17,21 +18,26 @@ use serde::de::DeserializeOwned;
 use self::address::Target;
 pub(crate) use self::client::CtlError;
 use self::client::{Client, segment};
-use crate::admin::shape::{CertificateList, Order, Pool, PoolList, Reload, Server, SessionList, Version};
+pub(crate) use self::image::Image;
+use crate::admin::shape::{
+    CacheStats, CertificateList, HoldingList, ImageList, Order, Part, Pinned, Pool, PoolList, Purged, Reload, Server,
+    SessionList, Version, Why,
+};
 
 /// How to reach the edge, and how to show what it says.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The admin listener [default: the configuration's, or http://127.0.0.1:9090]
+    /// Connect to this admin listener [default: the configuration's, or http://127.0.0.1:9090]
     #[arg(long, value_name = "URL", global = true)]
     address: Option<String>,
-    /// A file with the token of the API [default: the configuration's]
+    /// Read the API's token from this file [default: the configuration's]
     #[arg(long, value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
-    /// The edge's configuration, to take address and token from
+    /// Take address and token from the `admin` section of this configuration [default: that of the running quickstart, or
+    /// /etc/pierhead/pierhead.yaml]
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// How to show the answer
+    /// Show the answer so
     #[arg(long, value_name = "FORMAT", global = true, default_value = "table")]
     output: Output,
 }
@@ -91,12 +97,52 @@ pub(crate) enum Wanted {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<u64>,
     },
+    /// Show what is in the cache and how much it helps; purge, pin and unpin
+    Cache {
+        #[command(subcommand)]
+        wanted: CacheWanted,
+    },
     /// Certificates that listeners show, and when they end
     Certificates,
     /// Reads the configuration again; one that cannot be used changes nothing
     Reload,
     /// Has the program that now lies where the edge was started from take over, without refusing a connection
     Upgrade,
+}
+
+/// What to ask of the cache.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheWanted {
+    /// List repositories with size and last use, the largest first; of one repository, its tags
+    Ls {
+        /// A registry, or REGISTRY/REPOSITORY
+        of: Option<Image>,
+        /// List at most so many repositories
+        #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Show size, limit, evictions, and each registry's hit rate since the start
+    Stats,
+    /// Delete a registry, a repository, an image or a blob from the cache
+    Purge {
+        /// REGISTRY[/REPOSITORY[:TAG|@DIGEST]]
+        image: Image,
+    },
+    /// Never evict an image, or all of a repository
+    Pin {
+        /// REGISTRY/REPOSITORY[:TAG]
+        image: Image,
+    },
+    /// Allow eviction again
+    Unpin {
+        /// REGISTRY/REPOSITORY[:TAG]
+        image: Image,
+    },
+    /// Say why an image is in the cache, or is not
+    Why {
+        /// REGISTRY/REPOSITORY[:TAG|@DIGEST]
+        image: Image,
+    },
 }
 
 /// A server.
@@ -128,10 +174,12 @@ impl std::str::FromStr for Weight {
 
 /// Does what is wanted; what is to be shown.
 pub(crate) fn run(options: &Options, wanted: &Wanted) -> Result<String, CtlError> {
-    let target = Target::find(options.address.as_deref(), options.token_file.as_deref(), options.config.as_deref())?;
+    let targets = Target::find(options.address.as_deref(), options.token_file.as_deref(), options.config.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CtlError::Runtime)?;
-    let asked = Asked { client: Client::new(target), output: options.output };
-    runtime.block_on(asked.ask(wanted))
+    runtime.block_on(async {
+        let asked = Asked { client: Client::new(targets).await?, output: options.output };
+        asked.ask(wanted).await
+    })
 }
 
 struct Asked {
@@ -167,6 +215,7 @@ impl Asked {
                 self.show(&path, |list: &SessionList| table::sessions(list)).await
             }
             Wanted::Close { ids } => self.close(ids).await,
+            Wanted::Cache { wanted } => self.cache(wanted).await,
             Wanted::Certificates => {
                 self.show("/api/v1/certificates", |list: &CertificateList| table::certificates(&list.certificates))
                     .await
@@ -182,6 +231,49 @@ impl Asked {
                 self.rendered(&version, |now| format!("upgraded: process {}, version {}", now.pid, now.version))
             }
         }
+    }
+
+    async fn cache(&self, wanted: &CacheWanted) -> Result<String, CtlError> {
+        match wanted {
+            CacheWanted::Stats => self.show("/api/v1/cache", |stats: &CacheStats| table::cache_stats(stats)).await,
+            CacheWanted::Ls { of: Some(Image(part)), .. } if part.repository.is_some() => {
+                let path = format!("/api/v1/cache/images?{}", image::query(part));
+                self.show(&path, |list: &ImageList| table::images(&list.images)).await
+            }
+            CacheWanted::Ls { of, limit } => {
+                let registry = of.as_ref().map(|Image(part)| format!("&{}", image::query(part))).unwrap_or_default();
+                let path = format!("/api/v1/cache/repositories?limit={limit}{registry}");
+                self.show(&path, |list: &HoldingList| table::holdings(list)).await
+            }
+            CacheWanted::Why { image: Image(part) } => {
+                let path = format!("/api/v1/cache/why?{}", image::query(part));
+                self.show(&path, |why: &Why| table::why(why)).await
+            }
+            CacheWanted::Purge { image: Image(part) } => {
+                let purged: Purged = self.change("purge", part).await?;
+                self.rendered(&purged, |purged| {
+                    format!("purged {} blobs and manifests, {}", purged.contents, table::size(purged.bytes))
+                })
+            }
+            CacheWanted::Pin { image: Image(part) } => {
+                let pinned: Pinned = self.change("pin", part).await?;
+                self.rendered(
+                    &pinned,
+                    |now| if now.changed { "pinned".to_owned() } else { "was pinned already".to_owned() },
+                )
+            }
+            CacheWanted::Unpin { image: Image(part) } => {
+                let pinned: Pinned = self.change("unpin", part).await?;
+                self.rendered(&pinned, |now| {
+                    if now.changed { "no longer pinned".to_owned() } else { "no operator had pinned it".to_owned() }
+                })
+            }
+        }
+    }
+
+    async fn change<T: DeserializeOwned>(&self, what: &str, part: &Part) -> Result<T, CtlError> {
+        let body = serde_json::to_vec(part).map_err(CtlError::Shape)?;
+        self.client.ask(Method::POST, &format!("/api/v1/cache/{what}"), Some(body)).await
     }
 
     async fn show<T: DeserializeOwned + Serialize>(
@@ -215,12 +307,21 @@ impl Asked {
         let reload: Reload = self.client.ask(Method::GET, "/api/v1/reload", None).await?;
         let pools: PoolList = self.client.ask(Method::GET, "/api/v1/pools", None).await?;
         let sessions: SessionList = self.client.ask(Method::GET, "/api/v1/sessions?limit=0", None).await?;
+        let certificates: CertificateList = self.client.ask(Method::GET, "/api/v1/certificates", None).await?;
         let health = self.client.health().await?;
         Ok(match self.output {
             Output::Json => pretty(&serde_json::json!({
-                "version": version, "health": health, "reload": reload, "sessions": sessions.total, "pools": pools.pools,
+                "version": version, "health": health, "reload": reload, "sessions": sessions.total,
+                "certificates": certificates.certificates, "pools": pools.pools,
             }))?,
-            Output::Table => table::status(&version, &health, &reload, sessions.total, &pools.pools),
+            Output::Table => table::status(&table::Standing {
+                version: &version,
+                health: &health,
+                reload: &reload,
+                sessions: sessions.total,
+                certificates: &certificates.certificates,
+                pools: &pools.pools,
+            }),
         })
     }
 

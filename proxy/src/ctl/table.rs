@@ -7,7 +7,9 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use serde_json::Value;
 
-use crate::admin::shape::{Certificate, Pool, Reload, Server, SessionList, Version};
+use crate::admin::shape::{
+    CacheStats, Certificate, HoldingList, Image, Pool, Reload, Server, SessionList, Version, Why,
+};
 
 /// What stands where there is nothing to say.
 const NONE: &str = "-";
@@ -128,7 +130,100 @@ pub(super) fn certificates(certificates: &[Certificate]) -> String {
     rendered(&table)
 }
 
-pub(super) fn status(version: &Version, health: &Value, reload: &Reload, sessions: usize, of: &[Pool]) -> String {
+pub(super) fn cache_stats(stats: &CacheStats) -> String {
+    let percent = |rate: Option<f64>| rate.map_or_else(|| NONE.to_owned(), |rate| format!("{:.1} %", rate * 100.0));
+    let full = if stats.limit == 0 { 0.0 } else { stats.bytes as f64 / stats.limit as f64 };
+    let mut lines = vec![
+        format!("size       {} of {} ({})", size(stats.bytes), size(stats.limit), percent(Some(full))),
+        format!("contents   {} blobs and manifests", stats.contents),
+        format!("evicted    {}, {} since the start", stats.evictions, size(stats.evicted_bytes)),
+    ];
+    if !stats.writable {
+        lines.push("not stored requests go past a full or failing disk: see the log".to_owned());
+    }
+    let mut table = table(&["REGISTRY", "HIT RATE", "HITS", "REVALIDATED", "STALE", "MISSES", "BYPASSES"]);
+    for registry in &stats.registries {
+        table.add_row([
+            text(&registry.name),
+            number(percent(registry.hit_rate)),
+            number(registry.hits),
+            number(registry.revalidated),
+            number(registry.stale),
+            number(registry.misses),
+            number(registry.bypasses),
+        ]);
+    }
+    if !stats.registries.is_empty() {
+        lines.extend([String::new(), rendered(&table)]);
+    }
+    lines.join("\n")
+}
+
+pub(super) fn holdings(list: &HoldingList) -> String {
+    let mut table = table(&["REPOSITORY", "TAGS", "CONTENTS", "SIZE", "LAST USED"]);
+    for holding in &list.repositories {
+        table.add_row([
+            text(&format!("{}/{}", holding.registry, holding.repository)),
+            number(holding.tags),
+            number(holding.contents),
+            number(size(holding.bytes)),
+            text(&holding.used.as_deref().map_or_else(|| NONE.to_owned(), seconds)),
+        ]);
+    }
+    let mut shown = rendered(&table);
+    if list.total > list.repositories.len() {
+        shown.push_str(&format!("\n{} of {}", list.repositories.len(), list.total));
+    }
+    shown
+}
+
+pub(super) fn images(images: &[Image]) -> String {
+    let mut table = table(&["TAG", "DIGEST", "SIZE", "PARTS HERE", "LAST USED", "CHECKED", "PINNED BY"]);
+    for image in images {
+        table.add_row([
+            text(&image.tag),
+            text(&image.digest),
+            number(size(image.bytes)),
+            number(format!("{}/{}", image.contents, image.contents + image.missing)),
+            text(&image.used.as_deref().map_or_else(|| NONE.to_owned(), seconds)),
+            text(&seconds(&image.checked)),
+            text(image.pinned.as_deref().unwrap_or(NONE)),
+        ]);
+    }
+    rendered(&table)
+}
+
+pub(super) fn why(why: &Why) -> String {
+    why.reasons.iter().map(|reason| printable(reason)).collect::<Vec<_>>().join("\n")
+}
+
+/// A number of bytes, for people.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// What `status` shows.
+pub(super) struct Standing<'a> {
+    pub(super) version: &'a Version,
+    pub(super) health: &'a Value,
+    pub(super) reload: &'a Reload,
+    /// How many connections are open.
+    pub(super) sessions: usize,
+    pub(super) certificates: &'a [Certificate],
+    pub(super) pools: &'a [Pool],
+}
+
+/// A certificate that has expired or will within this is worth a line.
+const NOTICE: i64 = 30 * 24 * 3600;
+
+pub(super) fn status(standing: &Standing<'_>) -> String {
+    let Standing { version, health, reload, sessions, certificates, pools: of } = standing;
     let services = health.pointer("/data/services").and_then(Value::as_object);
     let sick: Vec<&str> = services
         .into_iter()
@@ -156,6 +251,15 @@ pub(super) fn status(version: &Version, health: &Value, reload: &Reload, session
     if !reload.problems.is_empty() {
         lines.push(format!("               the file, read {}, cannot be used:", seconds(&reload.looked)));
         lines.extend(reload.problems.iter().map(|problem| format!("                 {problem}")));
+    }
+    for certificate in certificates.iter().filter(|certificate| certificate.seconds_left <= NOTICE) {
+        let days = certificate.seconds_left.abs() / (24 * 3600);
+        let ends = match certificate.seconds_left < 0 {
+            true => format!("expired {days} days ago"),
+            false => format!("expires in {days} days"),
+        };
+        let (file, listener, date) = (&certificate.file, &certificate.listener, seconds(&certificate.not_after));
+        lines.push(format!("certificate    {file} of listener {listener} {ends}, on {date}"));
     }
     lines.push(format!("connections    {sessions}"));
     let mut shown: Vec<String> = lines.iter().map(|line| printable(line)).collect();
@@ -265,7 +369,10 @@ mod tests {
             "generation": 1, "since": "2026-01-02T03:04:05.000Z", "looked": "2026-01-02T03:04:05.000Z", "problems": [],
         }))
         .unwrap();
-        let shown = |health: Value| status(&version, &health, &reload, 0, &[]);
+        let shown = |health: Value| {
+            let (version, reload) = (&version, &reload);
+            status(&Standing { version, health: &health, reload, sessions: 0, certificates: &[], pools: &[] })
+        };
         let services = json!({ "docker.io": true });
         assert!(shown(json!({ "data": { "services": services } })).contains("health         all well"));
         let expanded = json!({ "docker.io": { "status": true, "message": "degraded: auth\u{1b} refuses" } });

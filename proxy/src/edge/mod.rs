@@ -159,6 +159,11 @@ impl Edge {
 }
 
 impl Edge {
+    /// The store.
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
     /// Says what operators should know of a registry: that it refuses the edge's account.
     pub(crate) fn trouble(&self, registry: &str) -> Option<String> {
         self.registries.iter().find(|upstream| &*upstream.name == registry)?.condition.trouble()

@@ -15,7 +15,7 @@ use super::encrypted::Encrypted;
 use super::service::Service;
 use super::socket::Socket;
 use super::stream::ClientStream;
-use super::{Application, Connection, http1, http2, proxy_protocol, tcp as layer4};
+use super::{Application, Connection, http1, http2, plain, proxy_protocol, tcp as layer4};
 use crate::admin::sessions::Protocol;
 
 /// How much is read at a time of what precedes the protocol.
@@ -66,6 +66,15 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         return service.refused(&connection, "connections", None);
     };
     let Some(accepted) = layer4::pass_through(accepted, service, &connection, deadline).await else { return };
+    let accepted = match &service.tls {
+        Some(_) => match timeout_at(deadline, plain::refuse(accepted)).await {
+            Ok(Ok(Some(accepted))) => accepted,
+            Ok(Ok(None)) => return service.refused(&connection, "plain_http", None),
+            Ok(Err(error)) => return service.handshake_failed(&connection, &error),
+            Err(_) => return service.handshake_failed(&connection, &"timed out"),
+        },
+        None => accepted,
+    };
     let socket = Socket::new(accepted, service.limits.write_timeout);
     let chunks = Arc::new(Chunks::default());
     let transport = match &service.tls {
@@ -77,14 +86,8 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
                 service.counts.handshake(stream.is_tls13(), stream.is_resumed());
                 Either::Right(Box::new(stream))
             }
-            Ok(Err(error)) => {
-                service.counts.handshake_failed();
-                return service.refused(&connection, "tls", Some(&error));
-            }
-            Err(_) => {
-                service.counts.handshake_failed();
-                return service.refused(&connection, "tls", Some(&"timed out"));
-            }
+            Ok(Err(error)) => return service.handshake_failed(&connection, &error),
+            Err(_) => return service.handshake_failed(&connection, &"timed out"),
         },
     };
     let stream: Stream = Box::new(ClientStream::new(transport, Arc::clone(&chunks)));

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
+use pierhead_config::Mode;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -75,6 +76,16 @@ impl<A: Application> Prepared<A> {
     /// The configured name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether clients speak TLS to it.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.service.tls.is_some()
+    }
+
+    /// Whether it understands HTTP, and does not only pass bytes on.
+    pub(crate) fn speaks_http(&self) -> bool {
+        matches!(self.service.mode, Mode::Http(_))
     }
 }
 

@@ -29,6 +29,7 @@ mod limits;
 mod listener;
 mod listening;
 mod pipe;
+mod plain;
 mod proxy_protocol;
 mod relay;
 mod service;
@@ -57,7 +58,7 @@ pub(crate) use http2::FRAME;
 pub(crate) use limits::RequestLimits;
 pub(crate) use listener::{Common, Listener, Prepared};
 pub(crate) use listening::{Listening, prepare};
-pub(crate) use tls::{Certificate, TlsError, check as check_tls};
+pub(crate) use tls::{Certificate, TlsError, check as check_tls, client_certificate_doubt};
 
 /// Where a request came from.
 #[derive(Clone, Debug)]

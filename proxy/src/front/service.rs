@@ -81,6 +81,12 @@ impl<A: Application> Service<A> {
         matches!(&self.mode, Mode::Http(http) if matches!(http.target, HttpTarget::Pool(_)))
     }
 
+    /// A client and this listener did not agree on TLS.
+    pub(crate) fn handshake_failed(&self, connection: &Connection, error: &dyn std::fmt::Display) {
+        self.counts.handshake_failed();
+        self.refused(connection, "tls", Some(error));
+    }
+
     /// A client was turned away before the application saw it. It is counted for operators and logged for the curious
     /// only: whoever scans the port must not fill the log.
     pub(crate) fn refused(&self, connection: &Connection, reason: &str, error: Option<&dyn std::fmt::Display>) {

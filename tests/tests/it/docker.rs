@@ -120,7 +120,7 @@ async fn a_shared_and_a_passthrough_registry_stand_side_by_side() {
         hub.push("library/alpine", "latest", &image).await;
         own.push("team/app", "latest", &image).await;
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let edge = Setup::new()
+        let _edge = Setup::new()
             .set("/listeners/0/bind", format!("127.0.0.1:{port}"))
             .registry_with("docker.io", hub.url(), json!({ "default": default }))
             .registry_with(

@@ -8,15 +8,18 @@ use super::shape::{ErrorBody, Failure};
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ApiError {
+pub(in crate::admin) enum ApiError {
     /// Who asks is not known.
     #[error("a bearer token is required, and this is not it")]
     Unauthorized,
     /// A web page of somebody else asks, through an operator's browser.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// The request names no host, several, or one that is none.
+    #[error("{0}")]
+    Host(&'static str),
     /// There is no such thing.
-    #[error("there is no {what} {name:?}")]
+    #[error("there is no {what}{}", if name.is_empty() { String::new() } else { format!(" {name:?}") })]
     NotFound {
         /// What kind of thing.
         what: &'static str,
@@ -37,6 +40,9 @@ pub(super) enum ApiError {
         /// What is wrong with it.
         message: String,
     },
+    /// The disk failed.
+    #[error("the cache's disk: {0}")]
+    Storage(String),
     /// The configuration cannot be used.
     #[error("the configuration was not reloaded: the one before stays in use")]
     NotReloaded(Vec<String>),
@@ -53,10 +59,12 @@ impl ApiError {
         match self {
             ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
+            ApiError::Host(_) => StatusCode::BAD_REQUEST,
             ApiError::NotFound { .. } | ApiError::NoRoute => StatusCode::NOT_FOUND,
             ApiError::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Invalid { status, .. } => *status,
             ApiError::NotReloaded(_) | ApiError::NotUpgraded(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
             ApiError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -67,9 +75,10 @@ impl ApiError {
             ApiError::Forbidden(_) => "forbidden",
             ApiError::NotFound { .. } | ApiError::NoRoute => "not_found",
             ApiError::NoMethod => "method_not_allowed",
-            ApiError::Invalid { .. } => "invalid",
+            ApiError::Host(_) | ApiError::Invalid { .. } => "invalid",
             ApiError::NotReloaded(_) => "not_reloaded",
             ApiError::NotUpgraded(_) => "not_upgraded",
+            ApiError::Storage(_) => "storage",
             ApiError::Timeout(_) => "timeout",
         }
     }

@@ -3,6 +3,7 @@
 //! Its description is derived from the routes and the shapes themselves, so it cannot say anything else than what is
 //! done. What was changed is in the log: by the pool, by the reload, by the closing of a connection.
 
+mod cache;
 mod certificates;
 mod error;
 mod guard;
@@ -30,11 +31,12 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::error::ApiError;
+pub(super) use self::error::ApiError;
 use self::guard::{Guard, SLOWED};
 use super::control::Control;
 use super::metrics::Metrics;
 use super::sessions::Sessions;
+use crate::cache::Cache;
 use crate::front::Certificate;
 use crate::pool::Pools;
 
@@ -51,6 +53,8 @@ type Shown = (String, Arc<[Certificate]>);
 pub(crate) struct Operated {
     /// The pools of the newest configuration.
     pub(crate) pools: Box<dyn Fn() -> Arc<Pools> + Send + Sync>,
+    /// The store, where there is one.
+    pub(crate) cache: Box<dyn Fn() -> Option<Arc<Cache>> + Send + Sync>,
     /// What listeners show.
     pub(crate) certificates: Box<dyn Fn() -> Vec<Shown> + Send + Sync>,
     /// The open connections.
@@ -83,6 +87,13 @@ pub(super) fn router(operated: Operated, token: Option<&Secret>, metrics: Arc<Me
         .routes(routes!(pools::server, pools::order))
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::close))
+        .routes(routes!(cache::stats))
+        .routes(routes!(cache::repositories))
+        .routes(routes!(cache::images))
+        .routes(routes!(cache::why))
+        .routes(routes!(cache::purge))
+        .routes(routes!(cache::pin))
+        .routes(routes!(cache::unpin))
         .routes(routes!(certificates::list))
         .routes(routes!(reload::status, reload::reload))
         .routes(routes!(reload::upgrade))

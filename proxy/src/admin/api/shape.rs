@@ -3,11 +3,16 @@
 //!
 //! Times are RFC 3339 in UTC.
 
+mod cache;
+
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub(crate) use self::cache::{
+    CacheStats, Holding, HoldingList, Image, ImageList, Part, Pinned, Purged, RegistryStats, Why,
+};
 use crate::admin::control::Status;
 use crate::admin::sessions::SessionView;
 use crate::pool;

@@ -50,6 +50,7 @@ pub(crate) fn operated() -> Operated {
     let status = Status { generation: 1, since: now, looked: now, problems: Vec::new() };
     Operated {
         pools: Box::new(|| Arc::new(Pools::default())),
+        cache: Box::new(|| None),
         certificates: Box::new(Vec::new),
         sessions: Arc::default(),
         control: Arc::new(Alternating(Mutex::new(status))),
@@ -110,6 +111,13 @@ async fn what_cannot_be_done_is_said_in_one_shape() {
         (Method::DELETE, "/api/v1/sessions/-1", None, 404, "not_found"),
         (Method::GET, "/api/v1/sessions?limit=many", None, 400, "invalid"),
         (Method::GET, "/api/v1/sessions?lsitener=a", None, 400, "invalid"),
+        (Method::GET, "/api/v1/cache", None, 404, "not_found"),
+        (Method::GET, "/api/v1/cache/repositories?registry=..", None, 422, "invalid"),
+        (Method::GET, "/api/v1/cache/images?registry=a.io", None, 400, "invalid"),
+        (Method::GET, "/api/v1/cache/images?registry=a.io&repository=..%2Fb", None, 422, "invalid"),
+        (Method::POST, "/api/v1/cache/purge", Some(json!({ "registry": "a/../b" })), 422, "invalid"),
+        (Method::POST, "/api/v1/cache/purge", Some(json!({ "registry": "a.io", "reference": "v1" })), 422, "invalid"),
+        (Method::POST, "/api/v1/cache/pin", Some(json!({ "registry": "a.io" })), 422, "invalid"),
         (Method::GET, "/api/v1/nothing", None, 404, "not_found"),
         (Method::GET, "/api/v2/pools", None, 404, "not_found"),
         (Method::PUT, "/api/v1/pools", None, 405, "method_not_allowed"),
@@ -203,6 +211,13 @@ async fn the_description_has_every_route() {
         "post /api/v1/pools/{pool}/servers/{server}",
         "get /api/v1/sessions",
         "delete /api/v1/sessions/{id}",
+        "get /api/v1/cache",
+        "get /api/v1/cache/repositories",
+        "get /api/v1/cache/images",
+        "get /api/v1/cache/why",
+        "post /api/v1/cache/purge",
+        "post /api/v1/cache/pin",
+        "post /api/v1/cache/unpin",
         "get /api/v1/certificates",
         "get /api/v1/reload",
         "post /api/v1/reload",
@@ -211,7 +226,7 @@ async fn the_description_has_every_route() {
     ] {
         assert!(described.iter().any(|known| known == route), "{route} is not in {described:?}");
     }
-    assert_eq!(described.len(), 11, "{described:?}");
+    assert_eq!(described.len(), 18, "{described:?}");
     let order = &document["components"]["schemas"]["Order"];
     assert!(order.to_string().contains("maintenance"), "{order}");
     assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");

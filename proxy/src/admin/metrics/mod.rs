@@ -17,6 +17,7 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 
 use self::family::{counter, counters, gauge, gauges};
@@ -72,6 +73,7 @@ impl Metrics {
     /// A fresh set.
     pub(crate) fn new() -> Result<Metrics, prometheus::Error> {
         let r = Registry::new();
+        r.register(Box::new(ProcessCollector::for_self()))?;
         let version = gauges(&r, "pierhead_build_info", "Always 1; the version is the label.", &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let writable =
@@ -143,6 +145,11 @@ impl Metrics {
         first_byte: Duration,
     ) {
         self.requests.ended(registry, (kind, outcome), status, bytes, first_byte);
+    }
+
+    /// How many requests for content were answered, by registry and outcome.
+    pub(crate) fn outcomes(&self) -> Vec<(String, String, u64)> {
+        self.requests.outcomes()
     }
 
     /// An attempt to log in to this edge: `ok`, `failed` or `limited`.

@@ -79,6 +79,17 @@ impl Requests {
         }
     }
 
+    /// How many requests for content were answered, by registry and outcome.
+    pub(super) fn outcomes(&self) -> Vec<(String, String, u64)> {
+        let known = self.known.load();
+        let of = |(registry, all): (&String, &Vec<Series>)| {
+            let content = all.iter().filter(|series| series.kind != "other");
+            let counted = content.map(|series| (registry.clone(), series.outcome.to_owned(), series.total.get()));
+            counted.collect::<Vec<_>>()
+        };
+        known.iter().filter(|(registry, _)| !registry.is_empty()).flat_map(of).collect()
+    }
+
     /// The first of its kind. Two that come at once find the same counters, and one of the two is remembered.
     fn learn(&self, registry: &str, kind: &'static str, outcome: &'static str, status: u16) -> Series {
         let series = Series {

@@ -19,7 +19,7 @@ use parking_lot::RwLock;
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::ledger::Entry;
-use super::tree::Tree;
+use super::tree::{Tree, permissions};
 use super::{Extent, RepositoryId, TagRecord};
 
 /// How long upstream's yes to a caller is remembered at all.
@@ -85,6 +85,7 @@ impl Index {
 
     /// Opens, and reads every entry; the last value tells whether the last run ended without closing.
     fn read(path: &Path) -> Result<(Index, HashMap<Digest, Entry>, bool), IndexError> {
+        permissions::make_index(path)?;
         let db = sled::Config::new()
             .path(path)
             .cache_capacity(16 << 20)
@@ -151,6 +152,11 @@ impl Index {
             }
             repositories
         })
+    }
+
+    /// Whether any repository is known to hold content.
+    pub(super) fn is_held(&self, digest: &Digest) -> bool {
+        self.with(|open| open.links.scan_prefix(record::digest(digest)).map_while(note).next().is_some())
     }
 
     /// The media type of a link (empty for a blob), if the repository is known to hold the content.

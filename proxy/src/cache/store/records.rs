@@ -139,7 +139,7 @@ impl Store {
         }
     }
 
-    fn try_forget_all(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<()> {
+    pub(super) fn try_forget_all(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<()> {
         let removed = self.remove_records(registry, extent);
         self.index.remove_tags(registry, extent);
         self.index.remove_authorised(registry, extent);

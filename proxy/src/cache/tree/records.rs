@@ -162,6 +162,18 @@ impl Tree {
         std::str::from_utf8(&read_small(&self.layout.created(id)).ok()?).ok()?.trim_end().parse().ok()
     }
 
+    /// Keeps what operators pinned.
+    pub(in crate::cache) fn write_pins<'p>(&self, pins: impl IntoIterator<Item = &'p String>) -> io::Result<()> {
+        let lines: String = pins.into_iter().flat_map(|pin| [pin, "\n"]).collect();
+        self.write(&self.layout.pins(), &[lines.as_bytes()], self.fsync)
+    }
+
+    /// What operators pinned.
+    pub(in crate::cache) fn read_pins(&self) -> Vec<String> {
+        let text = read_small(&self.layout.pins()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        text.unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
     /// Keeps the public keys of a registry's tokens.
     pub(in crate::cache) fn write_keys(&self, registry: &str, keys: &[u8]) -> io::Result<()> {
         self.write(&self.layout.keys(registry), &[keys], false)

@@ -14,8 +14,8 @@ use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::TlsError;
 use super::material::{File, Pair};
+use super::{TlsError, words};
 
 /// What is told of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -68,6 +68,15 @@ impl Usable {
     }
 }
 
+/// What is told of the first certificate of a file, whoever shows it.
+pub(crate) fn describe_file(path: &Path) -> Result<Certificate, TlsError> {
+    let file = File::read(path)?;
+    match chain(&file)?.first() {
+        Some(first) => describe(path, first),
+        None => Err(TlsError::file(path, "holds no certificate")),
+    }
+}
+
 /// The certificates of a file.
 pub(crate) fn chain(file: &File) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_slice_iter(&file.bytes)
@@ -90,7 +99,7 @@ fn unusable(file: &File, error: &pem::Error, absent: &str) -> TlsError {
 
 fn describe(path: &Path, der: &CertificateDer<'static>) -> Result<Certificate, TlsError> {
     let broken = |reason: &dyn std::fmt::Display| TlsError::file(path, &format!("not a usable certificate: {reason}"));
-    let usable = EndEntityCert::try_from(der).map_err(|error| broken(&error))?;
+    let usable = EndEntityCert::try_from(der).map_err(|error| broken(&words::of(&error)))?;
     let (_, parsed) = X509Certificate::from_der(der).map_err(|error| broken(&error))?;
     let mut names: Vec<String> = usable.valid_dns_names().map(str::to_ascii_lowercase).collect();
     if names.is_empty() {

@@ -63,7 +63,7 @@ impl Material {
 }
 
 impl File {
-    fn read(path: &Path) -> Result<File, TlsError> {
+    pub(crate) fn read(path: &Path) -> Result<File, TlsError> {
         let read = || {
             let mut bytes = Vec::new();
             std::fs::File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;

@@ -9,6 +9,7 @@
 
 mod certificate;
 mod choice;
+mod expiry;
 #[cfg(test)]
 mod handshakes;
 mod material;
@@ -16,6 +17,7 @@ mod policy;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod words;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,16 @@ pub(crate) enum TlsError {
         key: PathBuf,
         /// What the library says.
         source: rustls::Error,
+    },
+    /// Clients would not believe it, and they believe the one in use.
+    #[error("{path}: {doubt}: the one in use stays, for {left} more days")]
+    Worse {
+        /// The new certificate's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        doubt: String,
+        /// How long the one in use is still valid.
+        left: i64,
     },
     /// A directory without any, and none beside it.
     #[error("{0}: holds no certificate with a key")]
@@ -130,27 +142,46 @@ impl Loaded {
         let sessions = before.map(|before| &before.sessions);
         let (config, sessions) = policy::server_config(settings, &material, &certificates, sessions)?;
         let certificates: Arc<[_]> = certificates.into_iter().map(|certificate| certificate.about).collect();
-        warn_of(&certificates, SystemTime::now());
+        if let Some(before) = before {
+            refuse_worse(&before.certificates, &certificates, expiry::seconds(SystemTime::now()))?;
+        }
         Ok(Loaded { material, config, sessions, certificates })
     }
 }
 
-/// Tells of certificates that clients will not believe. They are served nevertheless: some clients do not look, and
-/// nothing is better without them.
-fn warn_of(certificates: &[Certificate], now: SystemTime) {
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    for certificate in certificates {
-        let file = certificate.file.display();
-        if certificate.not_after < now {
-            tracing::warn!(%file, "the certificate has expired");
-        } else if certificate.not_before > now {
-            tracing::warn!(%file, "the certificate is not yet valid");
+/// No certificate takes the place of one that clients believe while they do not believe it itself. Where none is believed,
+/// nothing is better without the new one: some clients do not look.
+fn refuse_worse(before: &[Certificate], after: &[Certificate], now: i64) -> Result<(), TlsError> {
+    let is_replaced = |new: &Certificate, old: &Certificate| {
+        old.file == new.file || old.names.iter().any(|name| new.names.contains(name))
+    };
+    for new in after.iter().filter(|new| !expiry::is_valid(new, now)) {
+        let old = before.iter().find(|old| expiry::is_valid(old, now) && is_replaced(new, old));
+        let still = after.iter().any(|other| expiry::is_valid(other, now) && is_replaced(new, other));
+        if let (Some(old), false, Some(doubt)) = (old, still, expiry::doubt(new, now)) {
+            let until = old.not_after;
+            return Err(TlsError::Worse {
+                path: new.file.clone(),
+                doubt,
+                left: until.saturating_sub(now) / (24 * 3600),
+            });
         }
     }
+    Ok(())
+}
+
+/// Doubts about the time of a client certificate that this edge shows to servers.
+pub(crate) fn client_certificate_doubt(path: &Path, now: SystemTime) -> Option<String> {
+    let certificate = certificate::describe_file(path).ok()?;
+    let doubt = expiry::doubt(&certificate, expiry::seconds(now))?;
+    Some(format!("{}: {doubt}", path.display()))
 }
 
 /// Whether the configuration of a listener could be built.
-pub(crate) fn check(settings: &Tls) -> Result<(), TlsError> {
-    Termination::new(settings, None).map(drop)
+/// What works all the same, and will not please clients, is returned.
+pub(crate) fn check(settings: &Tls, now: SystemTime) -> Result<Vec<String>, TlsError> {
+    let (termination, now) = (Termination::new(settings, None)?, expiry::seconds(now));
+    let doubts = termination.certificates();
+    let doubts = doubts.iter().filter_map(|one| Some(format!("{}: {}", one.file.display(), expiry::doubt(one, now)?)));
+    Ok(doubts.collect())
 }

@@ -15,10 +15,10 @@ use rustls::server::{
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
-use super::TlsError;
 use super::certificate::{Usable, chain};
 use super::choice::Choice;
 use super::material::{File, Material};
+use super::{TlsError, words};
 
 /// Sessions of TLS 1.2 clients that do not take tickets.
 const SESSIONS: usize = 10_000;
@@ -103,6 +103,8 @@ fn client_verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(file)? {
+        webpki::anchor_from_trusted_cert(&certificate)
+            .map_err(|error| TlsError::file(&file.path, &words::of(&error)))?;
         roots.add(certificate).map_err(|error| TlsError::file(&file.path, &error.to_string()))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));

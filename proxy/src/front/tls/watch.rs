@@ -3,12 +3,14 @@
 //! Invariant: what is broken is looked at again. Who replaces a certificate and its key one after the other leaves them
 //! not matching for a moment; so only what is still broken at the next look is worth a warning, and that once.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
 
-use super::Termination;
+use super::expiry::{self, Stage};
+use super::{Certificate, Termination};
 use crate::admin::metrics::Metrics;
 
 /// Looks for as long as it lives.
@@ -50,6 +52,34 @@ impl Complaint {
     }
 }
 
+/// What was said of the end of certificates, by their fingerprints: each stage is worth one warning.
+#[derive(Debug, Default)]
+struct Warnings(HashMap<String, Stage>);
+
+impl Warnings {
+    /// Whether to warn of a certificate that has reached a stage.
+    fn is_news(&mut self, fingerprint: &str, stage: Stage) -> bool {
+        let before = self.0.insert(fingerprint.to_owned(), stage);
+        before.is_none_or(|before| stage < before)
+    }
+
+    /// Warns of what is new to say.
+    fn warn_of(&mut self, listener: &str, certificates: &[Certificate], now: i64) {
+        self.0.retain(|known, _| certificates.iter().any(|one| one.fingerprint == *known));
+        for certificate in certificates {
+            let stage = match certificate.not_before > now {
+                true => Some(Stage::Expired),
+                false => expiry::stage(certificate.not_after, now),
+            };
+            if let (Some(stage), Some(doubt)) = (stage, expiry::doubt(certificate, now))
+                && self.is_news(&certificate.fingerprint, stage)
+            {
+                tracing::warn!(listener, file = %certificate.file.display(), "{doubt}");
+            }
+        }
+    }
+}
+
 impl Watch {
     /// Begins, and tells the metrics what is served. Needs the runtime.
     pub(crate) fn start(listener: &Arc<str>, termination: &Arc<Termination>, metrics: &Arc<Metrics>) -> Watch {
@@ -61,8 +91,11 @@ impl Watch {
 }
 
 async fn look_again(listener: Arc<str>, termination: Weak<Termination>, every: Duration, metrics: Arc<Metrics>) {
-    let mut complaint = Complaint::default();
+    let (mut complaint, mut warnings) = (Complaint::default(), Warnings::default());
     loop {
+        let Some(current) = termination.upgrade() else { return };
+        warnings.warn_of(&listener, &current.certificates(), expiry::seconds(SystemTime::now()));
+        drop(current);
         tokio::time::sleep(every).await;
         let Some(termination) = termination.upgrade() else { return };
         let looked = {
@@ -85,7 +118,7 @@ async fn look_again(listener: Arc<str>, termination: Weak<Termination>, every: D
             Ok(Err(error)) => {
                 if complaint.failed(&error.to_string()) {
                     metrics.certificates_renewed(&listener, false);
-                    tracing::warn!(%listener, %error, "new certificates cannot be used, the old ones serve on");
+                    tracing::error!(%listener, %error, "new certificates cannot be used, the old ones serve on");
                 }
             }
             // The runtime ends.
@@ -103,6 +136,23 @@ fn publish(listener: &str, termination: &Termination, metrics: &Metrics) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_stage_of_an_end_is_worth_one_warning() {
+        let mut warnings = Warnings::default();
+        for (fingerprint, stage, news) in [
+            ("a", Stage::Month, true),
+            ("a", Stage::Month, false),
+            ("b", Stage::Week, true),
+            ("a", Stage::Week, true),
+            ("a", Stage::Day, true),
+            ("a", Stage::Day, false),
+            ("a", Stage::Expired, true),
+            ("a", Stage::Expired, false),
+        ] {
+            assert_eq!(warnings.is_news(fingerprint, stage), news, "{fingerprint} {stage:?}");
+        }
+    }
 
     #[test]
     fn only_what_stays_broken_is_told_and_once() {
