@@ -5,6 +5,7 @@
 //! - [`crypto`]: the one provider of cryptography.
 //! - [`health`]: reports in the shapes of Quay's health endpoints.
 //! - [`network`]: what an address counts as.
+//! - [`shares`]: fair shares of what is scarce.
 //! - [`told`]: what proxies in front tell of a request's way.
 //! - [`supervisor`]: what systemd is told. [`signals`]: what a program is told.
 //! - [`output`]: what a command answers.
@@ -18,6 +19,7 @@ pub mod logging;
 pub mod network;
 pub mod output;
 pub mod range;
+pub mod shares;
 pub mod signals;
 pub mod supervisor;
 pub mod told;

@@ -1,0 +1,369 @@
+//! Who holds how much of a room, who waits, and what follows. Pure.
+//!
+//! A party may take more while it holds less than its factor times what is free ("dynamic thresholds", Choudhury and Hahne, 1998). The rule
+//! needs no list of who competes: with one greedy account half of the room stays free, with two a third, and a party that holds nothing
+//! may always take what is left.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::pace::Pace;
+use super::party::{Key, Party};
+
+/// A network may hold so many times what is free; an account once.
+const NETWORK: u64 = 4;
+/// Holdings taken back in one look.
+const CUT: usize = 64;
+
+/// The books of one room. Numbers are given in the order of coming.
+pub(super) struct Ledger {
+    room: u64,
+    /// Whether a greedy party leaves some room free. Not for work that is short: there turns are enough.
+    reserve: bool,
+    used: u64,
+    shares: HashMap<Key, u64>,
+    holdings: BTreeMap<u64, Holding>,
+    waiting: BTreeMap<u64, Waiting>,
+    last: u64,
+}
+
+struct Holding {
+    party: Party,
+    amount: u64,
+    pace: Arc<Pace>,
+}
+
+/// Somebody waits for `amount` more: for a new holding, or for this one.
+struct Waiting {
+    party: Party,
+    amount: u64,
+    holding: Option<u64>,
+}
+
+/// Why a party may not take more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// All is taken.
+    Room,
+    /// The account, or the clients of its network without one, hold their share.
+    Own,
+    /// The network holds its share.
+    Network,
+}
+
+impl Ledger {
+    pub(super) fn new(room: u64, reserve: bool) -> Ledger {
+        Ledger {
+            room,
+            reserve,
+            used: 0,
+            shares: HashMap::new(),
+            holdings: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            last: 0,
+        }
+    }
+
+    /// Units in use.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Units that there are.
+    pub(super) fn room(&self) -> u64 {
+        self.room
+    }
+
+    /// A new size. What is held beyond it is not taken back.
+    pub(super) fn resize(&mut self, room: u64) {
+        self.room = room;
+    }
+
+    /// How much a party holds, by account or else by network.
+    pub(super) fn held_by(&self, party: &Party) -> u64 {
+        party.keys().next().map_or(0, |key| self.held(key))
+    }
+
+    fn held(&self, key: &Key) -> u64 {
+        self.shares.get(key).copied().unwrap_or_default()
+    }
+
+    /// Why a party may not take so much now. `None`: it may. `holding`: for this one, which it has.
+    pub(super) fn bound(&self, party: &Party, amount: u64, holding: Option<u64>) -> Option<Bound> {
+        let free = self.room.saturating_sub(self.used);
+        // What is larger than all there is may have all of it.
+        if free < amount.min(self.room) || free == 0 {
+            return Some(Bound::Room);
+        }
+        // The oldest holding of a party goes on while there is any room: else several that grow would wait for each other.
+        if !self.reserve || holding.is_some_and(|id| self.is_oldest(id, party)) {
+            return None;
+        }
+        if party.own().is_some_and(|key| self.held(key) >= free) {
+            return Some(Bound::Own);
+        }
+        (party.network()).is_some_and(|key| self.held(key) >= free.saturating_mul(NETWORK)).then_some(Bound::Network)
+    }
+
+    fn is_oldest(&self, id: u64, party: &Party) -> bool {
+        self.holdings.iter().find(|(_, holding)| holding.party == *party).is_some_and(|(oldest, _)| *oldest == id)
+    }
+
+    /// A new holding.
+    pub(super) fn take(&mut self, party: Party, amount: u64, pace: Arc<Pace>) -> u64 {
+        self.last += 1;
+        let id = self.last;
+        self.holdings.insert(id, Holding { party, amount: 0, pace });
+        self.grow(id, amount);
+        id
+    }
+
+    /// More for a holding.
+    pub(super) fn grow(&mut self, id: u64, amount: u64) {
+        let Some(holding) = self.holdings.get_mut(&id) else { return };
+        holding.amount += amount;
+        self.used += amount;
+        for key in holding.party.keys() {
+            *self.shares.entry(key.clone()).or_default() += amount;
+        }
+    }
+
+    /// The end of a holding.
+    pub(super) fn release(&mut self, id: u64) {
+        let Some(holding) = self.holdings.remove(&id) else { return };
+        self.used -= holding.amount;
+        for key in holding.party.keys() {
+            if let Some(held) = self.shares.get_mut(key) {
+                *held -= holding.amount;
+                if *held == 0 {
+                    self.shares.remove(key);
+                }
+            }
+        }
+    }
+
+    /// A party that waits.
+    pub(super) fn wait(&mut self, party: Party, amount: u64, holding: Option<u64>) -> u64 {
+        self.last += 1;
+        self.waiting.insert(self.last, Waiting { party, amount, holding });
+        self.last
+    }
+
+    /// It waits no longer.
+    pub(super) fn leave(&mut self, id: u64) {
+        self.waiting.remove(&id);
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The next that may go on: of those that may take what they want, the one that holds least, and of those the first that came.
+    pub(super) fn next(&self) -> Option<u64> {
+        if self.used >= self.room {
+            return None;
+        }
+        let may = self.waiting.iter().filter(|(_, one)| self.bound(&one.party, one.amount, one.holding).is_none());
+        may.min_by_key(|(id, one)| {
+            (one.party.own().map_or(0, |key| self.held(key)), one.party.network().map_or(0, |key| self.held(key)), **id)
+        })
+        .map(|(id, _)| *id)
+    }
+
+    /// The holdings to take back for those that wait: one for each, the slowest of the party that is in the way.
+    pub(super) fn to_cut(&self, now: Instant) -> Vec<u64> {
+        let mut cut = Vec::new();
+        let is_cut = |holding: &Holding| holding.pace.is_cut();
+        let already = self.holdings.values().filter(|holding| is_cut(holding)).count();
+        let wanted = self.waiting.len().saturating_sub(already).min(CUT);
+        if wanted == 0 {
+            return cut;
+        }
+        let mut slow: Vec<(Reverse<u64>, u64, u64, &Holding)> = (self.holdings.iter())
+            .filter(|(_, holding)| !is_cut(holding))
+            .filter_map(|(id, holding)| {
+                let rate = holding.pace.slow(now)?;
+                Some((Reverse(self.held_by(&holding.party)), rate, *id, holding))
+            })
+            .collect();
+        slow.sort_by_key(|(held, rate, id, _)| (*held, *rate, *id));
+        for one in self.waiting.values().take(wanted) {
+            let Some(bound) = self.bound(&one.party, one.amount, one.holding) else { continue };
+            let in_the_way = |holding: &Holding| match bound {
+                Bound::Room => true,
+                Bound::Own => holding.party.own() == one.party.own(),
+                Bound::Network => holding.party.network() == one.party.network(),
+            };
+            if let Some(at) =
+                slow.iter().position(|(_, _, id, holding)| one.holding != Some(*id) && in_the_way(holding))
+            {
+                cut.push(slow.remove(at).2);
+            }
+        }
+        cut
+    }
+
+    /// The pace and the party of a holding.
+    pub(super) fn holding(&self, id: u64) -> Option<(&Arc<Pace>, &Party)> {
+        self.holdings.get(&id).map(|holding| (&holding.pace, &holding.party))
+    }
+
+    /// Looks at the pace of all, so that those that are slow are known when room is short.
+    pub(super) fn look(&self, now: Instant) {
+        for holding in self.holdings.values() {
+            holding.pace.slow(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::pace::{Floor, Flow};
+    use super::*;
+
+    const FLOOR: Floor = Floor { rate: 100, grace: Duration::from_secs(10) };
+
+    fn party(network: u8, account: &str) -> Party {
+        Party::new([192, 0, 2, network].into(), Some(account))
+    }
+
+    fn pace(begun: Instant) -> Arc<Pace> {
+        Arc::new(Pace::new(FLOOR, Flow::default(), begun))
+    }
+
+    /// Takes until it may not.
+    fn greedy(ledger: &mut Ledger, party: &Party) -> u64 {
+        let mut taken = 0;
+        while ledger.bound(party, 1, None).is_none() {
+            ledger.take(party.clone(), 1, pace(Instant::now()));
+            taken += 1;
+        }
+        taken
+    }
+
+    #[test]
+    fn a_greedy_party_leaves_room_for_others() {
+        for (greedy_ones, newcomer, taken, left) in [
+            // One account.
+            (vec![party(1, "ann")], party(2, "bob"), 50, 25),
+            // Another account of its network, and one without.
+            (vec![party(1, "ann")], party(1, "bob"), 50, 25),
+            (vec![party(1, "ann")], party(1, ""), 50, 25),
+            // One network without accounts.
+            (vec![party(1, "")], party(1, "bob"), 50, 25),
+            (vec![party(1, "")], party(2, ""), 50, 25),
+            // One account from many networks.
+            (vec![party(1, "ann"), party(2, "ann"), party(3, "ann+ci")], party(1, "bob"), 50, 25),
+            // Many accounts of one network.
+            ((0..100).map(|n| party(1, &format!("a{n}"))).collect(), party(2, "bob"), 80, 10),
+            // Nobody else.
+            (vec![], party(1, "bob"), 0, 50),
+        ] {
+            let mut ledger = Ledger::new(100, true);
+            for one in &greedy_ones {
+                greedy(&mut ledger, one);
+            }
+            assert_eq!((ledger.used(), greedy(&mut ledger, &newcomer)), (taken, left), "{greedy_ones:?}");
+        }
+    }
+
+    #[test]
+    fn a_party_that_holds_nothing_may_take_the_last() {
+        let mut ledger = Ledger::new(1, true);
+        assert_eq!(greedy(&mut ledger, &party(1, "ann")), 1);
+        assert_eq!(ledger.bound(&party(2, "bob"), 1, None), Some(Bound::Room));
+        // Where work is short nothing is kept free.
+        let mut ledger = Ledger::new(2, false);
+        assert_eq!(greedy(&mut ledger, &party(1, "ann")), 2);
+        // What is charged to nothing has no share.
+        let mut ledger = Ledger::new(10, true);
+        assert_eq!(greedy(&mut ledger, &Party::default()), 10);
+    }
+
+    #[test]
+    fn what_is_released_is_nobodys() {
+        let mut ledger = Ledger::new(10, true);
+        let id = ledger.take(party(1, "ann"), 3, pace(Instant::now()));
+        ledger.grow(id, 2);
+        assert_eq!((ledger.used(), ledger.held_by(&party(7, "ann"))), (5, 5));
+        ledger.release(id);
+        ledger.release(id);
+        assert_eq!((ledger.used(), ledger.shares.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_oldest_of_a_party_may_grow_while_there_is_any_room() {
+        let mut ledger = Ledger::new(10, true);
+        let oldest = ledger.take(party(1, "ann"), 4, pace(Instant::now()));
+        let other = ledger.take(party(1, "ann"), 2, pace(Instant::now()));
+        for (holding, amount, bound) in [
+            (None, 1, Some(Bound::Own)),
+            (Some(other), 1, Some(Bound::Own)),
+            (Some(oldest), 4, None),
+            (Some(oldest), 5, Some(Bound::Room)),
+        ] {
+            assert_eq!(ledger.bound(&party(1, "ann"), amount, holding), bound, "{holding:?} {amount}");
+        }
+    }
+
+    #[test]
+    fn the_one_that_holds_least_is_next() {
+        let mut ledger = Ledger::new(4, false);
+        let first = ledger.take(party(1, "ann"), 3, pace(Instant::now()));
+        ledger.take(party(2, "bob"), 1, pace(Instant::now()));
+        let waiting = ["ann", "ann", "bob", "cid", "dan"].map(|name| ledger.wait(party(1, name), 1, None));
+        assert_eq!(ledger.next(), None, "all is taken");
+        ledger.release(first);
+        let mut order = Vec::new();
+        while let Some(next) = ledger.next() {
+            let one = ledger.waiting.remove(&next).unwrap();
+            order.push(waiting.iter().position(|id| *id == next).unwrap());
+            ledger.take(one.party, 1, pace(Instant::now()));
+        }
+        assert_eq!(order, [0, 3, 4], "{order:?}");
+    }
+
+    #[test]
+    fn the_slowest_of_the_party_in_the_way_is_cut() {
+        let begun = Instant::now();
+        let later = begun + Duration::from_secs(10);
+        // Who holds, and how many bytes each has moved; who waits; which are cut.
+        for (holdings, waiting, expected) in [
+            // Nobody waits.
+            (vec![("ann", 0), ("ann", 0)], vec![], vec![]),
+            // The slowest first, of those below the lowest rate.
+            (vec![("ann", 900), ("ann", 10), ("ann", 500), ("ann", 90_000)], vec!["bob"], vec![1]),
+            (vec![("ann", 900), ("ann", 10), ("ann", 500), ("ann", 90_000)], vec!["bob", "bob"], vec![1, 2]),
+            (vec![("ann", 90_000), ("ann", 90_000), ("ann", 90_000), ("ann", 90_000)], vec!["bob"], vec![]),
+            // Of whoever holds most.
+            (vec![("cid", 0), ("ann", 90), ("ann", 90), ("ann", 90)], vec!["bob"], vec![1]),
+            // There is room, and its own share is used up: only its own are in the way.
+            (vec![("cid", 0), ("ann", 90), ("ann", 10)], vec!["ann"], vec![2]),
+        ] {
+            let mut ledger = Ledger::new(4, true);
+            let mut ids = Vec::new();
+            for (name, moved) in &holdings {
+                let pace = pace(begun);
+                // Moved at the end of the time that it is measured over.
+                ids.push(ledger.take(party(1, name), 1, Arc::clone(&pace)));
+                pace.credit(*moved);
+            }
+            for name in &waiting {
+                ledger.wait(party(1, name), 1, None);
+            }
+            let cut: Vec<usize> =
+                ledger.to_cut(later).iter().map(|id| ids.iter().position(|one| one == id).unwrap()).collect();
+            assert_eq!(cut, expected, "{holdings:?} {waiting:?}");
+            for id in ledger.to_cut(later) {
+                ledger.holding(id).unwrap().0.cut();
+            }
+            assert_eq!(ledger.to_cut(later), Vec::<u64>::new(), "one for each that waits");
+        }
+    }
+}

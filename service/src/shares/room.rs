@@ -1,0 +1,447 @@
+//! A room: permits that give back what they hold when they are dropped, a queue, and what happens while it is short.
+//!
+//! Invariant: after every change all that may go on do, so a newcomer that may take its share takes it past those that wait for theirs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::ledger::{Bound, Ledger};
+use super::pace::{Floor, Flow, Pace};
+use super::party::Party;
+
+/// How often a room that is short looks for slow clients.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often a room says in the log that it cuts clients.
+const SAY: Duration = Duration::from_secs(10);
+
+/// What a room is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// What it is, in logs: `downloads`.
+    pub kind: &'static str,
+    /// Units.
+    pub room: u64,
+    /// How many may wait. They have shares of that, too.
+    pub queue: u64,
+    /// How long they wait.
+    pub wait: Duration,
+    /// How slow a client may be while others wait.
+    pub floor: Floor,
+    /// Whether a greedy client leaves some of it free: for what clients can hold as long as they like.
+    pub reserve: bool,
+}
+
+/// Why there is no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// As many wait as may.
+    #[error("too many requests are waiting already")]
+    Queue,
+    /// It took too long.
+    #[error("too many requests are at work")]
+    Waited,
+    /// This account or network has its share.
+    #[error("this account or network has as many requests at work as it may have while others want some")]
+    Share,
+}
+
+impl Full {
+    /// As a label of metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Full::Queue => "queue_full",
+            Full::Waited => "waited",
+            Full::Share => "share",
+        }
+    }
+}
+
+/// Counts what happens in a room.
+pub trait Observer: Send + Sync {
+    /// A permit was given out (1) or came back (-1).
+    fn running(&self, _change: i64) {}
+    /// A client began to wait (1) or stopped (-1).
+    fn queued(&self, _change: i64) {}
+    /// A client got no permit, or lost it: `queue_full`, `waited`, `share`, `slow`.
+    fn refused(&self, _reason: &'static str) {}
+}
+
+/// Counts nothing.
+impl Observer for () {}
+
+/// Something scarce, in shares.
+pub struct Room {
+    rules: Rules,
+    state: Mutex<State>,
+    observer: Box<dyn Observer>,
+}
+
+struct State {
+    ledger: Ledger,
+    /// Places in the queue.
+    queue: Ledger,
+    /// How to reach those that wait.
+    waiting: HashMap<u64, Wake>,
+    looked: Instant,
+    said: Option<Instant>,
+    /// Clients that were cut since it was said.
+    cut: u64,
+    floor: Floor,
+}
+
+/// What those that wait are given: the number of their holding.
+struct Wake {
+    sender: oneshot::Sender<u64>,
+    party: Party,
+    amount: u64,
+    /// The holding that grows.
+    holding: Option<u64>,
+    pace: Arc<Pace>,
+}
+
+impl Room {
+    /// An empty one.
+    pub fn new(rules: Rules, observer: impl Observer + 'static) -> Arc<Room> {
+        let state = State {
+            ledger: Ledger::new(rules.room, rules.reserve),
+            queue: Ledger::new(rules.queue, true),
+            waiting: HashMap::new(),
+            looked: Instant::now(),
+            said: None,
+            cut: 0,
+            floor: rules.floor,
+        };
+        Arc::new(Room { rules, state: Mutex::new(state), observer: Box::new(observer) })
+    }
+
+    /// How long clients wait at most.
+    pub fn wait(&self) -> Duration {
+        self.rules.wait
+    }
+
+    /// A new size, which takes back nothing that is held beyond it, and a new lowest rate for those that come.
+    pub fn resize(&self, room: u64, floor: Floor) {
+        let mut state = self.state.lock();
+        state.ledger.resize(room);
+        state.floor = floor;
+        self.go_on(&mut state);
+    }
+
+    /// A unit, at once or in turn.
+    pub async fn enter(self: &Arc<Self>, party: Party) -> Result<Permit, Full> {
+        self.enter_with(party, Flow::default()).await
+    }
+
+    /// The same, for a client of which something else knows more.
+    pub async fn enter_with(self: &Arc<Self>, party: Party, flow: Flow) -> Result<Permit, Full> {
+        let pace = self.pace(flow);
+        let id = self.take(&party, 1, None, &pace).await.inspect_err(|full| self.observer.refused(full.label()))?;
+        Ok(self.permit(id, party, pace))
+    }
+
+    /// A unit now, or not at all.
+    pub fn try_enter(self: &Arc<Self>, party: Party) -> Result<Permit, Full> {
+        let pace = self.pace(Flow::default());
+        let mut state = self.state.lock();
+        if let Some(bound) = state.ledger.bound(&party, 1, None) {
+            drop(state);
+            let full = if bound == Bound::Room { Full::Queue } else { Full::Share };
+            self.observer.refused(full.label());
+            return Err(full);
+        }
+        let id = state.ledger.take(party.clone(), 1, Arc::clone(&pace));
+        drop(state);
+        Ok(self.permit(id, party, pace))
+    }
+
+    /// A permit for nothing yet, which grows as bytes arrive.
+    pub fn begin(self: &Arc<Self>, party: Party) -> Permit {
+        let pace = self.pace(Flow::default());
+        let id = self.state.lock().ledger.take(party.clone(), 0, Arc::clone(&pace));
+        self.permit(id, party, pace)
+    }
+
+    fn pace(&self, flow: Flow) -> Arc<Pace> {
+        Arc::new(Pace::new(self.state.lock().floor, flow, Instant::now()))
+    }
+
+    fn permit(self: &Arc<Self>, id: u64, party: Party, pace: Arc<Pace>) -> Permit {
+        self.observer.running(1);
+        Permit { room: Arc::clone(self), id, party, pace }
+    }
+
+    /// Takes units for a new holding, or for the one that grows; its number.
+    async fn take(&self, party: &Party, amount: u64, holding: Option<u64>, pace: &Arc<Pace>) -> Result<u64, Full> {
+        let end = Instant::now() + self.rules.wait;
+        let mut turn = {
+            let mut state = self.state.lock();
+            self.look(&mut state);
+            if state.ledger.bound(party, amount, holding).is_none() {
+                return Ok(state.settle(party, amount, holding, pace));
+            }
+            if state.queue.bound(party, 1, None).is_some() {
+                self.cut(&mut state);
+                return Err(Full::Queue);
+            }
+            let (sender, granted) = oneshot::channel();
+            let place = state.queue.take(party.clone(), 1, Arc::clone(pace));
+            let id = state.ledger.wait(party.clone(), amount, holding);
+            let wake = Wake { sender, party: party.clone(), amount, holding, pace: Arc::clone(pace) };
+            state.waiting.insert(id, wake);
+            self.observer.queued(1);
+            self.cut(&mut state);
+            Turn { room: self, id, place, grows: holding.is_some(), granted }
+        };
+        loop {
+            let look = (Instant::now() + LOOK).min(end);
+            match timeout_at(look, &mut turn.granted).await {
+                Ok(Ok(id)) => return Ok(id),
+                // Its sender goes only with its turn.
+                Ok(Err(_)) => return Err(Full::Waited),
+                Err(_) if look >= end => return Err(Full::Waited),
+                Err(_) => self.look(&mut self.state.lock()),
+            }
+        }
+    }
+
+    /// Looks for slow clients from time to time while room is short.
+    fn look(&self, state: &mut State) {
+        let now = Instant::now();
+        if now.saturating_duration_since(state.looked) < LOOK || state.ledger.used() < state.ledger.room() / 2 {
+            return;
+        }
+        state.looked = now;
+        if state.ledger.waiting() == 0 {
+            state.ledger.look(now);
+        } else {
+            self.cut(state);
+        }
+    }
+
+    /// Takes units back for those that wait.
+    fn cut(&self, state: &mut State) {
+        let now = Instant::now();
+        for id in state.ledger.to_cut(now) {
+            let Some((pace, party)) = state.ledger.holding(id) else { continue };
+            pace.cut();
+            self.observer.refused("slow");
+            state.cut += 1;
+            if state.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY) {
+                let (kind, client, account, cut) = (self.rules.kind, party.address(), party.account(), state.cut);
+                let (held, waiting) = (state.ledger.held_by(party), state.ledger.waiting());
+                let client = client.map(tracing::field::display);
+                tracing::warn!(kind, client, account, held, waiting, cut, "closing slow clients: others wait for room");
+                (state.said, state.cut) = (Some(now), 0);
+            }
+        }
+    }
+
+    /// Lets all go on that may.
+    fn go_on(&self, state: &mut State) {
+        while let Some(next) = state.ledger.next() {
+            state.ledger.leave(next);
+            let Some(wake) = state.waiting.remove(&next) else { continue };
+            let id = state.settle(&wake.party, wake.amount, wake.holding, &wake.pace);
+            if wake.sender.send(id).is_err() {
+                state.unsettle(id, wake.holding.is_some());
+            }
+        }
+    }
+}
+
+impl State {
+    fn settle(&mut self, party: &Party, amount: u64, holding: Option<u64>, pace: &Arc<Pace>) -> u64 {
+        match holding {
+            Some(id) => {
+                self.ledger.grow(id, amount);
+                id
+            }
+            None => self.ledger.take(party.clone(), amount, Arc::clone(pace)),
+        }
+    }
+
+    /// Nobody took it. What a holding grew by goes with the holding.
+    fn unsettle(&mut self, id: u64, grows: bool) {
+        if !grows {
+            self.ledger.release(id);
+        }
+    }
+}
+
+/// A place in the queue, until it is dropped.
+struct Turn<'a> {
+    room: &'a Room,
+    id: u64,
+    place: u64,
+    grows: bool,
+    granted: oneshot::Receiver<u64>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.room.state.lock();
+        state.ledger.leave(self.id);
+        state.queue.release(self.place);
+        state.waiting.remove(&self.id);
+        // It was granted when nobody was there to take it any more.
+        if let Ok(id) = self.granted.try_recv() {
+            state.unsettle(id, self.grows);
+            self.room.go_on(&mut state);
+        }
+        self.room.observer.queued(-1);
+    }
+}
+
+/// What a client holds of a room, until it is dropped.
+pub struct Permit {
+    room: Arc<Room>,
+    id: u64,
+    party: Party,
+    pace: Arc<Pace>,
+}
+
+impl Permit {
+    /// How fast its client is, and whether the room wants it back.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
+
+    /// More units, at once or in turn.
+    pub async fn grow(&mut self, amount: u64) -> Result<(), Full> {
+        let grown = self.room.take(&self.party, amount, Some(self.id), &self.pace).await;
+        grown.map(drop).inspect_err(|full| self.room.observer.refused(full.label()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.room.observer.running(-1);
+        let mut state = self.room.state.lock();
+        state.ledger.release(self.id);
+        self.room.go_on(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        kind: "test",
+        room: 10,
+        queue: 10,
+        wait: Duration::from_secs(30),
+        floor: Floor { rate: 100, grace: Duration::from_secs(5) },
+        reserve: true,
+    };
+
+    fn party(network: u8, account: &str) -> Party {
+        Party::new([192, 0, 2, network].into(), Some(account))
+    }
+
+    fn used(room: &Room) -> (u64, usize, usize) {
+        let state = room.state.lock();
+        (state.ledger.used(), state.ledger.waiting(), state.waiting.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_greedy_account_waits_and_others_do_not() {
+        let room = Room::new(RULES, ());
+        let mut held = Vec::new();
+        for _ in 0..5 {
+            held.push(room.enter(party(1, "ann")).await.unwrap());
+        }
+        let begun = Instant::now();
+        let sixth = tokio::spawn({
+            let room = Arc::clone(&room);
+            async move { room.enter(party(1, "ann")).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        let other = room.enter(party(1, "bob")).await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        held.iter().for_each(|one| one.pace().moved(0));
+        assert_eq!(sixth.await.unwrap(), Err(Full::Waited));
+        assert_eq!(begun.elapsed(), RULES.wait);
+        drop((held, other));
+        assert_eq!(used(&room), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_wait_come_in_turn_and_those_that_leave_hold_nothing() {
+        let room = Room::new(Rules { room: 1, queue: 2, ..RULES }, ());
+        let first = room.enter(party(1, "ann")).await.unwrap();
+        first.pace().moved(0);
+        let one = {
+            let room = Arc::clone(&room);
+            tokio::spawn(async move { room.enter(party(2, "bob")).await.map(drop) })
+        };
+        tokio::task::yield_now().await;
+        let left = tokio::time::timeout(Duration::from_secs(1), room.enter(party(3, "cid"))).await;
+        assert!(left.is_err());
+        assert_eq!(used(&room).1, 1);
+        drop(first);
+        assert_eq!(one.await.unwrap(), Ok(()));
+        assert_eq!(used(&room), (0, 0, 0));
+        // The queue has shares, too.
+        let _first = room.enter(party(1, "ann")).await.unwrap();
+        let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(room.enter(party(1, "ann")))).collect();
+        let outcomes = futures(&mut waiting).await;
+        assert_eq!(outcomes, [None, Some(Full::Queue)]);
+        assert_eq!(used(&room).1, 1);
+    }
+
+    /// Polls each once.
+    async fn futures(all: &mut [std::pin::Pin<Box<impl Future<Output = Result<Permit, Full>>>>]) -> Vec<Option<Full>> {
+        let mut outcomes = Vec::new();
+        for one in all {
+            let outcome =
+                tokio::select! { biased; outcome = one => outcome.err(), () = std::future::ready(()) => None };
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_is_cut_when_another_waits() {
+        let room = Room::new(Rules { room: 1, ..RULES }, ());
+        let slow = room.enter(party(1, "ann")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!slow.pace().is_cut(), "while nobody waits it may be as slow as it likes");
+        let begun = Instant::now();
+        let holder = tokio::spawn(async move {
+            slow.pace().when_cut().cancelled().await;
+            drop(slow);
+        });
+        let _next = room.enter(party(2, "bob")).await.unwrap();
+        holder.await.unwrap();
+        assert!(begun.elapsed() <= LOOK, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_taken_as_bytes_arrive() {
+        let room = Room::new(RULES, ());
+        let mut begun: Vec<_> = (0..1000).map(|_| room.begin(party(1, "ann"))).collect();
+        assert_eq!(used(&room).0, 0, "what is only claimed takes none");
+        for permit in &mut begun[..6] {
+            permit.pace().moved(1);
+        }
+        for permit in &mut begun[..5] {
+            permit.grow(1).await.unwrap();
+        }
+        let mut other = room.begin(party(2, "bob"));
+        other.grow(2).await.unwrap();
+        assert_eq!(begun[5].grow(1).await, Err(Full::Waited));
+        // The oldest goes on while there is any room.
+        begun[0].grow(3).await.unwrap();
+        assert_eq!(other.grow(1).await, Err(Full::Waited));
+        begun.clear();
+        other.grow(1).await.unwrap();
+        drop(other);
+        assert_eq!(used(&room), (0, 0, 0));
+    }
+}
