@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::field::Field;
+use crate::field::{Field, LONGEST, SHORTEST};
 use crate::globs::globs;
-use crate::model::{Limits, Rate};
+use crate::model::{Limits, LowestRate, Rate};
 use crate::section::Section;
 
 /// More connections than a machine has ports for one address.
@@ -14,12 +14,16 @@ pub(crate) const CONNECTIONS_LIMIT: u64 = 1_000_000;
 /// More requests a second than any machine answers.
 const RATE_LIMIT: u64 = 1_000_000;
 
+/// A lowest rate, in bytes a second, that few clients reach.
+const FASTEST: u64 = 1 << 30;
+
 /// What clients may take.
 pub(crate) fn limits(field: Field<'_>) -> Option<Limits> {
     let mut section = field.section()?;
     let max_connections = connections(&mut section, "max_connections");
     let max_connections_per_client = connections(&mut section, "max_connections_per_client");
     let requests_per_client = section.optional("requests_per_client", rate);
+    let lowest_rate = section.optional("lowest_rate", lowest_rate);
     let exempt_networks = networks(&mut section, "exempt_networks");
     let exempt_repositories = globs(&mut section, "exempt_repositories");
     section.finish();
@@ -27,6 +31,7 @@ pub(crate) fn limits(field: Field<'_>) -> Option<Limits> {
         max_connections,
         max_connections_per_client,
         requests_per_client: requests_per_client?,
+        lowest_rate: lowest_rate?.unwrap_or_default(),
         exempt_networks: exempt_networks?,
         exempt_repositories,
     })
@@ -36,6 +41,16 @@ pub(crate) fn limits(field: Field<'_>) -> Option<Limits> {
 pub(crate) fn connections(section: &mut Section<'_>, key: &'static str) -> Option<usize> {
     let field = section.take(key)?;
     usize::try_from(field.number(1..=CONNECTIONS_LIMIT)?).ok()
+}
+
+/// `{ bytes_per_second, grace }`
+pub(crate) fn lowest_rate(field: Field<'_>) -> Option<LowestRate> {
+    let mut section = field.section()?;
+    let default = LowestRate::DEFAULT;
+    let bytes_per_second = section.size("bytes_per_second", default.bytes_per_second, 0..=FASTEST);
+    let grace = section.duration("grace", default.grace, SHORTEST..=LONGEST);
+    section.finish();
+    Some(LowestRate { bytes_per_second, grace })
 }
 
 /// `{ per_second, burst }`

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 use pierhead_registry::oci::media_type;
+use pierhead_service::shares::Observer;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -109,12 +110,12 @@ impl Metrics {
                 "Bytes on connections, TLS included, received and sent.",
                 &["listener", "direction"],
             )?,
-            running: gauges(&r, "pierhead_origin_requests_running", "Requests at work.", &["kind"])?,
-            queued: gauges(&r, "pierhead_origin_requests_queued", "Requests that wait for room.", &["kind"])?,
+            running: gauges(&r, "pierhead_origin_requests_running", "Places in use, or bytes.", &["kind"])?,
+            queued: gauges(&r, "pierhead_origin_requests_queued", "Clients that wait for a place.", &["kind"])?,
             refusals: counters(
                 &r,
                 "pierhead_origin_refusals_total",
-                "Requests that were not let in (queue_full, waited, readonly).",
+                "Clients that got no place, or lost it (queue_full, waited, share, slow, readonly).",
                 &["kind", "reason"],
             )?,
             registry: r,
@@ -222,9 +223,9 @@ impl ListenerMetrics {
 #[derive(Clone)]
 pub(crate) struct GateMetrics {
     /// At work.
-    pub(crate) running: IntGauge,
+    running: IntGauge,
     /// Waiting.
-    pub(crate) queued: IntGauge,
+    queued: IntGauge,
     refusals: IntCounterVec,
     kind: &'static str,
 }
@@ -233,6 +234,20 @@ impl GateMetrics {
     /// A request that was not let in.
     pub(crate) fn refused(&self, reason: &str) {
         self.refusals.with_label_values(&[self.kind, reason]).inc();
+    }
+}
+
+impl Observer for GateMetrics {
+    fn running(&self, change: i64) {
+        self.running.add(change);
+    }
+
+    fn queued(&self, change: i64) {
+        self.queued.add(change);
+    }
+
+    fn refused(&self, reason: &'static str) {
+        GateMetrics::refused(self, reason);
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use globset::GlobSet;
 use ipnet::IpNet;
 
-pub use self::limits::{Limits, Rate};
+pub use self::limits::{Limits, LowestRate, Rate};
 pub use self::listener::{
     CertificateFiles, Ciphers, ClientAuthority, HttpListener, HttpTarget, Listener, Mode, SniRoute, TcpListener, Tls,
     TlsVersion,

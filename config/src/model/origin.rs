@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::CertificateFiles;
+use crate::model::LowestRate;
 use crate::secret::Secret;
 
 /// A checked configuration of an origin.
@@ -194,10 +195,20 @@ pub struct OriginLimits {
     pub max_manifest_size: u64,
     /// Connections at a time.
     pub max_connections: u64,
-    /// GET and HEAD of the registry API.
+    /// `/v2/auth`
+    pub logins: Admission,
+    /// GET and HEAD of the registry API without blobs, and `/api/v1`.
     pub reads: Admission,
-    /// All that writes.
+    /// GET of blobs.
+    pub downloads: Admission,
+    /// Manifests that are pushed or deleted.
+    pub manifests: Admission,
+    /// All else that writes.
     pub writes: Admission,
+    /// What a client must keep up while others wait.
+    pub lowest_rate: LowestRate,
+    /// Uploads that an account may have open in one repository.
+    pub open_uploads: u32,
     /// For a request's header.
     pub header_timeout: Duration,
     /// How long a client may send or take nothing in the middle of a body.

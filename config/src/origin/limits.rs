@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::field::{Field, LONGEST, SHORTEST};
-use crate::limits::CONNECTIONS_LIMIT;
-use crate::model::{Admission, OriginLimits};
+use crate::limits::{CONNECTIONS_LIMIT, lowest_rate};
+use crate::model::{Admission, LowestRate, OriginLimits};
 use crate::section::Section;
 
 const KIB: u64 = 1024;
@@ -13,13 +13,18 @@ const GIB: u64 = 1024 * MIB;
 /// More at a time than any machine answers.
 const REQUESTS: u64 = 1_000_000;
 
-/// What holds without the section. A write may hold a part of an upload in memory, a read only what the connection takes.
+/// What holds without the section. A write may hold a part of an upload in memory, a download only what the connection takes.
 pub(super) const DEFAULT: OriginLimits = OriginLimits {
     max_layer_size: 20 * GIB,
     max_manifest_size: 4 * MIB,
     max_connections: 10_000,
+    logins: Admission { running: 100, queued: 1000, wait: Duration::from_secs(10) },
     reads: Admission { running: 1000, queued: 1000, wait: Duration::from_secs(10) },
+    downloads: Admission { running: 5000, queued: 1000, wait: Duration::from_secs(10) },
+    manifests: Admission { running: 100, queued: 1000, wait: Duration::from_secs(30) },
     writes: Admission { running: 100, queued: 1000, wait: Duration::from_secs(30) },
+    lowest_rate: LowestRate::DEFAULT,
+    open_uploads: 100,
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60),
 };
@@ -30,8 +35,13 @@ pub(super) fn limits(field: Field<'_>) -> Option<OriginLimits> {
     let max_layer_size = section.size("max_layer_size", DEFAULT.max_layer_size, KIB..=5 * 1024 * GIB);
     let max_manifest_size = section.size("max_manifest_size", DEFAULT.max_manifest_size, KIB..=256 * MIB);
     let max_connections = section.number("max_connections", DEFAULT.max_connections, 1..=CONNECTIONS_LIMIT);
+    let logins = section.optional("logins", |field| admission(field, DEFAULT.logins));
     let reads = section.optional("reads", |field| admission(field, DEFAULT.reads));
+    let downloads = section.optional("downloads", |field| admission(field, DEFAULT.downloads));
+    let manifests = section.optional("manifests", |field| admission(field, DEFAULT.manifests));
     let writes = section.optional("writes", |field| admission(field, DEFAULT.writes));
+    let lowest_rate = section.optional("lowest_rate", lowest_rate);
+    let open_uploads = requests(&mut section, "open_uploads", DEFAULT.open_uploads, 1);
     let header_timeout = section.duration("header_timeout", DEFAULT.header_timeout, SHORTEST..=LONGEST);
     let idle_timeout = section.duration("idle_timeout", DEFAULT.idle_timeout, SHORTEST..=LONGEST);
     section.finish();
@@ -39,8 +49,13 @@ pub(super) fn limits(field: Field<'_>) -> Option<OriginLimits> {
         max_layer_size,
         max_manifest_size,
         max_connections,
+        logins: logins?.unwrap_or(DEFAULT.logins),
         reads: reads?.unwrap_or(DEFAULT.reads),
+        downloads: downloads?.unwrap_or(DEFAULT.downloads),
+        manifests: manifests?.unwrap_or(DEFAULT.manifests),
         writes: writes?.unwrap_or(DEFAULT.writes),
+        lowest_rate: lowest_rate?.unwrap_or(DEFAULT.lowest_rate),
+        open_uploads,
         header_timeout,
         idle_timeout,
     })

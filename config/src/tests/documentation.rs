@@ -108,6 +108,7 @@ fn has_a_table_for_every_section() {
         "admin",
         "cache",
         "limits",
+        "limits.lowest_rate",
         "limits.requests_per_client",
         "listeners[]",
         "listeners[].sni[]",
@@ -137,6 +138,10 @@ fn has_a_table_for_every_section() {
         "database",
         "garbage_collection",
         "limits",
+        "limits.downloads",
+        "limits.logins",
+        "limits.lowest_rate",
+        "limits.manifests",
         "limits.reads",
         "limits.writes",
         "listener",
@@ -156,7 +161,7 @@ fn around(_section: &str, key: &str) -> Value {
         "listeners: [{{ name: a, bind: '127.0.0.1:1', {} }}, {{ name: b, bind: '127.0.0.1:2' }}]\n\
          registries: [{{ name: a.io, {} }}]\n\
          cache: {{ path: /c, max_size: 1GiB }}\n\
-         limits: {{}}\n\
+         limits: {{ lowest_rate: {{}} }}\n\
          pools:\n\
          - {{ name: p, servers: [{{ address: 'a.example:1' }}], discovery: {{ name: b.example, port: 1 }}, dns: {{}}, tls: {{}},\n  \
              passive: {{}}, health: {{ kind: {} }} {} }}\n",
@@ -188,7 +193,7 @@ fn around_origin(section: &str, key: &str) -> Value {
     let text = format!(
         "hostname: a.io\nlistener: {{ bind: '127.0.0.1:0' }}\nadmin: {{ bind: '127.0.0.1:0' }}\n\
          storage: {storage}\npulls: {pulls}\ndatabase: {database}\n\
-         auth: {{}}\nlimits: {{ reads: {{}}, writes: {{}} }}\ngarbage_collection: {{}}\n"
+         auth: {{}}\nlimits: {{ logins: {{}}, reads: {{}}, downloads: {{}}, manifests: {{}}, writes: {{}}, lowest_rate: {{}} }}\ngarbage_collection: {{}}\n"
     );
     serde_yaml::from_str(&text).unwrap()
 }

@@ -144,7 +144,7 @@ fn refuses_with_path_and_reason() {
             "limits.requests_per_client.per_second: is missing",
             "limits.exempt_networks[0]: has bits beyond its prefix; did you mean `10.0.0.0/8`?",
             "limits.exempt_networks[1]: expected a network such as `10.0.0.0/8` or `2001:db8::/32`, or an address",
-            "limits.max: unknown key; the keys here are max_connections, max_connections_per_client, requests_per_client, exempt_networks, exempt_repositories",
+            "limits.max: unknown key; the keys here are max_connections, max_connections_per_client, requests_per_client, lowest_rate, exempt_networks, exempt_repositories",
         ]),
         ("admin: { bind: '0.0.0.0:9090' }".into(), vec![
             "admin: needs a `token` (or `token_file`, `token_env`) unless `bind` is on loopback",

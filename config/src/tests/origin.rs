@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{load_origin, scratch};
 use crate::model::{
-    Admission, DatabaseKind, DatabaseTls, KeyAlgorithm, OriginAuth, Pulls, RegistryState, S3Credentials, Storage,
+    Admission, DatabaseKind, DatabaseTls, KeyAlgorithm, LowestRate, OriginAuth, Pulls, RegistryState, S3Credentials,
+    Storage,
 };
 use crate::secret::Secret;
 
@@ -48,8 +49,13 @@ limits:
   max_layer_size: 1GiB
   max_manifest_size: 1MiB
   max_connections: 50
+  logins: { running: 5 }
   reads: { running: 1, queued: 2, wait: 3s }
+  downloads: { running: 6 }
+  manifests: { running: 7 }
   writes: { running: 4, queued: 0, wait: 0 }
+  lowest_rate: { bytes_per_second: 2KiB, grace: 4s }
+  open_uploads: 8
   header_timeout: 6s
   idle_timeout: 7s
 registry_state: readonly
@@ -98,6 +104,9 @@ fn reads_every_key() {
     assert_eq!((limits.max_layer_size, limits.max_manifest_size, limits.max_connections), (1024 * MIB, MIB, 50));
     assert_eq!(limits.reads, Admission { running: 1, queued: 2, wait: 3 * SECOND });
     assert_eq!(limits.writes, Admission { running: 4, queued: 0, wait: Duration::ZERO });
+    let running = [limits.logins, limits.downloads, limits.manifests].map(|limit| limit.running);
+    assert_eq!((running, limits.open_uploads), ([5, 6, 7], 8));
+    assert_eq!(limits.lowest_rate, LowestRate { bytes_per_second: 2048, grace: 4 * SECOND });
     assert_eq!((limits.header_timeout, limits.idle_timeout), (6 * SECOND, 7 * SECOND));
     assert_eq!(config.registry_state, RegistryState::ReadOnly);
     assert_eq!(config.tag_expiration, Duration::ZERO);

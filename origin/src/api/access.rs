@@ -21,7 +21,7 @@ use pierhead_service::logging::{Time, milliseconds};
 use pierhead_service::told::REQUEST_ID;
 use serde::Serialize;
 
-use super::admission::Room;
+use super::admission::Place;
 use super::asked::{Asked, has_one_host};
 use super::departures::Departure;
 use super::refusal::refusal;
@@ -68,9 +68,9 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
         bytes: 0,
         whole: record.method == Method::HEAD || response.body().is_end_stream(),
     });
-    let room = response.extensions_mut().remove::<Room>();
+    let place = response.extensions_mut().remove::<Place>();
     let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    response.map(|body| Body::new(Leaving { body, announced, record, _room: room, departure }))
+    response.map(|body| Body::new(Leaving { body, announced, record, place, departure, given: 0 }))
 }
 
 /// How an answer goes out.
@@ -154,8 +154,10 @@ struct Leaving {
     body: Body,
     announced: Option<u64>,
     record: Record,
-    _room: Option<Room>,
+    place: Option<Place>,
     departure: Departure,
+    /// Bytes that the client has not taken yet.
+    given: u64,
 }
 
 impl hyper::body::Body for Leaving {
@@ -167,8 +169,17 @@ impl hyper::body::Body for Leaving {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.departure.is_wanted();
+        if let Some(Place(place)) = &self.place {
+            place.pace().moved(self.given);
+        }
+        self.given = 0;
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         self.departure.is_given();
+        self.given =
+            frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref().map(Bytes::len)).unwrap_or(0) as u64;
+        if let Some(Place(place)) = &self.place {
+            place.pace().waits();
+        }
         let ended = self.body.is_end_stream();
         let announced = self.announced;
         if let Some(answer) = &mut self.record.answer {

@@ -12,10 +12,12 @@ mod health;
 mod live;
 mod operators;
 mod outgoing;
+mod paced;
 mod refusal;
 mod registry;
 mod token;
 mod v1;
+mod whole;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,13 +36,13 @@ use pierhead_registry::store::BlobStore;
 use pierhead_service::logging::AccessLog;
 
 use self::admission::Admission;
+pub(crate) use self::admission::floor;
 use self::asked::Asked;
 pub(crate) use self::departures::Departures;
 use self::health::Checks;
 pub(crate) use self::live::Live;
 pub(crate) use self::operators::operators;
 pub(crate) use self::outgoing::{Lane, first_of_a_file, stands_for_a_file};
-use self::registry::ManifestRoom;
 use crate::auth::Auth;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
@@ -96,7 +98,6 @@ pub(crate) struct Origin {
     live: ArcSwap<Live>,
     log: AccessLog,
     admission: Admission,
-    manifest_room: ManifestRoom,
     checks: Checks,
 }
 
@@ -132,10 +133,10 @@ impl Origin {
         let Parts { meta, store, auth, metrics, log } = parts;
         let admission = Admission::new(&config.limits, &metrics);
         let registry = Arc::new(Registry::new(meta.clone(), Arc::clone(&store), Arc::clone(&metrics), &config));
-        let (checks, manifest_room) = (Checks::new(&config), ManifestRoom::new(&config.limits));
+        let checks = Checks::new(&config);
         let standing = Standing::default();
         let live = ArcSwap::from_pointee(Live::of(&config));
-        Origin { config, meta, store, auth, registry, metrics, standing, live, log, admission, manifest_room, checks }
+        Origin { config, meta, store, auth, registry, metrics, standing, live, log, admission, checks }
     }
 }
 

@@ -1,12 +1,12 @@
 //! The token service: `GET /v2/auth` as Docker and Quay have it, the same as a form with POST, and the keys that tokens are verified by.
 //!
+//! A form comes whole: it was read before the request took its place (`whole`).
+//!
 //! Who shows nothing gets a token for what is public. Who shows something wrong gets none: a login that fails must be heard of.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
 use axum::extract::{Extension, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,11 +21,6 @@ use super::Origin;
 use super::asked::Asked;
 use super::refusal::refusal;
 use crate::auth::{Caller, LoginError, Shown};
-
-/// Largest form.
-const FORM_LIMIT: usize = 64 * 1024;
-/// How long one may take to come in: it is read before anybody knows who sends it.
-const FORM_TIME: Duration = Duration::from_secs(10);
 
 /// How long those who verify tokens may keep the keys: the next one is published longer than that before it signs.
 const KEYS_AGE: &str = "public, max-age=60";
@@ -74,12 +69,8 @@ async fn ask_by_form(
     State(origin): State<Arc<Origin>>,
     Extension(asked): Extension<Arc<Asked>>,
     headers: HeaderMap,
-    body: Body,
+    body: Bytes,
 ) -> Response {
-    let body = match form(body).await {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
     match shown(&body, &headers) {
         Ok(shown) => answer(&origin, &asked, &shown, &values(&body, "scope")).await,
         Err(message) => refusal(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message),
@@ -97,20 +88,6 @@ fn shown(form: &[u8], headers: &HeaderMap) -> Result<Shown, &'static str> {
         "" if username.is_empty() && password.is_empty() => Ok(Shown::read(headers.get(AUTHORIZATION))),
         "" => Err("a username and password need grant_type=password"),
         _ => Err("only grant_type=password is known here"),
-    }
-}
-
-async fn form(body: Body) -> Result<Bytes, Response> {
-    match tokio::time::timeout(FORM_TIME, to_bytes(body, FORM_LIMIT)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => {
-            let message = format!("no form of up to {FORM_LIMIT} bytes came in");
-            Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, &message))
-        }
-        Err(_) => {
-            let message = format!("the form did not come in within {} s", FORM_TIME.as_secs());
-            Err(refusal(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unsupported, &message))
-        }
     }
 }
 
@@ -155,6 +132,7 @@ pub(super) async fn login(origin: &Origin, asked: &Asked, shown: &Shown) -> Resu
     match &outcome {
         Ok(caller) => caller.name().into_iter().for_each(|name| asked.is_by(name)),
         Err(LoginError::Meta(_) | LoginError::Broken(_)) => {}
+        Err(LoginError::Busy) => origin.metrics.gate("password").refused("queue_full"),
         // The name is left out: what is typed as a name may be a password.
         Err(error) => tracing::info!(client = %asked.peer, kind = shown.kind(), %error, "login refused"),
     }
@@ -206,8 +184,6 @@ pub(super) fn retry_after(error: &LoginError) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream::{iter, unfold};
-
     use super::*;
 
     #[test]
@@ -227,22 +203,6 @@ mod tests {
             ("grant_type=refresh_token&refresh_token=x", &nothing, None),
         ] {
             assert_eq!(shown(form.as_bytes(), headers).ok(), expected, "{form}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_form_has_a_size_and_a_time() {
-        let trickle = unfold((), |()| async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            Some((Ok::<_, std::io::Error>("a"), ()))
-        });
-        let endless = iter(std::iter::repeat_with(|| Ok::<_, std::io::Error>("scope=repository:a/b:pull&")));
-        for (body, expected) in [
-            (Body::from("scope=registry:catalog:*"), None),
-            (Body::from_stream(trickle), Some(StatusCode::REQUEST_TIMEOUT)),
-            (Body::from_stream(endless), Some(StatusCode::PAYLOAD_TOO_LARGE)),
-        ] {
-            assert_eq!(form(body).await.err().map(|response| response.status()), expected);
         }
     }
 }

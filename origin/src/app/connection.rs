@@ -46,8 +46,13 @@ const LOOKS: u32 = 2;
 const PING: Duration = Duration::from_secs(20);
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S, B>(tcp: TcpStream, peer: SocketAddr, served: Arc<Served<S>>, finish: CancellationToken)
-where
+pub(super) async fn serve<S, B>(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    served: Arc<Served<S>>,
+    departures: Arc<Departures>,
+    finish: CancellationToken,
+) where
     S: Service<Request<Arriving>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -55,7 +60,9 @@ where
 {
     let first = Instant::now() + served.header_timeout;
     let lane = Lane::default();
-    let socket = Socket::new(tcp, served.idle_timeout, Arc::clone(&served.metrics), lane.clone());
+    let flow = departures.flow();
+    let counted = flow.counted.unwrap_or_default();
+    let socket = Socket::new(tcp, served.idle_timeout, Arc::clone(&served.metrics), counted, lane.clone());
     if served.tls.is_some() && cleartext::is_http(socket.tcp(), first).await {
         tracing::debug!(%peer, "plain HTTP on a port of HTTPS");
         return cleartext::refuse(socket).await;
@@ -63,13 +70,13 @@ where
     let stream = match &served.tls {
         None => Either::Left(socket),
         Some(tls) => match timeout_at(first, tls.acceptor().accept(socket)).await {
+            _ if flow.cut.is_cancelled() => return,
             Ok(Ok(stream)) => Either::Right(Box::new(stream)),
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS"),
             Err(_) => return tracing::debug!(%peer, "no TLS in time"),
         },
     };
     let asked = Arc::new(AtomicU64::new(0));
-    let departures = Arc::new(Departures::default());
     let requests = Requests {
         service: served.service.clone(),
         connection: Connection {
@@ -91,6 +98,7 @@ where
     let ended = loop {
         tokio::select! {
             biased;
+            () = flow.cut.cancelled() => return tracing::debug!(%peer, "others need its place"),
             ended = connection.as_mut() => break ended,
             () = first.as_mut(), if is_first => {
                 is_first = false;

@@ -1,9 +1,12 @@
-//! A listener: who connects is served, so many at a time and no more.
+//! A listener: who connects is served, so many at a time and no more, in fair shares.
+//!
+//! Those that wait for a place are accepted already, for only then is it known which network they are from. So many may wait; the kernel
+//! keeps no others waiting, and those beyond are closed.
 //!
 //! The accept loop is our own and not axum's, which has no limits, no timeouts, and no word on what it still has to finish.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +14,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Body;
 use hyper::service::Service;
+use pierhead_service::shares::{Party, Room};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::arriving::Arriving;
 use super::tls::Tls;
 use super::{AppError, connection};
+use crate::api::Departures;
 use crate::metrics::ListenerMetrics;
 
 /// Connections that the kernel keeps until we take them.
@@ -38,8 +42,10 @@ pub(super) struct Served<S> {
     pub(super) service: S,
     /// HTTPS.
     pub(super) tls: Option<Arc<Tls>>,
-    /// Connections at a time; more wait.
-    pub(super) connections: usize,
+    /// Connections at a time; more wait for a while.
+    pub(super) connections: Arc<Room>,
+    /// Peers whose connections are not charged to their network: many clients come through them.
+    pub(super) trusted: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
     /// For the handshake, and for the first request.
     pub(super) header_timeout: Duration,
     /// For a pause in a body, and for the next request.
@@ -84,17 +90,29 @@ impl Listener {
             let url = format!("{}://{address}", if tls { "https" } else { "http" });
             tracing::info!(listener = self.name, %address, url, tls, "listening");
         }
-        let free = Arc::new(Semaphore::new(served.connections));
         let served = Arc::new(served);
         let accepting = async {
-            // Never closed, so there is always a place some day.
-            while let Ok(place) = Arc::clone(&free).acquire_owned().await {
+            loop {
                 match self.tcp.accept().await {
                     Ok((tcp, peer)) => {
-                        let connection = connection::serve(tcp, peer, Arc::clone(&served), running.finish.clone());
+                        let (served, finish) = (Arc::clone(&served), running.finish.clone());
                         running.tasks.spawn(async move {
-                            connection.await;
-                            drop(place);
+                            let party = match (served.trusted)(peer.ip()) {
+                                true => Party::default(),
+                                false => Party::of_network(peer.ip()),
+                            };
+                            let departures = Arc::new(Departures::default());
+                            let place = tokio::select! {
+                                place = served.connections.enter_with(party, departures.flow()) => place,
+                                () = finish.cancelled() => return,
+                            };
+                            match place {
+                                Ok(place) => {
+                                    departures.holds(place.pace());
+                                    connection::serve(tcp, peer, served, departures, finish).await;
+                                }
+                                Err(full) => tracing::debug!(%peer, %full, "no place for a connection"),
+                            }
                         });
                     }
                     Err(error) => {

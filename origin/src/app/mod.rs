@@ -15,17 +15,20 @@ mod stop;
 mod store;
 mod tls;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper_util::service::TowerToHyperService;
-use pierhead_config::{DatabaseKind, OriginConfig, RegistryState, Storage};
+use pierhead_config::{DatabaseKind, OriginConfig, OriginLimits, RegistryState, Storage};
 use pierhead_registry::store::StoreError;
 use pierhead_service::descriptors::raise_limit;
 use pierhead_service::logging::{AccessLog, Logging};
+use pierhead_service::shares::{Room, Rules};
 use pierhead_service::signals::{Signals, Told};
 use pierhead_service::supervisor;
+use pierhead_service::told::contains;
 use serde_json::json;
 
 pub(crate) use self::backup::{backup, restore};
@@ -48,7 +51,11 @@ const BLOCKING_THREADS: usize = 64;
 const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// Connections of operators at a time; more wait.
-const OPERATORS: usize = 64;
+const OPERATORS: u64 = 64;
+
+/// Connections that wait for a place, and how long.
+const WAITING: u64 = 1024;
+const WAIT: Duration = Duration::from_secs(60);
 
 /// How long they may be silent or take nothing.
 const OPERATORS_PATIENCE: Duration = Duration::from_secs(30);
@@ -124,7 +131,8 @@ async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: 
     let registry = Served {
         service: TowerToHyperService::new(api::router(&origin)),
         tls: tls.clone(),
-        connections: usize::try_from(limits.max_connections).unwrap_or(usize::MAX),
+        connections: connections("connection", limits.max_connections, limits, &metrics),
+        trusted: trusted(&origin),
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
         metrics: metrics.listener("registry"),
@@ -134,7 +142,8 @@ async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: 
     let admin = Served {
         service: TowerToHyperService::new(api::operators(&origin)),
         tls: None,
-        connections: OPERATORS,
+        connections: connections("admin_connection", OPERATORS, limits, &metrics),
+        trusted: Arc::new(|_| false),
         header_timeout: OPERATORS_PATIENCE,
         idle_timeout: OPERATORS_PATIENCE,
         metrics: metrics.listener("admin"),
@@ -171,6 +180,18 @@ async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: 
     // A copy of the database's file alone is whole from here on.
     origin.meta.close().await;
     Ok(())
+}
+
+/// Which peers are trusted proxies, under the configuration as it is when they connect.
+fn trusted(origin: &Arc<Origin>) -> Arc<dyn Fn(IpAddr) -> bool + Send + Sync> {
+    let origin = Arc::clone(origin);
+    Arc::new(move |peer| contains(&origin.live().trusted_proxies, peer))
+}
+
+/// Places for connections.
+fn connections(kind: &'static str, room: u64, limits: &OriginLimits, metrics: &Metrics) -> Arc<Room> {
+    let rules = Rules { kind, room, queue: WAITING, wait: WAIT, floor: api::floor(limits), reserve: true };
+    Room::new(rules, metrics.gate(kind))
 }
 
 /// What requests are answered with.

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,18 +30,26 @@ const PROBES: u32 = 6;
 pub(super) struct Socket {
     tcp: TcpStream,
     metrics: Arc<ListenerMetrics>,
+    /// Bytes in both directions.
+    counted: Arc<AtomicU64>,
     lane: Lane,
 }
 
 impl Socket {
     /// Wraps an accepted connection. `stall`: how long what is sent may not be taken; `lane`: files
-    /// that are to be sent.
-    pub(super) fn new(tcp: TcpStream, stall: Duration, metrics: Arc<ListenerMetrics>, lane: Lane) -> Socket {
+    /// that are to be sent; `counted`: counts bytes in both directions.
+    pub(super) fn new(
+        tcp: TcpStream,
+        stall: Duration,
+        metrics: Arc<ListenerMetrics>,
+        counted: Arc<AtomicU64>,
+        lane: Lane,
+    ) -> Socket {
         if let Err(error) = tune(&tcp, stall) {
             tracing::debug!(%error, "the connection keeps the system's timeouts");
         }
         metrics.opened();
-        Socket { tcp, metrics, lane }
+        Socket { tcp, metrics, counted, lane }
     }
 
     /// The connection itself, to look at what comes first.
@@ -66,6 +75,11 @@ impl Drop for Socket {
 }
 
 impl Socket {
+    fn sent(&self, bytes: usize) {
+        self.metrics.sent(bytes);
+        self.counted.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Sends at most so many bytes of the file that is next.
     fn poll_send_file(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         loop {
@@ -90,7 +104,9 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(context, buffer))?;
-        self.metrics.received(buffer.filled().len() - before);
+        let received = buffer.filled().len() - before;
+        self.metrics.received(received);
+        self.counted.fetch_add(received as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -101,7 +117,7 @@ impl AsyncWrite for Socket {
             return Poll::Ready(Err(io::Error::other("bytes of a file that are not sent as such")));
         }
         let written = ready!(Pin::new(&mut self.tcp).poll_write(context, buffer))?;
-        self.metrics.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 
@@ -115,7 +131,7 @@ impl AsyncWrite for Socket {
             Some((0, length)) => ready!(self.poll_send_file(context, length))?,
             Some((before, _)) => ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, &buffers[..before]))?,
         };
-        self.metrics.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 

@@ -19,6 +19,7 @@ use moka::future::Cache;
 use pierhead_config::Secret;
 use pierhead_registry::token::TOKEN_LIMIT;
 use pierhead_service::network::network;
+use pierhead_service::shares::Party;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::caller::Caller;
@@ -192,7 +193,7 @@ impl Logins {
             return Err(LoginError::Limited(wait));
         }
         let hash = account.and_then(|account| account.password.as_deref());
-        let right = self.passwords.verify(password.clone(), hash).await?;
+        let right = self.passwords.verify(password.clone(), hash, Party::new(peer, None)).await?;
         if !right {
             attempt.was_wrong();
             let change = self.meta.change().await?;

@@ -4,12 +4,22 @@
 //! works; one that was killed is believed for that long and no longer. What it writes down, it writes only while it is the one.
 
 use pierhead_registry::store::UploadId;
+use sea_orm::FromQueryResult;
 
 use super::entity::content::upload;
 use super::{Change, Meta, MetaError, Millis, now, sql};
 
 /// An upload as it was at its last checkpoint.
 pub(crate) type UploadRow = upload::Model;
+
+/// How many uploads an account has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromQueryResult)]
+pub(crate) struct OpenUploads {
+    /// In one repository.
+    pub(crate) here: i64,
+    /// In all.
+    pub(crate) everywhere: i64,
+}
 
 /// What became of the wish to write an upload.
 #[derive(Debug)]
@@ -50,12 +60,29 @@ impl Change {
         repository_id: i64,
         algorithm: &str,
         hash: Vec<u8>,
+        account: Option<&str>,
     ) -> Result<(), MetaError> {
-        let insert = "INSERT INTO upload (id, repository_id, length, checkpoint, algorithm, hash, created, touched, writer, writer_until) \
-                      VALUES ($1, $2, 0, NULL, $3, $4, $5, $5, NULL, 0)";
-        let values = [id.as_str().into(), repository_id.into(), algorithm.into(), hash.into(), now().into()];
+        let insert = "INSERT INTO upload \
+                      (id, repository_id, length, checkpoint, algorithm, hash, created, touched, writer, writer_until, account) \
+                      VALUES ($1, $2, 0, NULL, $3, $4, $5, $5, NULL, 0, $6)";
+        let account = account.map(str::to_owned);
+        let values =
+            [id.as_str().into(), repository_id.into(), algorithm.into(), hash.into(), now().into(), account.into()];
         sql::execute(&self.transaction, insert, values).await?;
         Ok(())
+    }
+
+    /// How many uploads an account has open that moved since a time: in this repository, and in all.
+    pub(crate) async fn open_uploads(
+        &self,
+        account: &str,
+        repository_id: i64,
+        since: Millis,
+    ) -> Result<OpenUploads, MetaError> {
+        let select = "SELECT COUNT(CASE WHEN repository_id = $2 THEN 1 END) AS here, COUNT(*) AS everywhere \
+                      FROM upload WHERE account = $1 AND touched > $3";
+        let found = sql::one(&self.transaction, select, [account.into(), repository_id.into(), since.into()]).await?;
+        Ok(found.unwrap_or(OpenUploads { here: 0, everywhere: 0 }))
     }
 
     /// Makes `writer` the one who writes an upload.

@@ -24,6 +24,12 @@ pub(crate) enum RegistryError {
     /// Another request writes this upload.
     #[error("another request is writing this upload")]
     UploadBusy,
+    /// The account has as many uploads open in the repository as it may.
+    #[error("this account has {0} uploads open in this repository: finish or cancel some, or wait an hour")]
+    TooManyUploads(i64),
+    /// The account has as many uploads open as it may.
+    #[error("this account has {0} uploads open: finish or cancel some, or wait an hour")]
+    TooManyUploadsAnywhere(i64),
     /// The store has lost what was uploaded.
     #[error("what was uploaded is lost; begin again")]
     UploadLost,

@@ -48,6 +48,7 @@ pub(crate) struct Registry {
     metrics: Arc<Metrics>,
     max_layer_size: u64,
     max_manifest_size: u64,
+    open_uploads: u32,
     /// How long a repository holds a blob that no manifest needs: the time to finish a push.
     blob_grace: Duration,
     /// Content by digest: it cannot change, so that it need not be forgotten.
@@ -64,6 +65,7 @@ impl Registry {
             metrics,
             max_layer_size: config.limits.max_layer_size,
             max_manifest_size: config.limits.max_manifest_size,
+            open_uploads: config.limits.open_uploads,
             blob_grace: config.garbage_collection.blob_grace,
             remembered: Cache::builder().weigher(weight).max_capacity(REMEMBERED).build(),
         }

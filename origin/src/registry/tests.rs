@@ -59,7 +59,7 @@ impl House {
     }
 
     async fn begin(&self) -> UploadId {
-        self.registry.begin_upload(self.repository.id, Algorithm::Sha256).await.unwrap()
+        self.registry.begin_upload(self.repository.id, Algorithm::Sha256, None).await.unwrap()
     }
 
     async fn push_blob(&self, content: &'static [u8]) -> Digest {

@@ -14,12 +14,17 @@ use tokio::time::{Instant, sleep};
 
 use super::writer::{LOOK, Purpose, SIGN, Writer, claimed_until};
 use super::{Registry, RegistryError};
-use crate::meta::{Arrival, Claim, MetaError, UploadRow};
+use crate::meta::{Arrival, Claim, MetaError, Millis, UploadRow, now};
 
 /// How long to wait for the database when all that is left is to say that a blob is there.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for a blob to leave before it can be stored anew: a little longer than whoever takes it away may take, and was killed.
 const LEAVING: Duration = Duration::from_secs(35);
+
+/// An upload that did not move for so long no longer counts as open: its client is gone, or has forgotten it.
+const FORGOTTEN: Millis = 3_600_000;
+/// An account may have so many times as many uploads open in all repositories as in one.
+const EVERYWHERE: i64 = 10;
 
 /// A piece of an upload, as it comes in.
 pub(crate) struct Piece {
@@ -39,13 +44,29 @@ pub(crate) struct Standing {
 }
 
 impl Registry {
-    /// A new upload to a repository.
-    pub(crate) async fn begin_upload(&self, repository: i64, algorithm: Algorithm) -> Result<UploadId, RegistryError> {
+    /// A new upload to a repository, by an account. A robot's counts as its owner's.
+    pub(crate) async fn begin_upload(
+        &self,
+        repository: i64,
+        algorithm: Algorithm,
+        account: Option<&str>,
+    ) -> Result<UploadId, RegistryError> {
         let id = UploadId::random();
+        let account = account.and_then(|name| name.split('+').next());
         let change = self.meta.change().await?;
         self.writable(&change, repository).await?;
+        if let Some(account) = account {
+            let open = change.open_uploads(account, repository, now().saturating_sub(FORGOTTEN)).await?;
+            let limit = i64::from(self.open_uploads);
+            if open.here >= limit {
+                return Err(RegistryError::TooManyUploads(limit));
+            }
+            if open.everywhere >= limit.saturating_mul(EVERYWHERE) {
+                return Err(RegistryError::TooManyUploadsAnywhere(limit.saturating_mul(EVERYWHERE)));
+            }
+        }
         let hash = RunningDigest::new(algorithm).save();
-        change.insert_upload(&id, repository, algorithm.as_str(), hash).await?;
+        change.insert_upload(&id, repository, algorithm.as_str(), hash, account).await?;
         change.commit().await?;
         Ok(id)
     }

@@ -1,6 +1,5 @@
 //! Manifests: pulled, pushed, deleted.
 
-use std::error::Error;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,26 +7,25 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use pierhead_config::OriginLimits;
 use pierhead_registry::oci::{ErrorCode, Reference, RepositoryName};
 use pierhead_service::conditional::{self, Verdict};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use pierhead_service::shares::{Party, Permit};
 use tokio::time::timeout;
 
 use super::authorise::Granted;
 use super::refusal::Refusal;
 use super::{CONTENT_DIGEST, Wanted, uploads};
+use crate::api::whole::{NotWhole, gather};
 use crate::meta::Performer;
 use crate::registry::{Pushed, RegistryError};
 
 /// Says that the manifest's `subject` was understood (OCI distribution specification, "Pushing Manifests with Subject").
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
-/// Bytes of manifests that are being pushed at a time.
-const ROOM: u32 = 32 * 1024 * 1024;
 /// How long a manifest may take to come: it takes room from others.
 const COMING: Duration = Duration::from_secs(60);
+/// When a client that was too slow may send its manifest again.
+const SOON: Duration = Duration::from_secs(1);
 
 /// `/v2/<name>/manifests/<reference>`
 pub(super) async fn answer(
@@ -136,61 +134,29 @@ async fn push(
     Ok(response)
 }
 
-/// The whole body, which fits into memory or is refused, and the room that it takes there until it is dropped.
-async fn content<'a>(wanted: &'a Wanted, request: Request) -> Result<(Vec<u8>, SemaphorePermit<'a>), Refusal> {
+/// The whole body, which fits into memory or is refused, and the memory that it takes there until the permit is dropped.
+async fn content(wanted: &Wanted, request: Request) -> Result<(Vec<u8>, Permit), Refusal> {
     let origin = &wanted.origin;
     let limit = origin.registry.max_manifest_size();
     let said = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let most = said.unwrap_or(limit);
-    if most > limit {
+    if said.unwrap_or_default() > limit {
         return Err(RegistryError::TooLarge(limit).into());
     }
-    let Some(room) = origin.manifest_room.take(most).await else {
-        return Err(Refusal::busy("too many large manifests are being pushed", origin.config.limits.writes.wait));
-    };
-    let body = Limited::new(request.into_body(), usize::try_from(most).unwrap_or(usize::MAX));
-    match timeout(COMING, collect(body, most)).await {
-        Ok(content) => Ok((content.map_err(|error| not_read(error.as_ref(), limit))?, room)),
+    let party = request.extensions().get::<Party>().cloned().unwrap_or_default();
+    let mut permit = origin.admission.manifest_bytes.begin(party);
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    match timeout(COMING, gather(request.into_body(), &mut permit, most)).await {
+        Ok(Ok(content)) => Ok((content, permit)),
+        Ok(Err(NotWhole::TooLarge(_))) => Err(RegistryError::TooLarge(limit).into()),
+        Ok(Err(NotWhole::Full(_))) => {
+            Err(Refusal::busy("too many large manifests are being pushed", origin.config.limits.manifests.wait))
+        }
+        Ok(Err(error @ NotWhole::TooSlow)) => Err(Refusal::busy(&error.to_string(), SOON)),
+        Ok(Err(NotWhole::Broken(error))) => Err(RegistryError::Body(error.to_string()).into()),
         Err(_) => {
             let message = format!("the manifest has not come within {} s", COMING.as_secs());
             Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::ManifestInvalid, message))
         }
-    }
-}
-
-/// A body, once in memory.
-async fn collect(mut body: Limited<Body>, most: u64) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
-    let mut content = Vec::with_capacity(usize::try_from(most).unwrap_or_default());
-    while let Some(frame) = body.frame().await {
-        if let Ok(bytes) = frame?.into_data() {
-            content.extend_from_slice(&bytes);
-        }
-    }
-    Ok(content)
-}
-
-fn not_read(error: &(dyn Error + Send + Sync + 'static), limit: u64) -> RegistryError {
-    if error.is::<LengthLimitError>() { RegistryError::TooLarge(limit) } else { RegistryError::Body(error.to_string()) }
-}
-
-/// Room in memory for manifests that are being pushed: they are in it whole, more than once while the database takes them.
-pub(in crate::api) struct ManifestRoom {
-    bytes: Semaphore,
-    all: u32,
-    wait: Duration,
-}
-
-impl ManifestRoom {
-    /// For one at least.
-    pub(in crate::api) fn new(limits: &OriginLimits) -> ManifestRoom {
-        let all = u32::try_from(limits.max_manifest_size).unwrap_or(u32::MAX).max(ROOM);
-        ManifestRoom { bytes: Semaphore::new(all as usize), all, wait: limits.writes.wait }
-    }
-
-    /// Room for so many bytes, in turn. `None`: there was none for too long.
-    async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.all);
-        timeout(self.wait, self.bytes.acquire_many(bytes)).await.ok()?.ok()
     }
 }
 
@@ -203,25 +169,4 @@ fn media_type(headers: &HeaderMap) -> String {
 /// Who does this, for the action log.
 pub(super) fn performer(wanted: &Wanted, granted: &Granted) -> Performer {
     Performer { name: granted.name().map(str::to_owned), ip: Some(wanted.asked.peer.to_string()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn manifests_wait_for_room() {
-        let room = ManifestRoom { bytes: Semaphore::new(10), all: 10, wait: Duration::from_secs(10) };
-        let first = room.take(7).await.unwrap();
-        let small = room.take(3).await.unwrap();
-        assert!(room.take(1).await.is_none(), "all of it is taken");
-        drop(small);
-        assert!(room.take(4).await.is_none());
-        drop(first);
-        // What is larger than all there is has all of it.
-        let all = room.take(11).await.unwrap();
-        assert!(room.take(1).await.is_none());
-        drop(all);
-        assert!(room.take(0).await.is_some());
-    }
 }

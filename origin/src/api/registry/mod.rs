@@ -21,7 +21,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pierhead_registry::oci::{Action, Endpoint, EndpointError, ErrorCode, RepositoryName};
 
 use self::authorise::{Granted, Right};
-pub(super) use self::manifests::ManifestRoom;
 use self::query::Query;
 use self::refusal::Refusal;
 use super::asked::Asked;

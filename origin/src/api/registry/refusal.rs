@@ -15,6 +15,9 @@ use crate::registry::RegistryError;
 /// When to come back if the database or the store is away: they may be back any moment.
 const SOON: Duration = Duration::from_secs(5);
 
+/// When to come back with an upload too many.
+const LATER: Duration = Duration::from_secs(60);
+
 /// Why not, as the client hears it.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -128,6 +131,13 @@ impl From<RegistryError> for Refusal {
                 return Refusal {
                     more,
                     ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BlobUploadInvalid, message)
+                };
+            }
+            RegistryError::TooManyUploads(_) | RegistryError::TooManyUploadsAnywhere(_) => {
+                let more = More::RetryAfter(LATER);
+                return Refusal {
+                    more,
+                    ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
                 };
             }
             RegistryError::OutOfOrder(length) => {

@@ -33,7 +33,7 @@ pub(super) async fn begin(
         return Ok(created(wanted, name, digest));
     }
     let algorithm = wanted.query.algorithm.or(wanted.query.digest.map(|digest| digest.algorithm()));
-    let id = origin.registry.begin_upload(repository, algorithm.unwrap_or(Algorithm::Sha256)).await?;
+    let id = origin.registry.begin_upload(repository, algorithm.unwrap_or(Algorithm::Sha256), granted.name()).await?;
     origin.metrics.uploads_started.inc();
     if let Some(digest) = wanted.query.digest {
         return finish(wanted, name, &id, digest, request).await;

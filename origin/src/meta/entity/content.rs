@@ -45,6 +45,8 @@ pub mod upload {
         pub writer: Option<String>,
         /// Until when that is believed without a sign of life.
         pub writer_until: i64,
+        /// The account that began it, a robot's as its owner's. `None`: it began before this was written down.
+        pub account: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

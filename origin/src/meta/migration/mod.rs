@@ -2,6 +2,7 @@
 
 mod m0001_first;
 mod m0002_tokens;
+mod m0003_upload_account;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -10,6 +11,10 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first::First), Box::new(m0002_tokens::Tokens)]
+        vec![
+            Box::new(m0001_first::First),
+            Box::new(m0002_tokens::Tokens),
+            Box::new(m0003_upload_account::UploadAccount),
+        ]
     }
 }

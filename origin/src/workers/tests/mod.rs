@@ -274,8 +274,8 @@ async fn deleted_repositories_and_abandoned_uploads_leave_nothing(database: crat
     scratch.manifest(&gone, b"{index}", Some("latest"), (&[], &[child], None)).await;
     let ids = [UploadId::random(), UploadId::random()];
     let change = scratch.meta.change().await.unwrap();
-    change.insert_upload(&ids[0], gone.id, "sha256", Vec::new()).await.unwrap();
-    change.insert_upload(&ids[1], other.id, "sha256", Vec::new()).await.unwrap();
+    change.insert_upload(&ids[0], gone.id, "sha256", Vec::new(), None).await.unwrap();
+    change.insert_upload(&ids[1], other.id, "sha256", Vec::new(), None).await.unwrap();
     assert!(change.delete_repository(gone.id).await.unwrap());
     change.commit().await.unwrap();
 

@@ -57,7 +57,7 @@ impl Bustle<'_> {
             }
             (9, _) => {
                 let change = meta.change().await.unwrap();
-                change.insert_upload(&UploadId::random(), id, "sha256", Vec::new()).await.unwrap();
+                change.insert_upload(&UploadId::random(), id, "sha256", Vec::new(), None).await.unwrap();
                 if self.random.random_bool(0.2) && self.repositories.len() > 1 {
                     change.delete_repository(id).await.unwrap();
                     self.repositories.remove(at);
