@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use pierhead_service::shares::{Flow, Pace};
 use tokio_util::sync::CancellationToken;
 
 /// All of an edge.
@@ -32,6 +33,7 @@ impl Sessions {
             noted: Mutex::new(Noted { client: peer, protocol: Protocol::Unknown, secure: false, to: None }),
             passed: Passed::default(),
             closed: CancellationToken::new(),
+            pace: OnceLock::new(),
         });
         self.open.lock().insert(id, Arc::clone(&session));
         Open { all: Arc::clone(self), session }
@@ -78,6 +80,7 @@ pub(crate) struct Session {
     noted: Mutex<Noted>,
     passed: Passed,
     closed: CancellationToken,
+    pace: OnceLock<Arc<Pace>>,
 }
 
 /// What a session of layer 4 has passed on so far.
@@ -132,6 +135,10 @@ impl Session {
     pub(crate) fn speaks(&self, protocol: Protocol, secure: bool) {
         let mut noted = self.noted.lock();
         (noted.protocol, noted.secure) = (protocol, secure);
+        if protocol == Protocol::Tcp {
+            // How fast it may be is for its two ends to say.
+            self.moved(0);
+        }
     }
 
     /// A session of layer 4 was connected to a server.
@@ -144,7 +151,28 @@ impl Session {
         &self.passed
     }
 
-    /// Comes when an operator wants it closed.
+    /// What the listener's room knows of the connection: its place is given to another by closing it.
+    pub(crate) fn flow(&self) -> Flow {
+        Flow { cut: self.closed.clone(), ..Flow::default() }
+    }
+
+    /// It has a place.
+    pub(crate) fn holds(&self, pace: &Arc<Pace>) {
+        // It has one.
+        drop(self.pace.set(Arc::clone(pace)));
+    }
+
+    /// The edge waits for the client from now on.
+    pub(crate) fn waits(&self) {
+        self.pace.get().inspect(|pace| pace.waits());
+    }
+
+    /// The edge works; the client has moved so many bytes.
+    pub(crate) fn moved(&self, bytes: usize) {
+        self.pace.get().inspect(|pace| pace.moved(bytes as u64));
+    }
+
+    /// Comes when an operator wants it closed, or others need its place.
     pub(crate) async fn closed(&self) {
         self.closed.cancelled().await;
     }

@@ -17,7 +17,7 @@ use moka::sync::Cache;
 use pierhead_config::{Access, Secret};
 use pierhead_registry::client::Account;
 use pierhead_service::network::network;
-use tokio::sync::Semaphore;
+use pierhead_service::shares::{Floor, Party, Room, Rules};
 
 use super::credential::{account_print, basic};
 use super::flights::Flights;
@@ -39,8 +39,15 @@ const COUNTED: u64 = 20_000;
 const REMEMBERED: u64 = 10_000;
 /// Logins that wait to be verified.
 const ATTEMPTS: usize = 1024;
-/// Hashes computed at a time.
-const PARALLEL: usize = 2;
+/// Hashes that are computed at a time, and that wait. They are short, so none is kept free; the network with the fewest comes first.
+const HASHING: Rules = Rules {
+    kind: "password",
+    room: 2,
+    queue: ATTEMPTS as u64,
+    wait: Duration::from_secs(30),
+    floor: Floor { rate: 0, grace: WINDOW },
+    reserve: false,
+};
 
 /// Checks logins.
 pub(crate) struct Users {
@@ -51,7 +58,7 @@ pub(crate) struct Users {
     key: hmac::Key,
     verified: Cache<[u8; 32], Arc<str>>,
     failures: Cache<Suspect, Arc<AtomicU32>>,
-    hashing: Arc<Semaphore>,
+    hashing: Arc<Room>,
     attempts: Flights<[u8; 32], Result<Arc<str>, Refusal>>,
     metrics: Arc<Metrics>,
 }
@@ -74,7 +81,7 @@ impl Users {
             key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
             verified: Cache::builder().max_capacity(REMEMBERED).time_to_idle(REMEMBER).build(),
             failures: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
-            hashing: Arc::new(Semaphore::new(PARALLEL)),
+            hashing: Room::new(HASHING, ()),
             attempts: Flights::new(ATTEMPTS),
             metrics,
         }
@@ -100,7 +107,7 @@ impl Users {
             let users = Arc::clone(self);
             async move { users.attempt(credential, print, peer).await }
         };
-        self.attempts.join(print, attempt).await.unwrap_or(Err(Refusal::Busy))
+        self.attempts.join(&Party::new(peer, None), print, attempt).await.unwrap_or(Err(Refusal::Busy))
     }
 
     /// Verifies a login, if there were not too many wrong ones lately.
@@ -117,28 +124,32 @@ impl Users {
             return Err(Refusal::LoginLimited { retry_after: WINDOW });
         }
         let user: Arc<str> = credential.username.as_str().into();
-        if !self.verify(credential).await {
+        let right = self.verify(credential, Party::new(peer, None)).await;
+        // One that was not checked is no failure either.
+        if !matches!(right, Ok(false)) {
+            for counter in &counters {
+                counter.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        if !right? {
             self.metrics.authentication("failed");
             return Err(Refusal::Login);
-        }
-        for counter in &counters {
-            counter.fetch_sub(1, Ordering::Relaxed);
         }
         self.metrics.authentication("ok");
         self.verified.insert(print, Arc::clone(&user));
         Ok(user)
     }
 
-    async fn verify(&self, credential: Account) -> bool {
+    async fn verify(&self, credential: Account, party: Party) -> Result<bool, Refusal> {
         let known = self.hashes.get(&credential.username);
         let (exists, hash) = (known.is_some(), known.or(self.decoy.as_ref()).cloned());
-        let Some(hash) = hash else { return false };
-        let Ok(permit) = Arc::clone(&self.hashing).acquire_owned().await else { return false };
+        let Some(hash) = hash else { return Ok(false) };
+        let permit = self.hashing.enter(party).await.map_err(|_| Refusal::Busy)?;
         let compute = move || {
             let _permit = permit;
             bcrypt::verify(&credential.password, hash.reveal()).unwrap_or(false)
         };
-        tokio::task::spawn_blocking(compute).await.unwrap_or(false) && exists
+        Ok(tokio::task::spawn_blocking(compute).await.unwrap_or(false) && exists)
     }
 
     fn name_print(&self, name: &str) -> [u8; 32] {

@@ -132,7 +132,7 @@ impl Edge {
             let (edge, scope, digest) = (Arc::clone(self), scope.clone(), *digest);
             move || async move { edge.open(&scope, &digest, want).await }
         };
-        self.openings.join(scope.key(Wanted::Blob(*digest)), question).await
+        self.openings.join(&scope.party, scope.key(Wanted::Blob(*digest)), question).await
     }
 
     /// Writes down what upstream's refusal to send a blob means.
@@ -185,7 +185,7 @@ impl Edge {
                 result
             }
         };
-        self.blobs.join(key, question).await?.map_err(|error| scope.blob_refused(&error))
+        self.blobs.join(&scope.party, key, question).await?.map_err(|error| scope.blob_refused(&error))
     }
 }
 

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use pierhead_service::shares::{Floor, Party, Permit, Room, Rules};
 use tokio::sync::watch;
 
 /// Why there is no result.
@@ -27,7 +29,7 @@ type Running<K, V> = Mutex<HashMap<K, watch::Receiver<Option<V>>>>;
 /// The flights of one kind of result.
 pub(crate) struct Flights<K, V> {
     running: Arc<Running<K, V>>,
-    limit: usize,
+    room: Arc<Room>,
 }
 
 impl<K, V> Flights<K, V>
@@ -35,13 +37,16 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// No flights yet, and never more than `limit` at once.
+    /// No flights yet, and never more than `limit` at once, in fair shares by who starts them.
     pub(crate) fn new(limit: usize) -> Flights<K, V> {
-        Flights { running: Arc::default(), limit }
+        let floor = Floor { rate: 0, grace: Duration::MAX };
+        let rules =
+            Rules { kind: "question", room: limit as u64, queue: 0, wait: Duration::ZERO, floor, reserve: true };
+        Flights { running: Arc::default(), room: Room::new(rules, ()) }
     }
 
-    /// Joins the flight that runs for `key`, or starts one with `work`; waits for its result.
-    pub(crate) async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> Result<V, FlightError>
+    /// Joins the flight that runs for `key`, or starts one with `work`, charged to `party`; waits for its result.
+    pub(crate) async fn join<F>(&self, party: &Party, key: K, work: impl FnOnce() -> F) -> Result<V, FlightError>
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -49,11 +54,11 @@ where
             let mut running = lock(&self.running);
             match running.get(&key) {
                 Some(receiver) => receiver.clone(),
-                None if running.len() >= self.limit => return Err(FlightError::Full),
                 None => {
+                    let permit = self.room.try_enter(party.clone()).map_err(|_| FlightError::Full)?;
                     let (sender, receiver) = watch::channel(None);
                     running.insert(key.clone(), receiver.clone());
-                    let landing = Landing { running: Arc::clone(&self.running), key };
+                    let landing = Landing { running: Arc::clone(&self.running), key, _permit: permit };
                     let work = work();
                     tokio::spawn(async move {
                         let result = work.await;
@@ -75,6 +80,7 @@ where
 struct Landing<K: Eq + Hash, V> {
     running: Arc<Running<K, V>>,
     key: K,
+    _permit: Permit,
 }
 
 impl<K: Eq + Hash, V> Drop for Landing<K, V> {
@@ -96,7 +102,11 @@ mod tests {
 
     use tokio::sync::Notify;
 
+    use pierhead_service::shares::Party;
+
     use super::{FlightError, Flights};
+
+    static NOBODY: Party = Party::NOBODY;
 
     #[tokio::test]
     async fn many_callers_one_flight() {
@@ -110,7 +120,7 @@ mod tests {
                         gate.notified().await;
                         starts.fetch_add(1, Ordering::SeqCst) + 7
                     };
-                    flights.join("a", work).await
+                    flights.join(&NOBODY, "a", work).await
                 })
             })
             .collect();
@@ -121,7 +131,7 @@ mod tests {
             assert_eq!(caller.await.unwrap(), Ok(7));
         }
         assert_eq!(starts.load(Ordering::SeqCst), 1);
-        assert_eq!(flights.join("a", || async { 1 }).await, Ok(1));
+        assert_eq!(flights.join(&NOBODY, "a", || async { 1 }).await, Ok(1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -130,7 +140,7 @@ mod tests {
         let (landed, witness) = tokio::sync::oneshot::channel();
         let impatient = tokio::time::timeout(
             Duration::from_millis(1),
-            flights.join("a", || async {
+            flights.join(&NOBODY, "a", || async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 landed.send(()).unwrap();
                 1
@@ -143,8 +153,11 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_lost_and_forgotten() {
         let flights: Flights<&str, usize> = Flights::new(10);
-        assert_eq!(flights.join("a", || async { panic!("expected by this test") }).await, Err(FlightError::Lost));
-        assert_eq!(flights.join("a", || async { 2 }).await, Ok(2));
+        assert_eq!(
+            flights.join(&NOBODY, "a", || async { panic!("expected by this test") }).await,
+            Err(FlightError::Lost)
+        );
+        assert_eq!(flights.join(&NOBODY, "a", || async { 2 }).await, Ok(2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -156,11 +169,35 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 1
             };
-            other.join(1, work).await
+            other.join(&NOBODY, 1, work).await
         });
         tokio::task::yield_now().await;
-        assert_eq!(flights.join(2, || async { 2 }).await, Err(FlightError::Full));
+        assert_eq!(flights.join(&NOBODY, 2, || async { 2 }).await, Err(FlightError::Full));
         assert_eq!(first.await.unwrap(), Ok(1));
-        assert_eq!(flights.join(2, || async { 2 }).await, Ok(2));
+        assert_eq!(flights.join(&NOBODY, 2, || async { 2 }).await, Ok(2));
+    }
+
+    /// One network that asks for what never comes leaves room for the questions of others.
+    #[tokio::test(start_paused = true)]
+    async fn one_client_cannot_take_them_all() {
+        let flights: Arc<Flights<usize, usize>> = Arc::new(Flights::new(100));
+        let [greedy, other] = ["192.0.2.1", "192.0.2.2"].map(|address| Party::new(address.parse().unwrap(), None));
+        let begun: Vec<_> = (0..200)
+            .map(|key| {
+                let (flights, greedy) = (Arc::clone(&flights), greedy.clone());
+                tokio::spawn(async move { flights.join(&greedy, key, std::future::pending).await })
+            })
+            .collect();
+        // On this one thread the scheduler runs some of them at each turn.
+        for _ in 0..begun.len() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(begun.iter().filter(|one| one.is_finished()).count(), 150);
+        for key in 1000..1100 {
+            assert_eq!(flights.join(&other, key, || async { 2 }).await, Ok(2));
+        }
+        // It may join what runs, whoever started it.
+        let joined = tokio::time::timeout(Duration::from_secs(1), flights.join(&other, 0, || async { 2 })).await;
+        assert!(joined.is_err());
     }
 }

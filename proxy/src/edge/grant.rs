@@ -75,7 +75,7 @@ async fn learn(edge: Arc<Edge>, scope: Scope) {
         move || async move { edge.list_upstream(&scope, &ListKind::Tags, Some(QUESTION), &name).await }
     };
     // What came of it is written down by whoever asked; that there are too many questions already is no harm.
-    let _ = edge.lists.join(key, question).await;
+    let _ = edge.lists.join(&scope.party, key, question).await;
 }
 
 /// The repositories that a token is to be good for pulling from: `scope=repository:team/app:pull,push`, as often as

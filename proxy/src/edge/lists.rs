@@ -44,7 +44,7 @@ impl Edge {
         if let (None, Some(error)) = (&known, self.negatives.get(&key)) {
             return Err(Refused { outcome: Outcome::Hit, ..refused(scope, &kind, query, &error) });
         }
-        let flight = self.lists.join(key.clone(), || {
+        let flight = self.lists.join(&scope.party, key.clone(), || {
             let (edge, scope, kind) = (Arc::clone(self), scope.clone(), kind.clone());
             let query = query.map(str::to_owned);
             async move {

@@ -151,7 +151,8 @@ impl Edge {
             let (edge, scope, tag, digest) = (Arc::clone(self), scope.clone(), tag.clone(), known.digest);
             move || async move { edge.check_upstream(&scope, &tag, digest, authorisation).await }
         };
-        let flight = self.manifests.join(scope.key(Wanted::Check(tag.clone(), authorisation)), question);
+        let key = scope.key(Wanted::Check(tag.clone(), authorisation));
+        let flight = self.manifests.join(&scope.party, key, question);
         let result = match scope.budget(Thing::Manifest, authorisation) {
             None => flight.await?,
             Some(budget) => match tokio::time::timeout(budget, flight).await {
@@ -246,7 +247,7 @@ impl Edge {
                 result
             }
         };
-        match self.manifests.join(key, question).await? {
+        match self.manifests.join(&scope.party, key, question).await? {
             Ok(Arrival::Manifest(manifest)) => Ok(manifest),
             Ok(_) => Err(Refusal::Invalid(None).into()),
             Err(error) => Err(scope.refused(&error)),
@@ -300,7 +301,7 @@ impl Edge {
                 result
             }
         };
-        match self.manifests.join(key, question).await? {
+        match self.manifests.join(&scope.party, key, question).await? {
             Ok(Arrival::Head(head)) => Ok(Found::Head(head)),
             Ok(Arrival::Manifest(manifest)) => Ok(Found::Manifest(manifest)),
             Ok(Arrival::Unchanged) => Err(Refusal::Invalid(None).into()),

@@ -36,6 +36,7 @@ use super::{Edge, Trace, kind};
 use crate::cache::RepositoryId;
 use crate::front::{Connection, RequestLimits};
 use pierhead_service::health::Check;
+use pierhead_service::shares::Party;
 
 /// What a request comes to, if it is not refused.
 pub(super) enum Found {
@@ -229,11 +230,12 @@ impl Edge {
         trace: &mut Trace,
         now: SystemTime,
     ) -> Scope {
+        let party = Party::new(visit.client, self.users.as_ref().and(trace.user.as_deref()));
         let caller = match upstream.is_passthrough() {
             true => Some(self.caller(upstream, visit, way, &repository, trace, now).await),
             false => None,
         };
-        Scope::new(upstream, repository, caller.map(Arc::new), self.offline)
+        Scope { party, ..Scope::new(upstream, repository, caller.map(Arc::new), self.offline) }
     }
 
     /// The caller of a passthrough registry, and what its token says, where the edge can verify that.

@@ -14,6 +14,7 @@ use pierhead_config::{AuthMode, Registry};
 use pierhead_registry::client::Client;
 use pierhead_registry::client::{ClientError, Repository};
 use pierhead_registry::oci::{Digest, Reference, Tag};
+use pierhead_service::shares::Party;
 
 use super::RegistryParts;
 use super::condition::Condition;
@@ -88,6 +89,8 @@ pub(crate) struct Scope {
     pub(crate) offline: bool,
     /// Of the repository, when this began.
     pub(crate) epoch: u64,
+    /// Whom questions to upstream are charged to.
+    pub(crate) party: Party,
 }
 
 impl Scope {
@@ -99,7 +102,7 @@ impl Scope {
         offline: bool,
     ) -> Scope {
         let epoch = upstream.writes.epoch(&repository.name);
-        Scope { upstream: Arc::clone(upstream), repository, caller, offline, epoch }
+        Scope { upstream: Arc::clone(upstream), repository, caller, offline, epoch, party: Party::default() }
     }
 
     /// Keeps what upstream said, unless something was written to the repository since this began: then it may be older.

@@ -65,6 +65,12 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         service.metrics.limited(&connection.listener, "client_connections");
         return service.refused(&connection, "connections", None);
     };
+    let (party, session) = (service.admission.party(connection.client.ip()), &connection.session);
+    let Ok(place) = service.connections.enter_with(party, session.flow()).await else {
+        service.metrics.limited(&connection.listener, "share");
+        return service.refused(&connection, "connections", None);
+    };
+    session.holds(place.pace());
     let Some(accepted) = layer4::pass_through(accepted, service, &connection, deadline).await else { return };
     let accepted = match &service.tls {
         Some(_) => match timeout_at(deadline, plain::refuse(accepted)).await {
@@ -75,7 +81,7 @@ pub(crate) async fn serve<A: Application>(tcp: TcpStream, service: &Service<A>, 
         },
         None => accepted,
     };
-    let socket = Socket::new(accepted, service.limits.write_timeout);
+    let socket = Socket::new(accepted, service.limits.write_timeout, Some(Arc::clone(&connection.session)));
     let chunks = Arc::new(Chunks::default());
     let transport = match &service.tls {
         None => Either::Left(socket),

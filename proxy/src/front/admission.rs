@@ -5,17 +5,16 @@
 //! take the places of others; those beyond the limit of all wait, as those beyond a listener's do.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use pierhead_config::Limits;
+use pierhead_service::network::network;
+use pierhead_service::shares::{Floor, Party};
 use pierhead_service::told::contains;
 use tokio::sync::Notify;
-
-/// Bits of an IPv6 address that tell clients apart: what one client gets to choose from.
-const IPV6_NETWORK: u32 = 64;
 
 /// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,10 +22,7 @@ pub(crate) struct Client(IpAddr);
 
 impl From<IpAddr> for Client {
     fn from(address: IpAddr) -> Client {
-        Client(match address.to_canonical() {
-            IpAddr::V4(address) => address.into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - IPV6_NETWORK))).into(),
-        })
+        Client(network(address))
     }
 }
 
@@ -36,6 +32,7 @@ pub(crate) struct Admission {
     exempt: Vec<IpNet>,
     most: usize,
     most_per_client: usize,
+    floor: Floor,
     open: Arc<Open>,
 }
 
@@ -60,6 +57,7 @@ impl Admission {
             exempt: limits.exempt_networks.clone(),
             most: limits.max_connections.unwrap_or(usize::MAX),
             most_per_client: limits.max_connections_per_client.unwrap_or(usize::MAX),
+            floor: Floor { rate: limits.lowest_rate.bytes_per_second, grace: limits.lowest_rate.grace },
             open: before.map(|before| Arc::clone(&before.open)).unwrap_or_default(),
         }
     }
@@ -67,6 +65,16 @@ impl Admission {
     /// Whether a peer is believed when it says whom it speaks for.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         contains(&self.trusted, peer)
+    }
+
+    /// What a connection is charged to among those of its listener. A trusted proxy brings many clients, and has no share.
+    pub(crate) fn party(&self, client: IpAddr) -> Party {
+        if self.trusts(client) || contains(&self.exempt, client) { Party::default() } else { Party::of_network(client) }
+    }
+
+    /// How slow a client may be while others wait.
+    pub(crate) fn floor(&self) -> Floor {
+        self.floor
     }
 
     /// A place among all connections, once there is one.

@@ -60,7 +60,10 @@ pub(crate) async fn serve<A: Application>(
     let mut clock = Deadline::new(Instant::now() + limits.idle_timeout);
     let mut received = BytesMut::new();
     loop {
-        match read_head(&mut stream, &mut received, limits, &mut clock, stop.as_mut()).await {
+        connection.session.waits();
+        let head = read_head(&mut stream, &mut received, limits, &mut clock, stop.as_mut()).await;
+        connection.session.moved(0);
+        match head {
             Ok(Head::Complete { length, chunked }) => {
                 if chunked && let Err(refusal) = chunks.begin(&received[length..]) {
                     return refuse(stream, refusal, service, connection).await;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use pierhead_service::shares::Permit;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
 use pingora_core::protocols::{Digest, Stream};
@@ -92,6 +93,7 @@ pub(crate) async fn serve<A: Application>(stream: Stream, service: &Service<A>, 
             accepted = HttpSession::from_h2_conn(&mut http2, Arc::clone(&digest)) => accepted,
             Some(()) = requests.next() => {
                 if requests.is_empty() {
+                    connection.session.waits();
                     idle.set(Instant::now() + idle_timeout);
                 }
                 continue;
@@ -104,7 +106,16 @@ pub(crate) async fn serve<A: Application>(stream: Stream, service: &Service<A>, 
                 break;
             }
             Ok(Some(H2Accept::Session(session))) => {
-                let request = handle(session, application, connection, limits.write_timeout);
+                connection.session.moved(0);
+                let first = requests.is_empty();
+                let request = async move {
+                    let _place = match first {
+                        true => None,
+                        false => Some(place(service, connection).await?),
+                    };
+                    handle(session, application, connection, limits.write_timeout).await;
+                    Some(())
+                };
                 // One request's fault is not the others'. The panic itself is logged where all are.
                 requests.push(AssertUnwindSafe(request).catch_unwind().map(drop));
             }
@@ -121,6 +132,24 @@ pub(crate) async fn serve<A: Application>(stream: Stream, service: &Service<A>, 
     // The requests see that the connection has ended, and end in good order: each is logged and counted.
     drop(http2);
     while requests.next().await.is_some() {}
+}
+
+/// A place for a request beside the first of its connection: a client that opens all its streams and takes nothing holds the buffers of all.
+/// Without one the stream is reset.
+async fn place<A: Application>(service: &Service<A>, connection: &Connection) -> Option<Permit> {
+    let party = service.admission.party(connection.client.ip());
+    match service.streams.enter(party).await {
+        Ok(place) => {
+            // Its connection is closed when it is too slow.
+            place.pace().moved(0);
+            Some(place)
+        }
+        Err(_) => {
+            service.metrics.limited(&connection.listener, "share");
+            service.refused(connection, "connections", None);
+            None
+        }
+    }
 }
 
 /// Answers one request.

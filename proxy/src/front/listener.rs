@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use pierhead_config::Mode;
+use pierhead_service::shares::{Floor, Room, Rules};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -26,6 +27,16 @@ use crate::admin::sessions::Sessions;
 
 /// How long to wait before accepting again when the system is short of descriptors or memory.
 const SHORTAGE: Duration = Duration::from_millis(200);
+
+/// How long a connection waits for a place of its network's share.
+const WAIT: Duration = Duration::from_secs(1);
+/// The part of all places that such connections may take.
+const WAITING_PART: u64 = 20;
+/// Of so many connections one may send a second request of HTTP/2 beside the first, or one of them so many more. Each may hold buffers of
+/// 128 KiB for a client that takes nothing.
+const STREAMS_PART: usize = 2;
+/// But no fewer, so that a few clients need not wait for each other.
+const LEAST_STREAMS: usize = 1024;
 
 /// What all listeners of an edge have in common.
 pub(crate) struct Common<A: Application> {
@@ -55,10 +66,17 @@ impl<A: Application> Prepared<A> {
         before: Option<&Listener<A>>,
     ) -> Result<Prepared<A>, TlsError> {
         let known = before.map(|before| before.current.load_full());
-        let known = known.as_ref().and_then(|known| known.service.tls.as_deref());
+        let known_tls = known.as_ref().and_then(|known| known.service.tls.as_deref());
+        let known_service = known.as_ref().map(|known| &known.service);
+        let (places, floor) = (settings.max_connections, admission.floor());
+        let connections = shared("connection", places, floor, known_service.map(|known| &known.connections));
+        let streams = (places / STREAMS_PART).max(LEAST_STREAMS);
+        let streams = shared("stream", streams, floor, known_service.map(|known| &known.streams));
         let tls = settings.http().and_then(|http| http.tls.as_ref());
         let service = Service {
-            tls: tls.map(|tls| Termination::new(tls, known).map(Arc::new)).transpose()?,
+            connections,
+            streams,
+            tls: tls.map(|tls| Termination::new(tls, known_tls).map(Arc::new)).transpose()?,
             limits: Limits::of(&settings.mode),
             sni: settings.sni.clone(),
             accept_proxy: settings.accept_proxy,
@@ -213,6 +231,20 @@ impl<A: Application> Listener<A> {
             drop((place, everywhere, open, listed));
         });
     }
+}
+
+/// The places of a listener in fair shares: those of the one before it, where there was one.
+///
+/// The accept loop takes no more connections than there are places. A connection beyond its network's share waits here for a moment, with few
+/// others, so that the loop goes on accepting those of other networks.
+fn shared(kind: &'static str, places: usize, floor: Floor, before: Option<&Arc<Room>>) -> Arc<Room> {
+    let room = places as u64;
+    if let Some(before) = before {
+        before.resize(room, floor);
+        return Arc::clone(before);
+    }
+    let queue = (room / WAITING_PART).max(1);
+    Room::new(Rules { kind, room, queue, wait: WAIT, floor, reserve: true }, ())
 }
 
 /// Serves a connection to its end: on a lane where all that comes over it is only passed on.

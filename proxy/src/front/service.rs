@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pierhead_config::{HttpTarget, Mode, SniRoute};
+use pierhead_service::shares::Room;
 
 use super::admission::Admission;
 use super::drain::Drain;
@@ -59,6 +60,10 @@ pub(crate) struct Service<A: Application> {
     pub(crate) accept_proxy: bool,
     /// Who may connect.
     pub(crate) admission: Arc<Admission>,
+    /// Places of the listener, in fair shares.
+    pub(crate) connections: Arc<Room>,
+    /// Places for requests of HTTP/2 beside the first of their connection, in fair shares.
+    pub(crate) streams: Arc<Room>,
     /// TLS where the listener has it.
     pub(crate) tls: Option<Arc<Termination>>,
     /// Answers requests.

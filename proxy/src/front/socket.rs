@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::accepted::Accepted;
 use super::deadline::Deadline;
+use crate::admin::sessions::Session;
 
 /// A connection.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Socket {
     /// Read from the connection before this was made, not yet by the protocol.
     received: BytesMut,
     write_timeout: Duration,
+    /// Notes whether the edge waits for the client.
+    session: Option<Arc<Session>>,
     /// When the write that is pending fails.
     stall: Option<Deadline>,
     stalled: bool,
@@ -31,8 +35,8 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Wraps an accepted connection.
-    pub(crate) fn new(accepted: Accepted, write_timeout: Duration) -> Socket {
-        Socket { tcp: accepted.tcp, received: accepted.received, write_timeout, stall: None, stalled: false }
+    pub(crate) fn new(accepted: Accepted, write_timeout: Duration, session: Option<Arc<Session>>) -> Socket {
+        Socket { tcp: accepted.tcp, received: accepted.received, write_timeout, session, stall: None, stalled: false }
     }
 
     /// Has the client see, when this is dropped, that it was not all.
@@ -86,12 +90,16 @@ impl AsyncWrite for Socket {
             [buffer] => Pin::new(&mut self.tcp).poll_write(context, buffer),
             _ => Pin::new(&mut self.tcp).poll_write_vectored(context, buffers),
         };
-        if result.is_ready() {
+        if let Poll::Ready(written) = &result {
             self.stalled = false;
+            if let (Ok(count), Some(session)) = (written, &self.session) {
+                session.moved(*count);
+            }
             return result;
         }
         if !self.stalled {
             self.stalled = true;
+            self.session.as_ref().inspect(|session| session.waits());
             let at = Instant::now() + self.write_timeout;
             Deadline::at(&mut self.stall, at);
         }
@@ -125,7 +133,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (tcp, _) = listener.accept().await.unwrap();
-        (Socket::new(Accepted { tcp, received: received.into() }, write_timeout), client)
+        (Socket::new(Accepted { tcp, received: received.into() }, write_timeout, None), client)
     }
 
     #[tokio::test]

@@ -220,7 +220,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let socket = Socket::new(Accepted::new(server), Duration::from_secs(5));
+        let socket = Socket::new(Accepted::new(server), Duration::from_secs(5), None);
         (ClientStream::new(Either::Left(socket), Arc::default()), client)
     }
 
