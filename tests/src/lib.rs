@@ -9,6 +9,7 @@ pub mod clients;
 pub mod differential;
 pub mod dns;
 pub mod docker;
+pub mod hostile;
 pub mod http;
 pub mod image;
 pub mod launch;

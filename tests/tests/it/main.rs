@@ -53,6 +53,8 @@ mod registries;
 mod reload;
 mod seen;
 mod servers;
+mod shares_edge;
+mod shares_origin;
 mod smuggling;
 mod store;
 mod systemd;

@@ -148,7 +148,7 @@ async fn an_answer_that_is_not_taken_is_given_up() {
         let answer = client.request(Method::GET, &path).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         let at_work = async |least: f64, most: f64| {
-            let running = origin.metric("pierhead_origin_requests_running", &[("kind", "read")]).await;
+            let running = origin.metric("pierhead_origin_requests_running", &[("kind", "download")]).await;
             (least..=most).contains(&running).then_some(())
         };
         eventually("a pull at work", Duration::from_secs(10), async || at_work(1.0, 1.0).await).await;
