@@ -64,6 +64,11 @@ const ALL: &[Measurement] = &[
     Measurement { name: "layer4-bulk", about: layer4::BULK, measure: |scale| layer4::bulk(scale).boxed_local() },
     Measurement { name: "origin", about: origin::TRANSFERS, measure: |scale| origin::transfers(scale).boxed_local() },
     Measurement { name: "origin-lists", about: origin::LISTS, measure: |scale| origin::lists(scale).boxed_local() },
+    Measurement {
+        name: "origin-attacked",
+        about: origin::ATTACKED,
+        measure: |scale| origin::attacked(scale).boxed_local(),
+    },
     Measurement { name: "start", about: start::ABOUT, measure: |scale| start::measure(scale).boxed_local() },
 ];
 
