@@ -81,7 +81,9 @@ impl BlobSource {
         if let Some(range) = range.filter(|_| !avoided) {
             let answer = self.ask(index, Some((range, if_range))).await?;
             let (status, headers) = (answer.response.status(), answer.response.headers());
-            refused = range::is_refused(status, headers, start, answer.foreign);
+            // A server that is known to take no ranges need not say so in so many words.
+            refused = range::is_refused(status, headers, start, answer.foreign)
+                || (status == StatusCode::INTERNAL_SERVER_ERROR && !endpoint.takes_ranges(Instant::now()));
             if !refused {
                 if status == StatusCode::RANGE_NOT_SATISFIABLE {
                     let total = range::unsatisfied(headers);
