@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use http::header::FORWARDED;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName};
 use pierhead_registry::oci::Endpoint;
 pub(crate) use pierhead_service::told::{
@@ -73,7 +74,9 @@ impl<'a> Way<'a> {
             _ => "http",
         };
         let host = told(&FORWARDED_HOST).filter(|host| is_authority(host)).or(hop.host);
-        let port = told(&FORWARDED_PORT).and_then(|port| port.parse().ok()).unwrap_or(hop.port);
+        let port = told(&FORWARDED_PORT)
+            .and_then(|port| port.parse().ok())
+            .unwrap_or_else(|| port_used(hop.port, host, scheme));
         let node = from.to_string();
         let mut hops = earlier(headers, &FORWARDED_FOR, trusted);
         hops.push_str(&node);
@@ -92,6 +95,13 @@ impl<'a> Way<'a> {
         tell(&[";proto=", if hop.secure { "https" } else { "http" }]);
         Way { hops, forwarded, scheme, host, port }
     }
+}
+
+/// The port that the client used. Where ports are mapped, it is not the one that it reached here: its `Host` says it, unless it is the
+/// scheme's own.
+fn port_used(reached: u16, host: Option<&str>, scheme: &str) -> u16 {
+    let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else { return reached };
+    authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 })
 }
 
 /// The hops before, as they are told, with a comma behind; nothing when they are not to be believed.
@@ -133,7 +143,18 @@ mod tests {
         let told = Way::new(&hop, &lies, false);
         assert_eq!(told.hops, "192.0.2.1");
         assert_eq!(told.forwarded, "for=192.0.2.1;host=\"a.example:8443\";proto=https");
-        assert_eq!((told.scheme, told.host, told.port), ("https", Some("a.example:8443"), 443));
+        assert_eq!((told.scheme, told.host, told.port), ("https", Some("a.example:8443"), 8443));
+        // 443 may be mapped to another port of this machine.
+        for (port, host, secure, expected) in [
+            (8443, Some("a.example"), true, 443),
+            (8080, Some("a.example"), false, 80),
+            (8080, Some("[2001:db8::1]:99"), false, 99),
+            (8080, Some("[2001:db8::1]"), false, 80),
+            (8080, None, false, 8080),
+        ] {
+            let told = Way::new(&Hop { port, host, secure, ..hop }, &lies, false);
+            assert_eq!(told.port, expected, "{host:?} at {port}");
+        }
         let told = Way::new(&Hop { secure: false, ..hop }, &lies, true);
         assert_eq!(told.hops, "127.0.0.1, 192.0.2.1");
         assert_eq!(told.forwarded, "for=127.0.0.1, for=192.0.2.1;host=\"a.example:8443\";proto=http");

@@ -339,9 +339,9 @@ impl Edge {
         if mount == Mount::KeptOut {
             return Err(Refusal::NotServed.into());
         }
-        let written = written::by_registry(&visit.request.method, action);
-        let changes = written.map(|written| Change::Within(repository.clone(), written));
-        let write = Write::new(&self.cache, upstream, changes.into_iter().collect());
+        let written = written::by_registry(&visit.request.method, action, query);
+        let changes = written.into_iter().map(|written| Change::Within(repository.clone(), written));
+        let write = Write::new(&self.cache, upstream, changes.collect());
         let mut passage = self.passage(upstream, visit)?;
         if mount == Mount::Unreadable {
             passage.target = Some(without(&["ns", "mount", "from"], uri.path(), query));

@@ -7,6 +7,7 @@
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use pierhead_registry::oci::{Action, Digest, Reference, RepositoryName, Tag};
+use url::form_urlencoded;
 
 use crate::cache::Extent;
 
@@ -68,9 +69,9 @@ impl Change {
     }
 }
 
-/// What a request that is no pull does to a repository.
-pub(crate) fn by_registry(method: &Method, action: &Action) -> Option<Written> {
-    match (method, action) {
+/// What a request that is no pull does to a repository. `query`: of a manifest that is pushed by its digest, it may name tags.
+pub(crate) fn by_registry(method: &Method, action: &Action, query: &str) -> Vec<Written> {
+    let by_path = match (method, action) {
         (&Method::PUT, Action::Manifest(Reference::Tag(tag))) => Some(Written::Tag(tag.clone())),
         (&Method::DELETE, Action::Manifest(Reference::Tag(tag))) => Some(Written::Untagged(tag.clone())),
         (&Method::PUT, Action::Manifest(Reference::Digest(_))) => Some(Written::Manifest),
@@ -79,7 +80,12 @@ pub(crate) fn by_registry(method: &Method, action: &Action) -> Option<Written> {
         }
         (&Method::POST | &Method::PUT, Action::Upload(_)) => Some(Written::Upload),
         _ => None,
-    }
+    };
+    let tags = form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, _)| name == "tag" && by_path == Some(Written::Manifest))
+        .filter_map(|(_, tag)| tag.parse().ok().map(Written::Tag));
+    let tags: Vec<Written> = tags.collect();
+    by_path.into_iter().chain(tags).collect()
 }
 
 /// What a request to `/api/v1` changes. What an endpoint that is not known here changes is taken to be rights.
@@ -147,7 +153,7 @@ fn of_repository(method: &Method, rest: &[&str]) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use http::{Method, StatusCode};
-    use pierhead_registry::oci::{Algorithm, Digest, Endpoint};
+    use pierhead_registry::oci::{Action, Algorithm, Digest, Endpoint, Reference};
 
     use super::{Change, Written, by_api, by_registry};
     use crate::cache::Extent;
@@ -170,7 +176,18 @@ mod tests {
             let Ok(Endpoint::Repository { action, .. }) = Endpoint::parse(&format!("/v2/team/app/{path}")) else {
                 panic!("{path}")
             };
-            assert_eq!(by_registry(&method, &action), expected, "{method} {path}");
+            let expected: Vec<Written> = expected.into_iter().collect();
+            assert_eq!(by_registry(&method, &action, ""), expected, "{method} {path}");
+        }
+        // A manifest that is pushed by its digest can get tags in the same request.
+        let tag = |tag: &str| Written::Tag(tag.parse().unwrap());
+        let by_digest = Action::Manifest(Reference::Digest(digest));
+        for (method, action, query, expected) in [
+            (Method::PUT, &by_digest, "tag=a&x=y&tag=b%2Ec&tag=no/tag", vec![Written::Manifest, tag("a"), tag("b.c")]),
+            (Method::DELETE, &by_digest, "tag=a", vec![Written::Deleted(digest)]),
+            (Method::PUT, &Action::Manifest(Reference::Tag("v1".parse().unwrap())), "tag=a", vec![tag("v1")]),
+        ] {
+            assert_eq!(by_registry(&method, action, query), expected, "{method} {query}");
         }
     }
 
