@@ -16,6 +16,8 @@ use crate::secret::Secret;
 pub struct OriginConfig {
     /// What clients call this registry, with its port: the service and audience of its tokens (`SERVER_HOSTNAME` of Quay's).
     pub hostname: String,
+    /// Other names by which clients reach this registry: at one of these they are told of no other.
+    pub aliases: Vec<String>,
     /// Where it listens.
     pub listener: OriginListener,
     /// Where operators see health and metrics. Nobody changes anything there.

@@ -52,6 +52,10 @@ type Files = fn(Field<'_>) -> Option<CertificateFiles>;
 fn config(mut file: Section<'_>, files: Files) -> Option<OriginConfig> {
     let mut claims = Claims::default();
     let hostname = file.required("hostname").and_then(|field| host(&field));
+    let aliases = match file.take("aliases") {
+        Some(field) => field.list(|entry| host(&entry)),
+        None => Some(Vec::new()),
+    };
     let listener = file.required("listener").and_then(|field| listener(field, files, &mut claims));
     let admin = match file.take("admin") {
         Some(field) => admin(field, &mut claims),
@@ -76,6 +80,7 @@ fn config(mut file: Section<'_>, files: Files) -> Option<OriginConfig> {
     file.finish();
     Some(OriginConfig {
         hostname: hostname?,
+        aliases: aliases?,
         listener: listener?,
         admin: admin?,
         storage: storage?,

@@ -15,6 +15,7 @@ const MIB: u64 = 1024 * 1024;
 
 const EVERYTHING: &str = r#"
 hostname: registry.example.com:8443
+aliases: [registry.internal, "registry.lan:5000"]
 listener:
   bind: 0.0.0.0:8443
   tls: { cert: a.crt, key: a.key }

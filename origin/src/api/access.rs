@@ -22,7 +22,7 @@ use pierhead_service::told::REQUEST_ID;
 use serde::Serialize;
 
 use super::admission::Place;
-use super::asked::{Asked, has_one_host};
+use super::asked::{Asked, Names, has_one_host};
 use super::departures::Departure;
 use super::refusal::refusal;
 use super::{Connection, Origin};
@@ -37,8 +37,9 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
     // Only tests call the router without a connection.
     let Some(connection) = request.extensions().get::<Connection>().cloned() else { return next.run(request).await };
     let (uri, headers) = (request.uri(), request.headers());
-    let (live, hostname) = (origin.live(), &origin.config.hostname);
-    let asked = Arc::new(Asked::new(&connection, uri, headers, &live.trusted_proxies, hostname));
+    let live = origin.live();
+    let asked = Asked::new(&connection, uri, headers, &live.trusted_proxies, Names::of(&origin.config));
+    let asked = Arc::new(asked);
     let mut record = Record {
         begun: Instant::now(),
         time: SystemTime::now(),

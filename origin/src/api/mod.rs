@@ -9,6 +9,7 @@ mod asked;
 mod cross_site;
 mod departures;
 mod health;
+mod inert;
 mod live;
 mod operators;
 mod outgoing;
@@ -26,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::any;
 use http::StatusCode;
@@ -53,6 +54,8 @@ use crate::registry::Registry;
 pub(crate) struct Connection {
     /// Who connected.
     pub(crate) peer: SocketAddr,
+    /// The address of this machine that it reached.
+    pub(crate) reached: SocketAddr,
     /// Whether over TLS.
     pub(crate) secure: bool,
     /// By which files are sent, where the kernel can send them.
@@ -167,5 +170,6 @@ pub(crate) fn router(origin: &Arc<Origin>) -> Router {
         .layer(from_fn_with_state(Arc::clone(origin), admission::admit))
         .layer(from_fn_with_state(Arc::clone(origin), refuse_foreign))
         .layer(from_fn_with_state(Arc::clone(origin), access::record))
+        .layer(map_response(inert::mark))
         .with_state(Arc::clone(origin))
 }

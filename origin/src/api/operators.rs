@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
 
-use super::{Origin, health};
+use super::{Origin, health, inert};
 
 const PAGE: &str = concat!(
     "pierhead-origin ",
@@ -25,6 +26,7 @@ pub(crate) fn operators(origin: &Arc<Origin>) -> Router {
         .route("/", get(async || PAGE))
         .route("/metrics", get(metrics))
         .merge(health::routes())
+        .layer(map_response(inert::mark))
         .with_state(Arc::clone(origin))
 }
 

@@ -59,6 +59,10 @@ pub(super) async fn serve<S, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let first = Instant::now() + served.header_timeout;
+    let reached = match tcp.local_addr() {
+        Ok(reached) => reached,
+        Err(error) => return tracing::debug!(%peer, %error, "gone already"),
+    };
     let lane = Lane::default();
     let flow = departures.flow();
     let counted = flow.counted.unwrap_or_default();
@@ -81,6 +85,7 @@ pub(super) async fn serve<S, B>(
         service: served.service.clone(),
         connection: Connection {
             peer,
+            reached,
             secure: served.tls.is_some(),
             lane: Some(lane).filter(|_| served.tls.is_none()),
             departures: Arc::clone(&departures),
