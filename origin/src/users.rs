@@ -176,7 +176,7 @@ pub(crate) fn run(args: &UserArgs) -> Result<Outcome, UserError> {
                 (true, true) => Superuser::ReadOnly,
             };
             let email = email.clone().map(|email| line(email, EMAIL_LIMIT)).transpose()?;
-            add(meta, name.parse()?, rank, email, password).await
+            add(meta, Name::of_new_account(name)?, rank, email, password).await
         }
         UserCommand::Password { name, password } => set_password(meta, name, password).await,
         UserCommand::Rank { name, rank } => set_rank(meta, name, *rank).await,

@@ -20,6 +20,9 @@ pub(crate) enum NameError {
     /// Not `[a-z0-9]+([._-][a-z0-9]+)*`.
     #[error("a name is lower-case letters and digits, joined by single '.', '_' or '-'")]
     Characters,
+    /// A path of this registry begins with it, or clients give it a meaning of their own.
+    #[error("this name is reserved: choose another")]
+    Reserved,
     /// Not `namespace+name`.
     #[error("a robot's name is that of its owner, '+', and its own")]
     Robot,
@@ -29,7 +32,45 @@ pub(crate) enum NameError {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Name(String);
 
+/// Names that no new user or organisation gets: first parts of paths of this registry's programs, now or soon, and what clients take
+/// for something else. `library` is where Docker looks for official images; `localhost/x` is a host to Docker.
+const RESERVED: [&str; 27] = [
+    "api",
+    "assets",
+    "auth",
+    "console",
+    "favicon.ico",
+    "health",
+    "healthz",
+    "index.html",
+    "keys",
+    "library",
+    "livez",
+    "localhost",
+    "login",
+    "logout",
+    "metrics",
+    "oauth",
+    "oauth1",
+    "oauth2",
+    "readyz",
+    "robots.txt",
+    "signin",
+    "signout",
+    "signup",
+    "static",
+    "v1",
+    "v2",
+    "webhooks",
+];
+
 impl Name {
+    /// The name of a user or organisation that is about to be made. Accounts that have a reserved name keep it.
+    pub(crate) fn of_new_account(text: &str) -> Result<Name, NameError> {
+        let name: Name = text.parse()?;
+        if RESERVED.contains(&name.as_str()) { Err(NameError::Reserved) } else { Ok(name) }
+    }
+
     /// The name as text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -119,6 +160,25 @@ mod tests {
             ("$app", NameError::Characters),
         ] {
             assert_eq!(bad.parse::<Name>(), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn new_accounts_get_no_reserved_name() {
+        for reserved in
+            ["library", "api", "v1", "v2", "keys", "auth", "oauth", "oauth2", "health", "metrics", "localhost"]
+        {
+            assert_eq!(Name::of_new_account(reserved), Err(NameError::Reserved), "{reserved}");
+            // An account that has the name already keeps it, and so do its robots.
+            let name: Name = reserved.parse().unwrap();
+            assert!(RobotName::new(&name, "ci").is_ok());
+        }
+        for free in ["libraries", "my-api", "v2x", "admin", "root", "quay", "keys2"] {
+            assert!(Name::of_new_account(free).is_ok(), "{free}");
+        }
+        // In other letters it is no name at all.
+        for other in ["Library", "LIBRARY", "Api", "V2"] {
+            assert_eq!(Name::of_new_account(other), Err(NameError::Characters), "{other}");
         }
     }
 

@@ -98,7 +98,7 @@ pub(super) async fn create(
     Sent(new): Sent<NewOrganization>,
 ) -> Result<(StatusCode, Json<&'static str>), ApiError> {
     let creator = who.user()?.id;
-    let name: Name = new.name.parse()?;
+    let name = Name::of_new_account(&new.name)?;
     let email = new.email.map(|email| line(email, EMAIL_LIMIT)).transpose()?;
     let change = origin.meta.change().await?;
     let account = NewAccount { email, ..NewAccount::new(name.as_str(), AccountKind::Organization) };

@@ -156,7 +156,7 @@ pub(super) async fn create_user(
     Sent(new): Sent<NewUser>,
 ) -> Result<Json<MadeUser>, ApiError> {
     who.does_all()?;
-    let name: Name = new.username.parse()?;
+    let name = Name::of_new_account(&new.username)?;
     let email = new.email.map(|email| line(email, EMAIL_LIMIT)).transpose()?;
     let (password, made) = match new.password {
         Some(given) => (Secret::new(given), None),
