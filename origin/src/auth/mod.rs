@@ -148,7 +148,7 @@ impl Auth {
 
     /// A token for a caller, with as much of these scopes as it may have.
     pub(crate) async fn issue(&self, caller: &Caller, scopes: &[Scope]) -> Result<Issued, LoginError> {
-        let mut access: Vec<Access> = Vec::new();
+        let (mut access, mut refused): (Vec<Access>, Vec<String>) = (Vec::new(), Vec::new());
         // Clients that push ask for the same repository several times.
         let mut known: HashMap<&str, (RepositoryRights, Millis)> = HashMap::new();
         for scope in scopes {
@@ -168,11 +168,22 @@ impl Auth {
                 Resource::Other { .. } if caller.id().is_some() || self.anonymous_pulls() => grants::registry(scope),
                 Resource::Other { .. } => None,
             };
+            if let (None, Resource::Repository { name, .. }) = (&granted, &scope.resource)
+                && !refused.iter().any(|refused| refused == name.as_str())
+            {
+                refused.push(name.as_str().to_owned());
+            }
             access.extend(granted.filter(|granted| !access.contains(granted)));
         }
-        let subject = caller.name().unwrap_or_default();
-        let issued = self.tokens.issue(subject, access, SystemTime::now());
-        let issued = issued.map_err(|error| LoginError::Broken(error.to_string()))?;
+        let sign = |access, refused| {
+            let issued = self.tokens.issue(caller.account(), (access, refused), SystemTime::now());
+            issued.map_err(|error| LoginError::Broken(error.to_string()))
+        };
+        let mut issued = sign(access.clone(), refused)?;
+        if issued.token.len() > TOKEN_LIMIT {
+            // What is granted counts more.
+            issued = sign(access, Vec::new())?;
+        }
         if issued.token.len() > TOKEN_LIMIT { Err(LoginError::TooMuch) } else { Ok(issued) }
     }
 
@@ -197,9 +208,10 @@ impl Auth {
             return Ok(Caller::anonymous());
         }
         let issued = i64::try_from(claims.iat).unwrap_or(i64::MAX).saturating_add(1).saturating_mul(1000);
-        // One that was made later under the same name is somebody else.
-        let account =
-            self.meta.account(&claims.sub).await?.filter(|account| account.enabled && account.created < issued);
+        // An account that was made later under the same name is another one. Tokens of earlier versions do not say the number.
+        let is_meant =
+            |account: &Account| claims.account.map_or(account.created < issued, |number| number == account.id);
+        let account = self.meta.account(&claims.sub).await?.filter(|account| account.enabled && is_meant(account));
         let Some(account) = account else { return Ok(Caller::anonymous()) };
         if let Some(owner) = account.owner_id
             && !self.meta.account_by_id(owner).await?.is_some_and(|owner| owner.enabled)

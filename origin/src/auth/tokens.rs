@@ -13,7 +13,7 @@ use pierhead_registry::token::{Access, Claims, TokenError};
 use super::credential::bearer;
 use super::keyring::{Keyring, KeyringError};
 use super::secrets::{self, Print, Prints};
-use crate::meta::{self, Millis};
+use crate::meta::{self, Account, Millis};
 
 /// Who issues tokens, as they say it, and as the path of the keys says it.
 pub(crate) const ISSUER: &str = "pierhead";
@@ -78,18 +78,25 @@ impl Tokens {
         &self.audience
     }
 
-    /// A token for somebody (empty: for nobody who is known).
-    pub(crate) fn issue(&self, subject: &str, access: Vec<Access>, now: SystemTime) -> Result<Issued, KeyringError> {
+    /// A token for an account; `None`: for a caller who is not known. `refused`: repositories in which nothing was granted.
+    pub(crate) fn issue(
+        &self,
+        account: Option<&Account>,
+        (access, refused): (Vec<Access>, Vec<String>),
+        now: SystemTime,
+    ) -> Result<Issued, KeyringError> {
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let claims = Claims {
             iss: ISSUER.to_owned(),
-            sub: subject.to_owned(),
+            sub: account.map(|account| account.name.clone()).unwrap_or_default(),
             aud: self.audience.clone(),
             exp: seconds + self.lifetime.as_secs(),
             nbf: seconds,
             iat: seconds,
             jti: secrets::uuid(),
+            account: account.map(|account| account.id),
             access,
+            refused,
         };
         let token = self.keyring.signing(meta::now())?.sign(&claims)?;
         Ok(Issued { token, expires_in: self.lifetime, issued_at: now })
@@ -140,7 +147,9 @@ mod tests {
             nbf: 0,
             iat,
             jti: String::new(),
+            account: None,
             access: Vec::new(),
+            refused: Vec::new(),
         };
         for (iat, made, expected) in [
             (100, 200_000, true),

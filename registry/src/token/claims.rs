@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How far the clock of who verifies may be ahead: so long a token is taken beyond its end.
 const LEEWAY: Duration = Duration::from_secs(30);
@@ -44,8 +44,14 @@ pub struct Claims {
     pub iat: u64,
     /// Its own name, for logs.
     pub jti: String,
+    /// The number of the account that it was issued to: another account may get the name later. Other registries' tokens do not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<i64>,
     /// What its bearer may do; nothing for those who only logged in.
     pub access: Vec<Access>,
+    /// Repositories that the client asked for as well, and in which nothing was granted. Other registries' tokens do not say them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 impl Claims {
@@ -53,6 +59,12 @@ impl Claims {
     pub fn allows(&self, repository: &str, action: &str) -> bool {
         let repositories = self.access.iter().filter(|access| access.kind == "repository" && access.name == repository);
         repositories.flat_map(|access| &access.actions).any(|granted| granted == action || granted == "*")
+    }
+
+    /// Whether the client asked for something in a repository, granted or not.
+    pub fn names(&self, repository: &str) -> bool {
+        let mut granted = self.access.iter().filter(|access| access.kind == "repository");
+        granted.any(|access| access.name == repository) || self.refused.iter().any(|refused| refused == repository)
     }
 
     /// When the repository was made that the token means by a name, if it says so.
@@ -87,8 +99,13 @@ pub(super) struct Written {
     iat: u64,
     #[serde(default)]
     jti: String,
+    // Another registry may mean something else by it.
+    #[serde(default, deserialize_with = "number_if_any")]
+    account: Option<i64>,
     #[serde(default)]
     access: Vec<Access>,
+    #[serde(default, deserialize_with = "names_if_any")]
+    refused: Vec<String>,
 }
 
 /// One service, or several (RFC 7519, section 4.1.3).
@@ -106,7 +123,17 @@ impl Written {
             Audience::One(one) => one == service,
             Audience::Several(several) => several.iter().any(|one| one == service),
         };
-        let Written { iss, sub, aud: _, exp, nbf, iat, jti, access } = self;
-        meant.then(|| Claims { iss, sub, aud: service.to_owned(), exp, nbf, iat, jti, access })
+        let Written { iss, sub, aud: _, exp, nbf, iat, jti, account, access, refused } = self;
+        meant.then(|| Claims { iss, sub, aud: service.to_owned(), exp, nbf, iat, jti, account, access, refused })
     }
+}
+
+fn names_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    let names = value.as_array().into_iter().flatten();
+    Ok(names.filter_map(|name| name.as_str().map(str::to_owned)).collect())
+}
+
+fn number_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_i64())
 }

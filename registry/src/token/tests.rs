@@ -32,11 +32,13 @@ fn claims() -> Claims {
         nbf: EXP - 3600,
         iat: EXP - 3600,
         jti: "one".to_owned(),
+        account: Some(7),
         access: vec![
             access("repository", "team/app", &["pull", "push"]),
             access("repository", "team/all", &["*"]),
             access("registry", "catalog", &["*"]),
         ],
+        refused: vec!["team/secret".to_owned()],
     }
 }
 
@@ -219,4 +221,13 @@ fn a_key_is_called_after_itself() {
                    r-kEgU8awapJzKnqDKgw";
     let jwk = super::Jwk::of_rsa(&URL_SAFE_NO_PAD.decode(modulus).unwrap(), &[1, 0, 1]);
     assert_eq!(jwk.kid(), Some("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"));
+}
+
+#[test]
+fn a_token_says_which_repositories_were_asked_for() {
+    let claims = claims();
+    for (name, said) in [("team/app", true), ("team/secret", true), ("team/other", false), ("catalog", false)] {
+        assert_eq!(claims.names(name), said, "{name}");
+    }
+    assert!(!claims.allows("team/secret", "pull"));
 }

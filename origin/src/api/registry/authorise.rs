@@ -27,6 +27,13 @@ pub(super) enum Right<'a> {
     Pull(&'a RepositoryName),
     /// To write to it.
     Push(&'a RepositoryName),
+    /// To write to it what another holds.
+    Mount {
+        /// Where it is written to.
+        to: &'a RepositoryName,
+        /// Where it is.
+        from: &'a RepositoryName,
+    },
     /// To delete from it.
     Delete(&'a RepositoryName),
 }
@@ -62,6 +69,8 @@ impl Right<'_> {
             Right::Catalog => Some("registry:catalog:*".to_owned()),
             Right::Pull(name) => Some(format!("repository:{name}:pull")),
             Right::Push(name) => Some(format!("repository:{name}:pull,push")),
+            // One text for both, as docker-registry has it: clients ask for all of it at once.
+            Right::Mount { to, from } => Some(format!("repository:{to}:pull,push repository:{from}:pull")),
             Right::Delete(name) => Some(format!("repository:{name}:delete")),
         }
     }
@@ -69,7 +78,7 @@ impl Right<'_> {
     fn repository(&self) -> Option<&RepositoryName> {
         match self {
             Right::Ping | Right::Catalog => None,
-            Right::Pull(name) | Right::Push(name) | Right::Delete(name) => Some(name),
+            Right::Pull(name) | Right::Push(name) | Right::Delete(name) | Right::Mount { to: name, .. } => Some(name),
         }
     }
 
@@ -77,7 +86,7 @@ impl Right<'_> {
         match self {
             Right::Ping | Right::Catalog => true,
             Right::Pull(_) => rights.pull,
-            Right::Push(_) => rights.push,
+            Right::Push(_) | Right::Mount { .. } => rights.push,
             Right::Delete(_) => rights.delete,
         }
     }
@@ -93,6 +102,11 @@ impl Right<'_> {
             // Who pushes looks what is there already, also where the push is what makes the repository.
             Right::Pull(name) => claims.allows(name.as_str(), "pull") || claims.allows(name.as_str(), "push"),
             Right::Push(name) => claims.allows(name.as_str(), "push"),
+            Right::Mount { to, from } => {
+                // A client that has not asked for the other repository asks when it is told. One that has asked and may not is not
+                // told again, for that would end its push.
+                claims.allows(to.as_str(), "push") && claims.names(from.as_str())
+            }
             Right::Delete(name) => claims.allows(name.as_str(), "delete"),
         }
     }
@@ -122,7 +136,7 @@ pub(super) async fn authorise(origin: &Origin, headers: &HeaderMap, right: Right
 
 /// Whether a change is refused for the repository's state, and not for the token: none grants it now. Only who may read learns of it.
 async fn is_read_only(origin: &Origin, claims: &Claims, right: Right<'_>) -> Result<bool, MetaError> {
-    let (Right::Push(name) | Right::Delete(name)) = right else { return Ok(false) };
+    let (Right::Push(name) | Right::Delete(name) | Right::Mount { to: name, .. }) = right else { return Ok(false) };
     let readable = meant(origin, claims, Right::Pull(name)).await?;
     Ok(matches!(readable, Meant::Repository(found) if found.state == RepositoryState::ReadOnly))
 }
@@ -173,6 +187,9 @@ mod tests {
             (access("registry", "catalog", &["pull"]), Right::Catalog, false),
             (access("repository", "catalog", &["*"]), Right::Catalog, false),
             (access("repository", "a/b", &[]), Right::Ping, true),
+            (access("repository", "a/b", &["push"]), Right::Mount { to: &name, from: &name }, true),
+            (access("repository", "a/b", &["push"]), Right::Mount { to: &name, from: &other }, false),
+            (access("repository", "a/c", &["pull"]), Right::Mount { to: &name, from: &other }, false),
         ] {
             let claims = Claims {
                 iss: String::new(),
@@ -182,7 +199,9 @@ mod tests {
                 nbf: 0,
                 iat: 0,
                 jti: String::new(),
+                account: None,
                 access: vec![granted.clone()],
+                refused: Vec::new(),
             };
             assert_eq!(right.is_in(&claims), enough, "{granted:?} {right:?}");
         }

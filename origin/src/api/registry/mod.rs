@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pierhead_registry::oci::{Action, Endpoint, EndpointError, ErrorCode, RepositoryName};
 
@@ -29,12 +28,6 @@ use super::{Connection, Lane, Origin};
 /// What every answer says: it is version 2 of the API.
 const VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
-
-/// What was pushed is nothing for a browser to show, whatever it says that it is.
-const NOT_SHOWN: [(HeaderName, HeaderValue); 2] = [
-    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox")),
-];
 
 /// `Docker-Content-Digest`
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -57,7 +50,7 @@ pub(super) async fn answer(State(origin): State<Arc<Origin>>, request: Request) 
         Ok(response) => response,
         Err(refusal) => refusal.answer(&origin.auth, &asked.url(""), &asked.request_id),
     };
-    response.headers_mut().extend([VERSION].into_iter().chain(NOT_SHOWN));
+    response.headers_mut().extend([VERSION]);
     response
 }
 
@@ -101,10 +94,13 @@ async fn repository(
         Action::Upload(Some(_)) => &[Method::GET, Method::HEAD, Method::PATCH, Method::PUT, Method::DELETE],
     };
     wanted.only(methods)?;
-    let right = match (&wanted.method, &action) {
+    let from = wanted.query.from.as_deref().filter(|_| wanted.query.mount.is_some());
+    let from: Option<RepositoryName> = from.and_then(|from| from.parse().ok());
+    let right = match (&wanted.method, &action, &from) {
+        (&Method::POST, Action::Upload(None), Some(from)) => Right::Mount { to: name, from },
         // The status of an upload is for those who push.
-        (_, Action::Upload(_)) | (&Method::PUT, _) => Right::Push(name),
-        (&Method::DELETE, _) => Right::Delete(name),
+        (_, Action::Upload(_), _) | (&Method::PUT, ..) => Right::Push(name),
+        (&Method::DELETE, ..) => Right::Delete(name),
         _ => Right::Pull(name),
     };
     let granted = wanted.granted(request.headers(), right).await?;

@@ -144,6 +144,14 @@ async fn who_leaves_an_organisation_leaves_what_was_promised_too(scratch: Scratc
     assert_eq!(node.meta.team_permissions(made.id).await.unwrap().len(), 1);
 }
 
+/// A private repository of the new account, by a name that the old one had.
+async fn change_of_hands(node: &Node, owner: &Account) -> Repository {
+    let change = node.meta.change().await.unwrap();
+    let made = change.insert_repository(owner.id, "ann/app", Visibility::Private, "").await.unwrap();
+    change.commit().await.unwrap();
+    made
+}
+
 async fn an_account_that_is_made_anew_has_nothing_of_the_old_one(scratch: Scratch) {
     let node = node(&scratch, &config()).await;
     let acme = node.account(NewAccount::new("acme", AccountKind::Organization)).await;
@@ -183,11 +191,20 @@ async fn an_account_that_is_made_anew_has_nothing_of_the_old_one(scratch: Scratc
     let change = node.meta.change().await.unwrap();
     change.delete_repository(own.id).await.unwrap();
     change.delete_account(ann.id, meta::now()).await.unwrap();
-    // A second later: tokens know no finer time.
+    // In the same second, which is all that a token knows of time: it is the account's number that tells them apart.
     let again = NewAccount::new("ann", AccountKind::User);
-    let again = change.create_account(again, meta::now() + 1_000).await.unwrap();
+    let again = change.create_account(again, ann.created).await.unwrap();
     change.commit().await.unwrap();
     assert_eq!(node.auth.bearer(&claims).await.unwrap().id(), None);
+    let renewed = change_of_hands(&node, &again).await;
+    assert!(
+        !node.auth.rights_in_later(&claims, &renewed).await.unwrap().unwrap().pull,
+        "a new repository of that name"
+    );
+    // A token of an earlier version says no number: then the time decides, as it did.
+    let iat = u64::try_from(ann.created / 1000).unwrap() - 2;
+    let before = Claims { account: None, iat, ..Claims::clone(&claims) };
+    assert_eq!(node.auth.bearer(&before).await.unwrap().id(), None);
     assert!(matches!(node.login("ann", "correct horse").await, Err(LoginError::Wrong)));
     assert!(matches!(node.login("ann+ci", robot.reveal()).await, Err(LoginError::Wrong)));
     assert!(matches!(node.login("$app", application.reveal()).await, Err(LoginError::Wrong)));
