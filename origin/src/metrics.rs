@@ -148,7 +148,8 @@ impl Metrics {
 
     /// A manifest that was pushed. Media types that are not known well are one.
     pub(crate) fn pushed(&self, status: u16, media_type: &str) {
-        let media_type = media_type::ALL.into_iter().find(|known| *known == media_type).unwrap_or("other");
+        let media_type =
+            media_type::ALL.into_iter().find(|known| media_type::is_same(known, media_type)).unwrap_or("other");
         self.pushes.with_label_values(&["v2", &status.to_string(), media_type]).inc();
     }
 

@@ -10,7 +10,7 @@ use sea_orm::{FromQueryResult, Value};
 
 use super::blobs::MOST_VALUES;
 use super::unneeded::{
-    Hold, Named, OLD_ACTION, OLD_APP_TOKEN, OLD_SERVICE_KEY, OLD_TAG, UnheldBlob, View, abandoned_upload,
+    Before, Hold, Named, OLD_ACTION, OLD_APP_TOKEN, OLD_SERVICE_KEY, OLD_TAG, UnheldBlob, View, abandoned_upload,
 };
 use super::{Change, MetaError, Millis, UploadRow, now, sql};
 
@@ -42,7 +42,7 @@ impl Change {
     pub(crate) async fn take_manifests(
         &self,
         found: &[Named],
-        before: Millis,
+        before: Before,
         held_until: Millis,
     ) -> Result<Vec<Named>, MetaError> {
         let ids: Vec<i64> = found.iter().map(|manifest| manifest.id).collect();
@@ -65,10 +65,10 @@ impl Change {
         self.again::<Id>(&hold, &[held_until], &locked).await?;
         let delete = format!(
             "DELETE FROM manifest AS m WHERE m.id IN ({}) AND {} RETURNING id, digest",
-            sql::places(2, locked.len()),
+            sql::places(3, locked.len()),
             View::Now.unneeded_manifest()
         );
-        self.again(&delete, &[before], &locked).await
+        self.again(&delete, &[before.ended, before.pushed], &locked).await
     }
 
     /// Takes away that repositories hold these blobs, where nothing there needs them.

@@ -1,6 +1,6 @@
 //! Manifests: found by tag or digest, put with everything they need, deleted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pierhead_registry::oci::{Digest, Reference};
 use sea_orm::FromQueryResult;
@@ -41,7 +41,7 @@ impl FoundManifest {
 /// A manifest that is about another.
 #[derive(Clone, Debug, FromQueryResult)]
 pub(crate) struct Referrer {
-    /// What a list goes on from.
+    /// The row.
     pub(crate) id: i64,
     /// Its digest.
     pub(crate) digest: String,
@@ -51,6 +51,15 @@ pub(crate) struct Referrer {
     pub(crate) artifact_type: Option<String>,
     /// In bytes.
     pub(crate) size: i64,
+}
+
+/// The bytes of a manifest.
+#[derive(Clone, Debug, FromQueryResult)]
+pub(crate) struct ManifestContent {
+    /// The row.
+    pub(crate) id: i64,
+    /// The bytes.
+    pub(crate) content: Vec<u8>,
 }
 
 /// A manifest that is to be put.
@@ -74,6 +83,8 @@ pub(crate) struct NewManifest<'a> {
     pub(crate) foreign: Vec<Digest>,
     /// Manifests that it must have.
     pub(crate) children: Vec<Digest>,
+    /// Manifests that it must have, or blobs that it must hold.
+    pub(crate) entries: Vec<Digest>,
     /// How many bytes some of these must have.
     pub(crate) sizes: Vec<(Digest, u64)>,
     /// When.
@@ -156,19 +167,29 @@ impl Meta {
         Ok(row.map(|row| row.content))
     }
 
-    /// Manifests that are about a digest, of one kind or of all, from after `last` on.
+    /// The bytes of several manifests, in any order, of those that are still there.
+    pub(crate) async fn manifest_contents(&self, ids: &[i64]) -> Result<Vec<ManifestContent>, MetaError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let select = format!("SELECT id, content FROM manifest WHERE id IN ({})", sql::places(1, ids.len()));
+        sql::all(&self.connections, &select, ids.iter().map(|id| (*id).into())).await
+    }
+
+    /// Manifests that are about a digest, of one kind or of all, in the order of their digests, from after `last` on. The digest of a
+    /// manifest that is gone is a place in this order as well.
     pub(crate) async fn referrers(
         &self,
         repository_id: i64,
         subject: &Digest,
         artifact_type: Option<&str>,
-        last: i64,
+        last: &str,
         limit: u32,
     ) -> Result<Vec<Referrer>, MetaError> {
-        let filter = if artifact_type.is_some() { "AND artifact_type = $5" } else { "" };
+        let filter = if artifact_type.is_some() { "AND LOWER(artifact_type) = LOWER($5)" } else { "" };
         let select = format!(
             "SELECT id, digest, media_type, artifact_type, size FROM manifest \
-             WHERE repository_id = $1 AND subject = $2 AND deleted IS NULL AND id > $3 {filter} ORDER BY id LIMIT $4"
+             WHERE repository_id = $1 AND subject = $2 AND deleted IS NULL AND digest > $3 {filter} ORDER BY digest LIMIT $4"
         );
         let values =
             [repository_id.into(), subject.to_string().into(), last.into(), i64::from(limit).into()].into_iter();
@@ -179,15 +200,20 @@ impl Meta {
 impl Change {
     /// Puts a manifest, if the repository has all that it needs. The repository is held already.
     pub(crate) async fn put_manifest(&self, new: &NewManifest<'_>) -> Result<Put, MetaError> {
-        let wanted: Vec<String> = new.blobs.iter().chain(&new.foreign).map(ToString::to_string).collect();
+        // Manifests before blobs, as garbage collection locks them.
+        let children: Vec<Digest> = new.children.iter().chain(&new.entries).copied().collect();
+        let children = self.children(new.repository_id, &children).await?;
+        let known: HashSet<&str> = children.iter().map(|child| child.digest.as_str()).collect();
+        let entries = new.entries.iter().map(ToString::to_string).filter(|digest| !known.contains(digest.as_str()));
+        let wanted: Vec<String> =
+            new.blobs.iter().chain(&new.foreign).map(ToString::to_string).chain(entries).collect();
         let held = self.held_blobs(new.repository_id, &wanted).await?;
-        let children = self.children(new.repository_id, &new.children).await?;
         let blobs = held.iter().map(|blob| (blob.digest.as_str(), blob.size));
         let sizes: HashMap<&str, i64> =
             blobs.chain(children.iter().map(|child| (child.digest.as_str(), child.size))).collect();
         let size = |digest: &Digest| sizes.get(digest.to_string().as_str()).copied();
-        let missing: Vec<Digest> =
-            new.blobs.iter().chain(&new.children).filter(|digest| size(digest).is_none()).copied().collect();
+        let named = new.blobs.iter().chain(&new.children).chain(&new.entries);
+        let missing: Vec<Digest> = named.filter(|digest| size(digest).is_none()).copied().collect();
         if !missing.is_empty() {
             return Ok(Put::Missing(missing));
         }

@@ -73,7 +73,7 @@ pub(crate) use service_keys::ServiceKey;
 pub(crate) use tags::TagMove;
 pub(crate) use teams::{Team, TeamSize};
 pub(crate) use turn::Turn;
-pub(crate) use unneeded::{UnheldBlob, View};
+pub(crate) use unneeded::{Before, UnheldBlob, View};
 pub(crate) use uploads::{Claim, Progress, UploadRow};
 
 /// Milliseconds since the epoch: how the database knows time.

@@ -52,7 +52,7 @@ async fn unheld_blob(meta: &Meta, repository: &Repository, content: &[u8]) -> (D
     let change = meta.change().await.unwrap();
     change.take_holds(&holds, now()).await.unwrap();
     change.commit().await.unwrap();
-    let [blob] = meta.unheld_blobs(View::Now, (0, 0), 0).await.unwrap().rows.try_into().unwrap();
+    let [blob] = meta.unheld_blobs(View::Now, (Before::default(), 0), 0).await.unwrap().rows.try_into().unwrap();
     (digest, blob)
 }
 
@@ -82,6 +82,7 @@ fn manifest<'a>(repository: &Repository, content: &'a [u8], blobs: &[Digest]) ->
         blobs: blobs.to_vec(),
         foreign: Vec::new(),
         children: Vec::new(),
+        entries: Vec::new(),
         sizes: Vec::new(),
         at: now(),
     }

@@ -39,8 +39,8 @@ pub(crate) enum View {
 }
 
 impl View {
-    /// A manifest `m` that nothing needs: pushed and deleted before `$1`, with no tag, not even one that could be restored, in no
-    /// index, and not about a manifest that is there.
+    /// A manifest `m` that nothing needs: deleted before `$1`, or pushed before `$2`, with no tag, not even one that could be restored,
+    /// in no index, and not about a manifest that is there.
     pub(super) fn unneeded_manifest(self) -> String {
         match self {
             View::Now => unneeded_manifest("m", "1 = 1", "1 = 1", "1 = 1"),
@@ -68,7 +68,7 @@ impl View {
         }
     }
 
-    /// A blob `b` that no repository holds; seen ahead, at `$2`.
+    /// A blob `b` that no repository holds; seen ahead, at `$3`.
     pub(super) fn unheld_blob(self) -> String {
         match self {
             View::Now => "NOT EXISTS (SELECT 1 FROM repository_blob rb WHERE rb.blob_id = b.id) \
@@ -76,7 +76,7 @@ impl View {
                 .to_owned(),
             View::Ahead => format!(
                 "NOT EXISTS (SELECT 1 FROM repository_blob rb WHERE rb.blob_id = b.id AND NOT ({}))",
-                self.unneeded_hold(2)
+                self.unneeded_hold(3)
             ),
         }
     }
@@ -85,7 +85,7 @@ impl View {
 /// A manifest of that name that no tag, index or subject needs which counts: `t` in `p`, and `s`.
 fn unneeded_manifest(m: &str, tag: &str, parent: &str, subject: &str) -> String {
     format!(
-        "{m}.pushed <= $1 AND ({m}.deleted IS NULL OR {m}.deleted <= $1) \
+        "(({m}.deleted IS NULL AND {m}.pushed <= $2) OR {m}.deleted <= $1) \
          AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest_id = {m}.id AND {tag}) \
          AND NOT EXISTS (SELECT 1 FROM manifest_child c JOIN manifest {m}p ON {m}p.id = c.manifest_id \
             WHERE c.child_id = {m}.id AND {parent}) \
@@ -111,6 +111,16 @@ fn unneeded_ahead(m: &str, levels: usize) -> String {
 /// That the repository of a row is gone.
 fn deleted(of: &str) -> String {
     format!("EXISTS (SELECT 1 FROM repository r WHERE r.id = {of}.repository_id AND r.state = 2)")
+}
+
+/// Before when a manifest must be over, in which way, to be taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Before {
+    /// It was deleted, or its last tag ended.
+    pub(crate) ended: Millis,
+    /// It was pushed. A client pushes a manifest by its digest before the index that names it, so it needs the time that a push takes,
+    /// however soon what was tagged is over.
+    pub(crate) pushed: Millis,
 }
 
 /// What one look found.
@@ -189,17 +199,18 @@ impl Meta {
     pub(crate) async fn unneeded_manifests(
         &self,
         view: View,
-        before: Millis,
+        before: Before,
         after: i64,
     ) -> Result<Found<Named>, MetaError> {
         let Some(until) = self.until("manifest", after).await? else { return Ok(Found::nothing()) };
         // What deleted repositories had goes with them.
         let select = format!(
-            "SELECT m.id AS id, m.digest AS digest FROM manifest m WHERE m.id > $2 AND m.id <= $3 AND {} AND NOT {} ORDER BY m.id",
+            "SELECT m.id AS id, m.digest AS digest FROM manifest m WHERE m.id > $3 AND m.id <= $4 AND {} AND NOT {} ORDER BY m.id",
             view.unneeded_manifest(),
             deleted("m")
         );
-        let rows = sql::all(&self.connections, &select, [before.into(), after.into(), until.into()]).await?;
+        let values = [before.ended, before.pushed, after, until].map(Value::from);
+        let rows = sql::all(&self.connections, &select, values).await?;
         Ok(Found { rows, next: Some(until) })
     }
 
@@ -232,13 +243,13 @@ impl Meta {
     pub(crate) async fn unheld_blobs(
         &self,
         view: View,
-        (before, at): (Millis, Millis),
+        (before, at): (Before, Millis),
         after: i64,
     ) -> Result<Found<UnheldBlob>, MetaError> {
         let Some(until) = self.until("blob", after).await? else { return Ok(Found::nothing()) };
         let (from, to, values) = match view {
             View::Now => (1, 2, vec![after, until]),
-            View::Ahead => (3, 4, vec![before, at, after, until]),
+            View::Ahead => (4, 5, vec![before.ended, before.pushed, at, after, until]),
         };
         let select = format!(
             "SELECT b.id AS id, b.digest AS digest, b.size AS size FROM blob b WHERE b.id > ${from} AND b.id <= ${to} AND {} \

@@ -10,10 +10,13 @@ mod creation;
 mod deletion;
 mod error;
 mod expiration;
+mod json_limits;
 mod lists;
 mod manifest;
+mod manifest_shape;
 mod publish;
 mod pull;
+mod referrers;
 #[cfg(test)]
 pub(crate) mod slow_store;
 #[cfg(test)]
@@ -34,9 +37,10 @@ use crate::meta::{Change, Meta, Millis, Repository, RepositoryState, now};
 use crate::metrics::Metrics;
 
 pub(crate) use error::RegistryError;
-pub(crate) use lists::{LONGEST_PAGE, ReferrersAsked};
+pub(crate) use lists::LONGEST_PAGE;
 pub(crate) use publish::Pushed;
-pub(crate) use upload::{Piece, Standing, checkpoint};
+pub(crate) use referrers::ReferrersAsked;
+pub(crate) use upload::{Finished, Piece, Standing, checkpoint};
 
 /// Memory for manifests that are pulled often.
 const REMEMBERED: u64 = 16 * 1024 * 1024;

@@ -1,8 +1,8 @@
-//! Publishing: a manifest comes in, and its tag is moved to it, in one change.
+//! Publishing: a manifest comes in, and its tags are moved to it, in one change.
 
 use std::time::Duration;
 
-use pierhead_registry::oci::{Algorithm, Digest, Reference};
+use pierhead_registry::oci::{Algorithm, Digest, Reference, Tag};
 
 use super::expiration::lifetime;
 use super::manifest::{Flaw, Needs, needs};
@@ -19,14 +19,27 @@ pub(crate) struct Pushed<'a> {
     pub(crate) repository: i64,
     /// Its name.
     pub(crate) name: &'a str,
-    /// By tag, or by digest alone.
+    /// By tag, or by digest.
     pub(crate) reference: &'a Reference,
+    /// What it is called besides, each once.
+    pub(crate) tags: &'a [Tag],
     /// The request's.
     pub(crate) content_type: &'a str,
     /// The bytes.
     pub(crate) content: &'a [u8],
     /// By whom.
     pub(crate) performer: &'a Performer,
+}
+
+impl Pushed<'_> {
+    /// All tags that are moved to it.
+    fn names(&self) -> impl Iterator<Item = &Tag> {
+        let by_name = match self.reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        };
+        by_name.into_iter().chain(self.tags)
+    }
 }
 
 /// What came of it.
@@ -70,8 +83,8 @@ impl Registry {
 
     /// How long what is pushed says that its tag is to be there.
     async fn lifetime(&self, pushed: &Pushed<'_>, needs: &Needs) -> Result<Option<Duration>, RegistryError> {
-        let label = match (pushed.reference, &needs.configuration) {
-            (Reference::Tag(_), Some(configuration)) => self.label(pushed.name, configuration).await?,
+        let label = match &needs.configuration {
+            Some(configuration) if pushed.names().next().is_some() => self.label(pushed.name, configuration).await?,
             _ => None,
         };
         Ok(label.as_ref().or(needs.expires_after.as_ref()).and_then(|text| lifetime(text)))
@@ -90,13 +103,14 @@ impl Registry {
         let new = NewManifest {
             repository_id: repository.id,
             digest,
-            media_type: pushed.content_type,
+            media_type: &needs.media_type,
             content: pushed.content,
             artifact_type: needs.artifact_type.as_deref(),
             subject: needs.subject,
             blobs: needs.blobs.clone(),
             foreign: needs.foreign.clone(),
             children: needs.children.clone(),
+            entries: needs.entries.clone(),
             sizes: needs.sizes.clone(),
             at,
         };
@@ -105,21 +119,24 @@ impl Registry {
             Put::Missing(missing) => return Err(RegistryError::Missing(missing)),
             Put::OtherSize { digest, said, has } => return Err(Flaw::Size { digest, said, has }.into()),
         };
-        let mut metadata = serde_json::json!({ "manifest_digest": digest.to_string() });
-        let mut moved = TagMove::Created;
-        if let Reference::Tag(tag) = pushed.reference {
-            moved = change.set_tag(repository.id, tag.as_str(), id, at, false).await?;
+        let metadata = serde_json::json!({ "manifest_digest": digest.to_string() });
+        let expires = lifetime.map(|time| at.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)));
+        // One line for each tag that moves; one for a manifest without any.
+        let mut lines = if pushed.names().next().is_none() { vec![metadata.clone()] } else { Vec::new() };
+        for tag in pushed.names() {
+            let moved = change.set_tag(repository.id, tag.as_str(), id, at, false).await?;
             // Pushed again, its time begins anew.
             if moved == TagMove::Unchanged || lifetime.is_some() {
-                let expires =
-                    lifetime.map(|time| at.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)));
                 change.set_expiration(repository.id, tag.as_str(), expires, at).await?;
             }
-            metadata["tag"] = tag.as_str().into();
+            if moved != TagMove::Unchanged {
+                let mut line = metadata.clone();
+                line["tag"] = tag.as_str().into();
+                lines.push(line);
+            }
         }
-        if moved != TagMove::Unchanged {
-            let action = Action::in_repository("push_repo", &repository.name, metadata);
-            change.log(pushed.performer, action, at).await?;
+        for line in lines {
+            change.log(pushed.performer, Action::in_repository("push_repo", &repository.name, line), at).await?;
         }
         change.commit().await?;
         Ok(Published { digest, subject: needs.subject, layers_size })

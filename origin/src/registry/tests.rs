@@ -84,6 +84,7 @@ impl House {
             repository: self.repository.id,
             name: NAME,
             reference: &"latest".parse().unwrap(),
+            tags: &[],
             content_type: media_type::OCI_MANIFEST,
             content,
             performer: &Performer::default(),
@@ -99,7 +100,7 @@ fn piece(content: &'static [u8]) -> Piece {
 
 /// A manifest that needs a blob.
 fn image(blob: &Digest) -> Vec<u8> {
-    format!(r#"{{"layers":[{{"digest":"{blob}"}}]}}"#).into_bytes()
+    format!(r#"{{"config":{{"digest":"{blob}"}},"layers":[{{"digest":"{blob}"}}]}}"#).into_bytes()
 }
 
 async fn a_blob_is_not_deleted_while_a_manifest_that_needs_it_is_put(database: Scratch) {
@@ -119,6 +120,7 @@ async fn a_blob_is_not_deleted_while_a_manifest_that_needs_it_is_put(database: S
         blobs: vec![blob],
         foreign: Vec::new(),
         children: Vec::new(),
+        entries: Vec::new(),
         sizes: Vec::new(),
         at: now(),
     };
@@ -197,7 +199,7 @@ async fn a_push_that_met_another_change_is_tried_again() {
         other.set_tag(house.repository.id, "latest", row, at, false).await.unwrap();
         let pushing = tokio::spawn({
             let (house, content) =
-                (Arc::clone(&house), format!("{{\"layers\":[{{\"digest\":\"{blob}\"}}],\"n\":{number}}}"));
+                (Arc::clone(&house), format!(r#"{{"config":{{"digest":"{blob}"}},"layers":[],"n":{number}}}"#));
             async move { house.publish(content.as_bytes()).await }
         });
         house.database.somebody_waits(&meta).await;

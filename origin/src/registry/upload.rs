@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use pierhead_registry::oci::{Algorithm, Digest, RunningDigest};
 use pierhead_registry::store::{Checkpoint, Proof, StoreError, Upload, UploadId};
@@ -34,6 +35,15 @@ pub(crate) struct Piece {
     pub(crate) length: Option<u64>,
     /// The bytes.
     pub(crate) body: BoxStream<'static, Result<Bytes, String>>,
+}
+
+/// What the end of an upload came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finished {
+    /// It is a blob of so many bytes.
+    Now(u64),
+    /// An earlier request ended it, and the client did not hear of it: the repository holds the blob.
+    Before,
 }
 
 /// How far an upload is.
@@ -95,25 +105,50 @@ impl Registry {
         .await
     }
 
-    /// Takes the last piece, and makes the upload the blob of that digest. Its size.
+    /// Takes the last piece, and makes the upload the blob of that digest. A client whose answer was lost asks again: it gets the same
+    /// answer for as long as the repository holds the blob.
     pub(crate) async fn finish(
         self: &Arc<Self>,
         repository: &str,
         id: &UploadId,
         piece: Piece,
         digest: Digest,
-    ) -> Result<u64, RegistryError> {
-        let mut writer = Writer::claim(self, repository, id, Purpose::Push).await?;
+    ) -> Result<Finished, RegistryError> {
+        let mut writer = match Writer::claim(self, repository, id, Purpose::Push).await {
+            Err(RegistryError::UploadUnknown) => return self.finished_before(repository, piece, digest).await,
+            writer => writer?,
+        };
         writer.expect(digest.algorithm());
         let registry = Arc::clone(self);
         detached(async move {
             let (writer, outcome) = writer.take(piece).await;
             match outcome {
-                Ok(()) => registry.commit(writer, digest).await,
+                Ok(()) => registry.commit(writer, digest).await.map(Finished::Now),
                 Err(error) => Err(writer.give_up(error).await),
             }
         })
         .await
+    }
+
+    /// An upload that is not there: it was ended before, if the repository holds what it was to become.
+    async fn finished_before(
+        &self,
+        repository: &str,
+        mut piece: Piece,
+        digest: Digest,
+    ) -> Result<Finished, RegistryError> {
+        if self.meta.blob(repository, &digest).await?.is_none() {
+            return Err(RegistryError::UploadUnknown);
+        }
+        // A client hears the answer only once it has sent all of its request.
+        let mut received = 0;
+        while let Some(bytes) = piece.body.next().await {
+            received += bytes.map_err(RegistryError::Body)?.len() as u64;
+            if received > self.max_layer_size {
+                return Err(RegistryError::TooLarge(self.max_layer_size));
+            }
+        }
+        Ok(Finished::Before)
     }
 
     /// Makes what was written a blob.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{FAILURES, PLACES};
-use crate::meta::{Meta, MetaError, Millis, Turn, UnheldBlob, View, now};
+use crate::meta::{Before, Meta, MetaError, Millis, Turn, UnheldBlob, View, now};
 use crate::metrics::Metrics;
 use crate::registry::checkpoint;
 
@@ -54,6 +54,12 @@ impl Windows {
             uploads: config.garbage_collection.upload_expiration,
             actions: config.action_log_retention,
         }
+    }
+
+    /// What manifests are over at `begun`. One that is pushed and not named yet is kept for as long as a blob is, whatever the time
+    /// machine's window.
+    pub(super) fn before(&self, begun: Millis) -> Before {
+        Before { ended: earlier(begun, self.tags), pushed: earlier(begun, self.tags.max(self.blobs)) }
     }
 }
 
@@ -224,6 +230,7 @@ impl Collector {
         collected: &mut Collected,
     ) -> Result<(), CollectError> {
         let window = earlier(begun, self.windows.tags);
+        let before = self.windows.before(begun);
         while course.goes_on().await? {
             let change = self.meta.change().await?;
             let ended = change.end_expired_tags(begun, BATCH).await?;
@@ -246,22 +253,22 @@ impl Collector {
             }
         }
         for _ in 0..PASSES {
-            let before = collected.manifests;
+            let so_far = collected.manifests;
             let mut next = Some(0);
             while let Some(after) = next
                 && course.goes_on().await?
             {
-                let found = self.meta.unneeded_manifests(View::Now, window, after).await?;
+                let found = self.meta.unneeded_manifests(View::Now, before, after).await?;
                 for some in found.rows.chunks(BATCH) {
                     let change = self.meta.change().await?;
-                    let taken = change.take_manifests(some, window, held_until).await?;
+                    let taken = change.take_manifests(some, before, held_until).await?;
                     change.commit().await?;
                     taken.iter().for_each(|manifest| gone("manifest", &manifest.digest));
                     collected.manifests += taken.len() as u64;
                 }
                 next = found.next;
             }
-            if collected.manifests == before {
+            if collected.manifests == so_far {
                 break;
             }
         }
@@ -289,7 +296,7 @@ impl Collector {
     async fn blobs(&self, course: &Course<'_>, collected: &mut Collected) -> Result<(), CollectError> {
         let mut next = Some(0);
         while let Some(after) = next {
-            let found = self.meta.unheld_blobs(View::Now, (0, 0), after).await?;
+            let found = self.meta.unheld_blobs(View::Now, (Before::default(), 0), after).await?;
             for some in found.rows.chunks(BATCH) {
                 if !course.goes_on().await? {
                     return Ok(());

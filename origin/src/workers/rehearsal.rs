@@ -30,10 +30,10 @@ impl Collector {
             next = found.next;
         }
 
-        let window = earlier(begun, windows.tags);
+        let (window, before) = (earlier(begun, windows.tags), windows.before(begun));
         let mut next = Some(0);
         while let Some(after) = next {
-            let found = meta.unneeded_manifests(View::Ahead, window, after).await?;
+            let found = meta.unneeded_manifests(View::Ahead, before, after).await?;
             found.rows.iter().for_each(|manifest| tell(&format!("manifest {}", manifest.digest)));
             told.manifests += found.rows.len() as u64;
             next = found.next;
@@ -41,7 +41,7 @@ impl Collector {
 
         let mut next = Some(0);
         while let Some(after) = next {
-            let found = meta.unheld_blobs(View::Ahead, (window, begun), after).await?;
+            let found = meta.unheld_blobs(View::Ahead, (before, begun), after).await?;
             for blob in &found.rows {
                 tell(&format!("blob {}", blob.digest));
                 told.blob(blob);

@@ -43,18 +43,15 @@ pub(super) async fn catalog(wanted: &Wanted, granted: &Granted) -> Result<Respon
 /// `/v2/<name>/referrers/<digest>`
 pub(super) async fn referrers(wanted: &Wanted, name: &RepositoryName, subject: &Digest) -> Result<Response, Refusal> {
     let artifact_type = wanted.query.artifact_type.as_deref();
-    let last = match &wanted.query.last {
-        None => 0,
-        Some(last) => last.parse().map_err(|_| {
-            let message = "last is what the Link of the page before says".to_owned();
-            Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid, message)
-        })?,
-    };
-    let page = wanted.origin.registry.referrers(name.as_str(), ReferrersAsked { subject, artifact_type, last }).await?;
-    let next = page.next.map(|last| {
-        let last = last.to_string();
+    let last: Option<Digest> = wanted.query.last.as_deref().map(str::parse).transpose().map_err(|_| {
+        let message = "last is the digest in the Link of the page before".to_owned();
+        Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid, message)
+    })?;
+    let asked = ReferrersAsked { subject, artifact_type, last: last.as_ref() };
+    let page = wanted.origin.registry.referrers(name.as_str(), asked).await?;
+    let next = page.next.as_deref().map(|last| {
         let filter = artifact_type.map(|kind| ("artifactType", kind));
-        let parameters: Vec<(&str, &str)> = filter.into_iter().chain([("last", last.as_str())]).collect();
+        let parameters: Vec<(&str, &str)> = filter.into_iter().chain([("last", last)]).collect();
         next(&format!("/v2/{name}/referrers/{subject}"), &parameters)
     });
     let mut response = answer(media_type::OCI_INDEX, &page, next);

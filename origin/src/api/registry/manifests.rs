@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pierhead_registry::oci::{ErrorCode, Reference, RepositoryName};
+use pierhead_registry::oci::{ErrorCode, NameError, Reference, RepositoryName, Tag, media_type};
 use pierhead_service::conditional::{self, Verdict};
 use pierhead_service::shares::{Party, Permit};
 use tokio::time::timeout;
@@ -21,6 +21,11 @@ use crate::registry::{Pushed, RegistryError};
 
 /// Says that the manifest's `subject` was understood (OCI distribution specification, "Pushing Manifests with Subject").
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+
+/// A tag that was set (OCI distribution specification, "Pushing a Manifest with Tags").
+const TAG: HeaderName = HeaderName::from_static("oci-tag");
+/// Most `tag` parameters of one push. Each is a row that is locked, and a header of the answer.
+const TAGS: usize = 100;
 
 /// How long a manifest may take to come: it takes room from others.
 const COMING: Duration = Duration::from_secs(60);
@@ -80,7 +85,9 @@ async fn pull(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let digest = found.digest.to_string();
-    for (name, value) in [(CONTENT_DIGEST, digest), (ETAG, etag), (CONTENT_TYPE, found.media_type)] {
+    // An earlier version may have taken what no browser may see under its own type.
+    let media_type = media_type::served(&found.media_type).to_owned();
+    for (name, value) in [(CONTENT_DIGEST, digest), (ETAG, etag), (CONTENT_TYPE, media_type)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
         }
@@ -99,8 +106,9 @@ async fn push(
     request: Request,
 ) -> Result<Response, Refusal> {
     let origin = &wanted.origin;
-    let content_type = media_type(request.headers());
+    let content_type = content_type(request.headers());
     let outcome = async {
+        let tags = tags(&wanted.query.tags, reference)?;
         let (content, _room) = content(wanted, request).await?;
         let repository = uploads::repository(wanted, granted, name).await?;
         let performer = performer(wanted, granted);
@@ -108,13 +116,14 @@ async fn push(
             repository,
             name: name.as_str(),
             reference,
+            tags: &tags,
             content_type: &content_type,
             content: &content,
             performer: &performer,
         };
-        Ok::<_, Refusal>(origin.registry.publish(pushed).await?)
+        Ok::<_, Refusal>((origin.registry.publish(pushed).await?, tags))
     };
-    let published = match outcome.await {
+    let (published, tags) = match outcome.await {
         Ok(published) => published,
         Err(refusal) => {
             origin.metrics.pushed(refusal.status().as_u16(), &content_type);
@@ -124,14 +133,43 @@ async fn push(
     origin.metrics.pushed(StatusCode::CREATED.as_u16(), &content_type);
     let mut response = StatusCode::CREATED.into_response();
     let digest = published.digest.to_string();
-    let location = wanted.asked.url(&format!("/v2/{name}/manifests/{digest}"));
+    let location = wanted.asked.location(&format!("/v2/{name}/manifests/{digest}"));
     let subject = published.subject.map(|subject| (SUBJECT, subject.to_string()));
     for (name, value) in [(LOCATION, location), (CONTENT_DIGEST, digest)].into_iter().chain(subject) {
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(name, value);
         }
     }
+    for tag in &tags {
+        if let Ok(value) = HeaderValue::from_str(tag.as_str()) {
+            response.headers_mut().append(TAG, value);
+        }
+    }
     Ok(response)
+}
+
+/// The `tag` parameters of a push by digest, each once. A client that says them elsewhere would believe that they were set.
+fn tags(written: &[String], reference: &Reference) -> Result<Vec<Tag>, Refusal> {
+    if written.len() > TAGS {
+        let message = format!("{} tag parameters: up to {TAGS} are taken at a time", written.len());
+        return Err(Refusal::new(StatusCode::URI_TOO_LONG, ErrorCode::TagInvalid, message));
+    }
+    if matches!(reference, Reference::Tag(_)) && !written.is_empty() {
+        let message = "tag parameters belong to a push by digest: PUT manifests/<digest>?tag=<tag>".to_owned();
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::TagInvalid, message));
+    }
+    let mut tags: Vec<Tag> = Vec::with_capacity(written.len());
+    for text in written {
+        let tag: Tag = text.parse().map_err(|error: NameError| {
+            Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::TagInvalid, error.to_string())
+        })?;
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    // In one order for all, so that two pushes of the same tags wait for each other and do not block each other.
+    tags.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    Ok(tags)
 }
 
 /// The whole body, which fits into memory or is refused, and the memory that it takes there until the permit is dropped.
@@ -160,13 +198,42 @@ async fn content(wanted: &Wanted, request: Request) -> Result<(Vec<u8>, Permit),
     }
 }
 
-/// Without its parameters: `application/json; charset=utf-8` is `application/json`.
-fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_owned()
+/// The one `Content-Type` of a request. Of two, a browser and this registry might take a different one.
+fn content_type(headers: &HeaderMap) -> String {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let one = values.next().filter(|_| values.next().is_none());
+    one.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// Who does this, for the action log.
 pub(super) fn performer(wanted: &Wanted, granted: &Granted) -> Performer {
     Performer { name: granted.name().map(str::to_owned), ip: Some(wanted.asked.peer.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_of_a_push_by_digest() {
+        let digest: Reference = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
+        let tag: Reference = "v1".parse().unwrap();
+        let written = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+        let names = |tags: Vec<Tag>| tags.iter().map(Tag::to_string).collect::<Vec<_>>();
+        for (given, expected) in
+            [(&[][..], &[][..]), (&["b", "a", "b"], &["a", "b"]), (&["v1.2-rc.1_X"], &["v1.2-rc.1_X"])]
+        {
+            assert_eq!(tags(&written(given), &digest).map(names).ok().unwrap(), expected);
+        }
+        let most: Vec<String> = (0..=TAGS).map(|number| number.to_string()).collect();
+        assert_eq!(tags(&most[1..], &digest).ok().unwrap().len(), TAGS);
+        for (given, reference, status) in [
+            (most, &digest, StatusCode::URI_TOO_LONG),
+            (written(&["a", "b/c"]), &digest, StatusCode::BAD_REQUEST),
+            (written(&[""]), &digest, StatusCode::BAD_REQUEST),
+            (written(&["b"]), &tag, StatusCode::BAD_REQUEST),
+        ] {
+            assert_eq!(tags(&given, reference).err().map(|refusal| refusal.status()), Some(status), "{given:?}");
+        }
+    }
 }

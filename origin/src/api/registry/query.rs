@@ -22,6 +22,8 @@ pub(super) struct Query {
     pub(super) count: Option<u32>,
     /// `last`: where the page before ended.
     pub(super) last: Option<String>,
+    /// `tag`: what a manifest that is pushed by its digest is called, as written.
+    pub(super) tags: Vec<String>,
     /// `artifactType`: only those.
     pub(super) artifact_type: Option<String>,
 }
@@ -40,6 +42,7 @@ impl Query {
                 "digest-algorithm" => query.algorithm = Some(value.parse().map_err(Refusal::digest)?),
                 "mount" => query.mount = Some(value.parse().map_err(Refusal::digest)?),
                 "from" => query.from = Some(value.into_owned()),
+                "tag" => query.tags.push(value.into_owned()),
                 "n" => query.count = Some(count(&value)?),
                 "last" => query.last = Some(value.into_owned()),
                 "artifactType" => query.artifact_type = Some(value.into_owned()).filter(|kind| !kind.is_empty()),

@@ -12,7 +12,7 @@ use super::authorise::{Granted, Meant, Right, meant};
 use super::manifests::performer;
 use super::refusal::Refusal;
 use super::{CONTENT_DIGEST, Wanted};
-use crate::registry::{Piece, Standing};
+use crate::registry::{Finished, Piece, Standing};
 
 /// An upload's name, for those who do not read it from its location.
 const UPLOAD: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -80,9 +80,10 @@ async fn finish(
     digest: Digest,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let length = wanted.origin.registry.finish(name.as_str(), id, piece(request)?, digest).await?;
-    wanted.origin.metrics.uploads_completed.inc();
-    wanted.origin.metrics.blob_pushed(length);
+    if let Finished::Now(length) = wanted.origin.registry.finish(name.as_str(), id, piece(request)?, digest).await? {
+        wanted.origin.metrics.uploads_completed.inc();
+        wanted.origin.metrics.blob_pushed(length);
+    }
     Ok(created(wanted, name, &digest))
 }
 
@@ -165,12 +166,12 @@ pub(super) fn range(length: u64) -> String {
 }
 
 fn standing(wanted: &Wanted, status: StatusCode, name: &RepositoryName, id: &UploadId, stands: Standing) -> Response {
-    let location = wanted.asked.url(&format!("/v2/{name}/blobs/uploads/{}", id.as_str()));
+    let location = wanted.asked.location(&format!("/v2/{name}/blobs/uploads/{}", id.as_str()));
     with(status, [(LOCATION, location), (RANGE, range(stands.length)), (UPLOAD, id.as_str().to_owned())])
 }
 
 fn created(wanted: &Wanted, name: &RepositoryName, digest: &Digest) -> Response {
-    let location = wanted.asked.url(&format!("/v2/{name}/blobs/{digest}"));
+    let location = wanted.asked.location(&format!("/v2/{name}/blobs/{digest}"));
     with(StatusCode::CREATED, [(LOCATION, location), (CONTENT_DIGEST, digest.to_string())])
 }
 

@@ -1,5 +1,6 @@
 //! What a collection takes away, and what it does not, on a database and files of its own.
 
+mod grace;
 mod rehearsal;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::collector::{Collected, Collector, LEAVING, Windows};
 use crate::meta::scratch::{on_both, time_passes};
 use crate::meta::{
-    AccountKind, Arrival, Meta, Millis, NewAccount, NewManifest, Performer, Put, Repository, UnheldBlob, View,
+    AccountKind, Arrival, Before, Meta, Millis, NewAccount, NewManifest, Performer, Put, Repository, UnheldBlob, View,
     Visibility, now,
 };
 use crate::metrics::Metrics;
@@ -92,6 +93,7 @@ impl Scratch {
             blobs: blobs.to_vec(),
             foreign: Vec::new(),
             children: children.to_vec(),
+            entries: Vec::new(),
             sizes: Vec::new(),
             at: now(),
         };
@@ -188,7 +190,7 @@ async fn leave_half_way(scratch: &Scratch) -> usize {
     let change = scratch.meta.change().await.unwrap();
     change.take_holds(&holds.rows, now()).await.unwrap();
     change.commit().await.unwrap();
-    let blobs = scratch.meta.unheld_blobs(View::Now, (0, 0), 0).await.unwrap().rows;
+    let blobs = scratch.meta.unheld_blobs(View::Now, (Before::default(), 0), 0).await.unwrap().rows;
     let change = scratch.meta.change().await.unwrap();
     let leave = change.blobs_leave(&blobs, LEAVING).await.unwrap();
     change.commit().await.unwrap();
