@@ -1,4 +1,4 @@
-//! podman, skopeo and containerd, each with a store and a configuration of its own, pulling through an edge.
+//! podman, buildah, skopeo and containerd, each with a store and a configuration of its own, pulling through an edge.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -99,6 +99,58 @@ impl Podman {
     pub fn unpacked(&self, name: &str) -> Vec<PathBuf> {
         let Ok(layers) = std::fs::read_dir(self.dir.path().join("root/vfs/dir")) else { return Vec::new() };
         layers.flatten().map(|layer| layer.path().join(name)).filter(|path| path.exists()).collect()
+    }
+}
+
+/// A buildah with a store of its own.
+pub struct Buildah {
+    dir: TempDir,
+}
+
+impl Default for Buildah {
+    fn default() -> Buildah {
+        Buildah::new()
+    }
+}
+
+impl Buildah {
+    /// With an empty store.
+    pub fn new() -> Buildah {
+        let dir = scratch("buildah");
+        std::fs::write(dir.path().join("registries.conf"), "unqualified-search-registries = []\n").unwrap();
+        std::fs::write(dir.path().join("auth.json"), "{}").unwrap();
+        std::fs::write(dir.path().join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
+        Buildah { dir }
+    }
+
+    /// The scratch directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Runs a buildah command. Those that talk to a registry need `--tls-verify=false` and `--signature-policy`.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        let dir = self.dir.path();
+        let mut command = Command::new("buildah");
+        command
+            .arg("--root")
+            .arg(dir.join("root"))
+            .arg("--runroot")
+            .arg(dir.join("run"))
+            .args(["--storage-driver", "vfs"])
+            .args(arguments)
+            .current_dir(dir)
+            .env("BUILDAH_ISOLATION", "chroot")
+            .env("CONTAINERS_REGISTRIES_CONF", dir.join("registries.conf"))
+            .env("REGISTRY_AUTH_FILE", dir.join("auth.json"))
+            .env("TMPDIR", dir);
+        run(command, PATIENCE).await
+    }
+
+    /// Logs in at a registry, as `buildah login` does.
+    pub fn login(&self, registry: impl std::fmt::Display, account: &str) {
+        let auth = json!({ "auths": { registry.to_string(): { "auth": STANDARD.encode(account) } } });
+        std::fs::write(self.dir.path().join("auth.json"), auth.to_string()).unwrap();
     }
 }
 

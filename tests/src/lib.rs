@@ -13,6 +13,7 @@ pub mod hostile;
 pub mod http;
 pub mod image;
 pub mod launch;
+pub mod libraries;
 pub mod misbehaving;
 pub mod origin;
 pub mod pierhead;

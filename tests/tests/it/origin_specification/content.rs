@@ -68,7 +68,7 @@ async fn manifests_are_kept_as_they_came() {
     assert_eq!(client.get(&format!("/v2/{REPOSITORY}/manifests/artifact")).await.body, artifact);
 
     let absent = Blob::random(99, 10).digest;
-    let lacking = json!({ "layers": [{ "digest": absent.to_string(), "size": 10 }] }).to_string();
+    let lacking = json!({ "config": { "digest": absent.to_string(), "size": 10 }, "layers": [] }).to_string();
     for (reference, content_type, body, status, expected) in [
         ("x", OCI_MANIFEST, lacking.as_str(), 400, "MANIFEST_BLOB_UNKNOWN"),
         ("x", OCI_MANIFEST, "not json", 400, "MANIFEST_INVALID"),

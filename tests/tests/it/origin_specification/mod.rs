@@ -3,6 +3,9 @@
 mod content;
 mod lists;
 mod pushes;
+mod repeats;
+mod shapes;
+mod tagging;
 
 use bytes::Bytes;
 use pierhead_registry::oci::Digest;
@@ -78,6 +81,18 @@ async fn who_comes_without_a_token_is_told_where_to_get_one() {
         ("GET", "/v2/org/image/manifests/a".to_owned(), ",scope=\"repository:org/image:pull\""),
         ("HEAD", format!("/v2/org/image/blobs/{digest}"), ",scope=\"repository:org/image:pull\""),
         ("POST", "/v2/org/image/blobs/uploads/".to_owned(), ",scope=\"repository:org/image:pull,push\""),
+        (
+            "POST",
+            format!("/v2/org/image/blobs/uploads/?mount={digest}&from=org/other"),
+            ",scope=\"repository:org/image:pull,push repository:org/other:pull\"",
+        ),
+        // What cannot be the name of a repository here cannot be asked for.
+        (
+            "POST",
+            format!("/v2/org/image/blobs/uploads/?mount={digest}&from=Bad//Name"),
+            ",scope=\"repository:org/image:pull,push\"",
+        ),
+        ("GET", format!("/v2/org/nowhere/referrers/{digest}"), ",scope=\"repository:org/nowhere:pull\""),
         ("DELETE", "/v2/org/image/manifests/a".to_owned(), ",scope=\"repository:org/image:delete\""),
     ] {
         let refused = send(&origin.client(), method, &path, &[], "").await;

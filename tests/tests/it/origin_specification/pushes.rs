@@ -8,7 +8,7 @@ use pierhead_tests::pull::reply;
 use reqwest::Method;
 use serde_json::json;
 
-use super::{REPOSITORY, begin, code, json_of, origin, send, with_digest};
+use super::{REPOSITORY, SCOPES, begin, code, json_of, origin, send, with_digest};
 
 #[tokio::test]
 async fn blobs_are_pushed_in_every_way() {
@@ -150,10 +150,11 @@ async fn what_is_wrong_with_a_push_is_told_and_leaves_nothing() {
     }
     // A manifest says what it is about.
     client.push_blob(REPOSITORY, &right.digest, right.bytes.clone()).await;
+    let config = json!({ "mediaType": "x/y", "digest": right.digest.to_string(), "size": 1000 });
     let path = format!("/v2/{REPOSITORY}/manifests/lies");
     for (size, status) in [(999, 400), (1000, 201), (0, 201)] {
         let layers = json!([{ "mediaType": "x/y", "digest": right.digest.to_string(), "size": size }]);
-        let manifest = json!({ "schemaVersion": 2, "layers": layers }).to_string();
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": layers }).to_string();
         let answer = send(&client, "PUT", &path, &[("Content-Type", OCI_MANIFEST)], manifest).await;
         assert_eq!(answer.status, status, "{size}: {:?}", answer.body);
         if status == 400 {
@@ -195,13 +196,32 @@ async fn blobs_are_mounted_from_where_the_caller_may_pull() {
         assert_eq!(send(&client, "DELETE", &format!("/v2/org/other/blobs/{}", blob.digest), &[], "").await.status, 202);
         assert_eq!(client.head(&format!("/v2/org/other/blobs/{}", blob.digest)).await.status, 404);
     }
-    // What is not there, or not in the token, becomes an ordinary upload.
-    for query in ["&from=org/nowhere", "&from=org/other"] {
-        assert_eq!(send(&client, "POST", &format!("{path}{query}"), &[], "").await.status, 202, "{query}");
+    // What is not there, or cannot be, becomes an ordinary upload.
+    let everywhere = [SCOPES[0], SCOPES[1], "repository:org/nowhere:pull", "repository:stranger/own:pull"];
+    let everywhere = origin.login("org", "password of org", &everywhere).await;
+    for query in ["&from=org/nowhere", "&from=org/other", "&from=Bad//Name", "&from="] {
+        assert_eq!(send(&everywhere, "POST", &format!("{path}{query}"), &[], "").await.status, 202, "{query}");
     }
+    // A token that was not asked for in the other repository: the client is told to ask. When it has asked and may not, it is not told
+    // again, for that would end its push.
+    let from_stranger = format!("{path}&from=stranger/own");
+    let challenged = send(&client, "POST", &from_stranger, &[], "").await;
+    assert_eq!(challenged.status, 401);
+    let scope = "scope=\"repository:org/other:pull,push repository:stranger/own:pull\",error=\"insufficient_scope\"";
+    assert!(challenged.header("www-authenticate").ends_with(scope), "{:?}", challenged.headers);
+    assert_eq!(send(&everywhere, "POST", &from_stranger, &[], "").await.status, 202);
     // A token that names one repository mounts from no other.
     let narrow = origin.login("org", "password of org", &["repository:org/other:pull,push"]).await;
     assert_eq!(send(&narrow, "POST", &path, &[], "").await.status, 202);
+    // What the challenge says is what the mount needs.
+    let named = format!("{path}&from=org/image");
+    let challenged = send(&narrow, "POST", &named, &[], "").await;
+    assert_eq!(challenged.status, 401);
+    let (_, scope) = challenged.header("www-authenticate").split_once(",scope=\"").unwrap();
+    let scopes: Vec<&str> = scope.split('"').next().unwrap().split(' ').collect();
+    let wide = origin.login("org", "password of org", &scopes).await;
+    assert_eq!(send(&wide, "POST", &named, &[], "").await.status, 201);
+    assert_eq!(send(&wide, "DELETE", &format!("/v2/org/other/blobs/{}", blob.digest), &[], "").await.status, 401);
     // Another tenant learns nothing of it.
     origin.setup().user("stranger", "password of stranger", &[]).await;
     let scopes = ["repository:stranger/own:pull,push", "repository:org/image:pull"];
