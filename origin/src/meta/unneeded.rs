@@ -85,7 +85,7 @@ impl View {
 /// A manifest of that name that no tag, index or subject needs which counts: `t` in `p`, and `s`.
 fn unneeded_manifest(m: &str, tag: &str, parent: &str, subject: &str) -> String {
     format!(
-        "(({m}.deleted IS NULL AND {m}.pushed <= $2) OR {m}.deleted <= $1) \
+        "(CASE WHEN {m}.deleted IS NULL THEN {m}.pushed <= $2 ELSE {m}.deleted <= $1 END) \
          AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest_id = {m}.id AND {tag}) \
          AND NOT EXISTS (SELECT 1 FROM manifest_child c JOIN manifest {m}p ON {m}p.id = c.manifest_id \
             WHERE c.child_id = {m}.id AND {parent}) \

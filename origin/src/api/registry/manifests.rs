@@ -24,8 +24,8 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// A tag that was set (OCI distribution specification, "Pushing a Manifest with Tags").
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
-/// Most `tag` parameters of one push. Each is a row that is locked, and a header of the answer.
-const TAGS: usize = 100;
+/// Most `tag` parameters of one push. Each is a row that is locked, and a header of the answer: many clients take a hundred headers.
+const TAGS: usize = 50;
 
 /// How long a manifest may take to come: it takes room from others.
 const COMING: Duration = Duration::from_secs(60);

@@ -37,7 +37,7 @@ async fn a_push_by_digest_sets_tags() {
         assert_eq!(json_of(&client.get(&format!("/v2/{REPOSITORY}/tags/list")).await)["tags"], json!(["a", "b"]));
     }
     let path = format!("/v2/{REPOSITORY}/manifests/{}", Digest::of(Algorithm::Sha256, &index));
-    let many: String = (0..101).map(|number| format!("&tag=t{number}")).collect();
+    let many: String = (0..51).map(|number| format!("&tag=t{number}")).collect();
     for (path, status) in [
         (format!("{path}?x=y{many}"), 414),
         (format!("{path}?tag=c&tag=.bad"), 400),
@@ -49,9 +49,9 @@ async fn a_push_by_digest_sets_tags() {
     }
     // What is refused has set none.
     assert_eq!(json_of(&client.get(&format!("/v2/{REPOSITORY}/tags/list")).await)["tags"], json!(["a", "b"]));
-    let most: String = (0..100).map(|number| format!("&tag=t{number}")).collect();
+    let most: String = (0..50).map(|number| format!("&tag=t{number}")).collect();
     let made = send(&client, "PUT", &format!("{path}?x=y{most}"), &INDEX, index.clone()).await;
-    assert_eq!((made.status, tags_of(&made).len()), (201, 100));
+    assert_eq!((made.status, tags_of(&made).len()), (201, 50));
 }
 
 /// A tag that moves in this way is seen at once by those who pull through an edge.
