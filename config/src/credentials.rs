@@ -27,6 +27,7 @@ pub(crate) enum Given {
 pub(crate) fn credentials(field: Field<'_>) -> Option<Credentials> {
     let mut section = field.section()?;
     let username = section.required("username").and_then(|field| username(&field));
+    let password_file = section.peek("password_file").and_then(|field| field.path("the path of a file"));
     let password = match secret(&mut section, PASSWORD) {
         Given::Secret(secret) => Some(secret),
         Given::Wrong => None,
@@ -36,7 +37,7 @@ pub(crate) fn credentials(field: Field<'_>) -> Option<Credentials> {
         }
     };
     section.finish();
-    Some(Credentials { username: username?, password: password? })
+    Some(Credentials { username: username?, password: password?, password_file })
 }
 
 /// The name of a user.

@@ -158,7 +158,9 @@ fn redis(section: &mut Section<'_>) -> Option<RedisCheck> {
     let password = secret(section, PASSWORD);
     let primary = section.choice("role", false, &[("any", false), ("primary", true)]);
     let credentials = match password {
-        Given::Secret(password) => Some(Credentials { username: username?.unwrap_or_default(), password }),
+        Given::Secret(password) => {
+            Some(Credentials { username: username?.unwrap_or_default(), password, password_file: None })
+        }
         Given::Wrong => return None,
         Given::Nothing => {
             section.meaningless(&["username"], "has a meaning only with a `password`");

@@ -3,9 +3,12 @@
 //! A credential in a URL would reach logs and errors: it is refused here, and never repeated in a message.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use pierhead_registry::oci::RepositoryName;
 use url::Url;
 
 use crate::claims::Claims;
@@ -13,7 +16,9 @@ use crate::credentials::credentials;
 use crate::field::{Field, LONGEST, SHORTEST};
 use crate::host;
 use crate::load::some_of;
-use crate::model::{AuthMode, CertificateFiles, Source, UpstreamEndpoint, UpstreamSettings};
+use crate::model::{
+    AuthMode, CertificateFiles, Credentials, RedirectTarget, Source, UpstreamEndpoint, UpstreamSettings,
+};
 use crate::section::Section;
 use crate::tls::certificate_files;
 
@@ -21,6 +26,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// How an address is reached, where it does not say so itself.
 struct Manner {
+    repository_prefix: Option<String>,
     ca: Option<PathBuf>,
     client_certificate: Option<CertificateFiles>,
     insecure: bool,
@@ -29,14 +35,15 @@ struct Manner {
 /// Takes the keys that say where a registry is fetched from.
 pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode, claims: &Claims) -> Option<UpstreamSettings> {
     let manner = manner(section, None);
-    let source = source(section, &manner, claims);
-    let credentials = section.take("credentials").map(|field| {
-        if mode == AuthMode::Passthrough {
-            field.problem("cannot be together with `auth: passthrough`, which sends the caller's own");
-        }
-        credentials(field)
-    });
+    let source = source(section, &manner, mode, claims);
+    let credentials = account(section, mode);
+    if let (Some(field), Some(Source::Upstream(endpoints))) = (section.peek("credentials"), &source)
+        && endpoints.last().is_some_and(|last| last.credentials.is_some())
+    {
+        field.problem("belongs to the last address of `upstream`, which has its own: leave one of the two out");
+    }
     let realms = section.take("realms").and_then(|field| field.list(|entry| host::host(&entry)));
+    let redirects_to = section.take("redirects_to").and_then(|field| field.list(|entry| redirect_target(&entry)));
     let timeouts = SHORTEST..=LONGEST;
     let connect_timeout = section.duration("connect_timeout", Duration::from_secs(5), timeouts.clone());
     let first_byte_timeout = section.duration("first_byte_timeout", Duration::from_secs(30), timeouts.clone());
@@ -54,6 +61,7 @@ pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode, claims: &Claim
             None => None,
         },
         realms: realms.unwrap_or_default(),
+        redirects_to: redirects_to.unwrap_or_default(),
         connect_timeout,
         first_byte_timeout,
         idle_timeout,
@@ -66,9 +74,34 @@ pub(crate) fn upstream(section: &mut Section<'_>, mode: AuthMode, claims: &Claim
     })
 }
 
-/// Exactly one of the two ways to say whom to ask.
-fn source(section: &mut Section<'_>, manner: &Manner, claims: &Claims) -> Option<Source> {
-    let endpoints = section.take("upstream").map(|field| endpoints(&field, manner));
+/// The account of a registry or of one of its addresses.
+fn account(section: &mut Section<'_>, mode: AuthMode) -> Option<Option<Credentials>> {
+    section.take("credentials").map(|field| {
+        if mode == AuthMode::Passthrough {
+            field.problem("cannot be together with `auth: passthrough`, which sends the caller's own");
+        }
+        credentials(field)
+    })
+}
+
+/// `cdn.example.com`, `minio.lan:9000`, `10.0.0.0/8` or an address.
+fn redirect_target(field: &Field<'_>) -> Option<RedirectTarget> {
+    let expected = "a host such as `cdn.example.com` or `minio.lan:9000`, or a network such as `10.0.0.0/8`";
+    let text = field.text(expected)?;
+    let network: Option<IpNet> = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    if let Some(network) = network {
+        return Some(RedirectTarget::Network(network));
+    }
+    let text = host::host(field)?;
+    Some(match text.split_once(':') {
+        Some((host, port)) => RedirectTarget::Host { host: host.to_owned(), port: port.parse().ok() },
+        None => RedirectTarget::Host { host: text, port: None },
+    })
+}
+
+/// Exactly one of the two ways to say what to ask.
+fn source(section: &mut Section<'_>, manner: &Manner, mode: AuthMode, claims: &Claims) -> Option<Source> {
+    let endpoints = section.take("upstream").map(|field| endpoints(&field, manner, mode));
     let pool = section.take("pool").map(|field| claims.pool_named(&field));
     match (endpoints, pool) {
         (Some(endpoints), None) => {
@@ -77,7 +110,7 @@ fn source(section: &mut Section<'_>, manner: &Manner, claims: &Claims) -> Option
             Some(Source::Upstream(endpoints))
         }
         (None, Some(pool)) => {
-            let keys = ["ca", "client_certificate", "insecure", "connect_timeout", "cool_down"];
+            let keys = ["ca", "client_certificate", "insecure", "repository_prefix", "connect_timeout", "cool_down"];
             section.meaningless(&keys, "has a meaning only with `upstream`: the pool says how its servers are reached");
             Some(Source::Pool(pool?))
         }
@@ -91,7 +124,19 @@ fn source(section: &mut Section<'_>, manner: &Manner, claims: &Claims) -> Option
 fn manner(section: &mut Section<'_>, inherited: Option<&Manner>) -> Manner {
     let ca = section.take("ca").and_then(|field| field.readable_file());
     let client_certificate = section.take("client_certificate").and_then(certificate_files);
+    let expected = "the beginning of repository names, such as `mirror-project` or `team/mirror`";
+    let repository_prefix = section.take("repository_prefix").and_then(|field| {
+        let text = field.text(expected)?;
+        match text.trim_matches('/').parse::<RepositoryName>() {
+            Ok(name) => Some(name.to_string()),
+            Err(error) => {
+                field.problem(format!("expected {expected}: {error}"));
+                None
+            }
+        }
+    });
     Manner {
+        repository_prefix: repository_prefix.or_else(|| inherited.and_then(|manner| manner.repository_prefix.clone())),
         ca: ca.or_else(|| inherited.and_then(|manner| manner.ca.clone())),
         client_certificate: client_certificate
             .or_else(|| inherited.and_then(|manner| manner.client_certificate.clone())),
@@ -111,11 +156,11 @@ fn unused(section: &Section<'_>, endpoints: &[UpstreamEndpoint]) {
 }
 
 /// One address or a list of them.
-fn endpoints(field: &Field<'_>, manner: &Manner) -> Option<Vec<UpstreamEndpoint>> {
+fn endpoints(field: &Field<'_>, manner: &Manner, mode: AuthMode) -> Option<Vec<UpstreamEndpoint>> {
     let mut seen = BTreeSet::new();
     let mut entry = |entry: Field<'_>| {
-        let endpoint = endpoint(entry.clone(), manner)?;
-        if !seen.insert(endpoint.url.clone()) {
+        let endpoint = endpoint(entry.clone(), manner, mode)?;
+        if !seen.insert((endpoint.url.clone(), endpoint.repository_prefix.clone())) {
             entry.problem("is there twice");
         }
         Some(endpoint)
@@ -123,15 +168,16 @@ fn endpoints(field: &Field<'_>, manner: &Manner) -> Option<Vec<UpstreamEndpoint>
     if field.is_list() { some_of(field, "address", entry) } else { entry(field.clone()).map(|one| vec![one]) }
 }
 
-fn endpoint(field: Field<'_>, manner: &Manner) -> Option<UpstreamEndpoint> {
+fn endpoint(field: Field<'_>, manner: &Manner, mode: AuthMode) -> Option<UpstreamEndpoint> {
     if !field.is_section() {
         let url = url(&field, manner.insecure)?;
-        return Some(made(url, manner));
+        return Some(made(url, manner, None));
     }
     let mut section = field.section()?;
     let own = self::manner(&mut section, Some(manner));
     let url = section.required("url").and_then(|field| url(&field, own.insecure));
-    let endpoint = url.map(|url| made(url, &own));
+    let credentials = account(&mut section, mode);
+    let endpoint = url.map(|url| made(url, &own, credentials.flatten()));
     if let Some(endpoint) = &endpoint {
         unused(&section, std::slice::from_ref(endpoint));
     }
@@ -140,11 +186,13 @@ fn endpoint(field: Field<'_>, manner: &Manner) -> Option<UpstreamEndpoint> {
 }
 
 /// What was meant for https means nothing for http.
-fn made(url: Url, manner: &Manner) -> UpstreamEndpoint {
+fn made(url: Url, manner: &Manner, credentials: Option<Credentials>) -> UpstreamEndpoint {
     let tls = url.scheme() == "https";
     UpstreamEndpoint {
         ca: manner.ca.clone().filter(|_| tls),
         client_certificate: manner.client_certificate.clone().filter(|_| tls),
+        repository_prefix: manner.repository_prefix.clone(),
+        credentials,
         url,
     }
 }
@@ -169,6 +217,9 @@ fn url(field: &Field<'_>, insecure: bool) -> Option<Url> {
         }
         "https" | "http" if url.path().trim_end_matches('/').ends_with("/v2") => {
             Some("the URL must not have the `/v2` of the API")
+        }
+        "https" | "http" if url.path().contains("/v2/") => {
+            Some("the URL must not have the `/v2` of the API: what comes after it goes into `repository_prefix`")
         }
         "https" | "http" => None,
         _ => Some("expected a URL that begins with `https://` or `http://`"),

@@ -28,7 +28,8 @@ pub use self::pool::{
     Passive, Pool, ProxyVersion, RedisCheck, Server, ServerTls,
 };
 pub use self::registry::{
-    AuthMode, Credentials, KeySource, OfflinePolicy, Registry, Source, TokenKeys, UpstreamEndpoint, UpstreamSettings,
+    AuthMode, Credentials, KeySource, OfflinePolicy, RedirectTarget, Registry, Source, TokenKeys, UpstreamEndpoint,
+    UpstreamSettings,
 };
 use crate::secret::Secret;
 

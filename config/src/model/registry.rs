@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use pierhead_registry::oci::RepositoryName;
 use url::Url;
 
@@ -72,10 +73,12 @@ impl Registry {
 pub struct UpstreamSettings {
     /// Whom to ask.
     pub source: Source,
-    /// The edge's own account there.
+    /// The edge's own account there: at the pool, or at the last of the addresses.
     pub credentials: Option<Credentials>,
     /// Hosts that may issue tokens for it, beside those on its own registrable domain.
     pub realms: Vec<String>,
+    /// Where it may redirect to, besides what its own address allows.
+    pub redirects_to: Vec<RedirectTarget>,
     /// TCP and TLS set-up.
     pub connect_timeout: Duration,
     /// From the request to the answer's header.
@@ -124,6 +127,24 @@ pub struct UpstreamEndpoint {
     pub ca: Option<PathBuf>,
     /// Shown to the upstream.
     pub client_certificate: Option<CertificateFiles>,
+    /// Stands before the names of repositories there.
+    pub repository_prefix: Option<String>,
+    /// The edge's own account at this address.
+    pub credentials: Option<Credentials>,
+}
+
+/// Where an upstream may redirect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectTarget {
+    /// A host, on one port or on any.
+    Host {
+        /// In lower case.
+        host: String,
+        /// `None`: any port.
+        port: Option<u16>,
+    },
+    /// All addresses of a network.
+    Network(IpNet),
 }
 
 /// An account.
@@ -133,6 +154,8 @@ pub struct Credentials {
     pub username: String,
     /// Password or token.
     pub password: Secret,
+    /// The file that it came from.
+    pub password_file: Option<PathBuf>,
 }
 
 /// Whose credentials fetch.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{completed, load, load_in, scratch};
-use crate::model::{Admin, AuthMode, OfflinePolicy, TlsVersion};
+use crate::model::{Admin, AuthMode, OfflinePolicy, RedirectTarget, TlsVersion};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1024 * 1024;
@@ -30,11 +30,12 @@ registries:
     default: true
     library: true
     upstream:
-      - https://registry-1.docker.io
+      - { url: "https://registry-1.docker.io", repository_prefix: hub, credentials: { username: edge, password: own } }
       - { url: "http://mirror.example.com:5000/base", insecure: true }
       - { url: "https://other.example.com", ca: a.crt, client_certificate: { cert: a.crt, key: a.key } }
     credentials: { username: someone, password_file: password }
     realms: [login.example.com]
+    redirects_to: [minio.example.com, "minio.example.com:9000", 10.0.0.0/8, "fd00::1"]
     auth: shared
     tag_ttl: 1m
     negative_ttl: 0
@@ -106,7 +107,17 @@ fn reads_every_key() {
     assert_eq!(urls, expected);
     assert_eq!(upstream.source.endpoints()[2].ca, Some(directory.path().join("a.crt")));
     assert!(upstream.source.endpoints()[2].client_certificate.is_some() && upstream.source.endpoints()[0].ca.is_none());
-    assert_eq!(upstream.credentials.as_ref().unwrap().password.reveal(), "from a file");
+    let credentials = upstream.credentials.as_ref().unwrap();
+    assert_eq!(credentials.password.reveal(), "from a file");
+    assert_eq!(credentials.password_file, Some(directory.path().join("password")));
+    let [first, second, _] = upstream.source.endpoints() else { panic!("three addresses") };
+    assert_eq!(first.credentials.as_ref().unwrap().password.reveal(), "own");
+    assert_eq!((first.repository_prefix.as_deref(), &second.repository_prefix), (Some("hub"), &None));
+    assert!(second.credentials.is_none());
+    let host = |port| RedirectTarget::Host { host: "minio.example.com".to_owned(), port };
+    let network = |text: &str| RedirectTarget::Network(text.parse().unwrap());
+    let expected = [host(None), host(Some(9000)), network("10.0.0.0/8"), network("fd00::1/128")];
+    assert_eq!(upstream.redirects_to, expected);
     assert_eq!(upstream.realms, ["login.example.com"]);
     let seconds =
         [upstream.connect_timeout, upstream.first_byte_timeout, upstream.idle_timeout].map(|timeout| timeout.as_secs());

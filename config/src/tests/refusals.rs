@@ -120,8 +120,25 @@ fn refuses_with_path_and_reason() {
             "registries[0].upstream[3]: the URL must not have a query or a fragment".into(),
             "registries[0].upstream[4]: expected a URL such as `https://registry.example.com`: relative URL without a base".into(),
             "registries[0].upstream[5].insecure: has a meaning only with an http:// upstream".into(),
-            "registries[0].upstream[5].zzz: unknown key; the keys here are ca, client_certificate, insecure, url".into(),
+            "registries[0].upstream[5].zzz: unknown key; the keys here are ca, client_certificate, credentials, insecure, repository_prefix, url".into(),
             "registries[0].upstream[6]: is there twice".into(),
+        ]),
+        ("registries: [{ name: a.io, upstream: ['https://a.io/v2/mirror-project', 'https://b.io/x/v2/y/z'] }]".into(), vec![
+            "registries[0].upstream[0]: the URL must not have the `/v2` of the API: what comes after it goes into `repository_prefix`".into(),
+            "registries[0].upstream[1]: the URL must not have the `/v2` of the API: what comes after it goes into `repository_prefix`".into(),
+        ]),
+        (registry("repository_prefix: 'Not a name', redirects_to: ['10.0.0.0/8', 'minio.lan:9000', 'https://x']"), vec![
+            "registries[0].repository_prefix: expected the beginning of repository names, such as `mirror-project` or `team/mirror`: \
+             a repository name is lower-case letters and digits, joined by '.', '_', '__' or '-', in parts between '/'".into(),
+            format!("registries[0].redirects_to[2]: {host}"),
+        ]),
+        ("registries: [{ name: a.io, credentials: { username: a, password: b }, upstream: ['https://a.io', \
+          { url: 'https://b.io', credentials: { username: c, password: d } }] }]".into(), vec![
+            "registries[0].credentials: belongs to the last address of `upstream`, which has its own: leave one of the two out".into(),
+        ]),
+        ("registries: [{ name: a.io, auth: passthrough, upstream: [{ url: 'https://a.io', \
+          credentials: { username: c, password: d } }, 'https://b.io'] }]".into(), vec![
+            "registries[0].upstream[0].credentials: cannot be together with `auth: passthrough`, which sends the caller's own".into(),
         ]),
         // Credentials and access.
         (registry("credentials: { username: 'a:b' }"), vec![

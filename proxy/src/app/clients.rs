@@ -1,6 +1,7 @@
 //! The clients of registries: made anew only where something of what they are made from has changed, for a client knows
 //! tokens and which addresses fail.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,9 @@ pub(super) fn make(
     pools: &Pools,
     before: &[Known],
     metrics: &Arc<Metrics>,
+    listeners: &[SocketAddr],
 ) -> Result<(Vec<Known>, Vec<bool>), AppError> {
+    // A client that was kept knows the listeners of its time, which is as good while they stay.
     let secure = config.listeners.iter().filter_map(|listener| listener.http()).any(is_secure_door);
     let mut made = Vec::with_capacity(config.registries.len());
     let mut kept = Vec::with_capacity(config.registries.len());
@@ -50,7 +53,7 @@ pub(super) fn make(
         let client = match same {
             Some(known) => known.client.clone(),
             None => {
-                let mut settings = parts::upstream(registry);
+                let mut settings = parts::upstream(registry, listeners);
                 settings.endpoints.extend(pool.as_ref().and_then(|pool| origin(registry, pool, secure)));
                 Client::new(settings, Arc::new(metrics.upstream(&registry.name)))
                     .map_err(|source| AppError::Client { name: registry.name.clone(), source })?
@@ -65,7 +68,9 @@ pub(super) fn make(
 /// The origin behind a pool, called by the registry's own host where it has one.
 fn origin(registry: &Registry, pool: &Arc<Pool>, secure: bool) -> Option<EndpointSettings> {
     let hosts = registry.hosts.iter().chain([&registry.name]).map(String::as_str);
-    transport::endpoint(pool, hosts, secure)
+    let mut endpoint = transport::endpoint(pool, hosts, secure)?;
+    endpoint.account = parts::account(registry.upstream.credentials.as_ref());
+    Some(endpoint)
 }
 
 fn is_secure_door(http: &HttpListener) -> bool {

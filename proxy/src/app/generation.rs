@@ -5,6 +5,7 @@
 //! dropped, and with it what belonged to it alone.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -142,7 +143,9 @@ impl Built {
         };
         let pools = Pools::new(&config.pools, before.map(|before| before.pools.as_ref()), &common.metrics)?;
         let known = before.map(|before| before.registries.as_slice()).unwrap_or_default();
-        let (registries, kept) = clients::make(&config, &pools, known, &common.metrics)?;
+        let own = listeners.iter().map(|(_, socket, _)| socket.address());
+        let addresses: Vec<SocketAddr> = own.chain([admin.address()]).collect();
+        let (registries, kept) = clients::make(&config, &pools, known, &common.metrics, &addresses)?;
         if let Some(predecessor) = predecessor {
             pools.inherit(predecessor.store().await);
         }

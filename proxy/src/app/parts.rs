@@ -1,10 +1,11 @@
 //! The configuration, as each of the modules wants to know its part of it. Pure.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pierhead_config::{Config, HttpTarget, Listener, Registry};
-use pierhead_registry::client::{Account, EndpointSettings, Settings};
+use pierhead_config::{Config, Credentials, HttpTarget, Listener, Registry};
+use pierhead_registry::client::{Account, AccountSettings, EndpointSettings, RedirectTarget, Settings};
 
 use crate::cache::{self, Parallel, Pins};
 use crate::edge::Target;
@@ -72,16 +73,22 @@ pub(super) fn targets(config: &Config, before: &HashMap<Arc<str>, Target>) -> Ha
 }
 
 /// An upstream, as the client wants to know it.
-pub(super) fn upstream(registry: &Registry) -> Settings {
+pub(super) fn upstream(registry: &Registry, listeners: &[SocketAddr]) -> Settings {
     let upstream = &registry.upstream;
+    let last = upstream.source.endpoints().len().saturating_sub(1);
     Settings {
         name: registry.name.clone(),
         endpoints: upstream
             .source
             .endpoints()
             .iter()
-            .map(|endpoint| EndpointSettings {
+            .enumerate()
+            .map(|(index, endpoint)| EndpointSettings {
                 url: endpoint.url.clone(),
+                repository_prefix: endpoint.repository_prefix.clone(),
+                account: account(
+                    endpoint.credentials.as_ref().or(upstream.credentials.as_ref().filter(|_| index == last)),
+                ),
                 ca: endpoint.ca.clone(),
                 client_certificate: endpoint
                     .client_certificate
@@ -90,11 +97,9 @@ pub(super) fn upstream(registry: &Registry) -> Settings {
                 transport: None,
             })
             .collect(),
-        credential: upstream.credentials.as_ref().map(|credentials| Account {
-            username: credentials.username.clone(),
-            password: credentials.password.reveal().to_owned(),
-        }),
         realms: upstream.realms.clone(),
+        redirects_to: upstream.redirects_to.iter().map(redirect_target).collect(),
+        listeners: listeners.to_vec(),
         connect_timeout: upstream.connect_timeout,
         first_byte_timeout: upstream.first_byte_timeout,
         idle_timeout: upstream.idle_timeout,
@@ -103,5 +108,22 @@ pub(super) fn upstream(registry: &Registry) -> Settings {
         cool_down: upstream.cool_down,
         connections: upstream.connections,
         max_manifest_size: upstream.max_manifest_size,
+    }
+}
+
+/// An account, as the client wants to know it.
+pub(super) fn account(credentials: Option<&Credentials>) -> Option<AccountSettings> {
+    let credentials = credentials?;
+    let account =
+        Account { username: credentials.username.clone(), password: credentials.password.reveal().to_owned() };
+    Some(AccountSettings { account, password_file: credentials.password_file.clone() })
+}
+
+fn redirect_target(target: &pierhead_config::RedirectTarget) -> RedirectTarget {
+    match target {
+        pierhead_config::RedirectTarget::Host { host, port } => {
+            RedirectTarget::Host { host: host.clone(), port: *port }
+        }
+        pierhead_config::RedirectTarget::Network(network) => RedirectTarget::Network(*network),
     }
 }

@@ -44,7 +44,14 @@ pub(crate) fn endpoint<'h>(
     let url = Url::parse(&format!("{scheme}://{}/", hosts.first()?)).ok()?;
     let transport = PoolTransport { pool: Arc::clone(pool), hosts, scheme: if secure { "https" } else { "http" } };
     let transport = Some(SharedTransport(Arc::new(transport)));
-    Some(EndpointSettings { url, ca: None, client_certificate: None, transport })
+    Some(EndpointSettings {
+        url,
+        repository_prefix: None,
+        account: None,
+        ca: None,
+        client_certificate: None,
+        transport,
+    })
 }
 
 impl Transport for PoolTransport {

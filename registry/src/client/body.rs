@@ -89,7 +89,7 @@ impl BlobSource {
                     let total = range::unsatisfied(headers);
                     return total.map(Opening::End).ok_or_else(|| Failure::invalid(RangeError::Beyond));
                 }
-                match self.opened(index, answer, start, end) {
+                match self.opened(index, answer, start, end).await {
                     // A 206 that is not what it should be: this server is bad at ranges.
                     Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
                     opened => return opened.map(|opened| Opening::Body(Box::new(opened))),
@@ -97,7 +97,7 @@ impl BlobSource {
             }
         }
         let answer = self.ask(index, None).await?;
-        let mut opened = self.opened(index, answer, start, end)?;
+        let mut opened = self.opened(index, answer, start, end).await?;
         if refused {
             let (registry, host) = (self.upstream.name(), endpoint.host());
             tracing::debug!(registry, host, "the server does not take ranges");
@@ -108,7 +108,7 @@ impl BlobSource {
     }
 
     async fn ask(&self, index: usize, range: Option<(HeaderValue, Option<&HeaderValue>)>) -> Result<Answer, Failure> {
-        let mut call = self.call.clone();
+        let mut call = Call { since: std::time::Instant::now(), ..self.call.clone() };
         if let Some((range, if_range)) = range {
             call.headers.insert(RANGE, range);
             if let Some(etag) = if_range {
@@ -118,9 +118,9 @@ impl BlobSource {
         self.upstream.exchange(index, &call, &self.caller).await
     }
 
-    fn opened(&self, index: usize, answer: Answer, start: u64, end: Option<u64>) -> Result<Opened, Failure> {
+    async fn opened(&self, index: usize, answer: Answer, start: u64, end: Option<u64>) -> Result<Opened, Failure> {
         let carried = self.upstream.endpoints[index].transport.is_some() && !answer.foreign;
-        let response = answer.success()?;
+        let response = self.upstream.accept(answer).await?;
         let (status, headers) = (response.status(), response.headers());
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Err(Failure::invalid(format!("unexpected status {}", status.as_u16())));
@@ -208,7 +208,7 @@ impl BlobBody {
             let turn = attempts.next().await?;
             match source.open(turn.index, start, end, None).await {
                 Ok(Opening::End(total)) if total > 0 || start > 0 => {
-                    attempts.failed(turn, Failure::invalid(RangeError::Beyond))?;
+                    attempts.failed(turn, Failure::invalid(RangeError::Beyond));
                 }
                 Ok(opening) => {
                     let endpoint = turn.index;
@@ -242,7 +242,7 @@ impl BlobBody {
                         _permit: permit,
                     });
                 }
-                Err(failure) => attempts.failed(turn, failure)?,
+                Err(failure) => attempts.failed(turn, failure),
             }
         }
     }
@@ -384,7 +384,7 @@ impl BlobBody {
         loop {
             let now = Instant::now();
             let due = *self.due.get_or_insert_with(|| now + pause(self.tried, rand::random()));
-            let limited = upstream.limit.left(now).unwrap_or_default();
+            let limited = self.order.first().map(|index| upstream.blob_pause(*index)).unwrap_or_default();
             let next = due.max(now + limited);
             if next >= deadline {
                 let limited = (!limited.is_zero()).then(|| Failure::rate_limited(limited));
@@ -421,7 +421,7 @@ impl BlobBody {
                     self.reply = Some(Reply::new(opened));
                     return Ok(());
                 }
-                Err(failure @ (Failure::Dead(_) | Failure::Astray(_) | Failure::Broken(_))) => {
+                Err(failure @ (Failure::Dead(_) | Failure::Silent(_) | Failure::Astray(_) | Failure::Broken(_))) => {
                     // The next attempt is at the next endpoint.
                     self.order.retain(|other| *other != index);
                     self.order.push(index);

@@ -6,8 +6,11 @@ use reqwest::{Method, StatusCode};
 use url::Url;
 
 use super::failure::Failure;
+use super::pauses::Kind;
+use super::reach::Aim;
 use super::retry::Attempts;
-use super::upstream::Line;
+use super::upstream::{Asking, Line};
+use super::verdict::{self, Verdict};
 use super::{Client, ClientError};
 
 /// Where a document is.
@@ -38,7 +41,7 @@ impl Client {
                     turn.settle(None);
                     return Ok(bytes);
                 }
-                Err(failure) => attempts.failed(turn, failure)?,
+                Err(failure) => attempts.failed(turn, failure),
             }
         }
     }
@@ -51,16 +54,22 @@ impl Client {
             Document::Url(url) => url.clone(),
         };
         let foreign = endpoint.is_foreign(&url);
-        let line = if foreign { Line::Foreign } else { Line::Api };
+        // The configuration names it, so its address is not judged.
+        let line = Line::Api;
         let headers = HeaderMap::from_iter([
             (ACCEPT, HeaderValue::from_static("application/json")),
             (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
-        let response = self.upstream.request(endpoint, line, &Method::GET, &url, &headers).await;
+        let asking = Asking { line, method: &Method::GET, kind: Kind::Other, aim: Aim::Other, patient: true };
+        let response = self.upstream.request(endpoint, &asking, &url, &headers).await;
         let response = response.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
-        match response.status() {
-            StatusCode::OK => Ok(self.upstream.read(response, limit).await?.into()),
-            status => Err(Failure::status(status, false)),
+        match (response.status(), verdict::judge(&Method::GET, response.status(), foreign)) {
+            (StatusCode::OK, _) => Ok(self.upstream.read(response, limit).await?.into()),
+            (_, Verdict::Absent) => Err(Failure::NotFound),
+            (_, Verdict::Unauthorized) => Err(Failure::Unauthorized),
+            (_, Verdict::Forbidden) => Err(Failure::Forbidden),
+            (status, Verdict::Transient) => Err(Failure::broken(format!("status {}", status.as_u16()))),
+            (status, _) => Err(Failure::invalid(format!("unexpected status {}", status.as_u16()))),
         }
     }
 }

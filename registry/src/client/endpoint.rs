@@ -1,5 +1,5 @@
-//! One address of a registry: its HTTP clients, its circuit breaker, and what it last asked for by way of
-//! authentication.
+//! One address of a registry, with all that belongs to it alone: its HTTP clients, its circuit breaker, its account, the
+//! challenges that it sent, and where it may lead.
 //!
 //! Unless it has a transport of its own there are three HTTP clients, because three things must not be shared: a blob has a connection of its own
 //! (HTTP/1.1), so that one slow body never stalls another; a redirect's target never sees the client certificate.
@@ -13,8 +13,13 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::breaker::Breaker;
+use super::failure::host_of;
+use super::login::Login;
+use super::reach::{JudgingResolver, OwnResolver, Reach, is_localhost};
+use super::schemes::Schemes;
 use super::transport::Transport;
 use super::{BuildError, EndpointSettings, Settings};
+use crate::oci::RepositoryName;
 
 /// Sent with every request.
 pub(super) const USER_AGENT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION"));
@@ -40,37 +45,36 @@ pub(super) struct Endpoint {
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// Whether to ask it at all; of no meaning with a transport.
     pub(super) breaker: Breaker,
-    scheme: Mutex<Option<Scheme>>,
+    /// What it wants to see of callers.
+    pub(super) schemes: Schemes,
+    /// Its account.
+    pub(super) login: Login,
+    /// Where it may lead.
+    pub(super) reach: Arc<Reach>,
+    /// Whether it is the registry itself: the last of the addresses.
+    pub(super) last: bool,
+    prefix: Option<String>,
+    host: String,
     /// When it last refused a request for a range that it answered without one.
     ranges_refused: Mutex<Option<Instant>>,
 }
 
-/// What an endpoint wants to see, learnt from its last challenge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
-    /// User name and password.
-    Basic,
-    /// A token of this service.
-    Bearer(Arc<Realm>),
-}
-
-/// A token service that was found to be the registry's.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Realm {
-    /// Its URL, pinned.
-    pub(super) url: Url,
-    /// What it calls the registry.
-    pub(super) service: Option<String>,
-}
-
 impl Endpoint {
     /// Reads the files that the settings name. Contacts nobody.
-    pub(super) fn new(endpoint: EndpointSettings, settings: &Settings) -> Result<Endpoint, BuildError> {
+    pub(super) fn new(endpoint: EndpointSettings, settings: &Settings, last: bool) -> Result<Endpoint, BuildError> {
+        let inside = endpoint.transport.is_some();
+        let (allowed, listeners) = (settings.redirects_to.clone(), settings.listeners.clone());
+        let reach = Arc::new(Reach::new(&endpoint.url, allowed, listeners, inside, is_proxied()));
         let roots = endpoint.ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
         let identity = endpoint.client_certificate.as_ref().map(|(cert, key)| identity(cert, key)).transpose()?;
-        let client = |adapt: fn(ClientBuilder) -> ClientBuilder, identity: Option<&Identity>| {
+        let client = |adapt: fn(ClientBuilder) -> ClientBuilder, identity: Option<&Identity>, judged: bool| {
             let prepare = || {
-                let mut builder = adapt(base(&endpoint.url, settings));
+                let builder = adapt(base(&endpoint.url, settings));
+                let mut builder = if judged {
+                    builder.dns_resolver(JudgingResolver(Arc::clone(&reach)))
+                } else {
+                    builder.dns_resolver(OwnResolver(Arc::clone(&reach)))
+                };
                 if let Some(identity) = identity {
                     builder = builder.identity(identity.clone());
                 }
@@ -85,13 +89,18 @@ impl Endpoint {
         let multiplexed =
             |builder: ClientBuilder| builder.http2_keep_alive_interval(PING_EVERY).http2_keep_alive_timeout(PING_EVERY);
         Ok(Endpoint {
-            api: client(multiplexed, identity.as_ref())?,
-            body: client(ClientBuilder::http1_only, identity.as_ref())?,
-            foreign: client(ClientBuilder::http1_only, None)?,
+            api: client(multiplexed, identity.as_ref(), false)?,
+            body: client(ClientBuilder::http1_only, identity.as_ref(), false)?,
+            foreign: client(ClientBuilder::http1_only, None, true)?,
             transport: endpoint.transport.map(|shared| shared.0),
             breaker: Breaker::default(),
-            scheme: Mutex::new(None),
+            schemes: Schemes::new(),
+            login: Login::new(&settings.name, endpoint.account, settings.cool_down),
+            reach,
+            last,
+            prefix: endpoint.repository_prefix,
             ranges_refused: Mutex::new(None),
+            host: host_of(&endpoint.url),
             url: endpoint.url,
         })
     }
@@ -122,10 +131,19 @@ impl Endpoint {
         url.origin() != self.url.origin() && self.carrier(url).is_none()
     }
 
-    /// The URL of `path` (below `/v2/`, with nothing in it that needs escaping).
-    pub(super) fn join(&self, path: &str, query: Option<&str>) -> Url {
-        let mut url = self.url.clone();
-        url.set_path(&format!("{}/v2/{path}", self.url.path().trim_end_matches('/')));
+    /// What the endpoint calls a repository.
+    pub(super) fn repository(&self, name: &RepositoryName) -> String {
+        self.prefix.as_ref().map_or_else(|| name.to_string(), |prefix| format!("{prefix}/{name}"))
+    }
+
+    /// The URL of the API, which says whether it wants a login.
+    pub(super) fn base(&self) -> Url {
+        self.beside("/v2/")
+    }
+
+    /// The URL of `path` within a repository (with nothing in it that needs escaping).
+    pub(super) fn within(&self, name: &RepositoryName, path: &str, query: Option<&str>) -> Url {
+        let mut url = self.beside(&format!("/v2/{}/{path}", self.repository(name)));
         url.set_query(query);
         url
     }
@@ -137,20 +155,17 @@ impl Endpoint {
         url
     }
 
-    /// For logs.
+    /// For logs and errors.
     pub(super) fn host(&self) -> &str {
-        self.url.host_str().unwrap_or_default()
+        &self.host
     }
+}
 
-    /// What it wants to see, as far as is known.
-    pub(super) fn scheme(&self) -> Option<Scheme> {
-        self.scheme.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Keeps what it wants to see, or forgets it.
-    pub(super) fn set_scheme(&self, scheme: Option<Scheme>) {
-        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = scheme;
-    }
+/// Whether the environment names a proxy, which then resolves the names.
+fn is_proxied() -> bool {
+    ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 fn base(url: &Url, settings: &Settings) -> ClientBuilder {
@@ -167,7 +182,7 @@ fn base(url: &Url, settings: &Settings) -> ClientBuilder {
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Domain(_)) => is_localhost(url),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,

@@ -1,39 +1,43 @@
 //! One request to one endpoint, authenticated as it wants to be.
 //!
-//! What an endpoint wants is learnt from its first 401 and remembered, so that later requests bring it at once. A
-//! credential is only ever sent when it is asked for: Basic to the endpoint itself, or to its token service once the
-//! realm was found to be its own.
+//! What an endpoint wants is learnt from its 401s and remembered by repository, so that later requests bring it at once;
+//! the challenge of the answer at hand always counts more than what was remembered. A credential is only ever sent when
+//! it is asked for: Basic to the endpoint itself, or to its token service once the realm was found to be its own. What a
+//! caller brings is for the registry itself, the last of the addresses, and not for a mirror before it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode};
 
 use super::challenge::{self, Challenge};
-use super::endpoint::{Endpoint, Realm, Scheme};
+use super::endpoint::Endpoint;
 use super::failure::Failure;
+use super::pauses::Kind;
+use super::reach::Aim;
 use super::realm;
+use super::schemes::{Expected, Realm, Scheme, SchemeKey};
 use super::send::{Answer, Call};
-use super::token::{ANSWER_LIMIT, Token, TokenKey};
-use super::upstream::{Line, Upstream};
+use super::token::{Token, TokenKey};
+use super::upstream::{Asking, Line, Upstream};
 use super::{Account, Credential};
+use crate::oci::RepositoryName;
 
-/// Unauthenticated, with a token, with a token after a refresh: more tries make nothing better.
-const TRIES: usize = 3;
+/// Unauthenticated, with a token, with a token after a refresh, with another scope: more tries make nothing better.
+const TRIES: usize = 4;
 
-/// Who asks, and for what: that is what a token depends on.
+/// Who asks, and about which repository.
 #[derive(Clone)]
 pub(super) struct Caller {
-    /// `repository:<name>:pull`
-    pub(super) scope: Arc<str>,
-    /// `None` for anonymous.
+    /// As clients name it.
+    pub(super) repository: RepositoryName,
+    /// `None`: the endpoint's own account, or anonymous where it has none.
     pub(super) credential: Option<Identity>,
 }
 
-/// As whom.
+/// As which caller.
 #[derive(Clone)]
 pub(super) enum Identity {
     Account(Arc<Account>),
@@ -49,11 +53,23 @@ impl From<Credential> for Identity {
     }
 }
 
-impl Caller {
+/// What an endpoint may be shown.
+#[derive(Clone)]
+enum Purse {
+    Nothing,
+    /// The endpoint's own account.
+    Own(Arc<Account>),
+    /// A caller's account.
+    Callers(Arc<Account>),
+    /// A caller's header.
+    Verbatim(Option<HeaderValue>),
+}
+
+impl Purse {
     fn account(&self) -> Option<&Arc<Account>> {
-        match &self.credential {
-            Some(Identity::Account(account)) => Some(account),
-            Some(Identity::Verbatim(_)) | None => None,
+        match self {
+            Purse::Own(account) | Purse::Callers(account) => Some(account),
+            Purse::Nothing | Purse::Verbatim(_) => None,
         }
     }
 }
@@ -78,7 +94,8 @@ impl Shown {
 }
 
 impl Upstream {
-    /// Sends `call` to the endpoint at `index` on behalf of `caller`. An answer has any status but 401 and 429.
+    /// Sends `call` to the endpoint at `index` on behalf of `caller`. An answer has any status but 429, and 401 only from
+    /// a redirect's target.
     pub(super) async fn exchange(
         self: &Arc<Self>,
         index: usize,
@@ -86,37 +103,78 @@ impl Upstream {
         caller: &Caller,
     ) -> Result<Answer, Failure> {
         let endpoint = &self.endpoints[index];
-        let started = Instant::now();
-        let mut shown = match (&caller.credential, endpoint.scheme()) {
-            (Some(Identity::Verbatim(header)), _) => Shown::Verbatim(header.clone()),
-            (_, Some(scheme)) => self.show(index, scheme, caller).await?,
+        let key = SchemeKey { repository: endpoint.repository(&caller.repository), list: call.is_list() };
+        let purse = self.purse(endpoint, caller).await;
+        // The endpoint's own 401 after all that could be done. To a HEAD it proves nothing.
+        let refused = if call.method == Method::HEAD { Failure::Unconfirmed(401) } else { Failure::Unauthorized };
+        // What was asked for when the thing that is shown was made.
+        let mut answered = None;
+        let mut shown = match (&purse, endpoint.schemes.expected(&key)) {
+            (Purse::Verbatim(header), _) => Shown::Verbatim(header.clone()),
+            (_, Some(expected)) => {
+                answered = Some(expected.scheme().clone());
+                self.show_expected(index, expected, &key, &purse).await?
+            }
             // The origin that we are the front of would get it anyway, and may be open to all and yet tell more to some.
-            (Some(Identity::Account(account)), None) if endpoint.transport.is_some() => Shown::Basic(basic(account)?),
+            (_, None) if endpoint.transport.is_some() => {
+                purse.account().map_or(Ok(Shown::Nothing), |account| basic(account).map(Shown::Basic))?
+            }
             (_, None) => Shown::Nothing,
         };
         for _ in 0..TRIES {
-            let answer = self.send(endpoint, call, shown.header()).await?;
+            let answer = self.send(endpoint, call, &caller.repository, shown.header()).await?;
             if answer.response.status() != StatusCode::UNAUTHORIZED || answer.foreign {
+                if matches!((&shown, &purse), (Shown::Basic(_), Purse::Own(_))) {
+                    endpoint.login.worked(tokio::time::Instant::now());
+                }
                 return Ok(answer);
             }
-            match &shown {
-                Shown::Nothing => {}
-                Shown::Verbatim(_) => return Err(Failure::Unauthorized),
-                Shown::Basic(_) if endpoint.scheme().is_some() => return Err(Failure::Unauthorized),
-                Shown::Basic(_) => {}
-                // One that was issued for this very request cannot have expired: it is the caller who is refused.
-                Shown::Token(_, token) if token.received >= started => return Err(Failure::Unauthorized),
-                Shown::Token(key, token) => self.tokens.forget(key, &token.header).await,
-            }
             let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
-            let scheme = self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()))?;
-            endpoint.set_scheme(Some(scheme.clone()));
-            if scheme == Scheme::Basic && (caller.account().is_none() || matches!(shown, Shown::Basic(_))) {
-                return Err(Failure::Unauthorized);
+            let scheme = match self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), &key) {
+                Err(Failure::Unauthorized) => None,
+                scheme => Some(scheme?),
+            };
+            match &shown {
+                Shown::Verbatim(_) => return Err(refused),
+                Shown::Basic(_) if matches!(scheme, None | Some(Scheme::Basic)) => {
+                    return match self.basic_refused(endpoint, &purse).await {
+                        Failure::Unauthorized => Err(refused),
+                        failure => Err(failure),
+                    };
+                }
+                Shown::Token(key, token) if scheme.is_none() || scheme == answered => {
+                    // One that was issued for this very request cannot have expired: it is the caller who is refused.
+                    if token.received >= call.since {
+                        return Err(refused);
+                    }
+                    self.tokens.forget(key, &token.header).await;
+                }
+                Shown::Nothing | Shown::Basic(_) | Shown::Token(..) => {}
             }
-            shown = self.show(index, scheme, caller).await?;
+            let Some(scheme) = scheme else { return Err(refused) };
+            if scheme == Scheme::Basic && purse.account().is_none() {
+                return Err(refused);
+            }
+            endpoint.schemes.learn(key.clone(), scheme.clone());
+            shown = self.show(index, &scheme, &key, &purse).await?;
+            answered = Some(scheme);
         }
-        Err(Failure::Unauthorized)
+        Err(refused)
+    }
+
+    /// What this endpoint may be shown on behalf of a caller.
+    async fn purse(&self, endpoint: &Endpoint, caller: &Caller) -> Purse {
+        match &caller.credential {
+            None => {
+                if endpoint.login.refusal().is_some() {
+                    endpoint.login.renew(tokio::time::Instant::now()).await;
+                }
+                endpoint.login.account().map_or(Purse::Nothing, Purse::Own)
+            }
+            Some(_) if !endpoint.last => Purse::Nothing,
+            Some(Identity::Account(account)) => Purse::Callers(Arc::clone(account)),
+            Some(Identity::Verbatim(header)) => Purse::Verbatim(header.clone()),
+        }
     }
 
     /// What to do about a challenge. A token is preferred, and a realm that is not the registry's is no reason to show
@@ -125,78 +183,118 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         lines: impl Iterator<Item = &'a str>,
+        key: &SchemeKey,
     ) -> Result<Scheme, Failure> {
         let challenges = challenge::parse(lines);
         for challenge in &challenges {
-            if let Challenge::Bearer { realm, service } = challenge {
+            if let Challenge::Bearer { realm, service, scope } = challenge {
                 let url =
                     realm::pin(&endpoint.url, realm, &self.settings.realms, |url| endpoint.carrier(url).is_some())
                         .map_err(|error| {
                             tracing::warn!(registry = self.name(), host = endpoint.host(), %error, "challenge refused");
-                            Failure::invalid(error)
+                            Failure::invalid(error).at(endpoint.host(), Some(401))
                         })?;
-                return Ok(Scheme::Bearer(Arc::new(Realm { url, service: service.clone() })));
+                let scope = scope.as_ref().filter(|scope| **scope != usual_scope(key));
+                let realm = Arc::new(Realm { url, service: service.clone() });
+                return Ok(Scheme::Bearer { realm, scope: scope.map(|scope| scope.as_str().into()) });
             }
         }
         if challenges.contains(&Challenge::Basic) { Ok(Scheme::Basic) } else { Err(Failure::Unauthorized) }
     }
 
-    async fn show(self: &Arc<Self>, index: usize, scheme: Scheme, caller: &Caller) -> Result<Shown, Failure> {
-        match scheme {
-            Scheme::Basic => caller.account().map_or(Ok(Shown::Nothing), |account| basic(account).map(Shown::Basic)),
-            Scheme::Bearer(realm) => {
-                let key = TokenKey { realm, scope: Arc::clone(&caller.scope), account: caller.account().cloned() };
-                let (upstream, wanted) = (Arc::clone(self), key.clone());
-                let fetched = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted).await }).await;
-                // Nothing was said about the caller, so the endpoint may have changed its mind: ask it anew the next time.
-                let token = fetched.inspect_err(|failure| {
-                    if !matches!(failure, Failure::Unauthorized | Failure::Forbidden | Failure::RateLimited(..)) {
-                        self.endpoints[index].set_scheme(None);
-                    }
-                })?;
-                Ok(Shown::Token(key, token))
+    /// Shows what the endpoint is expected to want. Where that cannot be had the endpoint is asked without, so that its
+    /// challenge tells what it wants now.
+    async fn show_expected(
+        self: &Arc<Self>,
+        index: usize,
+        expected: Expected,
+        key: &SchemeKey,
+        purse: &Purse,
+    ) -> Result<Shown, Failure> {
+        let (scheme, learnt) = match expected {
+            Expected::Learnt(scheme) => (scheme, true),
+            Expected::Guessed(scheme) => (scheme, false),
+        };
+        match self.show(index, &scheme, key, purse).await {
+            Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => Err(failure),
+            Err(failure @ (Failure::Unauthorized | Failure::Forbidden)) if learnt => Err(failure),
+            Err(failure @ (Failure::Dead(_) | Failure::Silent(_) | Failure::Astray(_))) if learnt => {
+                // It may have moved: the next request asks.
+                self.endpoints[index].schemes.forget(key);
+                Err(failure)
             }
+            Err(_) if learnt => {
+                self.endpoints[index].schemes.forget(key);
+                Ok(Shown::Nothing)
+            }
+            Err(_) => {
+                self.endpoints[index].schemes.distrust();
+                Ok(Shown::Nothing)
+            }
+            shown => shown,
         }
     }
 
-    /// Has the token service issue a token. Its redirects are not followed: they would lead past the pinned realm.
-    async fn issue(&self, index: usize, key: &TokenKey) -> Result<Token, Failure> {
-        let endpoint = &self.endpoints[index];
-        let mut url = key.realm.url.clone();
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = &key.realm.service {
-                query.append_pair("service", service);
+    async fn show(
+        self: &Arc<Self>,
+        index: usize,
+        scheme: &Scheme,
+        key: &SchemeKey,
+        purse: &Purse,
+    ) -> Result<Shown, Failure> {
+        let (realm, scope) = match scheme {
+            Scheme::Basic => {
+                let Some(account) = purse.account() else { return Ok(Shown::Nothing) };
+                if matches!(purse, Purse::Own(_)) {
+                    self.endpoints[index].login.admit(tokio::time::Instant::now())?;
+                }
+                return basic(account).map(Shown::Basic);
             }
-            query.append_pair("scope", &key.scope);
+            Scheme::Bearer { realm, scope } => (Arc::clone(realm), scope.clone()),
+        };
+        let scope = scope.unwrap_or_else(|| usual_scope(key).into());
+        let own = matches!(purse, Purse::Own(_));
+        let key = TokenKey { realm, scope, account: purse.account().cloned(), own };
+        let (upstream, wanted) = (Arc::clone(self), key.clone());
+        let token = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted).await }).await?;
+        Ok(Shown::Token(key, token))
+    }
+
+    /// What it means that the endpoint itself refused user name and password: whether `/v2/` refuses them too.
+    async fn basic_refused(&self, endpoint: &Endpoint, purse: &Purse) -> Failure {
+        let Purse::Own(account) = purse else { return Failure::Unauthorized };
+        if endpoint.login.is_proven(tokio::time::Instant::now()) {
+            return Failure::Unauthorized;
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(account) = &key.account {
-            headers.insert(AUTHORIZATION, basic(account)?);
-        }
-        let received = Instant::now();
-        let response = self.request(endpoint, Line::Api, &Method::GET, &url, &headers).await?;
-        let status = response.status();
-        match status {
-            StatusCode::OK => Token::parse(&self.read(response, ANSWER_LIMIT).await?, received),
-            StatusCode::FORBIDDEN => Err(Failure::Forbidden),
-            StatusCode::UNAUTHORIZED => Err(Failure::Unauthorized),
-            // Either of what was asked for, or of the service itself.
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
-                endpoint.set_scheme(None);
-                Err(Failure::Unauthorized)
+        let Ok(header) = basic(account) else { return Failure::Unauthorized };
+        let headers = HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, header)]);
+        let asking =
+            Asking { line: Line::Api, method: &Method::GET, kind: Kind::Other, aim: Aim::Other, patient: false };
+        let now = tokio::time::Instant::now();
+        match self.request(endpoint, &asking, &endpoint.base(), &headers).await {
+            Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
+                endpoint.login.refused(endpoint.host(), 401, now)
             }
-            _ if status.is_server_error() => {
-                Err(Failure::broken(format!("the token service answered {}", status.as_u16())))
+            Ok(response) if response.status().is_server_error() => {
+                let status = response.status().as_u16();
+                Failure::broken(format!("status {status}")).at(endpoint.host(), Some(status))
             }
-            _ => Err(Failure::invalid(format!("the token service answered {}", status.as_u16()))),
+            Ok(_) => {
+                endpoint.login.worked(now);
+                Failure::Unauthorized
+            }
+            Err(failure) => failure,
         }
     }
 }
 
-fn basic(account: &Account) -> Result<HeaderValue, Failure> {
+/// What a token must be good for, unless the challenge says otherwise.
+fn usual_scope(key: &SchemeKey) -> String {
+    format!("repository:{}:pull", key.repository)
+}
+
+/// The account as a header.
+pub(super) fn basic(account: &Account) -> Result<HeaderValue, Failure> {
     let encoded = STANDARD.encode(format!("{}:{}", account.username, account.password));
     let mut header = HeaderValue::try_from(format!("Basic {encoded}"))
         .map_err(|_| Failure::invalid("the credential cannot be sent"))?;

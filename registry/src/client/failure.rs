@@ -7,10 +7,10 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::StatusCode;
 use url::Url;
 
 use super::ClientError;
+use super::reach::Unreachable;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +19,6 @@ pub(super) enum Failure {
     #[error("not found")]
     NotFound,
     /// A no to a HEAD, which proves nothing.
-    #[expect(dead_code, reason = "callers learn the words first")]
     #[error("status {0} to a HEAD")]
     Unconfirmed(u16),
     /// 401 after all that could be done: an answer.
@@ -29,19 +28,20 @@ pub(super) enum Failure {
     #[error("access denied")]
     Forbidden,
     /// The request itself is wrong, says upstream: an answer.
-    #[expect(dead_code, reason = "callers learn the words first")]
     #[error("rejected with status {}", .0.status)]
     Rejected(Rejection),
     /// The account of the configuration is refused.
-    #[expect(dead_code, reason = "callers learn the words first")]
     #[error("the configured account is refused: {0}")]
     AccountRefused(Why),
     /// 429.
     #[error("rate limited for {} s", .0.as_secs())]
     RateLimited(Duration, Why),
-    /// No connection, or no header in time. Asking again here would only cost the same time again.
+    /// No connection.
     #[error("{0}")]
     Dead(Why),
+    /// A connection, and no header in time. Asking again here would only cost the same time again.
+    #[error("{0}")]
+    Silent(Why),
     /// The endpoint redirected to a host that does not answer. Asking the endpoint again now would cost the same time
     /// again, and yet there is nothing wrong with it.
     #[error("the redirect's target: {0}")]
@@ -109,7 +109,9 @@ impl Failure {
 
     /// From an HTTP client that got no answer's header.
     pub(super) fn unanswered(error: reqwest::Error) -> Failure {
-        if error.is_connect() || error.is_timeout() {
+        if let Some(refused) = unreachable(&error) {
+            Failure::invalid(refused)
+        } else if error.is_connect() || error.is_timeout() {
             Failure::dead(reason(error))
         } else if error.is_builder() {
             Failure::invalid(reason(error))
@@ -118,26 +120,20 @@ impl Failure {
         }
     }
 
-    /// From a status that is no success. `store`: sent by an object store that the registry redirected to.
-    pub(super) fn status(status: StatusCode, store: bool) -> Failure {
-        match status {
-            // An object store that refuses a presigned URL has nothing to say about the caller: the URL is too old.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if store => {
-                Failure::broken(format!("the redirect's target answered {}", status.as_u16()))
-            }
-            StatusCode::NOT_FOUND | StatusCode::GONE => Failure::NotFound,
-            StatusCode::UNAUTHORIZED => Failure::Unauthorized,
-            StatusCode::FORBIDDEN => Failure::Forbidden,
-            StatusCode::REQUEST_TIMEOUT => Failure::broken("status 408"),
-            status if status.is_server_error() => Failure::broken(format!("status {}", status.as_u16())),
-            status => Failure::invalid(format!("unexpected status {}", status.as_u16())),
-        }
+    /// No header in time.
+    pub(super) fn silent() -> Failure {
+        Failure::Silent(why("no answer in time"))
+    }
+
+    /// The configured account was refused with this status.
+    pub(super) fn account_refused(host: &str, status: u16) -> Failure {
+        Failure::AccountRefused(Why { host: host.to_owned(), status: Some(status), reason: format!("status {status}") })
     }
 
     /// This failure, met at another host than the registry's own, after a redirect.
     pub(super) fn abroad(self) -> Failure {
         match self {
-            Failure::Dead(why) => Failure::Astray(why),
+            Failure::Dead(why) | Failure::Silent(why) => Failure::Astray(why),
             other => other,
         }
     }
@@ -148,6 +144,7 @@ impl Failure {
             Failure::AccountRefused(why)
             | Failure::RateLimited(_, why)
             | Failure::Dead(why)
+            | Failure::Silent(why)
             | Failure::Astray(why)
             | Failure::Broken(why)
             | Failure::Invalid(why) => {
@@ -185,7 +182,9 @@ impl Failure {
             Failure::Astray(Why { host, status, reason }) => {
                 ClientError::Unavailable { registry, host, status, reason: format!("the redirect's target: {reason}") }
             }
-            Failure::Dead(Why { host, status, reason }) | Failure::Broken(Why { host, status, reason }) => {
+            Failure::Dead(Why { host, status, reason })
+            | Failure::Silent(Why { host, status, reason })
+            | Failure::Broken(Why { host, status, reason }) => {
                 ClientError::Unavailable { registry, host, status, reason }
             }
             Failure::Invalid(Why { host, status, reason }) => ClientError::Invalid { registry, host, status, reason },
@@ -212,26 +211,14 @@ pub(super) fn reason(error: reqwest::Error) -> String {
     text
 }
 
-#[cfg(test)]
-mod tests {
-    use reqwest::StatusCode;
-
-    use super::Failure;
-
-    #[test]
-    fn sorts_statuses() {
-        let broken = Failure::broken;
-        for (status, store, expected) in [
-            (404, false, Failure::NotFound),
-            (404, true, Failure::NotFound),
-            (401, false, Failure::Unauthorized),
-            (403, false, Failure::Forbidden),
-            (403, true, broken("the redirect's target answered 403")),
-            (408, false, broken("status 408")),
-            (503, false, broken("status 503")),
-            (418, false, Failure::invalid("unexpected status 418")),
-        ] {
-            assert_eq!(Failure::status(StatusCode::from_u16(status).unwrap(), store), expected);
+/// The rule that kept a connection from being made, if one did.
+fn unreachable(error: &reqwest::Error) -> Option<&Unreachable> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(refused) = cause.downcast_ref::<Unreachable>() {
+            return Some(refused);
         }
+        source = cause.source();
     }
+    None
 }

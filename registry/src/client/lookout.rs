@@ -11,9 +11,12 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use tokio::time::{Instant, sleep};
 
-use super::endpoint::{Endpoint, Scheme};
+use super::endpoint::Endpoint;
 use super::failure::Failure;
-use super::upstream::{Line, Upstream};
+use super::pauses::Kind;
+use super::reach::Aim;
+use super::schemes::{Scheme, SchemeKey};
+use super::upstream::{Asking, Line, Upstream};
 
 /// A restart is over within moments.
 const FIRST: Duration = Duration::from_millis(100);
@@ -44,14 +47,22 @@ pub(super) fn start(upstream: &Arc<Upstream>, index: usize) {
 }
 
 async fn answers(upstream: &Upstream, endpoint: &Endpoint) -> bool {
-    let ask = async |url| upstream.request(endpoint, Line::Api, &Method::GET, &url, &HeaderMap::new()).await;
-    let response = match ask(endpoint.join("", None)).await {
+    let ask = async |url, line| {
+        let asking = Asking { line, method: &Method::GET, kind: Kind::Other, aim: Aim::Other, patient: false };
+        upstream.request(endpoint, &asking, &url, &HeaderMap::new()).await
+    };
+    let is_dead = |failure| matches!(failure, Failure::Dead(_) | Failure::Silent(_));
+    let response = match ask(endpoint.base(), Line::Api).await {
         Ok(response) => response,
-        Err(failure) => return !matches!(failure, Failure::Dead(_)),
+        Err(failure) => return !is_dead(failure),
     };
     let lines = response.headers().get_all(WWW_AUTHENTICATE);
-    match upstream.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok())) {
-        Ok(Scheme::Bearer(realm)) => !matches!(ask(realm.url.clone()).await, Err(Failure::Dead(_))),
+    let key = SchemeKey { repository: String::new(), list: false };
+    match upstream.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), &key) {
+        Ok(Scheme::Bearer { realm, .. }) => {
+            let line = upstream.line_to(endpoint, &realm.url);
+            !ask(realm.url.clone(), line).await.is_err_and(is_dead)
+        }
         _ => true,
     }
 }

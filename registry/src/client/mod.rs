@@ -3,8 +3,10 @@
 //! One [`Client`] speaks to one registry, at one or several addresses. [`Client::repository`] narrows it to
 //! a repository and a credential; everything is fetched through that.
 //!
-//! Invariants: a credential goes to its registry's endpoints and pinned realms and nowhere else; a body is
-//! delivered as sent, never decoded; nothing here is cached but tokens.
+//! Invariants: a credential goes to the address that it belongs to, and that address's pinned realms, and nowhere else;
+//! pauses, breakers, challenges and tokens belong to the host, repository and kind of request that they came from; a body
+//! is delivered as sent, never decoded; nothing of content is cached here. What an answer proves is in `verdict`, where
+//! the client connects in `reach`.
 
 mod body;
 mod breaker;
@@ -14,17 +16,23 @@ mod endpoint;
 mod error;
 mod exchange;
 mod failure;
-mod limit;
+mod issue;
+mod login;
 mod lookout;
+mod manifest;
+mod pauses;
 mod range;
+mod reach;
 mod realm;
 mod repository;
 mod retry;
+mod schemes;
 mod send;
 mod settings;
 mod token;
 mod transport;
 mod upstream;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +44,10 @@ use crate::oci::{Digest, RepositoryName};
 pub use body::BlobBody;
 pub use document::Document;
 pub use error::{BuildError, ClientError};
+pub use login::AccountRefusal;
+pub use reach::RedirectTarget;
 pub use repository::Repository;
-pub use settings::{Account, Credential, EndpointSettings, Settings};
+pub use settings::{Account, AccountSettings, Credential, EndpointSettings, Settings};
 pub use transport::{SharedTransport, Transport, TransportBody, TransportError};
 use upstream::Upstream;
 
@@ -68,15 +78,19 @@ impl Client {
         self.upstream.endpoints.iter().any(|endpoint| endpoint.is_available())
     }
 
+    /// The refusal of a configured account, if there is one just now.
+    pub fn account_refused(&self) -> Option<AccountRefusal> {
+        self.upstream.endpoints.iter().rev().find_map(|endpoint| endpoint.login.refusal())
+    }
+
     /// Forgets all tokens: what they grant may be granted no more.
     pub fn forget_tokens(&self) {
         self.upstream.tokens.clear();
     }
 
-    /// A repository, as seen with a caller's credential, or with the client's own when `None`.
+    /// A repository, as seen with a caller's credential, or with each address's own account when `None`.
     pub fn repository(&self, name: &RepositoryName, credential: Option<&Credential>) -> Repository {
-        let own = || self.upstream.settings.credential.clone().map(Credential::Account);
-        Repository::new(Arc::clone(&self.upstream), name.clone(), credential.cloned().or_else(own))
+        Repository::new(Arc::clone(&self.upstream), name.clone(), credential.cloned())
     }
 }
 

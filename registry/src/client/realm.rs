@@ -1,10 +1,16 @@
 //! Realm pinning: which token services a registry may name.
 //!
 //! The realm of a challenge is where the password goes next. A registry that was taken over, or whoever answers in its
-//! place, must not be able to send it elsewhere (CVE-2026-33540). So a realm is followed only on the registry's own
-//! registrable domain by the public suffix list, or where the configuration lists its host. An address or a name
-//! without a registrable domain (`localhost`, a bare host name, a public suffix itself) has no siblings: there the realm
-//! must be on that very host.
+//! place, must not be able to send it elsewhere (CVE-2026-33540). A realm is followed only
+//!
+//! - on the registry's own origin: scheme, host and port;
+//! - on another name of its registrable domain by the public suffix list, at the usual port of its scheme, as
+//!   `auth.docker.io` is for `registry-1.docker.io`;
+//! - where the configuration lists its host.
+//!
+//! Another port of the registry's host may belong to someone else. An address or a name without a registrable domain
+//! (`localhost`, a bare host name, a public suffix itself) has no siblings. URLs are compared as parsed, so `127.1` is
+//! `127.0.0.1`.
 
 use url::{Host, Url};
 
@@ -44,7 +50,8 @@ pub(super) fn pin(
         _ => return Err(RealmError::Shape),
     }
     let (Some(own), Some(named)) = (endpoint.host(), realm.host()) else { return Err(RealmError::Shape) };
-    if related(&own, &named) || listed.iter().any(|entry| is_listed(entry, &realm)) {
+    let sibling = realm.port().is_none() && related(&own, &named);
+    if realm.origin() == endpoint.origin() || sibling || listed.iter().any(|entry| is_listed(entry, &realm)) {
         Ok(realm)
     } else {
         Err(RealmError::Foreign)
@@ -55,9 +62,9 @@ fn related(own: &Host<&str>, named: &Host<&str>) -> bool {
     match (own, named) {
         (Host::Domain(own), Host::Domain(named)) => {
             let (own, named) = (own.trim_end_matches('.'), named.trim_end_matches('.'));
-            own == named || registrable(own).is_some_and(|domain| registrable(named) == Some(domain))
+            registrable(own).is_some_and(|domain| registrable(named) == Some(domain))
         }
-        _ => own == named,
+        _ => false,
     }
 }
 
@@ -66,10 +73,12 @@ fn registrable(host: &str) -> Option<&str> {
     psl::domain_str(host)
 }
 
-fn is_listed(entry: &str, realm: &Url) -> bool {
-    let Some(host) = realm.host_str() else { return false };
-    let port = realm.port_or_known_default();
-    entry.eq_ignore_ascii_case(host) || port.is_some_and(|port| entry.eq_ignore_ascii_case(&format!("{host}:{port}")))
+/// `host` or `host:port`, where an address may be written in any way that a URL may.
+pub(super) fn is_listed(entry: &str, realm: &Url) -> bool {
+    let Ok(listed) = Url::parse(&format!("{}://{entry}/", realm.scheme())) else { return false };
+    // The usual port, written out, must not be taken for none.
+    let has_port = entry.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    listed.host() == realm.host() && (!has_port || listed.port_or_known_default() == realm.port_or_known_default())
 }
 
 #[cfg(test)]
@@ -80,18 +89,29 @@ mod tests {
 
     #[test]
     fn pins() {
-        let listed = ["tokens.example.net".to_owned(), "sso.example.net:8443".to_owned()];
+        let listed = ["tokens.example.net".to_owned(), "sso.example.net:8443".to_owned(), "10.0.0.9:8080".to_owned()];
         for (endpoint, realm, expected) in [
             ("https://registry-1.docker.io", "https://auth.docker.io/token", Ok(())),
             ("https://quay.io", "https://quay.io/v2/auth", Ok(())),
             ("https://registry.example.co.uk", "https://auth.example.co.uk/t", Ok(())),
             ("https://registry.corp.internal", "https://auth.corp.internal/t", Ok(())),
-            ("https://registry.example.com:5000", "https://registry.example.com:5001/t", Ok(())),
+            ("https://registry.example.com:5000", "https://registry.example.com:5000/t", Ok(())),
+            ("https://registry.example.com:5000", "https://auth.example.com/t", Ok(())),
+            ("https://registry.example.com", "https://registry.example.com:443/t", Ok(())),
             ("https://registry.example.com", "https://tokens.example.net/t", Ok(())),
             ("https://registry.example.com", "https://sso.example.net:8443/t", Ok(())),
-            ("http://localhost:5000", "http://localhost:5001/t", Ok(())),
-            ("http://127.0.0.1:5000", "http://127.0.0.1:5001/t", Ok(())),
-            ("http://[::1]:5000", "http://[::1]:5001/t", Ok(())),
+            ("http://localhost:5000", "http://localhost:5000/t", Ok(())),
+            ("http://127.0.0.1:5000", "http://127.1:5000/t", Ok(())),
+            ("http://127.0.0.1:5000", "http://2130706433:5000/t", Ok(())),
+            ("http://[::1]:5000", "http://[0:0::1]:5000/t", Ok(())),
+            ("http://10.0.0.1", "http://10.0.0.9:8080/t", Ok(())),
+            ("https://registry.example.com:5000", "https://registry.example.com:5001/t", Err(RealmError::Foreign)),
+            ("https://registry.example.com", "https://auth.example.com:8443/t", Err(RealmError::Foreign)),
+            ("http://localhost:5000", "http://localhost:5001/t", Err(RealmError::Foreign)),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5001/t", Err(RealmError::Foreign)),
+            ("http://127.0.0.1:5000", "http://127.1:5001/t", Err(RealmError::Foreign)),
+            ("http://[::1]:5000", "http://[::1]:5001/t", Err(RealmError::Foreign)),
+            ("http://10.0.0.1", "http://10.0.0.9/t", Err(RealmError::Foreign)),
             ("https://registry.example.com", "https://sso.example.net/t", Err(RealmError::Foreign)),
             ("https://registry-1.docker.io", "https://auth.docker.io.evil.example/token", Err(RealmError::Foreign)),
             ("https://registry-1.docker.io", "https://evildocker.io/token", Err(RealmError::Foreign)),

@@ -1,28 +1,27 @@
 //! What is asked of one repository: manifests, lists, the size of a blob, and the beginning of a blob's body.
 //!
-//! Invariant: a manifest that leaves here hashes to the digest it is returned under.
+//! What an answer proves is not decided here, but in `verdict` and `manifest`.
 
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK};
-use reqwest::{Method, StatusCode};
-use serde::de::IgnoredAny;
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, LINK};
+use reqwest::{Method, Response};
 
 use super::body::BlobSource;
 use super::exchange::{Caller, Identity};
 use super::failure::Failure;
+use super::pauses::Kind;
+use super::reach::Aim;
 use super::retry::Attempts;
 use super::send::Call;
 use super::upstream::Upstream;
-use super::{
-    BlobBody, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, ManifestInfo, range,
-};
-use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, media_type, schema1};
+use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, manifest, range};
+use crate::oci::{Digest, Reference, RepositoryName, media_type};
 
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// What gzip begins with.
@@ -32,20 +31,23 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 #[derive(Clone)]
 pub struct Repository {
     upstream: Arc<Upstream>,
-    name: RepositoryName,
     caller: Caller,
 }
 
 impl Repository {
     pub(super) fn new(upstream: Arc<Upstream>, name: RepositoryName, credential: Option<Credential>) -> Repository {
-        let scope = format!("repository:{name}:pull").into();
-        Repository { upstream, name, caller: Caller { scope, credential: credential.map(Identity::from) } }
+        Repository { upstream, caller: Caller { repository: name, credential: credential.map(Identity::from) } }
     }
 
-    /// Whether an error that somebody else was given may be taken for this repository's and this credential's as well:
-    /// the same registry failed. What it answered was said to somebody else.
+    /// Whether an error that another request was given holds for this repository and credential as well: the registry
+    /// itself failed, or refuses the account that both use. An answer, and a no that proves nothing, hold for one alone.
     pub fn shares(&self, error: &ClientError) -> bool {
-        !error.is_answer() && error.registry() == self.upstream.name()
+        let failed = match error {
+            ClientError::Unavailable { .. } | ClientError::RateLimited { .. } | ClientError::Invalid { .. } => true,
+            ClientError::AccountRefused { .. } => self.caller.credential.is_none(),
+            _ => false,
+        };
+        failed && error.registry() == self.upstream.name()
     }
 
     /// How many endpoints the registry has.
@@ -63,70 +65,84 @@ impl Repository {
         accept: &[String],
         known: Option<&Digest>,
     ) -> Result<HeadAnswer, ClientError> {
-        let call = self.call(Method::HEAD, format!("manifests/{reference}"), accept_header(accept));
-        let mut attempts = Attempts::new(&self.upstream, &[]);
-        loop {
-            let turn = attempts.next().await?;
+        let call = manifest_call(Method::HEAD, reference, accept);
+        let mut attempts = Attempts::once(&self.upstream);
+        while let Ok(turn) = attempts.next().await {
             let answer = self.upstream.exchange(turn.index, &call, &self.caller).await;
-            match answer {
-                Ok(answer) => {
-                    turn.settle(None);
-                    let response = answer.success().ok();
-                    return match response.and_then(|response| info(response.headers(), reference, known)) {
-                        Some(info) => Ok(HeadAnswer::Head(info)),
-                        None => self.get_manifest(reference, accept).await.map(HeadAnswer::Manifest),
-                    };
-                }
-                Err(failure) => attempts.failed(turn, failure)?,
+            let response = match answer {
+                Ok(answer) => self.upstream.accept(answer).await,
+                Err(failure) => Err(failure),
+            };
+            match response {
+                Ok(response) => match manifest::info(response.headers(), reference, known) {
+                    Some(info) => {
+                        turn.settle(None);
+                        return Ok(HeadAnswer::Head(info));
+                    }
+                    None => attempts.failed(turn, Failure::Unconfirmed(response.status().as_u16())),
+                },
+                Err(failure) => attempts.failed(turn, failure),
             }
         }
+        attempts.in_another_way();
+        self.get(attempts, reference, accept).await.map(HeadAnswer::Manifest)
     }
 
     /// GET of a manifest; checked against the digest when asked by one.
     pub async fn get_manifest(&self, reference: &Reference, accept: &[String]) -> Result<FetchedManifest, ClientError> {
-        let call = self.call(Method::GET, format!("manifests/{reference}"), accept_header(accept));
-        let mut attempts = Attempts::new(&self.upstream, &[]);
+        self.get(Attempts::new(&self.upstream, &[]), reference, accept).await
+    }
+
+    async fn get(
+        &self,
+        mut attempts: Attempts,
+        reference: &Reference,
+        accept: &[String],
+    ) -> Result<FetchedManifest, ClientError> {
+        let call = manifest_call(Method::GET, reference, accept);
         loop {
             let turn = attempts.next().await?;
-            match self.fetch(turn.index, &call).await.and_then(|fetched| manifest(fetched, reference)) {
+            match self.fetch(turn.index, &call).await.and_then(|fetched| manifest::manifest(fetched, reference)) {
                 Ok(manifest) => {
                     turn.settle(None);
                     return Ok(manifest);
                 }
-                Err(failure) => attempts.failed(turn, failure)?,
+                Err(failure) => attempts.failed(turn, failure),
             }
         }
     }
 
     /// GET of a list, with the query as the client sent it (`n=…&last=…`, `artifactType=…`).
     pub async fn get_list(&self, kind: &ListKind, query: Option<&str>) -> Result<FetchedList, ClientError> {
-        let (path, accept) = match kind {
-            ListKind::Tags => ("tags/list".to_owned(), HeaderValue::from_static("application/json")),
+        let (path, accept, kind) = match kind {
+            ListKind::Tags => ("tags/list".to_owned(), HeaderValue::from_static("application/json"), Kind::Tags),
             ListKind::Referrers(digest) => {
-                (format!("referrers/{digest}"), HeaderValue::from_static(media_type::OCI_INDEX))
+                (format!("referrers/{digest}"), HeaderValue::from_static(media_type::OCI_INDEX), Kind::Referrers)
             }
         };
-        let mut call = self.call(Method::GET, path, accept);
+        let mut call = call(Method::GET, path, accept, kind, Aim::Other);
         call.query = query.filter(|query| !query.is_empty()).map(str::to_owned);
-        let mut attempts = Attempts::new(&self.upstream, &[]);
+        // Each address once: clients have another way to what a list tells, and a registry without it never gets better.
+        let mut attempts = Attempts::once(&self.upstream);
         loop {
             let turn = attempts.next().await?;
-            match self.fetch(turn.index, &call).await.and_then(whole) {
+            match self.fetch(turn.index, &call).await.and_then(manifest::whole) {
                 Ok((headers, bytes)) => {
                     turn.settle(None);
                     return Ok(FetchedList {
-                        media_type: content_type(&headers).unwrap_or_else(|| "application/json".to_owned()),
+                        media_type: manifest::content_type(&headers).unwrap_or_else(|| "application/json".to_owned()),
                         link: text(&headers, &LINK),
                         filters_applied: text(&headers, &OCI_FILTERS_APPLIED),
                         bytes,
                     });
                 }
-                Err(failure) => attempts.failed(turn, failure)?,
+                Err(failure) => attempts.failed(turn, failure),
             }
         }
     }
 
-    /// HEAD of a blob: its size, where upstream tells it. Also the question "may this credential read it here?".
+    /// HEAD of a blob: its size, where upstream tells it. Also the question "may this credential read it here?". A HEAD's 404 is
+    /// [`ClientError::Unconfirmed`]; any other failure of a HEAD is decided by a GET of the first byte.
     pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
         let mut attempts = Attempts::new(&self.upstream, &[]);
         loop {
@@ -136,7 +152,7 @@ impl Repository {
                     turn.settle(None);
                     return Ok(size);
                 }
-                Err(failure) => attempts.failed(turn, failure)?,
+                Err(failure) => attempts.failed(turn, failure),
             }
         }
     }
@@ -153,7 +169,7 @@ impl Repository {
                     turn.settle(None);
                     return Ok(size);
                 }
-                Err(failure) => attempts.failed(turn, failure)?,
+                Err(failure) => attempts.failed(turn, failure),
             }
         }
     }
@@ -191,16 +207,37 @@ impl Repository {
     async fn blob_size(&self, index: usize, digest: &Digest) -> Result<Option<u64>, Failure> {
         let mut call = self.blob_call(digest);
         (call.method, call.blob) = (Method::HEAD, false);
-        let answer = self.upstream.exchange(index, &call, &self.caller).await?;
-        let status = answer.response.status();
-        if no_head(status) || (answer.foreign && matches!(status.as_u16(), 400 | 401 | 403)) {
-            return self.source(digest).probe(index).await;
+        match self.upstream.exchange(index, &call, &self.caller).await {
+            Ok(answer) => match self.upstream.accept(answer).await {
+                Ok(response) => {
+                    let size = range::content_length(response.headers());
+                    let is_empty = || Digest::of(digest.algorithm(), b"") == *digest;
+                    if size != Some(0) || is_empty() {
+                        return Ok(size);
+                    }
+                }
+                Err(absent @ Failure::Unconfirmed(404 | 410)) => return Err(absent),
+                Err(_) => {}
+            },
+            Err(Failure::Unconfirmed(_)) => {}
+            Err(failure) => return Err(failure),
         }
-        Ok(range::content_length(answer.success()?.headers()))
+        BlobSource::new(
+            Arc::clone(&self.upstream),
+            self.caller.clone(),
+            Call { method: Method::GET, blob: true, ..call },
+        )
+        .probe(index)
+        .await
+    }
+
+    async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {
+        let answer = self.upstream.exchange(index, call, &self.caller).await?;
+        self.upstream.accept(answer).await
     }
 
     async fn fetch(&self, index: usize, call: &Call) -> Result<(HeaderMap, Bytes), Failure> {
-        let mut response = self.upstream.exchange(index, call, &self.caller).await?.success()?;
+        let mut response = self.ask(index, call).await?;
         let headers = std::mem::take(response.headers_mut());
         let limit = self.upstream.settings.max_manifest_size;
         if range::content_length(&headers).is_some_and(|length| length > limit) {
@@ -211,23 +248,10 @@ impl Repository {
         Ok((headers, body.into()))
     }
 
-    fn call(&self, method: Method, path: String, accept: HeaderValue) -> Call {
-        let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
-        Call { method, path: format!("{}/{path}", self.name), query: None, headers, blob: false }
-    }
-
     fn blob_call(&self, digest: &Digest) -> Call {
-        let call = self.call(Method::GET, format!("blobs/{digest}"), HeaderValue::from_static("*/*"));
-        Call { blob: true, ..call }
+        let any = HeaderValue::from_static("*/*");
+        Call { blob: true, ..call(Method::GET, format!("blobs/{digest}"), any, Kind::Blob, Aim::Content) }
     }
-}
-
-/// All in one line: some registries read only the first.
-fn accept_header(accept: &[String]) -> HeaderValue {
-    let asked =
-        accept.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()).collect::<Vec<_>>().join(", ");
-    let asked = if asked.is_empty() { media_type::ALL.join(", ") } else { asked };
-    HeaderValue::try_from(asked).unwrap_or(HeaderValue::from_static("*/*"))
 }
 
 /// A document as it is: identity was asked for, yet some servers compress all the same, and clients in Go decode that without
@@ -249,76 +273,26 @@ fn decoded(headers: &HeaderMap, body: Vec<u8>, limit: u64) -> Result<Vec<u8>, Fa
     }
 }
 
-fn no_head(status: StatusCode) -> bool {
-    matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+fn call(method: Method, path: String, accept: HeaderValue, kind: Kind, aim: Aim) -> Call {
+    let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
+    Call { method, path, query: None, headers, blob: false, kind, aim, since: Instant::now() }
 }
 
-/// What the header of a HEAD's answer says of a manifest, if that is all that a GET would say (RFC 9110, section 9.3.2).
-fn info(headers: &HeaderMap, reference: &Reference, known: Option<&Digest>) -> Option<ManifestInfo> {
-    let told = content_digest(headers);
-    let digest = match reference {
-        // Another digest than the one asked for is for the bytes to decide.
-        Reference::Digest(asked) => told.is_none_or(|told| told == *asked).then_some(*asked)?,
-        Reference::Tag(_) => told?,
+fn manifest_call(method: Method, reference: &Reference, accept: &[String]) -> Call {
+    let kind = if method == Method::HEAD { Kind::ManifestHead } else { Kind::Manifest };
+    let aim = match reference {
+        Reference::Digest(_) => Aim::Content,
+        Reference::Tag(_) => Aim::Other,
     };
-    if known == Some(&digest) {
-        let media_type = content_type(headers).unwrap_or_default();
-        return Some(ManifestInfo { digest, media_type, size: range::content_length(headers).unwrap_or_default() });
-    }
-    let size = range::content_length(headers).filter(|size| *size > 0)?;
-    Some(ManifestInfo { digest, media_type: content_type(headers)?, size })
+    call(method, format!("manifests/{reference}"), accept_header(accept), kind, aim)
 }
 
-/// Refuses a login page, and a body without a length that was cut short: where no digest tells, JSON does.
-fn whole(fetched: (HeaderMap, Bytes)) -> Result<(HeaderMap, Bytes), Failure> {
-    match serde_json::from_slice::<IgnoredAny>(&fetched.1) {
-        Ok(_) => Ok(fetched),
-        Err(_) => Err(Failure::invalid("the body is no JSON")),
-    }
-}
-
-/// Checks the bytes against all that is known of their digest.
-fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Result<FetchedManifest, Failure> {
-    let told = content_digest(&fetched.0);
-    let asked = match reference {
-        Reference::Digest(asked) => Some(*asked),
-        Reference::Tag(_) => None,
-    };
-    let (headers, bytes) = if asked.or(told).is_some() { fetched } else { whole(fetched)? };
-    // By tag, the algorithm that HEAD will tell of, so that the two can be compared.
-    let algorithm = asked.or(told).map_or(Algorithm::Sha256, |digest| digest.algorithm());
-    // Of a signed manifest of schema 1, the digest is over what was signed.
-    let payload = schema1::signed_payload(&bytes);
-    let digest = [payload.as_deref(), Some(&bytes)]
-        .into_iter()
-        .flatten()
-        .map(|content| Digest::of(algorithm, content))
-        .reduce(|signed, raw| if asked.or(told) == Some(raw) { raw } else { signed });
-    let digest = digest.unwrap_or_else(|| Digest::of(algorithm, &bytes));
-    let told = told.filter(|told| told.algorithm() == digest.algorithm());
-    if asked.is_some_and(|asked| asked != digest) || told.is_some_and(|told| told != digest) {
-        return Err(Failure::invalid("the manifest does not hash to its digest"));
-    }
-    let media_type = content_type(&headers).unwrap_or_else(|| media_type_of(&bytes));
-    Ok(FetchedManifest { digest, media_type, bytes })
-}
-
-/// What a manifest is, where nobody said: by its own `mediaType`, or by what it holds.
-fn media_type_of(bytes: &[u8]) -> String {
-    let Ok(manifest) = Manifest::parse(bytes) else { return media_type::OCI_MANIFEST.to_owned() };
-    let by_shape = || if manifest.manifests.is_empty() { media_type::OCI_MANIFEST } else { media_type::OCI_INDEX };
-    manifest.media_type.clone().filter(|named| !named.is_empty()).unwrap_or_else(|| by_shape().to_owned())
-}
-
-fn content_digest(headers: &HeaderMap) -> Option<Digest> {
-    headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// The media type without its parameters; `None` also where it says no more than "bytes", as static mirrors do.
-fn content_type(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    let named = value.split(';').next()?.trim();
-    (!matches!(named, "" | "application/octet-stream" | "text/plain")).then(|| named.to_owned())
+/// All in one line: some registries read only the first.
+fn accept_header(accept: &[String]) -> HeaderValue {
+    let asked =
+        accept.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()).collect::<Vec<_>>().join(", ");
+    let asked = if asked.is_empty() { media_type::ALL.join(", ") } else { asked };
+    HeaderValue::try_from(asked).unwrap_or(HeaderValue::from_static("*/*"))
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
@@ -327,24 +301,8 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{accept_header, media_type_of};
+    use super::accept_header;
     use crate::oci::media_type;
-
-    #[test]
-    fn names_a_manifest_that_has_no_name() {
-        for (body, expected) in [
-            (r#"{"mediaType":"application/vnd.example"}"#, "application/vnd.example"),
-            (
-                r#"{"manifests":[{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]}"#,
-                media_type::OCI_INDEX,
-            ),
-            (r#"{"config":{"digest":"x"},"layers":[]}"#, media_type::OCI_MANIFEST),
-            (r#"{"mediaType":""}"#, media_type::OCI_MANIFEST),
-            ("no json", media_type::OCI_MANIFEST),
-        ] {
-            assert_eq!(media_type_of(body.as_bytes()), expected, "{body}");
-        }
-    }
 
     #[test]
     fn accepts_in_one_line() {

@@ -1,8 +1,9 @@
 //! Which endpoint is asked next, and when: in order, past those whose breaker is open or who were ruled out, then again
 //! after a pause that doubles.
 //!
-//! The first endpoint that answers decides, a 404 included: endpoints are addresses of one registry. Somebody who is
-//! not there is only asked elsewhere, never twice; when nobody is left to ask, the failure is told at once.
+//! A no of one address asks the next: the addresses before the last are mirrors, which may be partial, refuse, or want a
+//! pause. What all of them come to is for [`super::verdict`] to say. An address that cannot do better is not asked again
+//! for a request; when none is left, the failure is final at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use tokio::time::{Instant, sleep};
 use super::ClientError;
 use super::failure::Failure;
 use super::lookout;
+use super::pauses::PATIENCE as PAUSED;
 use super::upstream::Upstream;
+use super::verdict;
 
 /// The first pause.
 const FIRST: Duration = Duration::from_millis(100);
@@ -42,9 +45,12 @@ pub(super) struct Attempts {
     order: Vec<usize>,
     position: usize,
     round: u32,
-    /// Somebody was asked.
-    asked: bool,
-    last: Failure,
+    /// How many rounds come after the first.
+    rounds: u32,
+    /// An address was asked and found dead.
+    dead: bool,
+    /// How each endpoint failed last.
+    failures: Vec<Option<Failure>>,
 }
 
 impl Attempts {
@@ -55,25 +61,42 @@ impl Attempts {
             order: order(upstream.endpoints.len(), avoid),
             position: 0,
             round: 0,
-            asked: false,
-            last: Failure::dead("no address answered lately"),
+            rounds: upstream.settings.retries,
+            dead: false,
+            failures: vec![None; upstream.endpoints.len()],
         }
     }
 
-    /// Whom to ask next; the last failure when that is nobody.
+    /// None yet, and one at most of each address.
+    pub(super) fn once(upstream: &Arc<Upstream>) -> Attempts {
+        Attempts { rounds: 0, ..Attempts::new(upstream, &[]) }
+    }
+
+    /// The addresses are asked once more, in another way: all but those that did not answer in time.
+    pub(super) fn in_another_way(&mut self) {
+        let is_final = |failure: &Failure| {
+            let silent = matches!(failure, Failure::Silent(_) | Failure::Astray(_));
+            // Said by a token service, and not of the way to ask.
+            silent || matches!(failure, Failure::Unauthorized | Failure::Forbidden | Failure::AccountRefused(_))
+        };
+        let known = self.failures.iter().enumerate();
+        let open = known.filter(|(_, failure)| !failure.as_ref().is_some_and(is_final));
+        self.order = open.map(|(index, _)| index).collect();
+        (self.position, self.round, self.rounds) = (0, 0, self.upstream.settings.retries);
+    }
+
+    /// The next endpoint to ask; what the failures come to when there is none.
     pub(super) async fn next(&mut self) -> Result<Turn, ClientError> {
         loop {
-            self.upstream.check_limit(Instant::now())?;
             while let Some(&index) = self.order.get(self.position) {
                 self.position += 1;
                 if let Some(turn) = Turn::admit(&self.upstream, index) {
-                    self.asked = true;
                     return Ok(turn);
                 }
             }
-            // Whoever finds an address dead gives it a moment, for it may only be restarting; who comes later does not wait.
-            let patient = self.asked && self.round < PATIENCE;
-            if self.round >= self.upstream.settings.retries || !(self.hope() || patient) {
+            // A request that finds an address dead gives it a moment, for it may only be restarting; later ones do not.
+            let patient = self.dead && self.round < PATIENCE && !self.order.is_empty();
+            if self.is_decided() || self.round >= self.rounds || !(self.hope() || patient) {
                 return Err(self.exhausted());
             }
             sleep(pause(self.round, rand::random())).await;
@@ -82,48 +105,56 @@ impl Attempts {
         }
     }
 
-    /// Fails at once when there is nobody to ask just now; for those who must wait for something else first.
+    /// Fails at once when no endpoint would be asked now; for callers that must wait for something else first.
     pub(super) fn check(&self) -> Result<(), ClientError> {
-        self.upstream.check_limit(Instant::now())?;
-        if self.hope() { Ok(()) } else { Err(self.exhausted()) }
+        if !self.hope() {
+            return Err(self.exhausted());
+        }
+        let pauses = self.order.iter().map(|index| (self.upstream.blob_pause(*index), index));
+        match pauses.min() {
+            Some((left, index)) if left > PAUSED => {
+                let host = self.upstream.endpoints[*index].host();
+                Err(Failure::rate_limited(left).at(host, Some(429)).into_error(self.upstream.name()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn hope(&self) -> bool {
         self.order.iter().any(|index| self.upstream.endpoints[*index].is_available())
     }
 
-    fn exhausted(&self) -> ClientError {
-        self.last.clone().into_error(self.upstream.name())
+    /// Whether the last address, whose word counts, has said what it will say again.
+    fn is_decided(&self) -> bool {
+        self.failures.last().and_then(Option::as_ref).is_some_and(|last| !verdict::is_worth_another_try(last))
     }
 
-    /// Takes note of a failure; it comes back when it is final.
-    pub(super) fn failed(&mut self, turn: Turn, failure: Failure) -> Result<(), ClientError> {
+    fn exhausted(&self) -> ClientError {
+        let unasked = || {
+            let host = self.upstream.endpoints.last().map_or("", |endpoint| endpoint.host());
+            Failure::dead("the address did not answer lately").at(host, None)
+        };
+        verdict::conclude(self.failures.clone()).unwrap_or_else(unasked).into_error(self.upstream.name())
+    }
+
+    /// Takes note of a failure.
+    pub(super) fn failed(&mut self, turn: Turn, failure: Failure) {
         let index = turn.index;
         turn.settle(Some(&failure));
         let failure = failure.at(self.upstream.endpoints[index].host(), None);
-        match failure {
-            Failure::NotFound
-            | Failure::Unconfirmed(_)
-            | Failure::Unauthorized
-            | Failure::Forbidden
-            | Failure::Rejected(_)
-            | Failure::AccountRefused(_)
-            | Failure::RateLimited(..) => {
-                return Err(failure.into_error(self.upstream.name()));
+        self.dead |= matches!(failure, Failure::Dead(_));
+        if !verdict::is_worth_another_try(&failure)
+            && let Some(at) = self.order.iter().position(|other| *other == index)
+        {
+            self.order.remove(at);
+            // Always true, for it was asked.
+            if at < self.position {
+                self.position -= 1;
             }
-            Failure::Invalid(_) | Failure::Astray(_) => {
-                if let Some(at) = self.order.iter().position(|other| *other == index) {
-                    self.order.remove(at);
-                    // Always true, for it was asked.
-                    if at < self.position {
-                        self.position -= 1;
-                    }
-                }
-            }
-            Failure::Dead(_) | Failure::Broken(_) => {}
         }
-        self.last = failure;
-        Ok(())
+        if let Some(known) = self.failures.get_mut(index) {
+            *known = Some(failure);
+        }
     }
 }
 
@@ -154,7 +185,7 @@ impl Turn {
             return;
         }
         match failure {
-            Some(Failure::Dead(why)) => {
+            Some(Failure::Dead(why) | Failure::Silent(why)) => {
                 if endpoint.breaker.failed(self.began) {
                     let reason = &why.reason;
                     tracing::warn!(registry, host, reason, "address does not answer; leaving it alone until it does");

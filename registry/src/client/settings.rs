@@ -1,12 +1,14 @@
 //! How one upstream registry is reached. Whoever builds a client fills this in; the client checks nothing twice.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use url::Url;
 
+use super::reach::RedirectTarget;
 use super::transport::SharedTransport;
 
 /// Everything the client of one registry needs to know.
@@ -14,12 +16,15 @@ use super::transport::SharedTransport;
 pub struct Settings {
     /// The registry's name, for logs, errors and metrics.
     pub name: String,
-    /// The addresses, tried in order. At least one.
+    /// The addresses, tried in order. At least one. The last is the registry itself: its word counts when all others
+    /// have said no, and it alone is shown what callers bring.
     pub endpoints: Vec<EndpointSettings>,
-    /// Used when a request brings no credential of its own.
-    pub credential: Option<Account>,
     /// Hosts that may issue tokens, beside those on the endpoint's own registrable domain.
     pub realms: Vec<String>,
+    /// Where redirects may lead besides what the rule on addresses allows.
+    pub redirects_to: Vec<RedirectTarget>,
+    /// Where this program itself listens: no redirect may lead there.
+    pub listeners: Vec<SocketAddr>,
     /// TCP and TLS set-up.
     pub connect_timeout: Duration,
     /// From the request to the answer's header.
@@ -43,12 +48,25 @@ pub struct Settings {
 pub struct EndpointSettings {
     /// Base URL, without `/v2/`.
     pub url: Url,
+    /// Stands before the names of repositories there: `mirror-project` for `mirror-project/library/app`.
+    pub repository_prefix: Option<String>,
+    /// Used when a request brings no credential of its own. It is shown to this address alone.
+    pub account: Option<AccountSettings>,
     /// PEM file of further certificate authorities.
     pub ca: Option<PathBuf>,
     /// PEM files of certificate chain and key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// How requests get there, when it is not by connecting to the URL's host.
     pub transport: Option<SharedTransport>,
+}
+
+/// The account of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountSettings {
+    /// User name and password.
+    pub account: Account,
+    /// The file that the password came from: when it changes, the new password is used.
+    pub password_file: Option<PathBuf>,
 }
 
 /// What a registry is shown of whoever asks.

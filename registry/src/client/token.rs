@@ -13,8 +13,8 @@ use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
 use super::Account;
-use super::endpoint::Realm;
 use super::failure::Failure;
+use super::schemes::Realm;
 
 /// Most tokens kept: callers bring credentials of their own, so their number is not ours.
 const KEPT: u64 = 4096;
@@ -34,6 +34,8 @@ pub(super) struct TokenKey {
     pub(super) scope: Arc<str>,
     /// To whom; `None` for anybody.
     pub(super) account: Option<Arc<Account>>,
+    /// Whether that is the endpoint's own account.
+    pub(super) own: bool,
 }
 
 /// A token, as a header.
@@ -156,7 +158,7 @@ mod tests {
 
     fn key(scope: &str) -> TokenKey {
         let realm = Realm { url: "https://auth.example.com/token".parse().unwrap(), service: None };
-        TokenKey { realm: Arc::new(realm), scope: scope.into(), account: None }
+        TokenKey { realm: Arc::new(realm), scope: scope.into(), account: None, own: false }
     }
 
     fn token(text: &str) -> Result<Token, Failure> {

@@ -1,21 +1,26 @@
 //! What all requests to one registry share, and the smallest thing done with it: one HTTP request, timed and reported.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::{Bytes, BytesMut};
 use reqwest::header::{HeaderMap, HeaderValue, USER_AGENT};
 use reqwest::{Body, Method, Response, StatusCode};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::endpoint::{self, Endpoint};
 use super::failure::{Failure, host_of};
-use super::limit::{self, RateLimit};
+use super::pauses::{self, Kind, PATIENCE, PauseKey, Pauses};
+use super::reach::{Aim, Unreachable};
 use super::token::Tokens;
 use super::transport::Transport;
-use super::{BuildError, ClientError, Observer, Settings};
+use super::{BuildError, Observer, Settings};
 
+/// Clients are told to wait at least this long.
+const SHORTEST: Duration = Duration::from_secs(1);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Which of an endpoint's HTTP clients a request goes by, unless it goes by the endpoint's transport.
@@ -29,7 +34,29 @@ pub(super) enum Line {
     Foreign,
 }
 
-/// See the module.
+/// How something is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Asking<'a> {
+    /// By which client.
+    pub(super) line: Line,
+    /// GET or HEAD.
+    pub(super) method: &'a Method,
+    /// Whose pauses it takes part in.
+    pub(super) kind: Kind,
+    /// Whether a digest proves what comes back.
+    pub(super) aim: Aim,
+    /// Whether it may wait for a pause to end.
+    pub(super) patient: bool,
+}
+
+impl Asking<'_> {
+    /// Whether where it leads is for the rule to say.
+    fn is_judged(&self, endpoint: &Endpoint, url: &Url) -> bool {
+        self.line == Line::Foreign && endpoint.is_foreign(url)
+    }
+}
+
+/// What all requests to one registry share.
 pub(super) struct Upstream {
     /// As given.
     pub(super) settings: Settings,
@@ -37,8 +64,8 @@ pub(super) struct Upstream {
     pub(super) endpoints: Vec<Endpoint>,
     /// Of all endpoints and callers.
     pub(super) tokens: Tokens,
-    /// Of all endpoints and callers.
-    pub(super) limit: RateLimit,
+    /// Of all hosts.
+    pub(super) pauses: Pauses,
     /// One permit a body.
     pub(super) connections: Arc<Semaphore>,
     /// The same for bodies that are read as slowly as somebody else likes.
@@ -52,11 +79,13 @@ impl Upstream {
     pub(super) fn new(settings: Settings, observer: Arc<dyn Observer>) -> Result<Upstream, BuildError> {
         let settings = bounded(settings);
         let permits = settings.connections.clamp(1, Semaphore::MAX_PERMITS);
-        let endpoints = settings.endpoints.iter().map(|endpoint| Endpoint::new(endpoint.clone(), &settings));
+        let last = settings.endpoints.len().saturating_sub(1);
+        let endpoints = settings.endpoints.iter().enumerate();
+        let endpoints = endpoints.map(|(index, endpoint)| Endpoint::new(endpoint.clone(), &settings, index == last));
         Ok(Upstream {
             endpoints: endpoints.collect::<Result<_, _>>()?,
             tokens: Tokens::new(),
-            limit: RateLimit::default(),
+            pauses: Pauses::new(),
             connections: Arc::new(Semaphore::new(permits)),
             slow_connections: Arc::new(Semaphore::new(permits)),
             observer,
@@ -69,57 +98,148 @@ impl Upstream {
         &self.settings.name
     }
 
-    /// One HTTP request, up to the header of its answer, which may have any status but 429.
+    /// One HTTP request, up to the header of its answer, which may have any status but 429. A request that meets a
+    /// pause waits for its turn, and one that gets a 429 is sent once more, where it may wait and the pause is short.
     pub(super) async fn request(
         &self,
         endpoint: &Endpoint,
-        line: Line,
-        method: &Method,
+        asking: &Asking<'_>,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let host = host_of(url);
+        if asking.is_judged(endpoint, url) {
+            endpoint.reach.check(url, asking.aim).await.map_err(|error| self.unreachable(&host, &error))?;
+        }
+        // What the origin behind us says to one of its users is none of the others' business.
+        let shared = endpoint.carrier(url).is_none();
+        let key = PauseKey { host, kind: asking.kind };
+        let patience = if asking.patient { PATIENCE } else { Duration::ZERO };
+        let limited = |left: Duration| Failure::rate_limited(left.max(SHORTEST)).at(&key.host, Some(429));
+        let mut again = asking.patient;
+        loop {
+            if shared {
+                self.wait_for_turn(&key, patience).await.map_err(limited)?;
+            }
+            let sent = Instant::now();
+            let response =
+                self.once(endpoint, asking, url, headers).await.map_err(|failure| failure.at(&key.host, None))?;
+            if response.status() != StatusCode::TOO_MANY_REQUESTS {
+                self.pauses.answered(&key, sent);
+                if asking.is_judged(endpoint, url) {
+                    let confirmed = endpoint.reach.confirm(url, response.remote_addr(), asking.aim);
+                    confirmed.map_err(|error| self.unreachable(&key.host, &error))?;
+                }
+                return Ok(response);
+            }
+            let asked = pauses::retry_after(response.headers(), SystemTime::now());
+            if !shared {
+                return Err(limited(asked.unwrap_or(SHORTEST)));
+            }
+            let now = Instant::now();
+            if self.pauses.limited(&key, hash(url.path()), sent, now, asked) {
+                let seconds = asked.map(|asked| asked.as_secs());
+                let (registry, host, kind) = (self.name(), &key.host, asking.kind);
+                tracing::warn!(registry, host, ?kind, seconds, "upstream limits the rate of requests");
+            }
+            let left = self.pauses.left(&key, now);
+            if !again || left > patience {
+                return Err(limited(left));
+            }
+            again = false;
+        }
+    }
+
+    /// Waits for a turn among the requests of a kind; an error is how long that would take where it is too long.
+    async fn wait_for_turn(&self, key: &PauseKey, patience: Duration) -> Result<(), Duration> {
+        loop {
+            sleep(self.pauses.turn(key, Instant::now(), patience)?).await;
+            // A pause that began meanwhile counts.
+            if !self.pauses.is_stopped(key, Instant::now()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn unreachable(&self, host: &str, error: &Unreachable) -> Failure {
+        tracing::warn!(registry = self.name(), host, %error, "not connected to");
+        Failure::invalid(error).at(host, None)
+    }
+
+    /// One HTTP request, timed and reported.
+    async fn once(
+        &self,
+        endpoint: &Endpoint,
+        asking: &Asking<'_>,
         url: &Url,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
         let started = Instant::now();
-        let request = async {
-            if let Some(transport) = endpoint.carrier(url) {
-                return carried(transport, method, url, headers).await;
-            }
-            let client = match line {
-                Line::Api => &endpoint.api,
-                Line::Body => &endpoint.body,
-                Line::Foreign => &endpoint.foreign,
-            };
-            let request = client.request(method.clone(), url.clone()).headers(headers.clone());
-            request.send().await.map_err(Failure::unanswered)
-        };
         // Connecting, where it is needed, has a limit of its own within this one.
         let limit = self.settings.connect_timeout + self.settings.first_byte_timeout;
-        let result = match timeout(limit, request).await {
+        let mut request = std::pin::pin!(bare(endpoint, asking, url, headers));
+        let result = match timeout(limit / 2, &mut request).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::dead("no answer in time")),
+            Err(_) => {
+                // Is it the address that does not answer, or only this one thing that is slow? If the address answers
+                // meanwhile, its breaker stays closed.
+                let probe = async {
+                    let own = url.origin() == endpoint.url.origin() && endpoint.transport.is_none();
+                    if own && asking.kind != Kind::Other {
+                        let asking = Asking { line: Line::Api, method: &Method::GET, ..*asking };
+                        if bare(endpoint, &asking, &endpoint.base(), &HeaderMap::new()).await.is_ok() {
+                            endpoint.breaker.succeeded(Instant::now());
+                        }
+                    }
+                    std::future::pending().await
+                };
+                let waiting = async {
+                    tokio::select! {
+                        result = &mut request => result,
+                        never = probe => never,
+                    }
+                };
+                timeout(limit - limit / 2, waiting).await.unwrap_or_else(|_| Err(Failure::silent()))
+            }
         };
         let status = result.as_ref().ok().map(|response| response.status().as_u16());
         self.observer.request(status, started.elapsed());
-        let (registry, host) = (self.name(), url.host_str().unwrap_or_default());
+        let (registry, host, method) = (self.name(), url.host_str().unwrap_or_default(), asking.method);
         match &result {
-            Ok(_) => {
+            Ok(response) => {
                 tracing::debug!(registry, host, %method, status, elapsed = ?started.elapsed(), "upstream answered");
+                if let Some(left) = pauses::remaining(response.headers()) {
+                    self.observer.rate_limit_remaining(left);
+                }
             }
             Err(failure) => tracing::debug!(registry, host, %method, %failure, "upstream did not answer"),
         }
-        let response = result.map_err(|failure| failure.at(&host_of(url), None))?;
-        if let Some(left) = limit::remaining(response.headers()) {
-            self.observer.rate_limit_remaining(left);
-        }
-        if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            let wait = limit::retry_after(response.headers(), SystemTime::now());
-            // What the origin behind us says to one of its users is none of the others' business.
-            if endpoint.transport.is_none() {
-                self.limit.wait(Instant::now(), wait);
-                tracing::warn!(registry, host, seconds = wait.as_secs(), "upstream limits the rate of requests");
+        result
+    }
+
+    /// For how long blobs of an endpoint are stopped still.
+    pub(super) fn blob_pause(&self, index: usize) -> Duration {
+        let endpoint = &self.endpoints[index];
+        let key = PauseKey { host: endpoint.host().to_owned(), kind: Kind::Blob };
+        self.pauses.left(&key, Instant::now())
+    }
+
+    /// Reads the beginning of a body, and no more than `limit` bytes. What comes broken or late is left out.
+    pub(super) async fn read_beginning(&self, mut response: Response, limit: u64) -> Bytes {
+        let mut body = BytesMut::new();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let reading = async {
+            while body.len() < limit
+                && let Ok(Some(piece)) = response.chunk().await
+            {
+                self.observer.received(piece.len() as u64);
+                body.extend_from_slice(&piece);
             }
-            return Err(Failure::rate_limited(wait).at(&host_of(url), Some(429)));
-        }
-        Ok(response)
+        };
+        // Whether it came whole makes no difference.
+        let _ = timeout(self.settings.idle_timeout, reading).await;
+        body.truncate(limit);
+        body.freeze()
     }
 
     /// Reads a whole body of at most `limit` bytes. These are small, so that besides every silence the whole is
@@ -144,14 +264,26 @@ impl Upstream {
         let whole = (idle + self.settings.first_byte_timeout) * 4;
         timeout(whole, reading).await.unwrap_or_else(|_| Err(Failure::broken("the body came too slowly")))
     }
+}
 
-    /// No request goes out while upstream wants to be left in peace.
-    pub(super) fn check_limit(&self, now: Instant) -> Result<(), ClientError> {
-        match self.limit.left(now) {
-            None => Ok(()),
-            Some(left) => Err(Failure::rate_limited(left).into_error(self.name())),
-        }
+/// Sends a request by the way that leads to its URL.
+async fn bare(endpoint: &Endpoint, asking: &Asking<'_>, url: &Url, headers: &HeaderMap) -> Result<Response, Failure> {
+    if let Some(transport) = endpoint.carrier(url) {
+        return carried(transport, asking.method, url, headers).await;
     }
+    let client = match asking.line {
+        Line::Api => &endpoint.api,
+        Line::Body => &endpoint.body,
+        Line::Foreign => &endpoint.foreign,
+    };
+    let request = client.request(asking.method.clone(), url.clone()).headers(headers.clone());
+    request.send().await.map_err(Failure::unanswered)
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// One request by a transport, up to the header of its answer.

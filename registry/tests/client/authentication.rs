@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use pierhead_registry::client::ClientError;
 
 use crate::fake::{Fake, Seen, Step, answer, head};
-use crate::{as_account, client, digest, login, settings, silent_about, team};
+use crate::{as_account, client, configured, digest, login, settings, silent_about, team};
 
 /// An answer to a HEAD of a blob of seven bytes.
 fn seven() -> Vec<Step> {
@@ -68,7 +68,7 @@ async fn a_token_is_asked_for_and_kept() {
     let other = client.repository(&"other".parse().unwrap(), None);
     assert!(matches!(other.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
     assert!(token_requests(&fake)[1].target.ends_with("scope=repository%3Aother%3Apull"));
-    assert_eq!(fake.seen().len(), 7);
+    assert_eq!(fake.seen().len(), 8, "a token, the HEAD, and the GET that decides");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn a_hostile_realm_is_never_contacted() {
     let challenge = format!(r#"WWW-Authenticate: Bearer realm="{realm}",service="s""#);
     let fake = Fake::start(move |_, _| answer(401, &[&challenge, "WWW-Authenticate: Basic realm=\"x\""], b"")).await;
     let mut with_password = settings(&[fake.url()]);
-    with_password.credential = Some(login("alice", "s3cret"));
+    with_password.endpoints[0].account = Some(configured(login("alice", "s3cret")));
     let error = team(&client(with_password.clone())).head_blob(&digest(b"x")).await.unwrap_err();
     assert!(matches!(error, ClientError::Invalid { .. }), "{error}");
     silent_about(&error, &["alice", "s3cret"]);
@@ -212,7 +212,6 @@ async fn a_registry_may_change_its_mind() {
     assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
     public.store(1, Ordering::SeqCst);
     let other = client.repository(&"other".parse().unwrap(), None);
-    assert!(matches!(other.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
     assert!(other.head_blob(&digest(b"x")).await.is_ok());
 }
 
@@ -222,6 +221,7 @@ async fn a_dead_token_service_is_waited_for_once() {
     let challenge = format!("WWW-Authenticate: Bearer realm=\"{}token\"", silent.url());
     let fake = Fake::start(move |_, _| answer(401, &[&challenge], b"")).await;
     let mut impatient = settings(&[fake.url()]);
+    impatient.realms = vec!["127.0.0.1".to_owned()];
     (impatient.connect_timeout, impatient.first_byte_timeout) =
         (Duration::from_millis(200), Duration::from_millis(800));
     let client = client(impatient);

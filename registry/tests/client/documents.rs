@@ -3,7 +3,7 @@
 use pierhead_registry::client::{ClientError, Document};
 
 use crate::fake::{Fake, answer};
-use crate::{client, login, settings};
+use crate::{client, configured, login, settings};
 
 #[tokio::test]
 async fn a_document_is_asked_for_without_a_credential_wherever_it_is() {
@@ -16,7 +16,7 @@ async fn a_document_is_asked_for_without_a_credential_wherever_it_is() {
     .await;
     let elsewhere = Fake::start(|_, _| answer(200, &[], b"[]")).await;
     let mut settings = settings(&[fake.url()]);
-    settings.credential = Some(login("ann", "secret"));
+    settings.endpoints[0].account = Some(configured(login("ann", "secret")));
     let client = client(settings);
     let at = |path: &str| Document::Path(path.to_owned());
     assert_eq!(&client.get_document(&at("/keys"), 1000).await.unwrap()[..], b"{}");

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helping functions too")]
 
+mod accounts;
 mod answers;
 mod authentication;
 mod bodies;
@@ -9,7 +10,9 @@ mod documents;
 mod endpoints;
 mod fake;
 mod limits;
+mod mirrors;
 mod proxies;
+mod reach;
 mod real;
 mod redirects;
 mod registry;
@@ -21,7 +24,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pierhead_registry::client::{
-    Account, BlobBody, Client, ClientError, Credential, EndpointSettings, Observer, Repository, Settings,
+    Account, AccountSettings, BlobBody, Client, ClientError, Credential, EndpointSettings, Observer, Repository,
+    Settings,
 };
 use pierhead_registry::oci::{Algorithm, Digest};
 use url::Url;
@@ -50,13 +54,20 @@ impl Observer for Watch {
 
 /// Settings with limits short enough for tests.
 fn settings(urls: &[Url]) -> Settings {
-    let endpoint =
-        |url: &Url| EndpointSettings { url: url.clone(), ca: None, client_certificate: None, transport: None };
+    let endpoint = |url: &Url| EndpointSettings {
+        url: url.clone(),
+        repository_prefix: None,
+        account: None,
+        ca: None,
+        client_certificate: None,
+        transport: None,
+    };
     Settings {
         name: "registry.test".to_owned(),
         endpoints: urls.iter().map(endpoint).collect(),
-        credential: None,
         realms: Vec::new(),
+        redirects_to: Vec::new(),
+        listeners: Vec::new(),
         connect_timeout: Duration::from_secs(5),
         first_byte_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
@@ -70,6 +81,11 @@ fn settings(urls: &[Url]) -> Settings {
 
 fn login(username: &str, password: &str) -> Account {
     Account { username: username.to_owned(), password: password.to_owned() }
+}
+
+/// An account as the configuration gives it.
+fn configured(account: Account) -> AccountSettings {
+    AccountSettings { account, password_file: None }
 }
 
 fn as_account(account: Account) -> Credential {

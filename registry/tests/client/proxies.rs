@@ -35,5 +35,5 @@ async fn in_such_an_environment() {
     let ask = async |url: &str| repository(&[Url::parse(url).unwrap()]).head_blob(&digest(b"x")).await;
     assert_eq!(ask("http://registry.invalid").await.unwrap(), Some(7));
     assert!(matches!(ask("http://direct.invalid").await, Err(ClientError::Unavailable { .. })));
-    assert!(matches!(ask(&here).await, Err(ClientError::NotFound { .. })));
+    assert!(matches!(ask(&here).await, Err(ClientError::Unconfirmed { .. })));
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pierhead_registry::client::ClientError;
 
 use crate::fake::{Fake, Step, answer, blob, head};
-use crate::{client, content, digest, drain, login, repository, settings, silent_about, team};
+use crate::{client, configured, content, digest, drain, login, repository, settings, silent_about, team};
 
 #[tokio::test]
 async fn another_host_sees_no_credential() {
@@ -21,7 +21,7 @@ async fn another_host_sees_no_credential() {
     })
     .await;
     let mut own = settings(&[fake.url()]);
-    own.credential = Some(login("alice", "s3cret"));
+    own.endpoints[0].account = Some(configured(login("alice", "s3cret")));
     let mut body = team(&client(own)).get_blob(&digest(&bytes), 10, None, &[]).await.unwrap();
     assert_eq!(body.start(), 10);
     assert!(drain(&mut body).await.unwrap() == bytes[10..]);
@@ -50,7 +50,7 @@ async fn the_way_back_from_another_host_brings_no_credential_back() {
     there.set(store.on("localhost").to_string()).unwrap();
     back.set(fake.url().join("/elsewhere").unwrap().to_string()).unwrap();
     let mut own = settings(&[fake.url()]);
-    own.credential = Some(login("alice", "s3cret"));
+    own.endpoints[0].account = Some(configured(login("alice", "s3cret")));
     let mut body = team(&client(own)).get_blob(&digest(b"1234567"), 0, None, &[]).await.unwrap();
     assert_eq!(drain(&mut body).await.unwrap(), b"1234567");
     assert_eq!(fake.seen()[2].header("authorization"), None);
@@ -65,7 +65,7 @@ async fn on_the_same_host_it_goes_along() {
     })
     .await;
     let mut own = settings(&[fake.url()]);
-    own.credential = Some(login("alice", "s3cret"));
+    own.endpoints[0].account = Some(configured(login("alice", "s3cret")));
     let mut body = team(&client(own)).get_blob(&digest(b"1234567"), 0, None, &[]).await.unwrap();
     assert_eq!(drain(&mut body).await.unwrap(), b"1234567");
     assert_eq!(fake.seen().len(), 3);

@@ -6,7 +6,7 @@ use pierhead_registry::client::{BuildError, ClientError, ListKind};
 use pierhead_registry::oci::{Reference, media_type};
 
 use crate::real::Registry;
-use crate::{as_account, client, content, digest, drain, login, repository, settings, team};
+use crate::{as_account, client, configured, content, digest, drain, login, repository, settings, team};
 
 #[tokio::test]
 async fn blobs_whole_in_part_and_their_size() {
@@ -72,7 +72,8 @@ async fn what_is_not_there() {
     assert!(is_not_found(repository.head_manifest(&latest, &[], None).await.unwrap_err()));
     assert!(is_not_found(repository.get_manifest(&latest, &[]).await.unwrap_err()));
     assert!(is_not_found(repository.get_manifest(&Reference::Digest(missing), &[]).await.unwrap_err()));
-    assert!(is_not_found(repository.head_blob(&missing).await.unwrap_err()));
+    let head = repository.head_blob(&missing).await;
+    assert!(matches!(head, Err(ClientError::Unconfirmed { status: 404, .. })), "a HEAD alone proves nothing");
     assert!(is_not_found(repository.get_blob(&missing, 0, None, &[]).await.unwrap_err()));
     assert!(is_not_found(repository.get_list(&ListKind::Tags, None).await.unwrap_err()));
 }
@@ -99,7 +100,7 @@ async fn basic_authentication() {
     assert!(matches!(team(&anonymous).head_blob(&digest).await, Err(ClientError::Unauthorized { .. })));
 
     let mut own = settings(&[registry.url("http")]);
-    own.credential = Some(alice);
+    own.endpoints[0].account = Some(configured(alice));
     let mut body = team(&client(own)).get_blob(&digest, 0, None, &[]).await.unwrap();
     assert_eq!(drain(&mut body).await.unwrap(), b"private");
 }
@@ -129,7 +130,7 @@ async fn tls_with_own_authority_and_client_certificate() {
     whole.endpoints[0].ca = Some(file("ca.crt"));
     whole.endpoints[0].client_certificate = Some((file("client.crt"), file("client.key")));
     let repository = team(&client(whole.clone()));
-    assert!(matches!(repository.head_blob(&missing).await, Err(ClientError::NotFound { .. })));
+    assert!(matches!(repository.head_blob(&missing).await, Err(ClientError::Unconfirmed { .. })));
     assert!(matches!(repository.get_blob(&missing, 0, None, &[]).await, Err(ClientError::NotFound { .. })));
     // A blob has a connection of its own, everything else shares one.
     registry.logged("\"HEAD /v2/team/app/blobs/", "HTTP/2.0").await;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::fake::{Fake, answer};
-use crate::{client, digest, login, settings, silent_about, team};
+use crate::{client, configured, digest, login, settings, silent_about, team};
 
 /// Where the log goes.
 #[derive(Clone, Default)]
@@ -55,7 +55,7 @@ async fn no_log_and_no_error_tells_a_secret() {
     })
     .await;
     let mut own = settings(&[fake.url()]);
-    own.credential = Some(login("alice", "s3cret"));
+    own.endpoints[0].account = Some(configured(login("alice", "s3cret")));
     let error = team(&client(own)).get_blob(&digest(b"x"), 0, None, &[]).await.unwrap_err();
 
     let secrets = ["s3cret", "YWxpY2U6czNjcmV0", "t0ken", "pr3signed"];

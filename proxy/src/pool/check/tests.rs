@@ -167,8 +167,11 @@ async fn pages_are_what_is_expected_or_not() {
 #[tokio::test]
 async fn redis_servers_that_say_no_are_not_up() {
     let check = |password: Option<&str>, primary| {
-        let credentials =
-            password.map(|password| Credentials { username: String::new(), password: Secret::new(password) });
+        let credentials = password.map(|password| Credentials {
+            username: String::new(),
+            password: Secret::new(password),
+            password_file: None,
+        });
         HealthCheck::Redis(RedisCheck { credentials, primary })
     };
     let replica = "+PONG\r\n*5\r\n$5\r\nslave\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n:2\r\n";

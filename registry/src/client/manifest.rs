@@ -1,0 +1,174 @@
+//! What an answer says of a manifest, by its header and by its bytes.
+//!
+//! Pure. Invariant: a manifest that leaves here hashes to the digest that it is returned under. The digest decides: what a
+//! header claims about it, or about its type, refuses nothing.
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use serde::de::IgnoredAny;
+
+use super::failure::Failure;
+use super::{FetchedManifest, ManifestInfo, range};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, media_type, schema1};
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// What the header of a HEAD's answer says of a manifest, if that is all that a GET would say (RFC 9110, section 9.3.2).
+pub(super) fn info(headers: &HeaderMap, reference: &Reference, known: Option<&Digest>) -> Option<ManifestInfo> {
+    let told = content_digest(headers);
+    let digest = match reference {
+        // Another digest than the one asked for is for the bytes to decide.
+        Reference::Digest(asked) => told.is_none_or(|told| told == *asked).then_some(*asked)?,
+        Reference::Tag(_) => told?,
+    };
+    if known == Some(&digest) {
+        let media_type = content_type(headers).unwrap_or_default();
+        return Some(ManifestInfo { digest, media_type, size: range::content_length(headers).unwrap_or_default() });
+    }
+    let size = range::content_length(headers).filter(|size| *size > 0)?;
+    Some(ManifestInfo { digest, media_type: content_type(headers)?, size })
+}
+
+/// Refuses a login page, and a body without a length that was cut short: where no digest tells, JSON does.
+pub(super) fn whole(fetched: (HeaderMap, Bytes)) -> Result<(HeaderMap, Bytes), Failure> {
+    match serde_json::from_slice::<IgnoredAny>(&fetched.1) {
+        Ok(_) => Ok(fetched),
+        Err(_) => Err(Failure::invalid("the body is no JSON")),
+    }
+}
+
+/// Checks the bytes against the digest that was asked for. By tag there is none: then they are JSON, and the digest is
+/// computed by the algorithm of `Docker-Content-Digest`, so that it can be compared with what a HEAD tells.
+pub(super) fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Result<FetchedManifest, Failure> {
+    let told = content_digest(&fetched.0);
+    let (headers, bytes, digest) = match reference {
+        Reference::Digest(asked) => {
+            let (headers, bytes) = fetched;
+            if !digests(asked.algorithm(), &bytes).any(|digest| digest == *asked) {
+                return Err(Failure::invalid("the manifest does not hash to its digest"));
+            }
+            (headers, bytes, *asked)
+        }
+        Reference::Tag(_) => {
+            let (headers, bytes) = whole(fetched)?;
+            let algorithm = told.map_or(Algorithm::Sha256, |told| told.algorithm());
+            let named = digests(algorithm, &bytes).find(|digest| told == Some(*digest));
+            let digest = named.or_else(|| digests(algorithm, &bytes).next());
+            (headers, bytes.clone(), digest.unwrap_or_else(|| Digest::of(algorithm, &bytes)))
+        }
+    };
+    let media_type = content_type(&headers).unwrap_or_else(|| media_type_of(&bytes));
+    Ok(FetchedManifest { digest, media_type, bytes })
+}
+
+/// What a manifest may be named by: of a signed one of schema 1 the digest is over what was signed, else over all of it.
+fn digests(algorithm: Algorithm, bytes: &Bytes) -> impl Iterator<Item = Digest> {
+    let payload = schema1::signed_payload(bytes).map(|payload| Digest::of(algorithm, &payload));
+    payload.into_iter().chain([Digest::of(algorithm, bytes)])
+}
+
+/// What a manifest is, where nobody said: by its own `mediaType`, or by what it holds.
+fn media_type_of(bytes: &[u8]) -> String {
+    let Ok(manifest) = Manifest::parse(bytes) else { return media_type::OCI_MANIFEST.to_owned() };
+    let by_shape = || if manifest.manifests.is_empty() { media_type::OCI_MANIFEST } else { media_type::OCI_INDEX };
+    manifest.media_type.clone().filter(|named| !named.is_empty()).unwrap_or_else(|| by_shape().to_owned())
+}
+
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The media type without its parameters; `None` also where it says no more than "bytes", as static mirrors do.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let named = value.split(';').next()?.trim();
+    (!matches!(named, "" | "application/octet-stream" | "text/plain")).then(|| named.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+
+    use super::{DOCKER_CONTENT_DIGEST, info, manifest, media_type_of};
+    use crate::oci::{Algorithm, Digest, Reference, media_type};
+
+    fn digest(text: &str) -> Digest {
+        Digest::of(Algorithm::Sha256, text.as_bytes())
+    }
+
+    fn headers(kind: &str, length: &str, told: Option<Digest>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let told = told.map(|told| told.to_string()).unwrap_or_default();
+        for (name, value) in [(CONTENT_TYPE, kind), (CONTENT_LENGTH, length), (DOCKER_CONTENT_DIGEST, told.as_str())] {
+            if !value.is_empty() {
+                headers.insert(name, HeaderValue::from_str(value).unwrap());
+            }
+        }
+        headers
+    }
+
+    #[test]
+    fn a_head_counts_when_it_says_what_a_get_would() {
+        let (right, wrong) = (digest("{}"), digest("[]"));
+        let (tag, by_digest) = (Reference::Tag("latest".parse().unwrap()), Reference::Digest(right));
+        for (reference, known, kind, length, told, expected) in [
+            (&tag, None, "a/b", "2", Some(right), true),
+            (&tag, None, "a/b", "2", None, false),
+            (&tag, None, "", "2", Some(right), false),
+            (&tag, None, "application/octet-stream", "2", Some(right), false),
+            (&tag, None, "a/b", "0", Some(right), false),
+            (&tag, None, "a/b", "", Some(right), false),
+            // What is known already need only be named.
+            (&tag, Some(right), "", "", Some(right), true),
+            (&tag, Some(wrong), "", "", Some(right), false),
+            (&by_digest, None, "a/b", "2", Some(right), true),
+            (&by_digest, None, "a/b", "2", None, true),
+            (&by_digest, None, "a/b", "2", Some(wrong), false),
+            (&by_digest, None, "", "2", Some(right), false),
+            (&by_digest, None, "a/b", "0", None, false),
+        ] {
+            let headers = headers(kind, length, told);
+            let found = info(&headers, reference, known.as_ref());
+            assert_eq!(found.is_some(), expected, "{reference:?} {known:?} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn the_digest_decides_about_bytes() {
+        let (right, wrong) = (digest("{}"), digest("[]"));
+        let (tag, by_digest) = (Reference::Tag("latest".parse().unwrap()), Reference::Digest(right));
+        for (reference, told, body, expected) in [
+            (&by_digest, Some(right), "{}", Some(right)),
+            (&by_digest, None, "{}", Some(right)),
+            (&by_digest, Some(wrong), "{}", Some(right)),
+            (&by_digest, Some(right), "[]", None),
+            (&by_digest, Some(wrong), "[]", None),
+            (&tag, Some(right), "{}", Some(right)),
+            (&tag, Some(wrong), "{}", Some(right)),
+            (&tag, None, "{}", Some(right)),
+            (&tag, None, "<html>", None),
+            (&tag, Some(right), "{", None),
+        ] {
+            let fetched = (headers("a/b", "", told), Bytes::from_static(body.as_bytes()));
+            let found = manifest(fetched, reference).ok().map(|manifest| manifest.digest);
+            assert_eq!(found, expected, "{reference:?} {told:?} {body}");
+        }
+    }
+
+    #[test]
+    fn names_a_manifest_that_has_no_name() {
+        for (body, expected) in [
+            (r#"{"mediaType":"application/vnd.example"}"#, "application/vnd.example"),
+            (
+                r#"{"manifests":[{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]}"#,
+                media_type::OCI_INDEX,
+            ),
+            (r#"{"config":{"digest":"x"},"layers":[]}"#, media_type::OCI_MANIFEST),
+            (r#"{"mediaType":""}"#, media_type::OCI_MANIFEST),
+            ("no json", media_type::OCI_MANIFEST),
+        ] {
+            assert_eq!(media_type_of(body.as_bytes()), expected, "{body}");
+        }
+    }
+}

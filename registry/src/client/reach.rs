@@ -1,0 +1,375 @@
+//! Where the client connects: the one rule for redirects and token services.
+//!
+//! A registry decides by its answers where the next request goes. A hostile one, or whoever answers in its place, must
+//! not make this edge ask a service inside the network for it. So a host that the configuration does not name is judged
+//! by its *addresses*, at the moment of connecting (a name may resolve to something else a moment later):
+//!
+//! | address | may be asked |
+//! |---|---|
+//! | a listener of this edge | never |
+//! | named by `redirects_to` | yes |
+//! | unspecified, link-local, multicast, reserved | never |
+//! | loopback | for what a digest names, where the upstream is on loopback too (a laboratory) |
+//! | private | where the upstream is private or on loopback |
+//! | any other | yes |
+//!
+//! IPv4 inside IPv6 (mapped, NAT64, 6to4) counts as that IPv4. Behind a proxy from the environment the proxy resolves
+//! names, so there only addresses written in a URL are judged.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
+
+/// What an upstream may redirect to besides what the rule allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectTarget {
+    /// A host, on one port or on any.
+    Host {
+        /// Name or address, in lower case.
+        host: String,
+        /// `None`: any port.
+        port: Option<u16>,
+    },
+    /// All addresses of a network.
+    Network(IpNet),
+}
+
+/// Why a host is not connected to. The text names no more than the host, which the upstream named itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreachable {
+    /// The rule forbids its address.
+    #[error(
+        "{host} has {class} address, to which an upstream may not lead: list the host in `redirects_to` to allow it"
+    )]
+    Address {
+        /// Which host.
+        host: String,
+        /// What kind of address.
+        class: Class,
+    },
+    /// A listener of this edge.
+    #[error("{0} is this edge itself, to which an upstream may not lead")]
+    Edge(String),
+}
+
+/// Kinds of addresses, the most open first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    Public,
+    Private,
+    Loopback,
+    /// Unspecified, link-local, multicast, reserved.
+    Never,
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Class::Public => "a public",
+            Class::Private => "a private",
+            Class::Loopback => "a loopback",
+            Class::Never => "a link-local, multicast or reserved",
+        })
+    }
+}
+
+/// Sorts an address.
+pub(super) fn class(address: IpAddr) -> Class {
+    match address {
+        IpAddr::V4(address) => class_v4(address),
+        IpAddr::V6(address) => within(address).map_or_else(|| class_v6(address), class_v4),
+    }
+}
+
+fn class_v4(address: Ipv4Addr) -> Class {
+    match address.octets() {
+        [127, ..] => Class::Loopback,
+        [0 | 224..=255, ..] | [169, 254, ..] => Class::Never,
+        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [192, 0, 0, _] | [100, 64..=127, ..] | [198, 18..=19, ..] => {
+            Class::Private
+        }
+        _ => Class::Public,
+    }
+}
+
+fn class_v6(address: Ipv6Addr) -> Class {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => Class::Loopback,
+        [0, 0, 0, 0, 0, 0, 0, 0] | [0xff00..=0xffff, ..] | [0xfe80..=0xfebf, ..] => Class::Never,
+        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] | [0x64, 0xff9b, 1, ..] => Class::Private,
+        _ => Class::Public,
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for, if it does: mapped, compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
+fn within(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => None,
+    }
+}
+
+/// What is asked for, as far as the rule cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Content that its digest proves: nothing else can be passed off for it.
+    Content,
+    /// Anything else.
+    Other,
+}
+
+/// The rule of one endpoint.
+pub(super) struct Reach {
+    allowed: Vec<RedirectTarget>,
+    listeners: Vec<SocketAddr>,
+    /// The most open class among the upstream's own addresses, as last resolved.
+    own: AtomicU8,
+    /// Names are resolved by a proxy.
+    proxied: bool,
+}
+
+impl Reach {
+    /// The rule for an upstream at this URL. `listeners` are the addresses of this edge; `inside`: the upstream is
+    /// reached without its URL, by the operator's own pool.
+    pub(super) fn new(
+        url: &Url,
+        allowed: Vec<RedirectTarget>,
+        listeners: Vec<SocketAddr>,
+        inside: bool,
+        proxied: bool,
+    ) -> Reach {
+        let own = match literal(url) {
+            _ if inside => Class::Loopback,
+            Some(address) => class(address),
+            None if is_localhost(url) => Class::Loopback,
+            None => Class::Public,
+        };
+        Reach { allowed, listeners, own: AtomicU8::new(own as u8), proxied }
+    }
+
+    fn own(&self) -> Class {
+        match self.own.load(Ordering::Relaxed) {
+            0 => Class::Public,
+            1 => Class::Private,
+            2 => Class::Loopback,
+            _ => Class::Never,
+        }
+    }
+
+    /// Learns where the upstream itself is.
+    fn learn(&self, addresses: &[SocketAddr]) {
+        if let Some(own) = addresses.iter().map(|address| class(address.ip())).min() {
+            self.own.store(own as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Judges one address.
+    fn judge(&self, host: &str, address: IpAddr, port: Option<u16>, aim: Aim) -> Result<(), Unreachable> {
+        let address = match address {
+            IpAddr::V6(v6) => within(v6).map_or(address, IpAddr::V4),
+            IpAddr::V4(_) => address,
+        };
+        if port.is_some_and(|port| self.listeners.iter().any(|own| is_listener(*own, address, port))) {
+            return Err(Unreachable::Edge(host.to_owned()));
+        }
+        let named = |target: &RedirectTarget| match target {
+            RedirectTarget::Network(network) => network.contains(&address),
+            RedirectTarget::Host { host: listed, port: only } => {
+                let same = listed == host || listed.parse::<IpAddr>().is_ok_and(|listed| listed == address);
+                same && only.is_none_or(|only| port.is_none_or(|port| port == only))
+            }
+        };
+        let (class, own) = (class(address), self.own());
+        let fine = self.allowed.iter().any(named)
+            || match class {
+                Class::Public => true,
+                Class::Private => matches!(own, Class::Private | Class::Loopback),
+                Class::Loopback => own == Class::Loopback && aim == Aim::Content,
+                Class::Never => false,
+            };
+        if fine { Ok(()) } else { Err(Unreachable::Address { host: host.to_owned(), class }) }
+    }
+
+    /// Judges a URL before it is connected to. The addresses of a name are looked up where what comes back is not proven
+    /// by a digest: its port is known here and not when the resolver is asked.
+    pub(super) async fn check(&self, url: &Url, aim: Aim) -> Result<(), Unreachable> {
+        let (host, port) = (host_name(url), url.port_or_known_default());
+        if let Some(address) = literal(url) {
+            return self.judge(&host, address, port, aim);
+        }
+        if is_localhost(url) {
+            return self.judge(&host, IpAddr::V4(Ipv4Addr::LOCALHOST), port, aim);
+        }
+        if self.proxied || aim == Aim::Content {
+            return Ok(());
+        }
+        // A name that cannot be resolved fails where it is connected to.
+        let found = tokio::net::lookup_host((host.as_str(), port.unwrap_or_default())).await;
+        found.into_iter().flatten().try_for_each(|address| self.judge(&host, address.ip(), port, aim))
+    }
+
+    /// Judges where an answer came from in the end.
+    pub(super) fn confirm(&self, url: &Url, peer: Option<SocketAddr>, aim: Aim) -> Result<(), Unreachable> {
+        match peer {
+            Some(peer) if !self.proxied => self.judge(&host_name(url), peer.ip(), Some(peer.port()), aim),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn host_name(url: &Url) -> String {
+    url.host_str().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.').to_owned()
+}
+
+fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(IpAddr::V4(address)),
+        Host::Ipv6(address) => Some(IpAddr::V6(address)),
+        Host::Domain(_) => None,
+    }
+}
+
+/// Whether a URL names this machine, by the names that mean nothing else (RFC 6761).
+pub(super) fn is_localhost(url: &Url) -> bool {
+    let name = host_name(url);
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Whether a connection to this address ends at that listener. One on all addresses is met at every address of this
+/// machine, which are those that a socket can be bound to.
+fn is_listener(listener: SocketAddr, address: IpAddr, port: u16) -> bool {
+    let is_here = || class(address) == Class::Loopback || std::net::UdpSocket::bind((address, 0)).is_ok();
+    port == listener.port()
+        && (listener.ip() == address || address.is_unspecified() || (listener.ip().is_unspecified() && is_here()))
+}
+
+/// Resolves names for connections to an endpoint itself, and notes where it is.
+pub(super) struct OwnResolver(pub(super) Arc<Reach>);
+
+impl Resolve for OwnResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = Arc::clone(&self.0);
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            if !reach.proxied {
+                reach.learn(&found);
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Resolves names for connections to other hosts, and gives only addresses that the rule allows.
+pub(super) struct JudgingResolver(pub(super) Arc<Reach>);
+
+impl Resolve for JudgingResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = Arc::clone(&self.0);
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            if !reach.proxied {
+                let host = name.as_str().trim_end_matches('.');
+                for address in &found {
+                    // Mutable things were judged before, with their port.
+                    reach.judge(host, address.ip(), None, Aim::Content)?;
+                }
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use url::Url;
+
+    use super::{Aim, Class, Reach, RedirectTarget, class};
+
+    #[test]
+    fn sorts_addresses() {
+        for (text, expected) in [
+            ("1.1.1.1", Class::Public),
+            ("2606:4700::1111", Class::Public),
+            ("10.0.0.1", Class::Private),
+            ("172.31.255.255", Class::Private),
+            ("172.32.0.1", Class::Public),
+            ("192.168.1.1", Class::Private),
+            ("100.100.100.200", Class::Private),
+            ("fd00:ec2::254", Class::Private),
+            ("127.0.0.1", Class::Loopback),
+            ("127.9.9.9", Class::Loopback),
+            ("::1", Class::Loopback),
+            ("::ffff:127.0.0.1", Class::Loopback),
+            ("::7f00:1", Class::Loopback),
+            ("64:ff9b::7f00:1", Class::Loopback),
+            ("2002:7f00:1::", Class::Loopback),
+            ("::ffff:10.0.0.1", Class::Private),
+            ("64:ff9b::a9fe:a9fe", Class::Never),
+            ("169.254.169.254", Class::Never),
+            ("fe80::1", Class::Never),
+            ("0.0.0.0", Class::Never),
+            ("::", Class::Never),
+            ("::ffff:0.0.0.0", Class::Never),
+            ("224.0.0.1", Class::Never),
+            ("ff02::1", Class::Never),
+            ("255.255.255.255", Class::Never),
+        ] {
+            assert_eq!(class(text.parse::<IpAddr>().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn judges_where_an_upstream_may_lead() {
+        let (public, private, loopback) = ("http://1.1.1.1", "http://10.0.0.5:5000", "http://127.0.0.1:5000");
+        let listed = |text: &str| match text.parse() {
+            Ok(network) => RedirectTarget::Network(network),
+            Err(_) => RedirectTarget::Host { host: text.to_owned(), port: None },
+        };
+        // upstream, `redirects_to`, target, whether content and anything else may come from there
+        for (upstream, allowed, target, content, other) in [
+            (public, "", "http://9.9.9.9/x", true, true),
+            (public, "", "http://10.0.0.6/x", false, false),
+            (public, "10.0.0.0/8", "http://10.0.0.6/x", true, true),
+            (public, "10.0.0.6", "http://10.0.0.6:9000/x", true, true),
+            (public, "10.0.0.7", "http://10.0.0.6/x", false, false),
+            (private, "", "http://10.0.0.6/x", true, true),
+            (private, "", "http://127.0.0.1/x", false, false),
+            (private, "", "http://localhost/x", false, false),
+            (private, "", "http://169.254.169.254/latest", false, false),
+            (loopback, "", "http://127.0.0.1:7000/x", true, false),
+            (loopback, "", "http://localhost:7000/x", true, false),
+            (loopback, "", "http://2130706433:7000/x", true, false),
+            (loopback, "", "http://[::ffff:127.0.0.1]:7000/x", true, false),
+            (loopback, "", "http://127.1:7000/x", true, false),
+            (loopback, "localhost", "http://localhost:7000/x", true, true),
+            (loopback, "127.0.0.1", "http://127.0.0.1:7000/x", true, true),
+            (loopback, "127.0.0.0/8", "http://127.0.0.1:7000/x", true, true),
+            (loopback, "", "http://0.0.0.0:7000/x", false, false),
+            (loopback, "", "http://169.254.169.254/latest", false, false),
+            // The edge itself, by whatever spelling, allowed or not.
+            (loopback, "127.0.0.0/8", "http://127.0.0.1:9090/metrics", false, false),
+            (loopback, "", "http://2130706433:9090/metrics", false, false),
+            (loopback, "", "http://[::ffff:127.0.0.1]:9090/metrics", false, false),
+            (loopback, "localhost", "http://localhost:9090/metrics", false, false),
+            (loopback, "0.0.0.0", "http://0.0.0.0:9090/metrics", false, false),
+            (loopback, "127.0.0.0/8", "http://127.0.0.9:443/v2/", false, false),
+        ] {
+            let allowed_list = Some(allowed).filter(|text| !text.is_empty()).map(listed).into_iter().collect();
+            let listeners = vec!["127.0.0.1:9090".parse().unwrap(), "0.0.0.0:443".parse().unwrap()];
+            let reach = Reach::new(&Url::parse(upstream).unwrap(), allowed_list, listeners, false, false);
+            for (aim, expected) in [(Aim::Content, content), (Aim::Other, other)] {
+                let result = reach.check(&Url::parse(target).unwrap(), aim).await;
+                assert_eq!(result.is_ok(), expected, "{upstream} [{allowed}] {target} {aim:?}: {result:?}");
+            }
+        }
+    }
+}

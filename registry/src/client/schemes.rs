@@ -1,0 +1,170 @@
+//! What an endpoint wants to see, by repository: learnt from its 401s, so that later requests bring it at once.
+//!
+//! Some registries have one token service a repository (Artifactory, Nexus). So what a challenge said holds for the
+//! repository that it was sent for; for others it is a guess, tried until two repositories were found to differ. Lists
+//! are apart from content, because some registries (ACR) want another scope for them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moka::sync::Cache;
+use url::Url;
+
+/// Clients name repositories at will, so the number that is remembered is bounded.
+const KEPT: u64 = 4096;
+
+/// What an endpoint wants to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// User name and password.
+    Basic,
+    /// A token.
+    Bearer {
+        /// Which service issues it.
+        realm: Arc<Realm>,
+        /// What it must be good for, where the challenge said something else than the usual.
+        scope: Option<Arc<str>>,
+    },
+}
+
+/// A token service that was found to be the registry's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Realm {
+    /// Its URL, pinned.
+    pub(super) url: Url,
+    /// What it calls the registry.
+    pub(super) service: Option<String>,
+}
+
+/// What a scheme is remembered for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SchemeKey {
+    /// The repository, as the endpoint names it.
+    pub(super) repository: String,
+    /// Lists, as opposed to manifests and blobs.
+    pub(super) list: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Guess {
+    Nothing,
+    Usual(Scheme),
+    /// It differs from repository to repository.
+    Useless,
+}
+
+/// The schemes of one endpoint.
+pub(super) struct Schemes {
+    known: Cache<SchemeKey, Scheme>,
+    guess: Mutex<Guess>,
+}
+
+/// A scheme, and how it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// A challenge for this repository asked for it.
+    Learnt(Scheme),
+    /// Another repository's challenge did.
+    Guessed(Scheme),
+}
+
+impl Expected {
+    /// The scheme.
+    pub(super) fn scheme(&self) -> &Scheme {
+        match self {
+            Expected::Learnt(scheme) | Expected::Guessed(scheme) => scheme,
+        }
+    }
+}
+
+impl Schemes {
+    /// Nothing is known.
+    pub(super) fn new() -> Schemes {
+        Schemes { known: Cache::builder().max_capacity(KEPT).build(), guess: Mutex::new(Guess::Nothing) }
+    }
+
+    /// What the endpoint is expected to want.
+    pub(super) fn expected(&self, key: &SchemeKey) -> Option<Expected> {
+        if let Some(scheme) = self.known.get(key) {
+            return Some(Expected::Learnt(scheme));
+        }
+        match &*self.guess() {
+            Guess::Usual(scheme) => Some(Expected::Guessed(scheme.clone())),
+            Guess::Nothing | Guess::Useless => None,
+        }
+    }
+
+    /// A challenge asked for this.
+    pub(super) fn learn(&self, key: SchemeKey, scheme: Scheme) {
+        let mut guess = self.guess();
+        *guess = match (&*guess, &scheme) {
+            (_, Scheme::Bearer { scope: Some(_), .. }) => Guess::Useless,
+            (Guess::Nothing, _) => Guess::Usual(scheme.clone()),
+            (Guess::Usual(usual), scheme) if usual != scheme => Guess::Useless,
+            (known, _) => known.clone(),
+        };
+        drop(guess);
+        self.known.insert(key, scheme);
+    }
+
+    /// What was expected was not good: the endpoint is asked anew.
+    pub(super) fn forget(&self, key: &SchemeKey) {
+        self.known.invalidate(key);
+        let mut guess = self.guess();
+        if matches!(*guess, Guess::Usual(_)) {
+            *guess = Guess::Nothing;
+        }
+    }
+
+    /// A guess was wrong: no more guesses.
+    pub(super) fn distrust(&self) {
+        *self.guess() = Guess::Useless;
+    }
+
+    fn guess(&self) -> MutexGuard<'_, Guess> {
+        self.guess.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Expected, Realm, Scheme, SchemeKey, Schemes};
+
+    fn key(name: &str) -> SchemeKey {
+        SchemeKey { repository: name.to_owned(), list: false }
+    }
+
+    fn bearer(url: &str, scope: Option<&str>) -> Scheme {
+        let realm = Arc::new(Realm { url: url.parse().unwrap(), service: None });
+        Scheme::Bearer { realm, scope: scope.map(Arc::from) }
+    }
+
+    #[test]
+    fn guesses_until_repositories_differ() {
+        let (schemes, one, two) = (Schemes::new(), bearer("https://h/1", None), bearer("https://h/2", None));
+        assert_eq!(schemes.expected(&key("a")), None);
+        schemes.learn(key("a"), one.clone());
+        assert_eq!(schemes.expected(&key("a")), Some(Expected::Learnt(one.clone())));
+        assert_eq!(schemes.expected(&key("b")), Some(Expected::Guessed(one.clone())));
+        schemes.learn(key("b"), two.clone());
+        assert_eq!(schemes.expected(&key("a")), Some(Expected::Learnt(one)));
+        assert_eq!(schemes.expected(&key("b")), Some(Expected::Learnt(two)));
+        assert_eq!(schemes.expected(&key("c")), None);
+    }
+
+    #[test]
+    fn a_scope_of_its_own_is_no_guess() {
+        let schemes = Schemes::new();
+        schemes.learn(key("a"), bearer("https://h/1", Some("repository:proxy/a:pull")));
+        assert_eq!(schemes.expected(&key("b")), None);
+    }
+
+    #[test]
+    fn what_was_not_good_is_forgotten() {
+        let schemes = Schemes::new();
+        schemes.learn(key("a"), Scheme::Basic);
+        schemes.forget(&key("a"));
+        assert_eq!((schemes.expected(&key("a")), schemes.expected(&key("b"))), (None, None));
+    }
+}

@@ -1,0 +1,173 @@
+//! Several addresses: mirrors that have only a part, refuse, or want a pause, before the registry itself.
+
+use pierhead_registry::client::{ClientError, ListKind};
+use pierhead_registry::oci::Reference;
+use url::Url;
+
+use crate::fake::{Fake, Seen, answer, head};
+use crate::{client, configured, content, digest, drain, login, repository, settings, team};
+
+/// A mirror that answers everything with one status.
+async fn mirror(status: u16) -> Fake {
+    Fake::start(move |seen, _| match (seen.method.as_str(), status) {
+        ("HEAD", _) => vec![head(status, &[])],
+        (_, 401) => answer(401, &["WWW-Authenticate: Basic realm=\"mirror\""], b""),
+        (_, 429) => answer(429, &["Retry-After: 3600"], b""),
+        _ => answer(status, &[], b"no"),
+    })
+    .await
+}
+
+/// A registry with one manifest, under any name, and one blob.
+async fn registry(bytes: Vec<u8>) -> Fake {
+    Fake::start(move |seen, _| match (seen.method.as_str(), seen.target.contains("/blobs/")) {
+        ("HEAD", true) => vec![head(200, &[&format!("Content-Length: {}", bytes.len())])],
+        ("HEAD", false) => {
+            let digest = format!("Docker-Content-Digest: {}", digest(b"{}"));
+            vec![head(200, &["Content-Type: a/b", "Content-Length: 2", &digest])]
+        }
+        (_, true) => answer(200, &[], &bytes),
+        _ => answer(200, &["Content-Type: a/b"], b"{}"),
+    })
+    .await
+}
+
+/// buildbuddy#1861: a mirror's no is not the registry's.
+#[tokio::test]
+async fn what_a_mirror_does_not_give_the_registry_is_asked_for() {
+    let (latest, bytes) = ("latest".parse::<Reference>().unwrap(), content(1000));
+    let blob = digest(&bytes);
+    for status in [400, 401, 403, 404, 405, 410, 418, 429, 451, 500, 501, 503] {
+        let (mirror, registry) = (mirror(status).await, registry(bytes.clone()).await);
+        let repository = repository(&[mirror.url(), registry.url()]);
+        assert!(repository.get_manifest(&latest, &[]).await.is_ok(), "{status}");
+        assert!(repository.head_manifest(&latest, &[], None).await.is_ok(), "{status}");
+        assert!(repository.get_manifest(&Reference::Digest(digest(b"{}")), &[]).await.is_ok(), "{status}");
+        assert_eq!(repository.head_blob(&blob).await.unwrap(), Some(1000), "{status}");
+        let mut body = repository.get_blob(&blob, 0, None, &[]).await.unwrap();
+        assert!(drain(&mut body).await.unwrap() == bytes, "{status}");
+        assert!(repository.get_list(&ListKind::Tags, None).await.is_ok(), "{status}");
+        assert!(!mirror.seen().is_empty(), "{status}");
+        // No HEAD, no manifest and no list cost the registry more than one request.
+        assert_eq!(registry.seen().len(), 6, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_no_counts_when_the_last_has_said_it_and_none_failed() {
+    type Check = fn(&ClientError) -> bool;
+    let not_found: Check = |error| matches!(error, ClientError::NotFound { .. });
+    let unconfirmed: Check = |error| matches!(error, ClientError::Unconfirmed { status: 404, .. });
+    let forbidden: Check = |error| matches!(error, ClientError::Forbidden { .. });
+    let unavailable: Check = |error| matches!(error, ClientError::Unavailable { .. });
+    let limited: Check = |error| matches!(error, ClientError::RateLimited { .. });
+    for (first, last, expected) in [
+        (404, 404, not_found),
+        (403, 404, not_found),
+        (401, 410, not_found),
+        (404, 403, forbidden),
+        (503, 403, forbidden),
+        (503, 404, unconfirmed),
+        (429, 404, unconfirmed),
+        (404, 503, unavailable),
+        (404, 429, limited),
+    ] {
+        let (mirror, registry) = (mirror(first).await, mirror(last).await);
+        let mut settings = settings(&[mirror.url(), registry.url()]);
+        settings.retries = 0;
+        let error = team(&client(settings)).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+        assert!(expected(&error), "{first} {last}: {error}");
+    }
+}
+
+/// moby#52532: a mirror that challenges is not shown the registry's account.
+#[tokio::test]
+async fn an_account_is_shown_to_its_own_address_only() {
+    let wants_basic = |_: &Seen, _| answer(401, &["WWW-Authenticate: Basic realm=\"mirror\""], b"");
+    let wants_token = |seen: &Seen, _| {
+        let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{}/token\"", seen.header("host").unwrap());
+        if seen.target.starts_with("/token") { answer(403, &[], b"") } else { answer(401, &[&challenge], b"") }
+    };
+    let mirrors = [Fake::start(wants_basic).await, Fake::start(wants_token).await];
+    for mirror in mirrors {
+        let registry = Fake::start(|seen, _| match seen.header("authorization") {
+            Some("Basic YWxpY2U6czNjcmV0") => answer(200, &[], b"{}"),
+            _ => answer(401, &["WWW-Authenticate: Basic realm=\"registry\""], b""),
+        })
+        .await;
+        let mut settings = settings(&[mirror.url(), registry.url()]);
+        settings.endpoints[1].account = Some(configured(login("alice", "s3cret")));
+        let client = client(settings);
+        let caller = crate::as_account(login("alice", "s3cret"));
+        let latest = "latest".parse().unwrap();
+        assert!(team(&client).get_manifest(&latest, &[]).await.is_ok());
+        let repository = client.repository(&"team/app".parse().unwrap(), Some(&caller));
+        assert!(repository.get_manifest(&latest, &[]).await.is_ok());
+        assert!(mirror.seen().iter().all(|seen| seen.header("authorization").is_none()));
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_may_have_an_account_of_its_own() {
+    let mirror = Fake::start(|seen, _| match seen.header("authorization") {
+        Some("Basic ZWRnZTpteQ==") => answer(200, &[], b"{}"),
+        _ => answer(401, &["WWW-Authenticate: Basic realm=\"mirror\""], b""),
+    })
+    .await;
+    let registry = registry(Vec::new()).await;
+    let mut settings = settings(&[mirror.url(), registry.url()]);
+    settings.endpoints[0].account = Some(configured(login("edge", "my")));
+    settings.endpoints[1].account = Some(configured(login("alice", "s3cret")));
+    assert!(team(&client(settings)).get_manifest(&"latest".parse().unwrap(), &[]).await.is_ok());
+    assert!(registry.seen().is_empty());
+}
+
+/// moby#47144: names stand below a project, at that address only, and tokens are for the name there.
+#[tokio::test]
+async fn names_may_stand_below_a_prefix() {
+    let mirror = Fake::start(|seen, _| match seen.header("authorization") {
+        _ if seen.target.starts_with("/token") => answer(200, &[], br#"{"token":"t"}"#),
+        Some("Bearer t") => answer(404, &[], b""),
+        _ => {
+            let host = seen.header("host").unwrap();
+            answer(401, &[&format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\"")], b"")
+        }
+    })
+    .await;
+    let registry = registry(Vec::new()).await;
+    let mut settings = settings(&[mirror.url(), registry.url()]);
+    settings.endpoints[0].repository_prefix = Some("mirror-project".to_owned());
+    assert!(team(&client(settings)).get_manifest(&"latest".parse().unwrap(), &[]).await.is_ok());
+    let targets: Vec<_> = mirror.seen().into_iter().map(|seen| seen.target).collect();
+    let manifest = "/v2/mirror-project/team/app/manifests/latest";
+    let token = "/token?scope=repository%3Amirror-project%2Fteam%2Fapp%3Apull";
+    assert_eq!(targets, [manifest, token, manifest]);
+    assert_eq!(registry.seen()[0].target, "/v2/team/app/manifests/latest");
+}
+
+#[tokio::test]
+async fn a_refusal_costs_one_request_and_no_pause() {
+    for status in [400, 403, 404, 405, 406, 409, 410, 416, 418, 422, 451, 501, 505] {
+        let fake = Fake::start(move |_, _| answer(status, &["Content-Type: text/plain"], b"why")).await;
+        let url: Url = fake.url();
+        let repository = repository(&[url]);
+        let error = repository.get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+        let expected = match status {
+            403 => matches!(error, ClientError::Forbidden { .. }),
+            404 | 410 => matches!(error, ClientError::NotFound { .. }),
+            501 | 505 => matches!(error, ClientError::Invalid { status: Some(told), .. } if told == status),
+            _ => matches!(&error, ClientError::Rejected { status: told, content_type: Some(kind), body, .. }
+                if *told == status && kind == "text/plain" && &body[..] == b"why"),
+        };
+        assert!(expected, "{status}: {error:?}");
+        assert_eq!(fake.seen().len(), 1, "{status}");
+        assert!(repository.get_list(&ListKind::Referrers(digest(b"x")), None).await.is_err());
+        assert_eq!(fake.seen().len(), 2, "{status}");
+    }
+    for status in [500, 502, 503] {
+        let fake = Fake::start(move |_, _| answer(status, &[], b"")).await;
+        let error = repository(&[fake.url()]).get_list(&ListKind::Referrers(digest(b"x")), None).await.unwrap_err();
+        assert!(matches!(error, ClientError::Unavailable { status: Some(told), .. } if told == status), "{error:?}");
+        assert_eq!(fake.seen().len(), 1, "a list is asked for once: {status}");
+    }
+}
