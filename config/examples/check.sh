@@ -16,7 +16,7 @@ for name in edge origin hub client site-ca; do
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj "/CN=$name.example.com" \
         -keyout "$scratch/tls/$name.key" -out "$scratch/tls/$name.crt" 2>/dev/null
 done
-for name in docker.io registry.redhat.io redis s3 database; do
+for name in docker.io mirror registry.redhat.io redis s3 database; do
     echo stand-in >"$scratch/secrets/$name"
 done
 printf 'example:$2y$05$%053d\n' 0 >"$scratch/users"

@@ -114,6 +114,11 @@ impl TokenService {
         TokenService { server, signers }
     }
 
+    /// Its `host:port`, for an edge's `realms`: a port of the registry's host is not trusted by itself.
+    pub fn authority(&self) -> String {
+        self.server.url().trim_start_matches("http://").to_owned()
+    }
+
     /// Where tokens are asked for.
     pub fn realm(&self) -> String {
         format!("{}/token", self.server.url())

@@ -28,7 +28,7 @@ fn read<T>(name: &str, load: fn(&Path, &str) -> Result<T, Vec<String>>) -> T {
             std::fs::write(directory.path().join(format!("tls/{file}.{kind}")), "").unwrap();
         }
     }
-    for file in ["docker.io", "registry.redhat.io", "redis", "s3", "database"] {
+    for file in ["docker.io", "mirror", "registry.redhat.io", "redis", "s3", "database"] {
         std::fs::write(directory.path().join("secrets").join(file), "secret\n").unwrap();
     }
     std::fs::write(directory.path().join("users"), format!("example:$2y$05${}\n", "a".repeat(53))).unwrap();

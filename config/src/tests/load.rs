@@ -200,7 +200,7 @@ fn the_admin_section_is_read_whatever_is_wrong_with_the_rest() {
         ("listeners: 7\nregistries: [{ nonsense: true }]\n", "cache: none\n"),
         ("listeners: [\n", "cache: {\n"),
         ("listeners: []\nlisteners: []\n", ""),
-        ("administrators: {\n", "\tcache\n"),
+        ("administrators: {\n", "cache\n"),
         ("pools: *unknown\n", "- a\nb\n"),
     ] {
         std::fs::write(&path, format!("{before}{admin}{after}")).unwrap();

@@ -120,7 +120,7 @@ fn refuses_with_path_and_reason() {
             "registries[0].upstream[3]: the URL must not have a query or a fragment".into(),
             "registries[0].upstream[4]: expected a URL such as `https://registry.example.com`: relative URL without a base".into(),
             "registries[0].upstream[5].insecure: has a meaning only with an http:// upstream".into(),
-            "registries[0].upstream[5].zzz: unknown key; the keys here are ca, client_certificate, credentials, insecure, repository_prefix, url".into(),
+            "registries[0].upstream[5].zzz: unknown key; the keys here are ca, client_certificate, repository_prefix, insecure, url, credentials".into(),
             "registries[0].upstream[6]: is there twice".into(),
         ]),
         ("registries: [{ name: a.io, upstream: ['https://a.io/v2/mirror-project', 'https://b.io/x/v2/y/z'] }]".into(), vec![

@@ -48,6 +48,7 @@ fn differences(start: &OriginConfig, new: &OriginConfig, live: &Live) -> (Vec<&'
     // All fields are named, so that a new one is decided here.
     let OriginConfig {
         hostname,
+        aliases,
         listener,
         admin,
         storage,
@@ -79,6 +80,7 @@ fn differences(start: &OriginConfig, new: &OriginConfig, live: &Live) -> (Vec<&'
     let before = &start.auth;
     let needs_restart = changed(&[
         ("hostname", *hostname != start.hostname),
+        ("aliases", *aliases != start.aliases),
         ("listener.bind", listener.bind != start.listener.bind),
         ("listener.tls", has_tls(listener) != has_tls(&start.listener)),
         ("admin.bind", *admin != start.admin),

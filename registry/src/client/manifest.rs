@@ -78,11 +78,15 @@ fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// The media type without its parameters; `None` also where it says no more than "bytes", as static mirrors do.
+/// Types that say nothing of a manifest: static mirrors and object stores send them for any file, and HTML is a page.
+const UNTOLD: [&str; 6] =
+    ["", "application/octet-stream", "binary/octet-stream", "text/plain", "application/json", "text/html"];
+
+/// The media type without its parameters; `None` where it says nothing of a manifest.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let named = value.split(';').next()?.trim();
-    (!matches!(named, "" | "application/octet-stream" | "text/plain")).then(|| named.to_owned())
+    (!UNTOLD.iter().any(|untold| named.eq_ignore_ascii_case(untold))).then(|| named.to_owned())
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ impl Repository {
                     turn.settle(None);
                     return Ok(FetchedList {
                         media_type: manifest::content_type(&headers).unwrap_or_else(|| "application/json".to_owned()),
-                        link: text(&headers, &LINK),
+                        link: lines(&headers, &LINK),
                         filters_applied: text(&headers, &OCI_FILTERS_APPLIED),
                         bytes,
                     });
@@ -293,6 +293,12 @@ fn accept_header(accept: &[String]) -> HeaderValue {
         accept.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()).collect::<Vec<_>>().join(", ");
     let asked = if asked.is_empty() { media_type::ALL.join(", ") } else { asked };
     HeaderValue::try_from(asked).unwrap_or(HeaderValue::from_static("*/*"))
+}
+
+/// All lines of a header as one list, so that none is lost; what is not UTF-8 shows as that.
+fn lines(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lines: Vec<_> = headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {

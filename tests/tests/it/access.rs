@@ -130,7 +130,9 @@ async fn behind_tokens(policy: Policy, repositories: &[&str]) -> (TokenService, 
 async fn a_token_is_fetched_once_for_fifty_clients() {
     let policy = Policy::default().user("edge", "edge-password", &["*"]);
     let (tokens, registry, _) = behind_tokens(policy, &["team/app"]).await;
-    let keys = json!({ "default": true, "credentials": { "username": "edge", "password": "edge-password" } });
+    let keys = json!({
+        "default": true, "credentials": { "username": "edge", "password": "edge-password" }, "realms": [tokens.authority()],
+    });
     let edge = Setup::new().registry_with("up.test", registry.url(), keys).start().await;
     let client = edge.client();
     for pulled in futures_util::future::join_all((0..50).map(|_| client.pull("team/app", "latest"))).await {
@@ -148,7 +150,8 @@ async fn a_token_is_fetched_once_for_fifty_clients() {
 async fn anonymous_tokens_are_fetched_too() {
     let policy = Policy::default().anonymous(&["public/app"]);
     let (tokens, registry, _) = behind_tokens(policy, &["public/app", "private/app"]).await;
-    let edge = Setup::new().registry_with("up.test", registry.url(), json!({ "default": true })).start().await;
+    let keys = json!({ "default": true, "realms": [tokens.authority()] });
+    let edge = Setup::new().registry_with("up.test", registry.url(), keys).start().await;
     edge.client().pull("public/app", "latest").await.unwrap();
     let refused = edge.client().get("/v2/private/app/manifests/latest").await;
     assert!((400..500).contains(&refused.status), "{}", refused.status);
@@ -164,6 +167,7 @@ async fn passthrough(more: Value) -> (TokenService, DockerRegistry, Pierhead, Ve
     let (tokens, registry, images) = behind_tokens(policy, &["private/app", "bob/app", "public/app"]).await;
     let mut keys = json!({
         "default": true, "auth": "passthrough", "negative_ttl": "1ms", "retries": 0, "cool_down": "50ms",
+        "realms": [tokens.authority()],
     });
     keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let edge = Setup::new().registry_with("up.test", registry.url(), keys).start().await;

@@ -266,7 +266,8 @@ async fn a_large_blob_is_filled_over_several_connections() {
     scene.pull().await.unwrap().unwrap();
     let gets = scene.registry.blob_gets("team/app", &scene.blob).await;
     assert!(gets >= 2, "{gets} requests");
-    assert!((2..=3).contains(&scene.wire.most()), "{} connections at a time", scene.wire.most());
+    // Three for blobs, and the one that the manifest came over.
+    assert!((2..=4).contains(&scene.wire.most()), "{} connections at a time", scene.wire.most());
     let carried = scene.wire.carried() - before;
     assert!(carried <= scene.size() + MIB, "upstream sent {carried} bytes of {}", scene.size());
     // The same is whole after a kill in the middle.

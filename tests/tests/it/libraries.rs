@@ -133,7 +133,7 @@ import oras.client, oras.oci, oras.provider
 
 host, way = sys.argv[1:]
 client = oras.client.OrasClient(hostname=host, insecure=True)
-client.login(username='org', password='correct horse', hostname=host, config_path='docker-' + way + '.json')
+client.login(username='org', password='correct horse', hostname=host, config_path=os.path.abspath('docker-' + way + '.json'))
 client.auth.set_basic_auth('org', 'correct horse')
 target = host + '/org/oras-' + way + ':v1'
 with open('artifact.txt', 'wb') as file:

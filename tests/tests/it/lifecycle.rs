@@ -360,7 +360,7 @@ async fn metrics_health_and_the_access_log_tell_what_happened() {
         assert!(!metrics.contains(forbidden), "{forbidden} is a label");
     }
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
-        assert!(line.starts_with("pierhead_"), "{line}");
+        assert!(line.starts_with("pierhead_") || line.starts_with("process_"), "{line}");
     }
     for path in ["/health/instance", "/health/endtoend"] {
         for client in [edge.client(), edge.operator()] {

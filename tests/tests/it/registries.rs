@@ -1,9 +1,12 @@
 //! Registries as they are: what their answers prove, and what an edge before them says.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pierhead_tests::eventually;
+use pierhead_tests::http::{Answer, Request, Server};
 use pierhead_tests::image::{Blob, Image, Manifest};
 use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
 use pierhead_tests::pierhead::{Pierhead, Setup};
@@ -26,6 +29,72 @@ async fn edge_of(upstream: String, more: Value) -> Pierhead {
 fn message(reply: &Reply) -> String {
     let body: Value = serde_json::from_slice(&reply.body).unwrap();
     body["errors"][0]["message"].as_str().unwrap().to_owned()
+}
+
+/// harbor#22609, distribution#4747: another cache behind this one fetches a blob for a GET only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heads_no_never_answers_a_get() {
+    for (how, auth) in [
+        (Misbehaviour::BlobsAfterGet, "shared"),
+        (Misbehaviour::BlobsAfterGet, "passthrough"),
+        (Misbehaviour::HeadLies(404), "shared"),
+        (Misbehaviour::HeadLies(404), "passthrough"),
+    ] {
+        let upstream = Upstream::start().await;
+        let image = Image::new(1, &[20_000]);
+        upstream.hold("team/app", "latest", &image);
+        upstream.hold("team/other", "latest", &image);
+        upstream.misbehave(how.clone());
+        let edge = edge_of(upstream.url(), json!({ "auth": auth, "negative_ttl": "1h", "tag_ttl": "1ms" })).await;
+        let client = edge.client();
+        let layer = &image.layers[0].digest;
+        let what = format!("{how:?} {auth}");
+        let blob = |repository: &str| format!("/v2/{repository}/blobs/{layer}");
+        assert_eq!(client.head(&blob("team/app")).await.status, 404, "{what}");
+        assert_eq!(client.get_with(&blob("team/app"), &[("Range", "bytes=0-9")]).await.status, 206, "{what}");
+        client.blob("team/app", layer).await.unwrap();
+        assert_eq!(client.head(&blob("team/app")).await.status, 200, "{what}");
+        // The bytes are here by now, and the other repository's right to them is asked about.
+        assert_eq!(client.head(&blob("team/other")).await.status, 404, "{what}");
+        client.blob("team/other", layer).await.unwrap();
+        // What upstream does not have by GET either it does not have.
+        let unknown = Blob::random(9, 10).digest;
+        for _ in 0..2 {
+            assert_eq!(client.get(&format!("/v2/team/app/blobs/{unknown}")).await.status, 404, "{what}");
+        }
+    }
+}
+
+/// diun#1614, watchtower#669, containerd#6684: HEAD of a manifest is refused, or says nothing, where GET answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_decides_before_a_tag_is_refused_or_forgotten() {
+    for how in [
+        Misbehaviour::HeadLies(404),
+        Misbehaviour::HeadLies(401),
+        Misbehaviour::HeadLies(403),
+        Misbehaviour::HeadLies(500),
+        Misbehaviour::EmptyHeads,
+    ] {
+        let upstream = Upstream::start().await;
+        let image = Image::new(1, &[1000]);
+        upstream.hold("team/app", "latest", &image);
+        upstream.misbehave(how.clone());
+        let edge = edge_of(upstream.url(), json!({ "negative_ttl": "1h", "tag_ttl": "1ms" })).await;
+        let digest = image.digest().to_string();
+        for path in [TAG.to_owned(), format!("/v2/team/app/manifests/{digest}")] {
+            let head = edge.client().head(&path).await;
+            assert_eq!((head.status, head.header("docker-content-digest")), (200, digest.as_str()), "{how:?} {path}");
+            assert_eq!(head.header("content-type"), image.manifest.media_type, "{how:?} {path}");
+            assert_eq!(head.header("content-length"), image.manifest.blob.bytes.len().to_string(), "{how:?} {path}");
+        }
+        for _ in 0..3 {
+            let again = edge.client().get_with(TAG, &[("Accept", "*/*")]).await;
+            assert_eq!((again.status, &again.body), (200, &image.manifest.blob.bytes), "{how:?}");
+        }
+        // Still known when nothing can be asked.
+        upstream.misbehave(Misbehaviour::Failing(500));
+        assert_eq!(edge.client().manifest("team/app", "latest").await.unwrap().body, image.manifest.blob.bytes);
+    }
 }
 
 /// A refusal is no reason to forget, and no reason to show what was refused.
@@ -63,6 +132,121 @@ async fn what_is_refused_is_hidden_until_it_is_allowed_again() {
     assert_eq!(upstream.count("GET", "/manifests/latest"), fetched, "it was forgotten");
 }
 
+/// A registry whose token service refuses every account while `refuses` is set, as after a password was changed.
+async fn behind_a_fickle_token_service(images: &[(String, Image)]) -> (Server, Server, Arc<AtomicBool>) {
+    let refuses = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&refuses);
+    let tokens = Server::start([127, 0, 0, 1], move |_: &Request| match seen.load(Ordering::SeqCst) {
+        true => Answer::new(401, &[("Content-Type", "application/json")], r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#),
+        false => Answer::new(200, &[("Content-Type", "application/json")], r#"{"token":"t","expires_in":1}"#),
+    })
+    .await;
+    let realm = format!("Bearer realm=\"{}/token\",service=\"reg.test\"", tokens.url());
+    let held: Vec<(String, Manifest)> =
+        images.iter().map(|(name, image)| (name.clone(), image.manifest.clone())).collect();
+    let refused = Arc::clone(&refuses);
+    let registry = Server::start([127, 0, 0, 1], move |request: &Request| {
+        if request.header("authorization").is_none() || refused.load(Ordering::SeqCst) {
+            return Answer::new(401, &[("WWW-Authenticate", &realm)], r#"{"errors":[]}"#);
+        }
+        let found = held.iter().find(|(name, manifest)| {
+            let below = request.path.strip_prefix(&format!("/v2/{name}/manifests/"));
+            below.is_some_and(|asked| asked == "latest" || asked == manifest.blob.digest.to_string())
+        });
+        let Some((_, manifest)) = found else { return Answer::new(404, &[], r#"{"errors":[]}"#) };
+        let digest = manifest.blob.digest.to_string();
+        let headers = [("Content-Type", manifest.media_type.as_str()), ("Docker-Content-Digest", &digest)];
+        Answer::new(200, &headers, manifest.blob.bytes.clone())
+    })
+    .await;
+    (registry, tokens, refuses)
+}
+
+/// harbor#14822, harbor#22569: the token service refuses the account that the configuration gives the edge.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_refused_is_an_outage() {
+    for keep_deleted in [false, true] {
+        let images: Vec<_> = (1..=30).map(|seed| (format!("team/app{seed}"), Image::new(seed, &[500]))).collect();
+        let (registry, tokens, refuses) = behind_a_fickle_token_service(&images).await;
+        let more = json!({
+            "tag_ttl": "1ms", "negative_ttl": "1ms", "keep_deleted": keep_deleted, "realms": ["127.0.0.1"],
+            "credentials": { "username": "edge", "password": "edge-password" },
+        });
+        let edge = edge_of(registry.url(), more).await;
+        for (name, image) in &images {
+            let reply = edge.client().manifest(name, "latest").await.unwrap();
+            assert_eq!(reply.body, image.manifest.blob.bytes);
+        }
+        assert_eq!(edge.metric("pierhead_upstream_account_refused", &[("registry", "reg.test")]).await, 0.0);
+        refuses.store(true, Ordering::SeqCst);
+        let logins = tokens.requests().len();
+        for round in 0..3 {
+            for (name, image) in &images {
+                let reply = edge.client().manifest(name, "latest").await;
+                let reply = reply.unwrap_or_else(|error| panic!("{keep_deleted} {round} {name}: {error:?}"));
+                assert_eq!(reply.body, image.manifest.blob.bytes);
+            }
+        }
+        let logins = tokens.requests().len() - logins;
+        // Each repository has a token of its own, and 90 requests were answered.
+        assert!(logins <= 40, "{logins} logins for 90 requests");
+        edge.metric_until("pierhead_upstream_account_refused", &[("registry", "reg.test")], |is| is == 1.0).await;
+        let warned = |line: &str| line.contains("WARN") && line.contains("refuses the account");
+        eventually("a WARN", Duration::from_secs(10), async || (edge.log().count(warned) > 0).then_some(())).await;
+        assert_eq!(edge.log().count(warned), 1, "one WARN");
+        // What is not known is refused with the reason, and nobody is asked for an account.
+        let unknown = edge.client().get("/v2/team/unknown/manifests/latest").await;
+        assert_eq!((unknown.status, unknown.header("www-authenticate")), (503, ""), "{unknown:?}");
+        let said = message(&unknown);
+        assert!(said.contains("reg.test") && said.contains("refuses the account"), "{said}");
+        let health: Value = serde_json::from_slice(&edge.operator().get("/health/endtoend").await.body).unwrap();
+        assert_eq!(health["data"]["services"]["reg.test"], true, "{health}");
+        let expanded = &health["data"]["services_expanded"]["reg.test"];
+        assert_eq!(expanded["status"], true, "{health}");
+        assert!(expanded["message"].as_str().unwrap().starts_with("degraded: "), "{health}");
+        let public = edge.client().get("/health/endtoend").await;
+        assert!(!String::from_utf8_lossy(&public.body).contains("expanded"), "{public:?}");
+        // It is taken again.
+        refuses.store(false, Ordering::SeqCst);
+        eventually("taken again", Duration::from_secs(120), async || {
+            edge.client().manifest("team/app1", "latest").await.unwrap();
+            (edge.metric("pierhead_upstream_account_refused", &[]).await == 0.0).then_some(())
+        })
+        .await;
+        for secret in ["edge-password", "ZWRnZTo"] {
+            assert_eq!(edge.log().count(|line| line.contains(secret)), 0);
+        }
+    }
+}
+
+/// notation#659: registries without a referrers API answer with all kinds of statuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_referrers_is_asked_once_and_says_nothing_about_its_tags() {
+    for status in [200, 400, 405, 500, 501, 503] {
+        let upstream = Upstream::start().await;
+        let (image, moved) = (Image::new(1, &[1000]), Image::new(2, &[1000]));
+        upstream.hold("team/app", "latest", &image);
+        upstream.misbehave(Misbehaviour::NoReferrers(status));
+        let more = json!({
+            "tag_ttl": "1ms", "negative_ttl": "1h", "stale_if_error": status % 2 == 1, "retries": 2,
+        });
+        let edge = edge_of(upstream.url(), more).await;
+        let path = format!("/v2/team/app/referrers/{}", image.digest());
+        edge.client().pull("team/app", "latest").await.unwrap();
+        for path in [&path, &path, &format!("{path}?artifactType=a%2Fb")] {
+            let referrers = edge.client().get(path).await;
+            assert_eq!(referrers.status, 404, "{status}");
+            let body = String::from_utf8_lossy(&referrers.body);
+            assert!(body.contains("MANIFEST_UNKNOWN") && !body.contains("cannot be asked"), "{status}: {body}");
+        }
+        assert_eq!(upstream.count("GET", "/referrers/"), 2, "{status}: one for each query");
+        upstream.hold("team/app", "latest", &moved);
+        let reply = edge.client().manifest("team/app", "latest").await.unwrap();
+        assert_eq!(reply.body, moved.manifest.blob.bytes, "{status}");
+        assert_eq!(edge.outcome_of(&reply).await, "miss", "{status}");
+    }
+}
+
 /// pulp/pulp_docker#338: a list that goes on never looks whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_cannot_be_kept_is_no_short_list() {
@@ -98,6 +282,32 @@ async fn a_link_that_cannot_be_kept_is_no_short_list() {
     }
 }
 
+/// What a registry says about a wrong request is the client's, unchanged, asked once, by a mirror and by a front.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_list_is_passed_on_as_it_is() {
+    const BODY: &str = r#"{"errors":[{"code":"PAGINATION_NUMBER_INVALID","message":"n=abc"}]}"#;
+    let digest = Blob::random(1, 10).digest;
+    for (path, statuses) in [
+        ("/v2/team/app/tags/list?n=abc".to_owned(), &[400, 405, 406, 416, 451][..]),
+        (format!("/v2/team/app/referrers/{digest}?last=abc"), &[400, 416]),
+    ] {
+        for status in statuses {
+            let upstream = Upstream::start().await;
+            upstream.misbehave(Misbehaviour::ListsRejected(*status, BODY));
+            let mirror = edge_of(upstream.url(), json!({ "negative_ttl": "1h" })).await;
+            let front = super::origin::setup([upstream.server.address].into_iter(), json!({})).start().await;
+            for (edge, kind) in [(&mirror, "mirror"), (&front, "front")] {
+                let asked = upstream.server.requests().len();
+                let reply = edge.client().get(&path).await;
+                assert_eq!((reply.status, &reply.body[..]), (*status, BODY.as_bytes()), "{kind} {path}");
+                assert_eq!(reply.header("content-type"), "application/json", "{kind} {path}");
+                assert_eq!(upstream.server.requests().len() - asked, 1, "{kind} {path} {status}");
+                assert_eq!(edge.log().count(|line| line.contains("\"WARN\"") && line.contains("upstream")), 0);
+            }
+        }
+    }
+}
+
 /// A mount that cannot be is an ordinary upload, as the registry says without an edge.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mount_from_nowhere_is_an_upload() {
@@ -123,8 +333,9 @@ async fn nothing_that_the_edge_serves_runs_in_a_browser() {
     let edge = edge_of(upstream.url(), json!({})).await;
     let page = Blob::new(Bytes::from_static(b"{\"x\":\"<script>alert(1)</script>\"}"));
     for (number, (media_type, served)) in [
-        ("text/html", "application/octet-stream"),
-        ("Text/HTML; charset=utf-8", "application/octet-stream"),
+        // Types that say nothing of a manifest: its shape tells.
+        ("text/html", "application/vnd.oci.image.manifest.v1+json"),
+        ("Text/HTML; charset=utf-8", "application/vnd.oci.image.manifest.v1+json"),
         ("image/svg+xml", "application/octet-stream"),
         ("application/javascript", "application/octet-stream"),
         ("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.manifest.v1+json"),

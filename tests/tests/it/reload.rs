@@ -53,7 +53,7 @@ async fn a_bad_file_changes_nothing_and_says_why() {
         let listeners = config["listeners"].as_array_mut().unwrap();
         listeners.push(json!({ "name": "taken", "bind": taken.local_addr().unwrap().to_string() }));
     });
-    refused(&edge, "listener taken: ").await;
+    refused(&edge, "listeners[1].bind: ").await;
     edge.client().pull("team/app", "latest").await.unwrap();
     // Once it is put right it is taken.
     drop(taken);
