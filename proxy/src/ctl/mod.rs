@@ -125,22 +125,22 @@ pub(crate) enum CacheWanted {
     Stats,
     /// Delete a registry, a repository, an image or a blob from the cache
     Purge {
-        /// REGISTRY[/REPOSITORY[:TAG|@DIGEST]]
+        /// Such as `docker.io` or `docker.io/library/alpine`; with `:TAG` or `@DIGEST` for less
         image: Image,
     },
     /// Never evict an image, or all of a repository
     Pin {
-        /// REGISTRY/REPOSITORY[:TAG]
+        /// Such as `docker.io/library/alpine`; with `:TAG` for one image
         image: Image,
     },
     /// Allow eviction again
     Unpin {
-        /// REGISTRY/REPOSITORY[:TAG]
+        /// Such as `docker.io/library/alpine`; with `:TAG` for one image
         image: Image,
     },
     /// Say why an image is in the cache, or is not
     Why {
-        /// REGISTRY/REPOSITORY[:TAG|@DIGEST]
+        /// Such as `docker.io/library/alpine`; with `:TAG` or `@DIGEST` for one image
         image: Image,
     },
 }

@@ -128,13 +128,18 @@ async fn python_dxf_pushes_pulls_and_mounts() {
 }
 
 const ORAS: &str = r#"
-import hashlib, os, sys
-import oras.client, oras.oci, oras.provider
+import os, sys
+import requests
+import oras.auth.utils, oras.client, oras.oci, oras.provider
 
 host, way = sys.argv[1:]
 client = oras.client.OrasClient(hostname=host, insecure=True)
 client.login(username='org', password='correct horse', hostname=host, config_path=os.path.abspath('docker-' + way + '.json'))
-client.auth.set_basic_auth('org', 'correct horse')
+# oras-py keeps the token of its first request, a HEAD that needs no push: so it is given one that may push.
+challenge = oras.auth.utils.parse_auth_header(requests.get('http://' + host + '/v2/').headers['Www-Authenticate'])
+parameters = {'service': challenge.service, 'scope': 'repository:org/oras-' + way + ':pull,push'}
+answer = requests.get(challenge.realm, params=parameters, auth=('org', 'correct horse'))
+client.auth.set_token_auth(answer.json()['token'])
 target = host + '/org/oras-' + way + ':v1'
 with open('artifact.txt', 'wb') as file:
     file.write(b'artifact of ' + way.encode() + b'x' * 3000000)
