@@ -108,7 +108,7 @@ impl BlobSource {
     }
 
     async fn ask(&self, index: usize, range: Option<(HeaderValue, Option<&HeaderValue>)>) -> Result<Answer, Failure> {
-        let mut call = Call { since: std::time::Instant::now(), ..self.call.clone() };
+        let mut call = self.call.clone();
         if let Some((range, if_range)) = range {
             call.headers.insert(RANGE, range);
             if let Some(etag) = if_range {
@@ -396,6 +396,8 @@ impl BlobBody {
             let Some(turn) = turn else { return Err(self.give_up(self.last.clone())) };
             let index = turn.index;
             let etag = self.etag.as_ref().filter(|_| index == self.endpoint);
+            // Each resumption is a request of its own: a token from before it may have expired.
+            self.source.call.since = std::time::Instant::now();
             // Until the end asked for, but open-ended where that is the blob's: presigned URLs are happier that way.
             let end = self.end.filter(|end| self.total != Some(*end));
             let opened = timeout_at(deadline, self.source.open(index, self.at, end, etag)).await;

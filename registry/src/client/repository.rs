@@ -85,21 +85,22 @@ impl Repository {
             }
         }
         attempts.in_another_way();
-        self.get(attempts, reference, accept).await.map(HeadAnswer::Manifest)
+        // One question: a token that came for the HEAD is as good as can be for the GET.
+        let call = Call { since: call.since, ..manifest_call(Method::GET, reference, accept) };
+        self.get(attempts, call, reference).await.map(HeadAnswer::Manifest)
     }
 
     /// GET of a manifest; checked against the digest when asked by one.
     pub async fn get_manifest(&self, reference: &Reference, accept: &[String]) -> Result<FetchedManifest, ClientError> {
-        self.get(Attempts::new(&self.upstream, &[]), reference, accept).await
+        self.get(Attempts::new(&self.upstream, &[]), manifest_call(Method::GET, reference, accept), reference).await
     }
 
     async fn get(
         &self,
         mut attempts: Attempts,
+        call: Call,
         reference: &Reference,
-        accept: &[String],
     ) -> Result<FetchedManifest, ClientError> {
-        let call = manifest_call(Method::GET, reference, accept);
         loop {
             let turn = attempts.next().await?;
             match self.fetch(turn.index, &call).await.and_then(|fetched| manifest::manifest(fetched, reference)) {
