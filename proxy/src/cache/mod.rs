@@ -256,7 +256,7 @@ impl Cache {
 async fn ask(digest: &Digest, source: Option<&Repository>) -> Result<(), BlobError> {
     let source = source.ok_or(BlobError::Offline { digest: *digest })?;
     match source.head_blob(digest).await {
-        Err(ClientError::Unconfirmed { .. }) => source.probe_blob(digest).await?,
+        Err(ClientError::Unconfirmed { .. }) => source.probe_blob(digest).await?.size,
         asked => asked?,
     };
     Ok(())

@@ -43,6 +43,15 @@ struct Opened {
     proven: bool,
 }
 
+/// What a GET of a blob's first byte tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobProbe {
+    /// The length of the blob, where the server tells it.
+    pub size: Option<u64>,
+    /// Whether the server sends parts of it.
+    pub ranges: bool,
+}
+
 /// What an endpoint has from a given byte on.
 enum Opening {
     /// A part of the blob.
@@ -57,11 +66,11 @@ impl BlobSource {
         BlobSource { upstream, caller, call }
     }
 
-    /// The length of the blob as the header of the shortest possible GET tells it, if it does.
-    pub(super) async fn probe(&self, index: usize) -> Result<Option<u64>, Failure> {
+    /// What the header of the shortest possible GET tells of the blob.
+    pub(super) async fn probe(&self, index: usize) -> Result<BlobProbe, Failure> {
         match self.open(index, 0, Some(1), None).await? {
-            Opening::Body(opened) => Ok(opened.extent.total),
-            Opening::End(total) => Ok(Some(total)),
+            Opening::Body(opened) => Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges }),
+            Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true }),
         }
     }
 

@@ -41,7 +41,7 @@ use bytes::Bytes;
 
 use crate::oci::{Digest, RepositoryName};
 
-pub use body::BlobBody;
+pub use body::{BlobBody, BlobProbe};
 pub use document::Document;
 pub use error::{BuildError, ClientError};
 pub use login::AccountRefusal;

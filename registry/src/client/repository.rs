@@ -19,7 +19,9 @@ use super::reach::Aim;
 use super::retry::Attempts;
 use super::send::Call;
 use super::upstream::Upstream;
-use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, manifest, range};
+use super::{
+    BlobBody, BlobProbe, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, manifest, range,
+};
 use crate::oci::{Digest, Reference, RepositoryName, media_type};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -158,17 +160,17 @@ impl Repository {
         }
     }
 
-    /// The size of a blob as the header of a GET tells it: for whoever is about to fetch a part of it. HEAD may know less,
-    /// and its no proves nothing.
-    pub async fn probe_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+    /// What the header of a GET tells of a blob: asked before a part of it is fetched. HEAD may know less, and its no proves
+    /// nothing.
+    pub async fn probe_blob(&self, digest: &Digest) -> Result<BlobProbe, ClientError> {
         let source = self.source(digest);
         let mut attempts = Attempts::new(&self.upstream, &[]);
         loop {
             let turn = attempts.next().await?;
             match source.probe(turn.index).await {
-                Ok(size) => {
+                Ok(probe) => {
                     turn.settle(None);
-                    return Ok(size);
+                    return Ok(probe);
                 }
                 Err(failure) => attempts.failed(turn, failure),
             }
@@ -230,6 +232,7 @@ impl Repository {
         )
         .probe(index)
         .await
+        .map(|probe| probe.size)
     }
 
     async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {

@@ -431,7 +431,7 @@ async fn a_server_that_takes_no_ranges_is_asked_without_one() {
         let mut body = repository.get_blob(&digest(&bytes), 0, Some(500), &[]).await.unwrap();
         assert!(drain(&mut body).await.unwrap() == bytes[..500]);
         assert_eq!(fake.seen().len(), 3, "{status}");
-        assert_eq!(repository.probe_blob(&digest(&bytes)).await.unwrap(), Some(1000));
+        assert_eq!(repository.probe_blob(&digest(&bytes)).await.unwrap().size, Some(1000));
     }
 }
 
@@ -461,7 +461,7 @@ async fn a_length_that_head_does_not_tell_is_no_error() {
     let repository = repository(&[fake.url()]);
     assert_eq!(repository.head_blob(&digest(b"x")).await.unwrap(), None);
     assert_eq!(fake.seen().len(), 1, "it costs one request");
-    assert_eq!(repository.probe_blob(&digest(b"x")).await.unwrap(), None);
+    assert_eq!(repository.probe_blob(&digest(b"x")).await.unwrap().size, None);
 }
 
 /// What is sent was asked for without an encoding. Whether it is the blob, its digest says.

@@ -191,9 +191,11 @@ impl Fills {
         if map.is_none() {
             let origin = origin.as_ref().ok_or(BlobError::Offline { digest })?;
             if want == Want::Part {
-                size = origin.source.probe_blob(&digest).await?;
-                // Where parts cannot be told from the whole, a part is waited for.
-                if size.is_none() {
+                let probe = origin.source.probe_blob(&digest).await?;
+                size = probe.size;
+                // Where the server sends no parts, or they cannot be told from the whole, a part is waited for: asking for it
+                // would cost a download of the whole beside the fill's.
+                if size.is_none() || !probe.ranges {
                     want = Want::Whole;
                 }
             }
@@ -202,7 +204,7 @@ impl Fills {
                 if let Some(hint) = origin.hint
                     && self.admits(store, &registry, digest, hint).await.is_err()
                 {
-                    let size = origin.source.probe_blob(&digest).await?;
+                    let size = origin.source.probe_blob(&digest).await?.size;
                     if let Some(told) = size
                         && self.admits(store, &registry, digest, told).await.is_err()
                     {
