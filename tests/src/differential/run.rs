@@ -82,7 +82,8 @@ fn registry(behaviour: &Behaviour, upstream: &Upstream) -> Value {
     let mut registry = json!({
         "name": name(behaviour), "upstream": upstream.addresses, "insecure": true,
         "connect_timeout": "2s", "first_byte_timeout": "5s", "idle_timeout": "5s", "resume_for": "5s",
-        "cool_down": "1s", "realms": [ISSUER.to_string()],
+        // Redirects lead to another address of this machine, where they would lead to a public one elsewhere.
+        "cool_down": "1s", "realms": [ISSUER.to_string()], "redirects_to": ["127.0.0.2"],
     });
     let mut set = |name: &str, value: Value| registry[name] = value;
     if keys.expired {
