@@ -1,4 +1,4 @@
-//! The body of a blob: one body for whoever reads it, however many connections it takes.
+//! The body of a blob: one body for its reader, however many connections it takes.
 //!
 //! Invariants: bytes come in order, each once, from [`BlobBody::start`] to exactly the end asked for; a connection that
 //! breaks is taken up at the byte where it broke, by a new request (so with a fresh token and a fresh redirect), at the
@@ -6,145 +6,22 @@
 //! await and called again.
 //!
 //! An answer need not tell a length. Then the end of its body is the end of the blob, as far as this module can know, and
-//! whoever reads it checks the digest. An answer need not take a range either: the request is then sent again without one.
+//! the reader checks the digest.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE, TRANSFER_ENCODING};
-use reqwest::{Response, StatusCode};
+use reqwest::Response;
+use reqwest::header::HeaderValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ClientError;
-use super::exchange::Caller;
 use super::failure::Failure;
 use super::range::{self, Extent, RangeError};
 use super::retry::{Attempts, Turn, order, pause};
-use super::send::{Answer, Call};
-use super::upstream::Upstream;
-
-/// Where a blob comes from.
-pub(super) struct BlobSource {
-    upstream: Arc<Upstream>,
-    caller: Caller,
-    call: Call,
-}
-
-/// The header of an answer that carries a part of a blob.
-struct Opened {
-    response: Response,
-    extent: Extent,
-    /// Strong, or `None`.
-    etag: Option<HeaderValue>,
-    ranges: bool,
-    /// Whether HTTP tells the end of the body from a connection that was closed in its middle.
-    proven: bool,
-}
-
-/// What a GET of a blob's first byte tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlobProbe {
-    /// The length of the blob, where the server tells it.
-    pub size: Option<u64>,
-    /// Whether the server sends parts of it.
-    pub ranges: bool,
-}
-
-/// What an endpoint has from a given byte on.
-enum Opening {
-    /// A part of the blob.
-    Body(Box<Opened>),
-    /// Nothing: the blob is this long.
-    End(u64),
-}
-
-impl BlobSource {
-    /// `call` is the GET of the blob, without a range.
-    pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call) -> BlobSource {
-        BlobSource { upstream, caller, call }
-    }
-
-    /// What the header of the shortest possible GET tells of the blob.
-    pub(super) async fn probe(&self, index: usize) -> Result<BlobProbe, Failure> {
-        match self.open(index, 0, Some(1), None).await? {
-            Opening::Body(opened) => Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges }),
-            Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true }),
-        }
-    }
-
-    /// Asks one endpoint for `start..end`; once more, for everything, when it does not take the range.
-    async fn open(
-        &self,
-        index: usize,
-        start: u64,
-        end: Option<u64>,
-        if_range: Option<&HeaderValue>,
-    ) -> Result<Opening, Failure> {
-        let endpoint = &self.upstream.endpoints[index];
-        let range = range::header(start, end).and_then(|range| HeaderValue::try_from(range).ok());
-        // From its start the blob can be had without a range as well.
-        let avoided = start == 0 && range.is_some() && !endpoint.takes_ranges(Instant::now());
-        let mut refused = false;
-        if let Some(range) = range.filter(|_| !avoided) {
-            let answer = self.ask(index, Some((range, if_range))).await?;
-            let (status, headers) = (answer.response.status(), answer.response.headers());
-            // A server that is known to take no ranges need not say so in so many words.
-            refused = range::is_refused(status, headers, start, answer.foreign)
-                || (status == StatusCode::INTERNAL_SERVER_ERROR && !endpoint.takes_ranges(Instant::now()));
-            if !refused {
-                if status == StatusCode::RANGE_NOT_SATISFIABLE {
-                    let total = range::unsatisfied(headers);
-                    return total.map(Opening::End).ok_or_else(|| Failure::invalid(RangeError::Beyond));
-                }
-                match self.opened(index, answer, start, end).await {
-                    // A 206 that is not what it should be: this server is bad at ranges.
-                    Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
-                    opened => return opened.map(|opened| Opening::Body(Box::new(opened))),
-                }
-            }
-        }
-        let answer = self.ask(index, None).await?;
-        let mut opened = self.opened(index, answer, start, end).await?;
-        if refused {
-            let (registry, host) = (self.upstream.name(), endpoint.host());
-            tracing::debug!(registry, host, "the server does not take ranges");
-            endpoint.refuses_ranges(Instant::now());
-        }
-        opened.ranges &= !(refused || avoided);
-        Ok(Opening::Body(Box::new(opened)))
-    }
-
-    async fn ask(&self, index: usize, range: Option<(HeaderValue, Option<&HeaderValue>)>) -> Result<Answer, Failure> {
-        let mut call = self.call.clone();
-        if let Some((range, if_range)) = range {
-            call.headers.insert(RANGE, range);
-            if let Some(etag) = if_range {
-                call.headers.insert(IF_RANGE, etag.clone());
-            }
-        }
-        self.upstream.exchange(index, &call, &self.caller).await
-    }
-
-    async fn opened(&self, index: usize, answer: Answer, start: u64, end: Option<u64>) -> Result<Opened, Failure> {
-        let carried = self.upstream.endpoints[index].transport.is_some() && !answer.foreign;
-        let response = self.upstream.accept(answer).await?;
-        let (status, headers) = (response.status(), response.headers());
-        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return Err(Failure::invalid(format!("unexpected status {}", status.as_u16())));
-        }
-        let extent = range::check(status, headers, start, end).map_err(Failure::invalid)?;
-        let ranges = status == StatusCode::PARTIAL_CONTENT
-            || headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
-        let proven = carried || range::content_length(headers).is_some() || headers.contains_key(TRANSFER_ENCODING);
-        Ok(Opened { extent, etag: strong_etag(headers), ranges, proven, response })
-    }
-}
-
-fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {
-    headers.get(ETAG).filter(|value| value.as_bytes().starts_with(b"\"")).cloned()
-}
+use super::source::{BlobSource, Opened, Opening};
 
 /// One connection's answer, being read.
 struct Reply {
@@ -405,8 +282,7 @@ impl BlobBody {
             let Some(turn) = turn else { return Err(self.give_up(self.last.clone())) };
             let index = turn.index;
             let etag = self.etag.as_ref().filter(|_| index == self.endpoint);
-            // Each resumption is a request of its own: a token from before it may have expired.
-            self.source.call.since = std::time::Instant::now();
+            self.source.begin_again();
             // Until the end asked for, but open-ended where that is the blob's: presigned URLs are happier that way.
             let end = self.end.filter(|end| self.total != Some(*end));
             let opened = timeout_at(deadline, self.source.open(index, self.at, end, etag)).await;

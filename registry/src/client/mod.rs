@@ -29,6 +29,7 @@ mod retry;
 mod schemes;
 mod send;
 mod settings;
+mod source;
 mod token;
 mod transport;
 mod upstream;
@@ -41,13 +42,14 @@ use bytes::Bytes;
 
 use crate::oci::{Digest, RepositoryName};
 
-pub use body::{BlobBody, BlobProbe};
+pub use body::BlobBody;
 pub use document::Document;
 pub use error::{BuildError, ClientError};
 pub use login::AccountRefusal;
 pub use reach::RedirectTarget;
 pub use repository::Repository;
 pub use settings::{Account, AccountSettings, Credential, EndpointSettings, Settings};
+pub use source::BlobProbe;
 pub use transport::{SharedTransport, Transport, TransportBody, TransportError};
 use upstream::Upstream;
 

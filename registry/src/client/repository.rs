@@ -11,13 +11,13 @@ use flate2::read::MultiGzDecoder;
 use reqwest::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, LINK};
 use reqwest::{Method, Response};
 
-use super::body::BlobSource;
 use super::exchange::{Caller, Identity};
 use super::failure::Failure;
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::retry::Attempts;
 use super::send::Call;
+use super::source::BlobSource;
 use super::upstream::Upstream;
 use super::{
     BlobBody, BlobProbe, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, manifest, range,

@@ -1,0 +1,146 @@
+//! One request for a blob, or a part of it, to one endpoint.
+//!
+//! Invariant: what is returned as a part is the part that was asked for, or the blob from its start. A server need not
+//! take ranges: where it refuses one the request is sent again without, and that is remembered of the endpoint.
+
+use std::sync::Arc;
+
+use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use reqwest::{Response, StatusCode};
+use tokio::time::Instant;
+
+use super::exchange::Caller;
+use super::failure::Failure;
+use super::range::{self, Extent, RangeError};
+use super::send::{Answer, Call};
+use super::upstream::Upstream;
+
+/// Where a blob comes from.
+pub(super) struct BlobSource {
+    /// The registry.
+    pub(super) upstream: Arc<Upstream>,
+    caller: Caller,
+    call: Call,
+}
+
+/// The header of an answer that carries a part of a blob.
+pub(super) struct Opened {
+    /// Its body is still to be read.
+    pub(super) response: Response,
+    /// Which part.
+    pub(super) extent: Extent,
+    /// Strong, or `None`.
+    pub(super) etag: Option<HeaderValue>,
+    /// Whether the server sends parts.
+    pub(super) ranges: bool,
+    /// Whether HTTP tells the end of the body from a connection that was closed in its middle.
+    pub(super) proven: bool,
+}
+
+/// What a GET of a blob's first byte tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobProbe {
+    /// The length of the blob, where the server tells it.
+    pub size: Option<u64>,
+    /// Whether the server sends parts of it.
+    pub ranges: bool,
+}
+
+/// What an endpoint has from a given byte on.
+pub(super) enum Opening {
+    /// A part of the blob.
+    Body(Box<Opened>),
+    /// Nothing: the blob is this long.
+    End(u64),
+}
+
+impl BlobSource {
+    /// `call` is the GET of the blob, without a range.
+    pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call) -> BlobSource {
+        BlobSource { upstream, caller, call }
+    }
+
+    /// Begins a request of its own: a token from before it may have expired.
+    pub(super) fn begin_again(&mut self) {
+        self.call.since = std::time::Instant::now();
+    }
+
+    /// What the header of the shortest possible GET tells of the blob.
+    pub(super) async fn probe(&self, index: usize) -> Result<BlobProbe, Failure> {
+        match self.open(index, 0, Some(1), None).await? {
+            Opening::Body(opened) => Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges }),
+            Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true }),
+        }
+    }
+
+    /// Asks one endpoint for `start..end`; once more, for everything, when it does not take the range.
+    pub(super) async fn open(
+        &self,
+        index: usize,
+        start: u64,
+        end: Option<u64>,
+        if_range: Option<&HeaderValue>,
+    ) -> Result<Opening, Failure> {
+        let endpoint = &self.upstream.endpoints[index];
+        let range = range::header(start, end).and_then(|range| HeaderValue::try_from(range).ok());
+        // From its start the blob can be had without a range as well.
+        let avoided = start == 0 && range.is_some() && !endpoint.takes_ranges(Instant::now());
+        let mut refused = false;
+        if let Some(range) = range.filter(|_| !avoided) {
+            let answer = self.ask(index, Some((range, if_range))).await?;
+            let (status, headers) = (answer.response.status(), answer.response.headers());
+            // A server that is known to take no ranges need not say so in so many words.
+            refused = range::is_refused(status, headers, start, answer.foreign)
+                || (status == StatusCode::INTERNAL_SERVER_ERROR && !endpoint.takes_ranges(Instant::now()));
+            if !refused {
+                if status == StatusCode::RANGE_NOT_SATISFIABLE {
+                    let total = range::unsatisfied(headers);
+                    return total.map(Opening::End).ok_or_else(|| Failure::invalid(RangeError::Beyond));
+                }
+                match self.opened(index, answer, start, end).await {
+                    // A 206 that is not what it should be: this server is bad at ranges.
+                    Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
+                    opened => return opened.map(|opened| Opening::Body(Box::new(opened))),
+                }
+            }
+        }
+        let answer = self.ask(index, None).await?;
+        let mut opened = self.opened(index, answer, start, end).await?;
+        if refused {
+            let (registry, host) = (self.upstream.name(), endpoint.host());
+            tracing::debug!(registry, host, "the server does not take ranges");
+            endpoint.refuses_ranges(Instant::now());
+        }
+        opened.ranges &= !(refused || avoided);
+        Ok(Opening::Body(Box::new(opened)))
+    }
+
+    async fn ask(&self, index: usize, range: Option<(HeaderValue, Option<&HeaderValue>)>) -> Result<Answer, Failure> {
+        let mut call = self.call.clone();
+        if let Some((range, if_range)) = range {
+            call.headers.insert(RANGE, range);
+            if let Some(etag) = if_range {
+                call.headers.insert(IF_RANGE, etag.clone());
+            }
+        }
+        self.upstream.exchange(index, &call, &self.caller).await
+    }
+
+    async fn opened(&self, index: usize, answer: Answer, start: u64, end: Option<u64>) -> Result<Opened, Failure> {
+        let carried = self.upstream.endpoints[index].transport.is_some() && !answer.foreign;
+        let response = self.upstream.accept(answer).await?;
+        let (status, headers) = (response.status(), response.headers());
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            return Err(Failure::invalid(format!("unexpected status {}", status.as_u16())));
+        }
+        let extent = range::check(status, headers, start, end).map_err(Failure::invalid)?;
+        let ranges = status == StatusCode::PARTIAL_CONTENT
+            || headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
+        let proven = carried || range::content_length(headers).is_some() || headers.contains_key(TRANSFER_ENCODING);
+        Ok(Opened { extent, etag: strong_etag(headers), ranges, proven, response })
+    }
+}
+
+fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(ETAG).filter(|value| value.as_bytes().starts_with(b"\"")).cloned()
+}
