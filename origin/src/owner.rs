@@ -1,6 +1,6 @@
 //! Whose the files are that this program makes and needs.
 //!
-//! An account is often made by root, before the service runs as somebody else. Invariant: what root makes in a directory of another
+//! An account is often made by root, before the service runs as its own user. Invariant: what root makes in a directory of another
 //! user belongs to that user. And where this process may not write, the error names the file, its owner and the remedy.
 
 use std::os::unix::fs::{MetadataExt, chown};

@@ -186,7 +186,7 @@ pub(crate) fn run(args: &UserArgs) -> Result<Outcome, UserError> {
     })
 }
 
-/// Opens the database of a configuration, works on it, and leaves one whole file behind where nobody else has it open.
+/// Opens the database of a configuration, works on it, and leaves one whole file behind unless another process has it open.
 pub(crate) fn opened(
     config: &Path,
     work: impl AsyncFnOnce(&Meta) -> Result<Outcome, UserError>,
@@ -296,7 +296,7 @@ async fn change(meta: &Meta, account: &Account, log: Action<'_>, edit: AccountEd
     change_log(change, log).await
 }
 
-/// Makes a change so, with its line in the log. Whoever may use the machine made it, and needs no account.
+/// Makes a change so, with its line in the log. The operator of the machine made it, and needs no account.
 pub(crate) async fn change_log(change: Change, log: Action<'_>) -> Result<(), UserError> {
     change.log(&Performer::default(), log, now()).await?;
     Ok(change.commit().await?)

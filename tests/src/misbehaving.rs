@@ -55,7 +55,7 @@ pub enum Misbehaviour {
     NoHead,
     /// Every HEAD is answered with this status, whatever is held.
     HeadLies(u16),
-    /// HEAD of a blob is a 404 until it was sent to somebody, as of a cache that fetches for a GET only.
+    /// HEAD of a blob is a 404 until a client got it, as of a cache that fetches for a GET only.
     BlobsAfterGet,
     /// HEAD of a manifest has neither its type nor its length.
     EmptyHeads,

@@ -16,7 +16,7 @@ use crate::secret::Secret;
 pub struct OriginConfig {
     /// What clients call this registry, with its port: the service and audience of its tokens (`SERVER_HOSTNAME` of Quay's).
     pub hostname: String,
-    /// Other names by which clients reach this registry: at one of these they are told of no other.
+    /// Other names by which clients reach this registry: answers to a request for one of these name that one.
     pub aliases: Vec<String>,
     /// Where it listens.
     pub listener: OriginListener,

@@ -125,7 +125,7 @@ impl Drop for Record {
         let answer = self.answer.as_ref();
         let status = answer.map_or(CLIENT_LEFT, |answer| answer.status);
         self.origin.metrics.request(&self.method, &self.route, status, total);
-        // Those who ask every second fill the log with what nobody reads; metrics count them.
+        // Health checks come every second and would fill the log; metrics count them.
         let check = status == 200 && (self.route.starts_with("/health") || self.route == "/status");
         let told = !check || tracing::enabled!(tracing::Level::DEBUG);
         if !told || !self.origin.log.is_on() || !self.origin.live().access_log {

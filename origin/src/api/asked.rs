@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a request tells of its way is believed only when a trusted proxy sent it, and its `Host` only when that is a name of
 //! this registry: `hostname`, one of `aliases`, or the address that the client connected to. All URLs in answers are made by
-//! [`Asked::url`] and [`Asked::location`], so that a request cannot make them lead to somebody else's host.
+//! [`Asked::url`] and [`Asked::location`], so that a request cannot make them lead to a foreign host.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;

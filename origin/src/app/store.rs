@@ -24,7 +24,7 @@ pub(super) async fn open(storage: &Storage) -> Result<Arc<dyn BlobStore>, StoreE
 /// The tree, made where it is not there yet, and its owner's.
 async fn files(path: &Path) -> Result<FileSystem, StoreError> {
     let uploads = path.join("uploads/pierhead");
-    // What cannot be made is told by the store.
+    // The store reports what it cannot create.
     drop(owner::make_directory(&uploads));
     let own = [path, &path.join("uploads"), &uploads];
     own.iter().for_each(|path| owner::adopt(path));

@@ -1,6 +1,6 @@
 //! Limits on the shape of a JSON text, checked in one pass before anything reads it.
 //!
-//! `serde_json` skips fields that nobody asks for without a limit, so a text could nest as deep as it is long. Clients that read the
+//! `serde_json` skips unknown fields without a limit, so a text could nest as deep as it is long. Clients that read the
 //! manifest later may keep every value of it. Invariant: what passes here nests at most [`DEPTH`] deep, and each array and object has
 //! a bounded number of entries. Whether the text is JSON at all is for the parser to say.
 

@@ -236,7 +236,10 @@ impl Cache {
                 Joined::Again => {}
             }
         }
-        Err(BlobError::Storage { digest: *digest, reason: "others were refused it, or it comes and goes".into() })
+        Err(BlobError::Storage {
+            digest: *digest,
+            reason: "gave up after 5 attempts: the blob was evicted or its download failed each time".into(),
+        })
     }
 
     /// Whether content can be stored at the moment.

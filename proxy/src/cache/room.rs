@@ -1,7 +1,7 @@
 //! How much the store may take: the configured size, or what the disk can give where that is less. Pure.
 //!
 //! A disk that is smaller than `max_size` is a limit like `max_size`: what is old makes room for what is new. Some of the
-//! disk stays free, for records, the index, and whoever else writes there.
+//! disk stays free, for records, the index, and other programs.
 
 use std::io;
 use std::path::Path;

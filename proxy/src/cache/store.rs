@@ -439,7 +439,7 @@ impl Store {
     fn committed(&self, registry: &Arc<str>, digest: &Digest, size: u64, children: Box<[Digest]>) {
         let before = self.ledger.get(digest);
         let pinned = before.as_ref().is_some_and(|entry| entry.pinned);
-        // Whoever brought it first has paid for it.
+        // It counts for the registry that it came from first.
         let owner = before.and_then(|entry| entry.owner).or_else(|| Some(Arc::clone(registry)));
         let used = ledger::milliseconds(SystemTime::now());
         let entry = Entry { owner, size, used, pinned, suspect: false, kind: Kind::Committed { children } };

@@ -360,7 +360,7 @@ fn no_registry_evicts_all_that_came_from_others() {
     }
 }
 
-/// A claim makes no room, and one that cannot be true costs the blob its place and nobody else anything.
+/// A claim makes no room, and one that cannot be true costs the blob its place and no other blob anything.
 #[test]
 fn claims_are_not_taken_for_faults_of_the_disk() {
     let folder = tempfile::tempdir().unwrap();

@@ -196,7 +196,7 @@ mod tests {
         for key in 1000..1100 {
             assert_eq!(flights.join(&other, key, || async { 2 }).await, Ok(2));
         }
-        // It may join what runs, whoever started it.
+        // It may join a flight that another caller started.
         let joined = tokio::time::timeout(Duration::from_secs(1), flights.join(&other, 0, || async { 2 })).await;
         assert!(joined.is_err());
     }

@@ -132,7 +132,7 @@ impl Recorder {
         let status = told.status.map_or(499, |status| status.as_u16());
         self.metrics.request(registry, kind, outcome, status, told.bytes, first_byte);
         let request = session.req_header();
-        // Those who ask every second fill the log with what nobody reads; metrics count them.
+        // Health checks come every second and would fill the log; metrics count them.
         let check = trace.server.is_none() && status == 200 && Check::at(request.uri.path()).is_some();
         if !self.access_log.is_on() || check && !tracing::enabled!(tracing::Level::DEBUG) {
             return;

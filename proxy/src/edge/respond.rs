@@ -193,7 +193,7 @@ fn entity(
 
 fn blob_body(asked: &Asked<'_>, etag: &str, blob: Arc<Blob>, mut lines: Lines) -> Answer {
     let Some(size) = blob.size() else {
-        // How it is framed is for whoever writes it to a connection.
+        // The connection's writer frames it.
         lines.put(CONTENT_TYPE, BINARY);
         let all = blob.all();
         return lines.with(Body::Blob(blob, all));

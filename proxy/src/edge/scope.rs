@@ -89,7 +89,7 @@ pub(crate) struct Scope {
     pub(crate) offline: bool,
     /// Of the repository, when this began.
     pub(crate) epoch: u64,
-    /// Whom questions to upstream are charged to.
+    /// The party that questions to upstream are charged to.
     pub(crate) party: Party,
 }
 

@@ -138,7 +138,7 @@ fn of_repository(method: &Method, rest: &[&str]) -> Vec<Change> {
         let all = Extent::Repository(name.clone());
         changes.extend(match &rest[end..] {
             [] if method == Method::DELETE => Some(Change::Gone(all)),
-            // Its description, its state; what is told of it, and to whom. A repository may be called so: a longer name says it.
+            // Its description, its state; its notifications. A repository may be called so: a longer name says it.
             [] | ["changestate"] | ["notification" | "authorizedemail" | "exportlogs", ..] => None,
             ["tag", tag, tail @ ..] => tag.parse().ok().map(|tag| {
                 let deleted = tail.is_empty() && method == Method::DELETE;

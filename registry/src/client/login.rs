@@ -1,7 +1,7 @@
 //! The account that the configuration gives an endpoint: whether it works, and when to try it again if not.
 //!
 //! Invariant: while the account is refused there is no login a request. One tries it now and then, or at once when the
-//! file of its password has changed; all others are told that it is refused. That is logged when it begins and when it
+//! file of its password has changed; all others fail at once. That is logged when it begins and when it
 //! ends.
 
 use std::path::{Path, PathBuf};

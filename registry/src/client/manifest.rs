@@ -67,7 +67,7 @@ fn digests(algorithm: Algorithm, bytes: &Bytes) -> impl Iterator<Item = Digest> 
     payload.into_iter().chain([Digest::of(algorithm, bytes)])
 }
 
-/// What a manifest is, where nobody said: by its own `mediaType`, or by what it holds.
+/// The media type of a manifest without a label: by its own `mediaType`, or by what it holds.
 fn media_type_of(bytes: &[u8]) -> String {
     let Ok(manifest) = Manifest::parse(bytes) else { return media_type::OCI_MANIFEST.to_owned() };
     let by_shape = || if manifest.manifests.is_empty() { media_type::OCI_MANIFEST } else { media_type::OCI_INDEX };

@@ -1,6 +1,6 @@
 //! Where the client connects: the one rule for redirects and token services.
 //!
-//! A registry decides by its answers where the next request goes. A hostile one, or whoever answers in its place, must
+//! A registry decides by its answers where the next request goes. A hostile one, or an impostor, must
 //! not make this edge ask a service inside the network for it. So a host that the configuration does not name is judged
 //! by its *addresses*, at the moment of connecting (a name may resolve to something else a moment later):
 //!

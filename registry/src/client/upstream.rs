@@ -19,7 +19,7 @@ use super::token::Tokens;
 use super::transport::Transport;
 use super::{BuildError, Observer, Settings};
 
-/// Clients are told to wait at least this long.
+/// The least wait that a client is asked for.
 const SHORTEST: Duration = Duration::from_secs(1);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 

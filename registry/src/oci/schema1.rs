@@ -4,7 +4,7 @@
 //! them: the protected header of each signature says after how many bytes they were inserted (`formatLength`) and what
 //! follows them (`formatTail`).
 //!
-//! Invariant: bytes with a payload are that payload and signatures, and nothing else. Otherwise somebody could add to a
+//! Invariant: bytes with a payload are that payload and signatures, and nothing else. Otherwise an attacker could add to a
 //! manifest what its digest does not cover, which readers of JSON might believe.
 
 use base64::Engine;

@@ -36,7 +36,7 @@ struct Holding {
     pace: Arc<Pace>,
 }
 
-/// Somebody waits for `amount` more: for a new holding, or for this one.
+/// A caller waits for `amount` more: for a new holding, or for this one.
 struct Waiting {
     party: Party,
     amount: u64,
@@ -262,7 +262,7 @@ mod tests {
             (vec![party(1, "ann"), party(2, "ann"), party(3, "ann+ci")], party(1, "bob"), 50, 25),
             // Many accounts of one network.
             ((0..100).map(|n| party(1, &format!("a{n}"))).collect(), party(2, "bob"), 80, 10),
-            // Nobody else.
+            // No other party.
             (vec![], party(1, "bob"), 0, 50),
         ] {
             let mut ledger = Ledger::new(100, true);
@@ -335,13 +335,13 @@ mod tests {
         let later = begun + Duration::from_secs(10);
         // Who holds, and how many bytes each has moved; who waits; which are cut.
         for (holdings, waiting, expected) in [
-            // Nobody waits.
+            // No one waits.
             (vec![("ann", 0), ("ann", 0)], vec![], vec![]),
             // The slowest first, of those below the lowest rate.
             (vec![("ann", 900), ("ann", 10), ("ann", 500), ("ann", 90_000)], vec!["bob"], vec![1]),
             (vec![("ann", 900), ("ann", 10), ("ann", 500), ("ann", 90_000)], vec!["bob", "bob"], vec![1, 2]),
             (vec![("ann", 90_000), ("ann", 90_000), ("ann", 90_000), ("ann", 90_000)], vec!["bob"], vec![]),
-            // Of whoever holds most.
+            // Of the party that holds most.
             (vec![("cid", 0), ("ann", 90), ("ann", 90), ("ann", 90)], vec!["bob"], vec![1]),
             // There is room, and its own share is used up: only its own are in the way.
             (vec![("cid", 0), ("ann", 90), ("ann", 10)], vec!["ann"], vec![2]),

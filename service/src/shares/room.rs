@@ -265,7 +265,7 @@ impl State {
         }
     }
 
-    /// Nobody took it. What a holding grew by goes with the holding.
+    /// It was not taken. What a holding grew by goes with the holding.
     fn unsettle(&mut self, id: u64, grows: bool) {
         if !grows {
             self.ledger.release(id);
@@ -288,7 +288,7 @@ impl Drop for Turn<'_> {
         state.ledger.leave(self.id);
         state.queue.release(self.place);
         state.waiting.remove(&self.id);
-        // It was granted when nobody was there to take it any more.
+        // It was granted after its caller had gone.
         if let Ok(id) = self.granted.try_recv() {
             state.unsettle(id, self.grows);
             self.room.go_on(&mut state);

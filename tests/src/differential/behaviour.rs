@@ -171,7 +171,7 @@ pub struct Redirect {
     pub elsewhere: bool,
     /// How often before the content comes.
     pub hops: u32,
-    /// The query of the target, signed by whoever made the URL.
+    /// The query of the target, signed by the maker of the URL.
     pub query: &'static str,
     /// The target refuses requests that carry `Authorization`.
     pub refuses_credentials: bool,

@@ -1,4 +1,4 @@
-//! An upstream that behaves as it is told: the registry, a mirror before it, the server that it redirects to, and the
+//! An upstream that behaves as its seed says: the registry, a mirror before it, the server that it redirects to, and the
 //! token service, each on an address of its own.
 
 use std::collections::HashMap;

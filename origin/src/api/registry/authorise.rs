@@ -103,8 +103,8 @@ impl Right<'_> {
             Right::Pull(name) => claims.allows(name.as_str(), "pull") || claims.allows(name.as_str(), "push"),
             Right::Push(name) => claims.allows(name.as_str(), "push"),
             Right::Mount { to, from } => {
-                // A client that has not asked for the other repository asks when it is told. One that has asked and may not is not
-                // told again, for that would end its push.
+                // A client that has not asked for the other repository asks on a challenge. One that has asked and may not gets no
+                // second challenge, for that would end its push.
                 claims.allows(to.as_str(), "push") && claims.names(from.as_str())
             }
             Right::Delete(name) => claims.allows(name.as_str(), "delete"),

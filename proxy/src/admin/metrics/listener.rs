@@ -42,7 +42,7 @@ impl Listeners {
             limited: counters(
                 r,
                 "pierhead_limited_total",
-                "Requests and connections that were refused because somebody wanted more than a limit allows.",
+                "Requests and connections refused by a limit.",
                 &["listener", "limit"],
             )?,
             handshakes: counters(

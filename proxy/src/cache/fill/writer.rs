@@ -117,7 +117,7 @@ pub(super) async fn run(
                                 tracing::warn!(digest = %fill.digest, %why, "served through, uncached");
                             }
                         }
-                        // Off the registry first: whoever asks after the failure must not find it.
+                        // Off the registry first: a request after the failure must not find it.
                         fills.discard(&fill, &store).await;
                         fill.fail(BlobError::Storage { digest: fill.digest, reason: error.to_string() });
                         break;
@@ -220,7 +220,7 @@ async fn finish(fill: &Arc<Fill>, store: &Arc<Store>, fills: &Arc<Fills>, mut ha
             let endpoints = fill.state.lock().endpoints.clone();
             tracing::error!(digest = %fill.digest, ?endpoints, "upstream sent content that does not hash to its digest");
             fills.refuse(fill.digest, &endpoints);
-            // Off the registry first: whoever asks after the failure must not find it.
+            // Off the registry first: a request after the failure must not find it.
             fills.discard(fill, store).await;
             fill.fail(BlobError::Mismatch { digest: fill.digest });
             return;

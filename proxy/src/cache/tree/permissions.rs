@@ -1,7 +1,7 @@
 //! Who may read the tree: its owner, and for the names in it the owner's group.
 //!
 //! Invariant: once a tree is open no directory of it gives more than `0750`, its index's no more than `0700`, and no file of
-//! its index more than `0600`. Names tell what a site pulls, and for whom the index keeps permissions. A tree that an
+//! its index more than `0600`. Names tell what a site pulls, and the index has its callers. A tree that an
 //! earlier version made is put right when it is opened: its root last, so that a walk that is interrupted is begun again.
 
 use std::fs::{self, DirBuilder, Permissions};

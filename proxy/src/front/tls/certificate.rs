@@ -68,7 +68,7 @@ impl Usable {
     }
 }
 
-/// What is told of the first certificate of a file, whoever shows it.
+/// Facts of the first certificate of a file.
 pub(crate) fn describe_file(path: &Path) -> Result<Certificate, TlsError> {
     let file = File::read(path)?;
     match chain(&file)?.first() {

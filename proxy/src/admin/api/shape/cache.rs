@@ -229,8 +229,9 @@ fn reasons(facts: &cache::Facts) -> Vec<String> {
     }
     if presence.used.is_some() && !presence.missing.is_empty() {
         let (missing, all) = (presence.missing.len(), presence.missing.len() + presence.contents);
-        reasons
-            .push(format!("{missing} of its {all} parts are not here: other platforms, or layers that nobody pulled"));
+        reasons.push(format!(
+            "{missing} of its {all} parts are not here: other platforms, or layers that no client pulled"
+        ));
     }
     match facts.pinned {
         Some(cache::PinnedBy::Configuration) => reasons.push("it is never evicted: `pin` of its registry".to_owned()),
