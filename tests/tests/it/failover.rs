@@ -100,7 +100,7 @@ async fn no_read_fails_while_servers_die_and_come_back() {
                 servers[(number + 1) % 3].kill().await;
             }
             let before = edge.metric("pierhead_requests_total", &[("code", "200")]).await;
-            edge.metric_until("pierhead_requests_total", &[("code", "200")], |now| now > before + 50.0).await;
+            edge.metric_until("pierhead_requests_total", &[("code", "200")], |now| now > before + 100.0).await;
             servers[number].start_again().await;
             if round == 0 {
                 servers[(number + 1) % 3].start_again().await;
@@ -108,10 +108,14 @@ async fn no_read_fails_while_servers_die_and_come_back() {
         }
     }
     stop.store(true, Ordering::SeqCst);
+    let mut total = 0;
     for load in loads {
         let (answered, failed) = load.await.unwrap();
-        assert!(answered > 100 && failed.is_empty(), "{answered} answered, failed: {failed:?}");
+        assert!(answered > 0 && failed.is_empty(), "{answered} answered, failed: {failed:?}");
+        total += answered;
     }
+    // Six rounds of more than 100; how the clients shared them is the scheduler's choice.
+    assert!(total > 600, "{total} answered");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,11 +24,16 @@ use super::origin_acme::{caller, origin_with};
 /// A user of this machine that owns nothing else.
 const OTHER: u32 = 54_321;
 
-/// Runs a command as another user of this machine.
+/// Runs a command as another user of this machine. The program is copied to where that user may read it: it may have been built below
+/// root's own directory.
 async fn as_other(setup: &Setup, arguments: &[&str]) -> Output {
     let config = setup.write("other.yaml");
     chown(&config, Some(OTHER), Some(OTHER)).unwrap();
-    let mut command = Command::new(binary());
+    let program = setup.dir.path().join("pierhead-origin");
+    if !program.exists() {
+        std::fs::copy(binary(), &program).unwrap();
+    }
+    let mut command = Command::new(program);
     command.args(arguments).arg("--config").arg(config).uid(OTHER).gid(OTHER);
     run(command, Duration::from_secs(60)).await
 }
