@@ -109,6 +109,8 @@ impl Upstream {
         let refused = if call.method == Method::HEAD { Failure::Unconfirmed(401) } else { Failure::Unauthorized };
         // What was asked for when the thing that is shown was made.
         let mut answered = None;
+        // Whether a token was renewed although less was asked for.
+        let mut widened = false;
         let mut shown = match (&purse, endpoint.schemes.expected(&key)) {
             (Purse::Verbatim(header), _) => Shown::Verbatim(header.clone()),
             (_, Some(expected)) => {
@@ -122,15 +124,23 @@ impl Upstream {
             (_, None) => Shown::Nothing,
         };
         for _ in 0..TRIES {
-            let answer = self.send(endpoint, call, &caller.repository, shown.header()).await?;
+            let answer = match (self.send(endpoint, call, &caller.repository, shown.header()).await, &shown) {
+                (Err(failure @ Failure::RateLimited(..)), Shown::Token(_, token)) => {
+                    token.accept();
+                    return Err(failure);
+                }
+                (answer, _) => answer?,
+            };
             if answer.response.status() != StatusCode::UNAUTHORIZED || answer.foreign {
-                if matches!((&shown, &purse), (Shown::Basic(_), Purse::Own(_))) {
-                    endpoint.login.worked(tokio::time::Instant::now());
+                match (&shown, &purse) {
+                    (Shown::Basic(_), Purse::Own(_)) => endpoint.login.worked(tokio::time::Instant::now()),
+                    (Shown::Token(_, token), _) => token.accept(),
+                    _ => {}
                 }
                 return Ok(answer);
             }
             let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
-            let scheme = match self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), &key) {
+            let mut scheme = match self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), &key) {
                 Err(Failure::Unauthorized) => None,
                 scheme => Some(scheme?),
             };
@@ -142,14 +152,27 @@ impl Upstream {
                         failure => Err(failure),
                     };
                 }
-                Shown::Token(key, token) if scheme.is_none() || scheme == answered => {
-                    // One that was issued for this very request cannot have expired: it is the caller who is refused.
-                    if token.received >= call.since {
+                Shown::Token(token_key, token) => {
+                    let less = match (&scheme, &answered) {
+                        (Some(scheme), Some(answered)) => scheme.asks_less_than(answered, &key),
+                        _ => false,
+                    };
+                    // One that was issued for this very request and never accepted cannot have expired, or been used up: it
+                    // is the caller who is refused.
+                    let fresh = token.received >= call.since && !token.was_accepted();
+                    if fresh && (scheme.is_none() || scheme == answered) {
                         return Err(refused);
                     }
-                    self.tokens.forget(key, &token.header).await;
+                    // Once: another request may have used up a token of the full scope meanwhile.
+                    let renewed = less && !std::mem::replace(&mut widened, true);
+                    if renewed {
+                        scheme.clone_from(&answered);
+                    }
+                    if renewed || scheme.is_none() || scheme == answered {
+                        self.tokens.forget(token_key, &token.header).await;
+                    }
                 }
-                Shown::Nothing | Shown::Basic(_) | Shown::Token(..) => {}
+                Shown::Nothing | Shown::Basic(_) => {}
             }
             let Some(scheme) = scheme else { return Err(refused) };
             if scheme == Scheme::Basic && purse.account().is_none() {
@@ -194,7 +217,7 @@ impl Upstream {
                             tracing::warn!(registry = self.name(), host = endpoint.host(), %error, "challenge refused");
                             Failure::invalid(error).at(endpoint.host(), Some(401))
                         })?;
-                let scope = scope.as_ref().filter(|scope| **scope != usual_scope(key));
+                let scope = scope.as_ref().filter(|scope| **scope != key.usual_scope());
                 let realm = Arc::new(Realm { url, service: service.clone() });
                 return Ok(Scheme::Bearer { realm, scope: scope.map(|scope| scope.as_str().into()) });
             }
@@ -211,11 +234,9 @@ impl Upstream {
         key: &SchemeKey,
         purse: &Purse,
     ) -> Result<Shown, Failure> {
-        let (scheme, learnt) = match expected {
-            Expected::Learnt(scheme) => (scheme, true),
-            Expected::Guessed(scheme) => (scheme, false),
-        };
-        match self.show(index, &scheme, key, purse).await {
+        let learnt = matches!(expected, Expected::Learnt(_));
+        let guessed = matches!(expected, Expected::Guessed(_));
+        match self.show(index, expected.scheme(), key, purse).await {
             Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => Err(failure),
             Err(failure @ (Failure::Unauthorized | Failure::Forbidden)) if learnt => Err(failure),
             Err(failure @ (Failure::Dead(_) | Failure::Silent(_) | Failure::Astray(_))) if learnt => {
@@ -227,10 +248,11 @@ impl Upstream {
                 self.endpoints[index].schemes.forget(key);
                 Ok(Shown::Nothing)
             }
-            Err(_) => {
+            Err(_) if guessed => {
                 self.endpoints[index].schemes.distrust();
                 Ok(Shown::Nothing)
             }
+            Err(_) => Ok(Shown::Nothing),
             shown => shown,
         }
     }
@@ -252,7 +274,7 @@ impl Upstream {
             }
             Scheme::Bearer { realm, scope } => (Arc::clone(realm), scope.clone()),
         };
-        let scope = scope.unwrap_or_else(|| usual_scope(key).into());
+        let scope = scope.unwrap_or_else(|| key.usual_scope().into());
         let own = matches!(purse, Purse::Own(_));
         let key = TokenKey { realm, scope, account: purse.account().cloned(), own };
         let (upstream, wanted) = (Arc::clone(self), key.clone());
@@ -286,11 +308,6 @@ impl Upstream {
             Err(failure) => failure,
         }
     }
-}
-
-/// What a token must be good for, unless the challenge says otherwise.
-fn usual_scope(key: &SchemeKey) -> String {
-    format!("repository:{}:pull", key.repository)
 }
 
 /// The account as a header.

@@ -2,7 +2,8 @@
 //!
 //! Some registries have one token service a repository (Artifactory, Nexus). So what a challenge said holds for the
 //! repository that it was sent for; for others it is a guess, tried until two repositories were found to differ. Lists
-//! are apart from content, because some registries (ACR) want another scope for them.
+//! are apart from content, because some registries (ACR) want another scope for them; until a challenge says so, what the
+//! repository wants for the one is tried for the other.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,22 @@ pub(super) enum Scheme {
     },
 }
 
+impl Scheme {
+    /// Whether this asks the same token service for less than `shown` has. A challenge that does so to a token says that the
+    /// token is no longer good, and not that less than it would do.
+    pub(super) fn asks_less_than(&self, shown: &Scheme, key: &SchemeKey) -> bool {
+        let (Scheme::Bearer { realm, scope }, Scheme::Bearer { realm: other, scope: wide }) = (self, shown) else {
+            return false;
+        };
+        let usual = key.usual_scope();
+        let (scope, wide) = (scope.as_deref().unwrap_or(&usual), wide.as_deref().unwrap_or(&usual));
+        let has = |scopes: &str, scope| scopes.split(' ').any(|other| other == scope);
+        realm == other
+            && scope.split(' ').all(|scope| has(wide, scope))
+            && !wide.split(' ').all(|wide| has(scope, wide))
+    }
+}
+
 /// A token service that was found to be the registry's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Realm {
@@ -42,6 +59,18 @@ pub(super) struct SchemeKey {
     pub(super) repository: String,
     /// Lists, as opposed to manifests and blobs.
     pub(super) list: bool,
+}
+
+impl SchemeKey {
+    /// What a token must be good for, unless a challenge says otherwise.
+    pub(super) fn usual_scope(&self) -> String {
+        format!("repository:{}:pull", self.repository)
+    }
+
+    /// The same repository's other half: lists for content, content for lists.
+    fn sibling(&self) -> SchemeKey {
+        SchemeKey { list: !self.list, ..self.clone() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +92,8 @@ pub(super) struct Schemes {
 pub(super) enum Expected {
     /// A challenge for this repository asked for it.
     Learnt(Scheme),
+    /// A challenge for this repository asked for it, for lists where this is content, or for content where this is a list.
+    Sibling(Scheme),
     /// Another repository's challenge did.
     Guessed(Scheme),
 }
@@ -71,7 +102,7 @@ impl Expected {
     /// The scheme.
     pub(super) fn scheme(&self) -> &Scheme {
         match self {
-            Expected::Learnt(scheme) | Expected::Guessed(scheme) => scheme,
+            Expected::Learnt(scheme) | Expected::Sibling(scheme) | Expected::Guessed(scheme) => scheme,
         }
     }
 }
@@ -86,6 +117,9 @@ impl Schemes {
     pub(super) fn expected(&self, key: &SchemeKey) -> Option<Expected> {
         if let Some(scheme) = self.known.get(key) {
             return Some(Expected::Learnt(scheme));
+        }
+        if let Some(scheme) = self.known.get(&key.sibling()) {
+            return Some(Expected::Sibling(scheme));
         }
         match &*self.guess() {
             Guess::Usual(scheme) => Some(Expected::Guessed(scheme.clone())),
@@ -151,6 +185,36 @@ mod tests {
         assert_eq!(schemes.expected(&key("a")), Some(Expected::Learnt(one)));
         assert_eq!(schemes.expected(&key("b")), Some(Expected::Learnt(two)));
         assert_eq!(schemes.expected(&key("c")), None);
+    }
+
+    #[test]
+    fn lists_and_content_of_a_repository_begin_alike() {
+        let (schemes, content) = (Schemes::new(), key("a"));
+        let list = SchemeKey { list: true, ..content.clone() };
+        let (pull, metadata) = (bearer("https://h/1", None), bearer("https://h/1", Some("repository:a:metadata_read")));
+        schemes.learn(content.clone(), pull.clone());
+        assert_eq!(schemes.expected(&list), Some(Expected::Sibling(pull.clone())));
+        schemes.learn(list.clone(), metadata.clone());
+        assert_eq!(schemes.expected(&list), Some(Expected::Learnt(metadata)));
+        assert_eq!(schemes.expected(&content), Some(Expected::Learnt(pull)));
+    }
+
+    #[test]
+    fn asks_less() {
+        let of = |scope| bearer("https://h/1", scope);
+        for (scheme, shown, expected) in [
+            (of(None), of(Some("repository:a:pull repository:a:metadata_read")), true),
+            (of(Some("x")), of(Some("x y")), true),
+            (of(Some("y x")), of(Some("x y")), false),
+            (of(Some("x y")), of(Some("x")), false),
+            (of(Some("z")), of(Some("x y")), false),
+            (of(None), of(None), false),
+            (bearer("https://h/2", None), of(Some("repository:a:pull x")), false),
+            (Scheme::Basic, of(Some("x y")), false),
+            (of(None), Scheme::Basic, false),
+        ] {
+            assert_eq!(scheme.asks_less_than(&shown, &key("a")), expected, "{scheme:?} {shown:?}");
+        }
     }
 
     #[test]

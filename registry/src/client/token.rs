@@ -4,6 +4,7 @@
 //! a task of its own, so that the caller who happened to be first may go away without the others starting over.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,7 @@ pub(super) struct Token {
     /// When it came.
     pub(super) received: Instant,
     usable: Duration,
+    accepted: Arc<AtomicBool>,
 }
 
 /// The answer of a token service.
@@ -57,6 +59,16 @@ struct Answer {
 }
 
 impl Token {
+    /// An answer other than 401 to a request that showed it.
+    pub(super) fn accept(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the registry has accepted it. Some tokens are good for a few requests only, so a 401 may come at once after that.
+    pub(super) fn was_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// Reads the answer of a token service.
     pub(super) fn parse(body: &[u8], received: Instant) -> Result<Token, Failure> {
         // The error of the parser would quote the body.
@@ -68,7 +80,12 @@ impl Token {
         header.set_sensitive(true);
         let seconds = answer.expires_in.as_ref().and_then(serde_json::Value::as_f64);
         let lifetime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        Ok(Token { header, received, usable: usable(lifetime.filter(|time| !time.is_zero())) })
+        Ok(Token {
+            header,
+            received,
+            usable: usable(lifetime.filter(|time| !time.is_zero())),
+            accepted: Arc::default(),
+        })
     }
 }
 
