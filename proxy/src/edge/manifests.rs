@@ -118,7 +118,7 @@ impl Edge {
                 let reference = Reference::Tag(tag.clone());
                 // What is pinned must be kept, so its body is fetched even for a HEAD.
                 if wish.head && !self.cache.is_pinned(&scope.repository, Some(tag)) {
-                    self.fetch_head(scope, reference).await.map(|found| (found, Outcome::Miss))
+                    self.fetch_head(scope, reference, None).await.map(|found| (found, Outcome::Miss))
                 } else {
                     self.fetch(scope, reference).await.map(|manifest| (Found::Manifest(manifest), Outcome::Miss))
                 }
@@ -220,7 +220,7 @@ impl Edge {
         let reference = Reference::Digest(*digest);
         match self.cache.manifest(&scope.repository, digest).await {
             Some(known) if authorisation == Authorisation::Fresh => Ok((Found::Manifest(known), Outcome::Hit)),
-            Some(known) => match self.fetch_head(scope, reference).await {
+            Some(known) => match self.fetch_head(scope, reference, Some(*digest)).await {
                 Ok(_) => Ok((Found::Manifest(known), Outcome::Revalidated)),
                 Err(refused) if authorisation == Authorisation::AskElseKnown && refused.refusal.is_failure() => {
                     Ok((Found::Manifest(known), Outcome::Stale(StaleReason::UpstreamFailed)))
@@ -228,7 +228,7 @@ impl Edge {
                 Err(refused) => Err(refused),
             },
             None if scope.offline => Err(Refusal::Offline(Thing::Manifest).into()),
-            None if head => self.fetch_head(scope, reference).await.map(|found| (found, Outcome::Miss)),
+            None if head => self.fetch_head(scope, reference, None).await.map(|found| (found, Outcome::Miss)),
             None => self.fetch(scope, reference).await.map(|manifest| (Found::Manifest(manifest), Outcome::Miss)),
         }
     }
@@ -285,8 +285,13 @@ impl Edge {
     }
 
     /// Gets a manifest's header from upstream, and its body only when the header does not tell enough: a HEAD is not
-    /// counted by upstreams that limit pulls.
-    async fn fetch_head(self: &Arc<Self>, scope: &Scope, reference: Reference) -> Result<Found, Refused> {
+    /// counted by upstreams that limit pulls. `known`: the digest of what is here, which need only be confirmed.
+    async fn fetch_head(
+        self: &Arc<Self>,
+        scope: &Scope,
+        reference: Reference,
+        known: Option<Digest>,
+    ) -> Result<Found, Refused> {
         // A HEAD that says no is followed by a GET, so what is remembered of either is a GET's no.
         let negative = scope.key(Wanted::Manifest(reference.clone()));
         if let Some(error) = self.negatives.get(&negative) {
@@ -296,7 +301,7 @@ impl Edge {
         let question = {
             let (edge, scope) = (Arc::clone(self), scope.clone());
             move || async move {
-                let result = edge.head_upstream(&scope, &reference).await;
+                let result = edge.head_upstream(&scope, &reference, known.as_ref()).await;
                 edge.negatives.keep(negative, &result, scope.upstream.config.negative_ttl);
                 result
             }
@@ -309,10 +314,15 @@ impl Edge {
         }
     }
 
-    async fn head_upstream(&self, scope: &Scope, reference: &Reference) -> Result<Arrival, ClientError> {
+    async fn head_upstream(
+        &self,
+        scope: &Scope,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<Arrival, ClientError> {
         let source = scope.source();
         let ManifestInfo { digest, media_type, size } =
-            match scope.ask(&self.cache, Thing::Manifest, source.head_manifest(reference, &[], None)).await? {
+            match scope.ask(&self.cache, Thing::Manifest, source.head_manifest(reference, &[], known)).await? {
                 HeadAnswer::Head(info) => info,
                 HeadAnswer::Manifest(fetched) => return Ok(self.keep_manifest(scope, reference, fetched).await),
             };

@@ -119,6 +119,21 @@ impl ClientError {
         }
     }
 
+    /// Whether a GET would not do better: there is no such thing, or it is refused.
+    pub(super) fn is_about_content(&self) -> bool {
+        match self {
+            ClientError::NotFound { .. }
+            | ClientError::Unauthorized { .. }
+            | ClientError::Forbidden { .. }
+            | ClientError::AccountRefused { .. } => true,
+            ClientError::Unconfirmed { .. }
+            | ClientError::Rejected { .. }
+            | ClientError::RateLimited { .. }
+            | ClientError::Unavailable { .. }
+            | ClientError::Invalid { .. } => false,
+        }
+    }
+
     /// Whether upstream said something about the thing asked for, as opposed to failing to.
     pub fn is_answer(&self) -> bool {
         match self {

@@ -20,6 +20,7 @@ mod issue;
 mod login;
 mod lookout;
 mod manifest;
+mod pages;
 mod pauses;
 mod range;
 mod reach;

@@ -13,6 +13,7 @@ use reqwest::{Method, Response};
 
 use super::exchange::{Caller, Identity};
 use super::failure::Failure;
+use super::pages::PageKey;
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::retry::Attempts;
@@ -60,7 +61,8 @@ impl Repository {
     /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
     ///
     /// Only what a HEAD affirms counts. Where it fails, or does not say all that a GET would, the manifest is fetched
-    /// and returned. A HEAD that names the digest `known` says enough.
+    /// and returned. A HEAD that names the digest `known` says enough. Where nothing is known and the GET fails without an
+    /// answer about the manifest, a HEAD's 404 is all that a client would have learnt: [`ClientError::Unconfirmed`].
     pub async fn head_manifest(
         &self,
         reference: &Reference,
@@ -86,10 +88,18 @@ impl Repository {
                 Err(failure) => attempts.failed(turn, failure),
             }
         }
+        let word = attempts.concluded();
         attempts.in_another_way();
         // One question: a token that came for the HEAD is as good as can be for the GET.
         let call = Call { since: call.since, ..manifest_call(Method::GET, reference, accept) };
-        self.get(attempts, call, reference).await.map(HeadAnswer::Manifest)
+        match (self.get(attempts, call, reference).await, word) {
+            (Err(error), Some(word @ Failure::Unconfirmed(404 | 410)))
+                if known.is_none() && !error.is_about_content() =>
+            {
+                Err(word.into_error(self.upstream.name()))
+            }
+            (manifest, _) => manifest.map(HeadAnswer::Manifest),
+        }
     }
 
     /// GET of a manifest; checked against the digest when asked by one.
@@ -125,16 +135,28 @@ impl Repository {
         };
         let mut call = call(Method::GET, path, accept, kind, Aim::Other);
         call.query = query.filter(|query| !query.is_empty()).map(str::to_owned);
-        // Each address once: clients have another way to what a list tells, and a registry without it never gets better.
-        let mut attempts = Attempts::once(&self.upstream);
+        let mut attempts = match kind {
+            // A failure becomes a 404, for clients have another way to referrers, and so they do not try again.
+            Kind::Referrers => Attempts::of_a_client(&self.upstream),
+            // Clients try again.
+            _ => Attempts::once(&self.upstream),
+        };
+        let page = PageKey { repository: self.caller.repository.clone(), path: call.path.clone() };
+        if let Some(index) = self.upstream.pages.source(&page, call.query.as_deref()) {
+            attempts = attempts.first_of_all(index);
+        }
         loop {
             let turn = attempts.next().await?;
             match self.fetch(turn.index, &call).await.and_then(manifest::whole) {
                 Ok((headers, bytes)) => {
+                    let (index, link) = (turn.index, lines(&headers, &LINK));
                     turn.settle(None);
+                    if link.is_some() && self.endpoints() > 1 {
+                        self.upstream.pages.learn(page, index);
+                    }
                     return Ok(FetchedList {
                         media_type: manifest::content_type(&headers).unwrap_or_else(|| "application/json".to_owned()),
-                        link: lines(&headers, &LINK),
+                        link,
                         filters_applied: text(&headers, &OCI_FILTERS_APPLIED),
                         bytes,
                     });

@@ -19,13 +19,20 @@ use super::verdict;
 
 /// The first pause.
 const FIRST: Duration = Duration::from_millis(100);
+/// The first pause of a client, and its further tries, where the edge answers so that the client does not try again itself.
+const FIRST_OF_CLIENTS: Duration = Duration::from_millis(10);
+const ROUNDS_OF_CLIENTS: u32 = 2;
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// The pause after the `round`th time (from 0): doubling, and between half and all of that by `jitter` (0 to 1), so
 /// that those who failed together do not come back together.
 pub(super) fn pause(round: u32, jitter: f64) -> Duration {
-    let whole = FIRST.saturating_mul(2_u32.saturating_pow(round)).min(LONGEST);
+    pause_from(FIRST, round, jitter)
+}
+
+fn pause_from(first: Duration, round: u32, jitter: f64) -> Duration {
+    let whole = first.saturating_mul(2_u32.saturating_pow(round)).min(LONGEST);
     whole / 2 + (whole / 2).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
@@ -47,6 +54,8 @@ pub(super) struct Attempts {
     round: u32,
     /// How many rounds come after the first.
     rounds: u32,
+    /// The first pause.
+    first: Duration,
     /// An address was asked and found dead.
     dead: bool,
     /// How each endpoint failed last.
@@ -62,6 +71,7 @@ impl Attempts {
             position: 0,
             round: 0,
             rounds: upstream.settings.retries,
+            first: FIRST,
             dead: false,
             failures: vec![None; upstream.endpoints.len()],
         }
@@ -70,6 +80,22 @@ impl Attempts {
     /// None yet, and one at most of each address.
     pub(super) fn once(upstream: &Arc<Upstream>) -> Attempts {
         Attempts { rounds: 0, ..Attempts::new(upstream, &[]) }
+    }
+
+    /// None yet, and as many as a client makes who gets the failure itself.
+    pub(super) fn of_a_client(upstream: &Arc<Upstream>) -> Attempts {
+        Attempts { rounds: ROUNDS_OF_CLIENTS, first: FIRST_OF_CLIENTS, ..Attempts::new(upstream, &[]) }
+    }
+
+    /// The endpoint at `index` is asked before the others.
+    pub(super) fn first_of_all(mut self, index: usize) -> Attempts {
+        self.order.sort_by_key(|other| *other != index);
+        self
+    }
+
+    /// What the failures so far come to.
+    pub(super) fn concluded(&self) -> Option<Failure> {
+        verdict::conclude(self.failures.clone())
     }
 
     /// The addresses are asked once more, in another way: all but those that did not answer in time.
@@ -99,7 +125,7 @@ impl Attempts {
             if self.is_decided() || self.round >= self.rounds || !(self.hope() || patient) {
                 return Err(self.exhausted());
             }
-            sleep(pause(self.round, rand::random())).await;
+            sleep(pause_from(self.first, self.round, rand::random())).await;
             self.round += 1;
             self.position = 0;
         }
@@ -134,7 +160,7 @@ impl Attempts {
             let host = self.upstream.endpoints.last().map_or("", |endpoint| endpoint.host());
             Failure::dead("the address did not answer lately").at(host, None)
         };
-        verdict::conclude(self.failures.clone()).unwrap_or_else(unasked).into_error(self.upstream.name())
+        self.concluded().unwrap_or_else(unasked).into_error(self.upstream.name())
     }
 
     /// Takes note of a failure.

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::endpoint::{self, Endpoint};
 use super::failure::{Failure, host_of};
+use super::pages::Pages;
 use super::pauses::{self, Kind, PATIENCE, PauseKey, Pauses};
 use super::reach::{Aim, Unreachable};
 use super::token::Tokens;
@@ -66,6 +67,8 @@ pub(super) struct Upstream {
     pub(super) tokens: Tokens,
     /// Of all hosts.
     pub(super) pauses: Pauses,
+    /// Of all lists.
+    pub(super) pages: Pages,
     /// One permit a body.
     pub(super) connections: Arc<Semaphore>,
     /// The same for bodies that are read as slowly as somebody else likes.
@@ -86,6 +89,7 @@ impl Upstream {
             endpoints: endpoints.collect::<Result<_, _>>()?,
             tokens: Tokens::new(),
             pauses: Pauses::new(),
+            pages: Pages::new(),
             connections: Arc::new(Semaphore::new(permits)),
             slow_connections: Arc::new(Semaphore::new(permits)),
             observer,

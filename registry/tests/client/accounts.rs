@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pierhead_registry::client::{AccountSettings, Client, ClientError};
+use pierhead_registry::client::{AccountSettings, Client, ClientError, ListKind, Settings};
 
 use crate::fake::{Fake, Seen, Step, answer, head};
 use crate::{client, configured, login, settings, team};
@@ -194,9 +194,70 @@ async fn lists_may_want_another_scope() {
     let client = client(settings(&[fake.url()]));
     for _ in 0..3 {
         assert!(team(&client).get_manifest(&"latest".parse().unwrap(), &[]).await.is_ok());
-        assert!(team(&client).get_list(&pierhead_registry::client::ListKind::Tags, None).await.is_ok());
+        assert!(team(&client).get_list(&ListKind::Tags, None).await.is_ok());
     }
     assert_eq!(asked(&fake, "/token"), 2);
+}
+
+/// What a repository wants for its content is tried for its lists, and only a challenge says otherwise.
+#[tokio::test]
+async fn a_list_costs_no_request_to_learn_what_is_known() {
+    let fake = Fake::start(|seen, _| match seen.header("authorization") {
+        _ if seen.target.starts_with("/token") => answer(200, &[], br#"{"token":"t"}"#),
+        Some("Bearer t") => answer(200, &[], b"{}"),
+        _ => challenge(seen, "/token", ",scope=\"repository:proxy/team/app:pull\""),
+    })
+    .await;
+    let client = client(settings(&[fake.url()]));
+    assert!(team(&client).get_manifest(&"latest".parse().unwrap(), &[]).await.is_ok());
+    let before = fake.seen().len();
+    for kind in [ListKind::Tags, ListKind::Referrers(crate::digest(b"{}"))] {
+        assert!(team(&client).get_list(&kind, None).await.is_ok());
+    }
+    assert_eq!(fake.seen().len(), before + 2);
+}
+
+/// Tokens that are good for one request, under a scope that a second challenge widens. A request never fails for a token that was
+/// used up, and a challenge that asks for less than was shown does not take the way by the narrow scope again.
+#[tokio::test]
+async fn tokens_that_are_used_up() {
+    for (head_status, widened) in [(200, false), (429, false), (404, false), (200, true), (404, true)] {
+        let issued = AtomicUsize::new(0);
+        let used = std::sync::Mutex::new(std::collections::HashSet::new());
+        let fake = Fake::start(move |seen, _| {
+            if seen.target.starts_with("/token") {
+                let wide = seen.target.contains("metadata_read") || !widened;
+                let number = issued.fetch_add(1, Ordering::SeqCst);
+                return answer(200, &[], format!(r#"{{"token":"{number}-{wide}"}}"#).as_bytes());
+            }
+            let pull = "repository:team/app:pull";
+            let Some(shown) = seen.header("authorization").map(str::to_owned) else {
+                return challenge(seen, "/token", &format!(",scope=\"{pull}\""));
+            };
+            let is_wide = shown.ends_with("true");
+            if !used.lock().unwrap().insert(shown) {
+                return challenge(seen, "/token", &format!(",scope=\"{pull}\",error=\"invalid_token\""));
+            }
+            match seen.method.as_str() {
+                _ if !is_wide => {
+                    let scope = format!(",scope=\"{pull} repository:team/app:metadata_read\"");
+                    challenge(seen, "/token", &format!("{scope},error=\"insufficient_scope\""))
+                }
+                "HEAD" => vec![head(head_status, &[])],
+                _ => answer(200, &["Content-Type: a/b"], b"{}"),
+            }
+        })
+        .await;
+        let (client, latest) = (client(settings(&[fake.url()])), "latest".parse().unwrap());
+        for _ in 0..3 {
+            let found = team(&client).head_manifest(&latest, &[], None).await;
+            assert!(found.is_ok(), "{head_status} {widened}: {found:?}");
+            let before = fake.seen().len();
+            assert!(team(&client).get_manifest(&latest, &[]).await.is_ok(), "{head_status} {widened}");
+            // The token that was used up, another one, and what was asked for.
+            assert_eq!(fake.seen().len() - before, 3, "{head_status} {widened}");
+        }
+    }
 }
 
 /// moby#38662: the token service answers at another path of its own origin, with the account.
@@ -220,6 +281,35 @@ async fn a_token_services_redirects_are_followed_on_its_own_origin() {
         assert!(asked(&fake, "/token") <= 3);
     }
     assert!(thief.seen().is_empty());
+}
+
+/// Where the GET that should decide cannot, a HEAD's 404 is what a client would have learnt without this one. Where something is
+/// known it is no reason to doubt that.
+#[tokio::test]
+async fn a_heads_404_stands_where_the_get_says_nothing_of_the_manifest() {
+    for (head_status, get_status, known, unconfirmed) in [
+        (404, 405, false, true),
+        (404, 416, false, true),
+        (404, 429, false, true),
+        (404, 501, false, true),
+        (410, 503, false, true),
+        (404, 503, true, false),
+        (404, 404, false, false),
+        (404, 403, false, false),
+        (405, 503, false, false),
+        (503, 503, false, false),
+    ] {
+        let fake = Fake::start(move |seen, _| match seen.method.as_str() {
+            "HEAD" => vec![head(head_status, &[])],
+            _ => answer(get_status, &["Retry-After: 3600"], b"no"),
+        })
+        .await;
+        let client = client(Settings { retries: 0, ..settings(&[fake.url()]) });
+        let known = known.then(|| crate::digest(b"{}"));
+        let error = team(&client).head_manifest(&"latest".parse().unwrap(), &[], known.as_ref()).await.unwrap_err();
+        let found = matches!(error, ClientError::Unconfirmed { .. });
+        assert_eq!(found, unconfirmed, "{head_status} {get_status}: {error}");
+    }
 }
 
 /// diun#1614, containerd#6684: a HEAD's no is no answer, whatever its status.

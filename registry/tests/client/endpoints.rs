@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pierhead_registry::client::ClientError;
+use pierhead_registry::client::{ClientError, ListKind};
 use url::Url;
 
 use crate::fake::{Fake, Seen, Step, answer, head};
@@ -96,6 +96,22 @@ async fn failures_are_tried_again_and_answers_are_not() {
     let error = repository(&[broken.url()]).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
     assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
     assert_eq!(broken.seen().len(), 3);
+}
+
+/// notation#659: the edge answers 404 where referrers fail, and a client does not try again after that.
+#[tokio::test]
+async fn referrers_are_tried_as_often_as_a_client_would() {
+    for (status, tries) in [(408, 3), (500, 3), (502, 3), (503, 3), (504, 3), (400, 1), (404, 1), (405, 1), (501, 1)] {
+        let fake = Fake::start(move |_, _| answer(status, &[], b"no")).await;
+        let kind = ListKind::Referrers(digest(b"{}"));
+        let error = repository(&[fake.url()]).get_list(&kind, None).await.unwrap_err();
+        let unavailable = matches!(error, ClientError::Unavailable { status: Some(told), .. } if told == status);
+        assert_eq!(unavailable, tries > 1, "{status}: {error:?}");
+        assert_eq!(fake.seen().len(), tries, "{status}");
+        let before = fake.seen().len();
+        assert!(repository(&[fake.url()]).get_list(&ListKind::Tags, None).await.is_err(), "{status}");
+        assert_eq!(fake.seen().len() - before, 1, "tags, {status}");
+    }
 }
 
 #[tokio::test]
