@@ -51,6 +51,8 @@ pub fn judge(operation: Operation, right: Option<&Right>, direct: &Outcome, thro
         (Refused, Limited) => worse("a limit, and directly a refusal"),
         (Refused, _) => Verdict::Fine,
         (_, Absent) if optional => Verdict::Fine,
+        // It does not exist, and a GET has proven that; the direct client's HEAD met a fault.
+        (_, Absent) if right.is_none() => Verdict::Fine,
         (_, Absent) => worse("said to be absent, and directly not"),
         (Rejected(its), Rejected(status)) if its == status => Verdict::Fine,
         (Rejected(_), Rejected(_)) => worse("another rejection than directly"),
@@ -153,6 +155,10 @@ mod tests {
         }
         // Nothing is there, and something came.
         assert_ne!(judge(manifest, None, &Outcome::Absent, &got("a")), Verdict::Fine);
+        // Nothing is there, and only through the edge that is found out.
+        for direct in [Limited, failed(), Rejected(416), Refused] {
+            assert_eq!(judge(manifest, None, &direct, &Absent), Verdict::Fine, "{direct:?}");
+        }
     }
 
     #[test]
