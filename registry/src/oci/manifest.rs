@@ -12,6 +12,7 @@ use std::str::Utf8Error;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::digest::Digest;
 
@@ -46,7 +47,8 @@ pub struct Manifest {
     pub media_type: Option<String>,
     /// Child manifests: the entries of an index or list.
     pub manifests: Vec<Descriptor>,
-    /// Configuration and layers, or an artifact's blobs.
+    /// Configuration and layers, or an artifact's blobs. The layers of Docker's schema 1 have the size 0, which stands for an
+    /// unknown one.
     pub blobs: Vec<Descriptor>,
     /// The manifest that this one is about (a signature's image).
     pub subject: Option<Descriptor>,
@@ -69,6 +71,8 @@ impl Manifest {
             unreadable += usize::from(checked.is_none());
             checked
         };
+        let schema1 = written.schema_version.as_ref().and_then(Value::as_u64) == Some(1);
+        let schema1_layers = written.fs_layers.filter(|_| schema1).map(schema1_layers).unwrap_or_default();
         let kind = written.config.as_ref().and_then(|Object(config)| config.media_type.clone());
         let config = written.config.into_iter();
         // Foreign layers carry `urls` and are fetched from there, yet a registry may also hold them.
@@ -76,6 +80,7 @@ impl Manifest {
             .chain(written.layers.unwrap_or_default())
             .chain(written.blobs.unwrap_or_default())
             .filter_map(&mut check)
+            .chain(schema1_layers)
             .collect();
         Ok(Manifest {
             media_type: written.media_type,
@@ -93,6 +98,10 @@ impl Manifest {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
+    /// Any JSON: only a 1 means something here.
+    schema_version: Option<Value>,
+    /// Layers of Docker's schema 1.
+    fs_layers: Option<Value>,
     media_type: Option<String>,
     config: Option<Object<WrittenDescriptor>>,
     layers: Option<Vec<Object<WrittenDescriptor>>>,
@@ -118,6 +127,20 @@ impl WrittenDescriptor {
         let foreign = self.urls.is_some_and(|urls| !urls.is_empty());
         Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type: self.media_type, foreign })
     }
+}
+
+/// A layer of Docker's schema 1, which has no size.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Schema1Layer {
+    blob_sum: String,
+}
+
+/// What cannot be read as layers names none.
+fn schema1_layers(written: Value) -> Vec<Descriptor> {
+    let layers: Vec<Schema1Layer> = serde_json::from_value(written).unwrap_or_default();
+    let digests = layers.into_iter().filter_map(|layer| layer.blob_sum.parse().ok());
+    digests.map(|digest| Descriptor { digest, size: 0, media_type: None, foreign: false }).collect()
 }
 
 /// Written as an object. A derived `Deserialize` reads the fields from an array as well, one after the other.
@@ -162,6 +185,18 @@ mod tests {
         let index = Manifest::parse(index.as_bytes())?;
         assert_eq!(index.manifests.len(), 1);
         assert!(index.subject.is_some() && index.media_type.as_deref() == Some("i"));
+
+        let layers = format!(r#""fsLayers":[{{"blobSum":"{a}"}},{{"blobSum":"{b}"}}]"#);
+        for (version, fields, expected) in [
+            ("1", layers.as_str(), 2),
+            ("2", &layers, 0),
+            ("\"1\"", &layers, 0),
+            ("1", r#""fsLayers":3"#, 0),
+            ("1", r#""fsLayers":[{"blobSum":"md5:1"}]"#, 0),
+        ] {
+            let old = Manifest::parse(format!(r#"{{"schemaVersion":{version},{fields}}}"#).as_bytes())?;
+            assert_eq!(old.blobs.iter().filter(|blob| blob.size == 0).count(), expected, "{version} {fields}");
+        }
 
         let positional = br#"["application/vnd.oci.image.manifest.v1+json",null,null,null,null,null,null,null]"#;
         for bad in [b"[]".as_slice(), positional, br#"{"config":["sha256:0",2,null,null]}"#, b"{\"a\":\"\xff\xfe\"}"] {

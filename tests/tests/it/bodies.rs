@@ -330,6 +330,13 @@ async fn signed_manifests_of_schema_1_are_pulled_by_tag_and_by_digest() {
         }
         let podman = Podman::new(edge.registry, &["up.test"]);
         podman.pull(&format!("up.test/team/app@{digest}")).await.expect_success();
+        // Its layers are evicted with it, and not as if nothing needed them.
+        let mut why = tokio::process::Command::new(pierhead_tests::pierhead::binary());
+        why.args(["ctl", "--address", &edge.admin.to_string(), "--output", "json", "cache", "why"]);
+        why.arg(format!("up.test/team/app@{digest}"));
+        let why = pierhead_tests::process::run(why, Duration::from_secs(60)).await.expect_success();
+        let why: serde_json::Value = serde_json::from_str(&why.stdout).unwrap();
+        assert!(why["contents"].as_u64() >= Some(3) && why["missing"] == json!([]), "{round}: {why}");
     }
 }
 
