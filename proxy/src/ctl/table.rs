@@ -141,7 +141,7 @@ pub(super) fn cache_stats(stats: &CacheStats) -> String {
     if !stats.writable {
         lines.push("not stored requests go past a full or failing disk: see the log".to_owned());
     }
-    let mut table = table(&["REGISTRY", "HIT RATE", "HITS", "REVALIDATED", "STALE", "MISSES", "BYPASSES"]);
+    let mut table = table(&["REGISTRY", "HIT RATE", "HITS", "REVALIDATED", "STALE", "MISSES", "BYPASSES", "FORWARDED"]);
     for registry in &stats.registries {
         table.add_row([
             text(&registry.name),
@@ -151,6 +151,7 @@ pub(super) fn cache_stats(stats: &CacheStats) -> String {
             number(registry.stale),
             number(registry.misses),
             number(registry.bypasses),
+            number(registry.forwarded),
         ]);
     }
     if !stats.registries.is_empty() {
@@ -254,9 +255,11 @@ pub(super) fn status(standing: &Standing<'_>) -> String {
     }
     for certificate in certificates.iter().filter(|certificate| certificate.seconds_left <= NOTICE) {
         let days = certificate.seconds_left.abs() / (24 * 3600);
-        let ends = match certificate.seconds_left < 0 {
-            true => format!("expired {days} days ago"),
-            false => format!("expires in {days} days"),
+        let ends = match (certificate.seconds_left < 0, days) {
+            (true, 0) => "expired within the last day".to_owned(),
+            (true, days) => format!("expired {days} days ago"),
+            (false, 0) => "expires within a day".to_owned(),
+            (false, days) => format!("expires in {days} days"),
         };
         let (file, listener, date) = (&certificate.file, &certificate.listener, seconds(&certificate.not_after));
         lines.push(format!("certificate    {file} of listener {listener} {ends}, on {date}"));

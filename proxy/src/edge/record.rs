@@ -9,7 +9,7 @@ use http::header::USER_AGENT;
 use pierhead_registry::oci::Action;
 use pingora_core::protocols::http::ServerSession;
 
-use super::outcome::{AccessLine, Kind, Outcome};
+use super::outcome::{AccessLine, BypassReason, Kind, Outcome};
 use super::verifier::Verdict;
 use crate::admin::metrics::Metrics;
 use crate::cache::RepositoryId;
@@ -130,7 +130,8 @@ impl Recorder {
         let (kind, outcome) = (trace.kind.as_str(), told.outcome.as_str());
         let registry = trace.registry.as_deref().unwrap_or_default();
         let status = told.status.map_or(499, |status| status.as_u16());
-        self.metrics.request(registry, kind, outcome, status, told.bytes, first_byte);
+        let forwarded = told.outcome == Outcome::Bypass(BypassReason::Forwarded);
+        self.metrics.request(registry, (kind, outcome, forwarded), status, told.bytes, first_byte);
         let request = session.req_header();
         // Health checks come every second and would fill the log; metrics count them.
         let check = trace.server.is_none() && status == 200 && Check::at(request.uri.path()).is_some();

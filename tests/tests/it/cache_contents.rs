@@ -102,6 +102,25 @@ async fn operators_see_what_is_in_the_cache() {
     }
 }
 
+/// What is pushed through the edge says nothing about how much the cache helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_are_counted_apart_from_pulls() {
+    let registry = DockerRegistry::start().await;
+    let edge =
+        super::origin::setup([registry.address].into_iter(), json!({ "hosts": ["registry.test"] })).start().await;
+    let (image, client) = (Image::new(1, &[50_000]), edge.client());
+    for blob in image.blobs() {
+        client.push_blob("team/app", &blob.digest, blob.bytes.clone()).await;
+    }
+    client.push_manifest("team/app", "v1", &image.manifest.media_type, image.manifest.blob.bytes.clone()).await;
+    client.manifest("team/app", "v1").await.unwrap();
+    let stats = json_of(&edge, &["stats"]).await;
+    let counted = &stats["registries"][0];
+    assert_eq!((&counted["misses"], &counted["bypasses"]), (&json!(1), &json!(0)), "{counted}");
+    assert!(counted["forwarded"].as_u64() >= Some(5), "{counted}");
+    assert!(cache(&edge, &["stats"]).await.expect_success().stdout.contains("FORWARDED"));
+}
+
 /// A purge deletes what it names and nothing that something else needs; the next pull fetches it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_deletes_what_nothing_else_holds() {

@@ -14,6 +14,7 @@ use super::shape::{
     CacheStats, ErrorBody, Holding, HoldingList, Image, ImageList, Part, Pinned, Purged, RegistryStats, Why,
 };
 use super::{Seen, Shared, sent};
+use crate::admin::metrics::FORWARDED;
 use crate::cache::{Cache, RepositoryId, Selection};
 
 /// How many repositories are shown unless asked otherwise.
@@ -57,12 +58,13 @@ pub(super) async fn stats(State(shared): Seen) -> Result<Json<CacheStats>, ApiEr
             registries.push(RegistryStats { name: name.clone(), ..RegistryStats::default() });
         }
         let Some(registry) = registries.iter_mut().find(|known| known.name == name) else { continue };
-        match outcome.as_str() {
+        match outcome {
             "hit" => registry.hits += count,
             "revalidated" => registry.revalidated += count,
             "stale" => registry.stale += count,
             "miss" => registry.misses += count,
             "bypass" => registry.bypasses += count,
+            FORWARDED => registry.forwarded += count,
             _ => {}
         }
     }

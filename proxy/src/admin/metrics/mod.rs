@@ -24,6 +24,7 @@ use self::family::{counter, counters, gauge, gauges};
 pub(crate) use self::listener::ListenerMetrics;
 use self::listener::Listeners;
 use self::reload::Reloads;
+pub(crate) use self::request::FORWARDED;
 use self::request::Requests;
 use self::server::Servers;
 pub(crate) use self::server::{PoolMetrics, ServerFailure, ServerMetrics};
@@ -134,21 +135,20 @@ impl Metrics {
         Ok(text)
     }
 
-    /// A finished request.
+    /// A finished request. `forwarded`: it was no pull, and was passed on to the servers of a pool.
     pub(crate) fn request(
         &self,
         registry: &str,
-        kind: &'static str,
-        outcome: &'static str,
+        (kind, outcome, forwarded): (&'static str, &'static str, bool),
         status: u16,
         bytes: u64,
         first_byte: Duration,
     ) {
-        self.requests.ended(registry, (kind, outcome), status, bytes, first_byte);
+        self.requests.ended(registry, (kind, outcome, forwarded), status, bytes, first_byte);
     }
 
-    /// How many requests for content were answered, by registry and outcome.
-    pub(crate) fn outcomes(&self) -> Vec<(String, String, u64)> {
+    /// How many requests for content were answered, by registry and outcome; under [`FORWARDED`] those that are no pulls.
+    pub(crate) fn outcomes(&self) -> Vec<(String, &'static str, u64)> {
         self.requests.outcomes()
     }
 

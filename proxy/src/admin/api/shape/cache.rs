@@ -11,7 +11,7 @@ use crate::cache;
 pub(crate) struct CacheStats {
     /// Bytes of content on disk, partial blobs included.
     pub(crate) bytes: u64,
-    /// `max_size`.
+    /// `max_size`, or what the disk can hold where that is less.
     pub(crate) limit: u64,
     /// Manifests and blobs, partial ones included.
     pub(crate) contents: u64,
@@ -38,9 +38,12 @@ pub(crate) struct RegistryStats {
     pub(crate) stale: u64,
     /// From upstream, into the cache.
     pub(crate) misses: u64,
-    /// Past the cache: what it could not store, and pushes.
+    /// From upstream, past a cache that could not store it.
     pub(crate) bypasses: u64,
-    /// The share that came from the cache, bypasses left out: 0 to 1; nothing before the first request.
+    /// No pulls: pushes, deletions and all else that was passed on to the registry's servers.
+    #[serde(default)]
+    pub(crate) forwarded: u64,
+    /// The share that came from the cache, bypasses and forwarded requests left out: 0 to 1; nothing before the first request.
     pub(crate) hit_rate: Option<f64>,
 }
 
