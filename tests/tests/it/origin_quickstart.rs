@@ -101,6 +101,9 @@ async fn a_newcomer_pushes_and_pulls_back() {
     assert!(make.status().await.unwrap().success());
     podman.run(&["import", tar.to_str().unwrap(), &image]).await.expect_success();
     podman.push(&image, &image).await.expect_success();
+    // A name without an owner ends with what to do.
+    let bare = podman.push(&image, &format!("{address}/readme")).await.expect_failure();
+    assert!(bare.stderr.contains("name it <owner>/readme"), "{}", bare.stderr);
     podman.forget().await;
     podman.pull(&image).await.expect_success();
     assert_eq!(podman.unpacked("README.md").len(), 1);

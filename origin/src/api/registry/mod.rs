@@ -24,6 +24,7 @@ use self::query::Query;
 use self::refusal::Refusal;
 use super::asked::Asked;
 use super::{Connection, Lane, Origin};
+use crate::registry::RegistryError;
 
 /// What every answer says: it is version 2 of the API.
 const VERSION: (HeaderName, HeaderValue) =
@@ -73,7 +74,9 @@ async fn carry_out(origin: Arc<Origin>, asked: Arc<Asked>, request: Request) -> 
         Endpoint::Repository { name, action } => {
             let name: RepositoryName = name.parse().map_err(Refusal::name)?;
             if !name.as_str().contains('/') {
-                return Err(Refusal::no_namespace(&name));
+                // A client that pushes looks for its blobs first, and would end at a bare 400: an answer to HEAD has no text.
+                let looks = wanted.method == Method::HEAD && matches!(action, Action::Blob(_));
+                return Err(if looks { RegistryError::NameUnknown.into() } else { Refusal::no_namespace(&name) });
             }
             repository(&wanted, &name, action, request).await
         }
