@@ -4,7 +4,12 @@
 //! together with the origin. Then they can but show the account to this edge, which has never seen the origin's yes to
 //! it. So where `offline_policy` lets known callers in, an account that gets a token for a repository is asked about:
 //! may it read there? The origin says so itself; a token is never taken apart.
+//!
+//! Whoever pushes to a new repository gets a token before it is there, and the first token that means it makes the edge forget what
+//! was known under its name ([`super::identity`]). So for a while after a token was issued the question is asked again when its
+//! answer was forgotten, or came too late to be kept.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +18,7 @@ use pierhead_config::OfflinePolicy;
 use pierhead_registry::client::{Credential, ListKind};
 use pierhead_registry::oci::RepositoryName;
 use pingora_http::RequestHeader;
+use tokio::time::{Instant, timeout_at};
 use url::form_urlencoded;
 
 use super::Edge;
@@ -24,6 +30,10 @@ use crate::cache::RepositoryId;
 const REPOSITORIES: usize = 8;
 /// How long the origin's yes is not asked for again.
 const ENOUGH: Duration = Duration::from_secs(3600);
+/// How long after a token was issued its first use may make the edge forget the answer.
+const WATCHED: Duration = Duration::from_secs(10);
+/// How often the origin is asked for one token.
+const QUESTIONS: usize = 4;
 /// The smallest question that takes the right to pull.
 const QUESTION: &str = "n=1";
 
@@ -54,24 +64,49 @@ impl Grant {
     pub(crate) fn issued(&self) {
         for name in &self.repositories {
             let repository = RepositoryId { registry: Arc::clone(&self.upstream.name), name: name.clone() };
-            let caller = Some(Arc::clone(&self.caller));
-            let scope = Scope::new(&self.upstream, repository, caller, self.edge.offline);
-            tokio::spawn(learn(Arc::clone(&self.edge), scope));
+            let (edge, upstream, caller) =
+                (Arc::clone(&self.edge), Arc::clone(&self.upstream), Arc::clone(&self.caller));
+            tokio::spawn(learn(edge, upstream, repository, caller));
         }
     }
 }
 
-/// Asks, unless it was answered not long ago.
-async fn learn(edge: Arc<Edge>, scope: Scope) {
-    let Some(caller) = &scope.caller else { return };
-    let yes = edge.cache.authorised(&scope.repository, &caller.id).await;
-    if yes.and_then(|yes| SystemTime::now().duration_since(yes).ok()).is_some_and(|age| age < ENOUGH) {
-        return;
+/// Asks, unless it was answered not long ago, until the answer stays.
+async fn learn(edge: Arc<Edge>, upstream: Arc<Upstream>, repository: RepositoryId, caller: Arc<Caller>) {
+    let end = Instant::now() + WATCHED;
+    for _ in 0..QUESTIONS {
+        let mut forgotten = pin!(upstream.writes.forgotten());
+        forgotten.as_mut().enable();
+        let scope = Scope::new(&upstream, repository.clone(), Some(Arc::clone(&caller)), edge.offline);
+        if !is_known(&edge, &scope, &caller).await {
+            ask(&edge, &scope).await;
+            // Something was written meanwhile, so the answer was not kept.
+            if scope.epoch != upstream.writes.epoch(&repository.name) {
+                continue;
+            }
+        }
+        while is_known(&edge, &scope, &caller).await || scope.epoch == upstream.writes.epoch(&repository.name) {
+            // Of other parts it tells as well.
+            if timeout_at(end, forgotten.as_mut()).await.is_err() {
+                return;
+            }
+            forgotten.set(upstream.writes.forgotten());
+            forgotten.as_mut().enable();
+        }
     }
+}
+
+/// Whether the origin's yes is known, and not long ago.
+async fn is_known(edge: &Edge, scope: &Scope, caller: &Caller) -> bool {
+    let yes = edge.cache.authorised(&scope.repository, &caller.id).await;
+    yes.and_then(|yes| SystemTime::now().duration_since(yes).ok()).is_some_and(|age| age < ENOUGH)
+}
+
+async fn ask(edge: &Arc<Edge>, scope: &Scope) {
     let name = format!("tags/list?{QUESTION}");
     let key = scope.key(Wanted::List(name.clone()));
     let question = {
-        let (edge, scope) = (Arc::clone(&edge), scope.clone());
+        let (edge, scope) = (Arc::clone(edge), scope.clone());
         move || async move { edge.list_upstream(&scope, &ListKind::Tags, Some(QUESTION), &name).await }
     };
     // What came of it is written down by whoever asked; that there are too many questions already is no harm.

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pierhead_registry::oci::RepositoryName;
-use tokio::sync::RwLock;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, RwLock};
 
 use crate::cache::Extent;
 
@@ -30,6 +31,8 @@ pub(crate) struct Writes {
     hasher: RandomState,
     /// Held by those who keep answers, so that no epoch begins between the look at it and the keeping.
     keeping: RwLock<()>,
+    /// Wakes those that wait for [`Writes::renew`].
+    forgotten: Notify,
     /// When callers' credentials last changed, in milliseconds. Not kept over a restart: `authorization_ttl` is a bound too.
     credentials: AtomicU64,
 }
@@ -43,6 +46,7 @@ impl Writes {
             parts: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
             keeping: RwLock::new(()),
+            forgotten: Notify::new(),
             credentials: AtomicU64::new(0),
         }
     }
@@ -81,7 +85,13 @@ impl Writes {
         self.next(extent);
         let forgotten = forgetting.await;
         self.next(extent);
+        self.forgotten.notify_waiters();
         forgotten
+    }
+
+    /// The next time that all is forgotten of any part of the registry.
+    pub(crate) fn forgotten(&self) -> Notified<'_> {
+        self.forgotten.notified()
     }
 
     fn next(&self, extent: &Extent) {

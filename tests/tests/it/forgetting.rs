@@ -1,6 +1,9 @@
 //! What the origin's own API changes, through an edge or past it, and what the edge then knows: nothing of it any more.
 
+use std::time::Duration;
+
 use pierhead_registry::oci::Digest;
+use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
 use pierhead_tests::origin::Origin;
 use pierhead_tests::pierhead::Pierhead;
@@ -146,6 +149,35 @@ async fn hand_over(origin: &Origin) {
     assert_eq!(caller(origin, "ann").delete("/organization/acme").await, 204);
     let again = json!({ "name": "acme", "email": "e@acme.test" });
     assert_eq!(caller(origin, "eve").post("/organization/", again).await.0, 201);
+}
+
+/// The first token of a new repository makes the edge forget what it knew under its name, but not who may pull there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_pushed_and_pulled_once_is_known_when_the_origin_is_away() {
+    let mut origin = origin_with(&["ann", "bob"]).await;
+    let more = json!({
+        "hosts": ["registry.test"], "retries": 0, "offline_policy": "allow_known", "tag_ttl": "1ms",
+        "token_keys": { "path": "/keys/services/pierhead/keys", "issuer": "pierhead", "audience": "registry.test" },
+    });
+    let edge = edge_before([origin.registry].into_iter(), more).start().await;
+    edge.metric_until("pierhead_token_keys", &[], |keys| keys >= 1.0).await;
+    let image = Image::new(1, &[10_000]);
+    // As clients do it: each token by way of the edge, and no second pull.
+    let token = async |actions: &str| {
+        let ask = format!("/v2/auth?service=registry.test&scope=repository:ann/new:{actions}");
+        let reply = edge.client().login("ann", PASSWORD).get(&ask).await;
+        let token: Value = serde_json::from_slice(&reply.body).unwrap();
+        edge.client().bearer(token["token"].as_str().unwrap().to_owned())
+    };
+    push_as(&token("pull,push").await, "ann/new", "v1", &image).await;
+    token("pull").await.pull("ann/new", "v1").await.unwrap();
+    let callers = edge.cache().join("repositories/origin.test/ann/new/_callers");
+    eventually("the yes to ann is kept", Duration::from_secs(20), async || callers.exists().then_some(())).await;
+    origin.kill().await;
+    edge.client().login("ann", PASSWORD).pull("ann/new", "v1").await.unwrap();
+    for stranger in [edge.client().login("bob", PASSWORD), edge.client().login("ann", "wrong"), edge.client()] {
+        assert!(stranger.manifest("ann/new", "v1").await.is_err());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
