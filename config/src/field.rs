@@ -14,6 +14,7 @@ use bytesize::ByteSize;
 use serde_yaml::Value;
 
 use crate::problem::Problem;
+use crate::rights::cannot_be_read;
 use crate::section::Section;
 use crate::variable;
 
@@ -47,18 +48,6 @@ pub(crate) struct Field<'a> {
     pub(crate) context: &'a Context<'a>,
     pub(crate) path: String,
     pub(crate) value: &'a Value,
-}
-
-/// Says why a file cannot be read; where that is a matter of rights, whose it is.
-pub(crate) fn unreadable(path: &std::path::Path, error: &std::io::Error) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let said = format!("{}: cannot be read: {error}", path.display());
-    match std::fs::metadata(path) {
-        Ok(found) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            format!("{said}; it belongs to uid {}, with mode {:o}", found.uid(), found.mode() & 0o7777)
-        }
-        _ => said,
-    }
 }
 
 impl<'a> Field<'a> {
@@ -225,7 +214,7 @@ impl<'a> Field<'a> {
             }
             Ok(_) => Some(path),
             Err(error) => {
-                self.problem(unreadable(&path, &error));
+                self.problem(format!("{}: {}", path.display(), cannot_be_read(&path, &error)));
                 None
             }
         }
@@ -247,7 +236,7 @@ impl<'a> Field<'a> {
         match std::fs::read_dir(&path) {
             Ok(_) => Some(path),
             Err(error) => {
-                self.problem(unreadable(&path, &error));
+                self.problem(format!("{}: {}", path.display(), cannot_be_read(&path, &error)));
                 None
             }
         }

@@ -22,6 +22,7 @@ mod origin;
 mod pool;
 mod problem;
 mod registry;
+mod rights;
 mod secret;
 mod section;
 mod server;
@@ -35,4 +36,5 @@ mod variable;
 
 pub use model::*;
 pub use problem::{Problem, Problems};
+pub use rights::denied;
 pub use secret::Secret;

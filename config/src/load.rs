@@ -17,6 +17,7 @@ use crate::limits::{limits, networks};
 use crate::model::{Admin, Cache, Config, Registry};
 use crate::pool::pool;
 use crate::problem::Problems;
+use crate::rights::cannot_be_read;
 use crate::section::Section;
 use crate::{access, cache, listener, registry};
 
@@ -84,7 +85,7 @@ pub(crate) fn read_limited(path: &Path) -> Result<String, String> {
         std::fs::File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read().map_err(|error: std::io::Error| format!("cannot be read: {error}"))?;
+    let bytes = read().map_err(|error: std::io::Error| cannot_be_read(path, &error))?;
     if bytes.len() as u64 > FILE_LIMIT {
         return Err(format!("is larger than {}", bytesize::ByteSize(FILE_LIMIT)));
     }

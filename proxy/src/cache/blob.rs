@@ -414,7 +414,8 @@ impl Upstream {
             if wrong {
                 context.store.metrics.verification_failure(crate::admin::metrics::VerificationPlace::Upstream);
             }
-            return Err(BlobError::Mismatch { digest: context.digest });
+            let registry = context.origin.as_ref().map_or_else(Arc::default, |origin| origin.source.registry().into());
+            return Err(BlobError::Mismatch { registry, digest: context.digest });
         }
         self.pending = self.held.take().unwrap_or_default();
         Ok(!self.pending.is_empty())

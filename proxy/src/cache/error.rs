@@ -1,7 +1,9 @@
 //! Why the store cannot be opened, and why a blob cannot be had.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use pierhead_config::denied;
 use pierhead_registry::client::ClientError;
 use pierhead_registry::oci::Digest;
 
@@ -9,7 +11,7 @@ use pierhead_registry::oci::Digest;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     /// The tree cannot be made, read or locked.
-    #[error("cache: {path}: {source}")]
+    #[error("cache: {path}: {source}{}", denied(path, source))]
     Io {
         /// Where.
         path: PathBuf,
@@ -31,8 +33,10 @@ pub(crate) enum BlobError {
     #[error(transparent)]
     Upstream(#[from] ClientError),
     /// Every upstream address sent bytes that do not hash to the digest.
-    #[error("{digest}: upstream sent wrong content")]
+    #[error("{registry}: sent content that does not hash to {digest}")]
     Mismatch {
+        /// Which registry.
+        registry: Arc<str>,
         /// Of what.
         digest: Digest,
     },

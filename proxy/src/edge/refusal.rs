@@ -211,7 +211,10 @@ impl Refusal {
     pub(crate) fn blob(error: &BlobError, passthrough: bool) -> Refusal {
         match error {
             BlobError::Upstream(error) => Refusal::upstream(error, Thing::Blob, passthrough),
-            BlobError::Mismatch { .. } => Refusal::Invalid(None),
+            BlobError::Mismatch { registry, digest } => Refusal::Invalid(Some(Box::new(Failed {
+                registry: registry.to_string(),
+                reason: format!("its content does not hash to {digest}"),
+            }))),
             BlobError::Storage { .. } => Refusal::Storage,
             BlobError::Offline { .. } => Refusal::Offline(Thing::Blob),
         }

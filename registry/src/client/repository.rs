@@ -53,6 +53,11 @@ impl Repository {
         failed && error.registry() == self.upstream.name()
     }
 
+    /// The registry's name.
+    pub fn registry(&self) -> &str {
+        self.upstream.name()
+    }
+
     /// How many endpoints the registry has.
     pub fn endpoints(&self) -> usize {
         self.upstream.endpoints.len()

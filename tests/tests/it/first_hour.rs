@@ -2,7 +2,7 @@
 //! a port for TLS, an upgrade that fails. Each must say what is wrong, where, and what to do.
 
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -77,6 +77,41 @@ async fn an_address_that_cannot_be_had_is_named_by_its_key() {
 }
 
 /// `ctl` reads the admin section of a file alone, and where no file is named it finds the edge by itself.
+/// What the edge's user may not use is named by its key, with its owner and mode.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_used_is_named_with_its_owner() {
+    const OTHER: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root gives files away");
+    }
+    let setup = Setup::new();
+    let (home, cache) = (setup.dir.path().to_owned(), setup.cache());
+    chown(&home, Some(OTHER), Some(OTHER)).unwrap();
+    let program = Program::installed(&home);
+    let password = home.join("password");
+    std::fs::write(&password, "a-secret").unwrap();
+    std::fs::create_dir(&cache).unwrap();
+    for (path, mode) in [(&password, 0o600), (&cache, 0o700)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let run_as_other = async |setup: &Setup, command: &str| {
+        let config = setup.write();
+        chown(&config, Some(OTHER), Some(OTHER)).unwrap();
+        let mut refused = Command::new(program.path());
+        refused.args([command, "--config"]).arg(config).uid(OTHER).gid(OTHER);
+        run(refused, LONG).await.expect_failure().stderr
+    };
+    let setup = setup.registry("up.test", "http://127.0.0.1:9");
+    let said = run_as_other(&setup, "serve").await;
+    let expected = format!("{} belongs to uid 0, with mode 700", cache.display());
+    assert!(said.starts_with("cache: ") && said.contains(&expected), "{said}");
+    let setup = setup.set("/registries/0/credentials", json!({ "username": "me", "password_file": password }));
+    let said = run_as_other(&setup, "check").await;
+    let key = "registries[0].credentials.password_file";
+    let expected = format!("{key}: {}: cannot be read: Permission denied", password.display());
+    assert!(said.contains(&expected) && said.contains("it belongs to uid 0, with mode 600"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_reach_an_edge_whose_file_is_broken() {
     let setup = Setup::new().registry("up.test", "http://127.0.0.1:9").set("/admin/token", "let-me-in-please-now");

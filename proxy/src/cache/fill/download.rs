@@ -201,7 +201,7 @@ fn agree(fill: &Fill, body: &BlobBody) -> Result<(), BlobError> {
     let known = fill.bound();
     if fill.condemn() {
         tracing::warn!(digest = %fill.digest, was = known, is = told, "upstream changed a length");
-        return Err(BlobError::Mismatch { digest: fill.digest });
+        return Err(BlobError::Mismatch { registry: Arc::clone(&fill.owner), digest: fill.digest });
     }
     let (registry, host, status) = (fill.owner.to_string(), String::new(), None);
     let reason = format!("{} is {told} bytes long, and was {known}", fill.digest);

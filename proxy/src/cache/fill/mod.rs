@@ -154,7 +154,7 @@ impl Fill {
         let asked = if range.end == ENDLESS { state.bound() } else { range.end };
         // The reader was told another length, by a manifest: it must not take this for that.
         if state.total.is_some_and(|total| if whole { asked != total } else { asked > total }) {
-            return Found::Failed(BlobError::Mismatch { digest: self.digest });
+            return Found::Failed(BlobError::Mismatch { registry: Arc::clone(&self.owner), digest: self.digest });
         }
         let part = !whole && (!state.whole || range.end - range.start <= PART);
         let readable = if state.verified || part { state.bound() } else { state.proven() };

@@ -74,7 +74,7 @@ pub(super) async fn run(
     loop {
         if fill.is_condemned() {
             fills.discard(&fill, &store).await;
-            fill.fail(BlobError::Mismatch { digest: fill.digest });
+            fill.fail(BlobError::Mismatch { registry: Arc::clone(&fill.owner), digest: fill.digest });
             break;
         }
         let whole = fill.total().filter(|total| fill.gaps(0..*total).is_empty());
@@ -218,11 +218,11 @@ async fn finish(fill: &Arc<Fill>, store: &Arc<Store>, fills: &Arc<Fills>, mut ha
         Ok(_) => {
             store.metrics.verification_failure(VerificationPlace::Upstream);
             let endpoints = fill.state.lock().endpoints.clone();
-            tracing::error!(digest = %fill.digest, ?endpoints, "upstream sent content that does not hash to its digest");
+            tracing::error!(registry = %fill.owner, digest = %fill.digest, ?endpoints, "upstream sent content that does not hash to its digest");
             fills.refuse(fill.digest, &endpoints);
             // Off the registry first: a request after the failure must not find it.
             fills.discard(fill, store).await;
-            fill.fail(BlobError::Mismatch { digest: fill.digest });
+            fill.fail(BlobError::Mismatch { registry: Arc::clone(&fill.owner), digest: fill.digest });
             return;
         }
         Err(error) => {
