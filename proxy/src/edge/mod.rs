@@ -166,7 +166,7 @@ impl Edge {
 
     /// Says what operators should know of a registry: that it refuses the edge's account.
     pub(crate) fn trouble(&self, registry: &str) -> Option<String> {
-        self.registries.iter().find(|upstream| &*upstream.name == registry)?.condition.trouble()
+        self.registries.iter().find(|upstream| &*upstream.name == registry)?.trouble()
     }
 
     /// Answers one request.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use moka::sync::Cache as Memory;
 use pierhead_config::{AuthMode, Registry};
-use pierhead_registry::client::Client;
-use pierhead_registry::client::{ClientError, Repository};
+use pierhead_registry::client::{AccountRefusal, Client, ClientError, Repository};
 use pierhead_registry::oci::{Digest, Reference, Tag};
 use pierhead_service::shares::Party;
+use prometheus::IntGauge;
 
 use super::RegistryParts;
 use super::condition::Condition;
@@ -49,6 +49,8 @@ pub(crate) struct Upstream {
     /// How it answers.
     pub(crate) condition: Condition,
     client: Client,
+    /// 1 while it refuses an account of the edge's.
+    account_refused: IntGauge,
 }
 
 impl Upstream {
@@ -56,8 +58,10 @@ impl Upstream {
     pub(crate) fn new(parts: RegistryParts, verifier: Option<Verifier>, metrics: &Metrics) -> Upstream {
         let RegistryParts { config, client, pool, kept: _ } = parts;
         let name: Arc<str> = config.name.as_str().into();
-        let condition = Condition::new(Arc::clone(&name), metrics.account_refused(&name));
-        Upstream { name, config, pool, writes: Writes::new(), verifier, condition, client }
+        let condition = Condition::new(Arc::clone(&name));
+        let account_refused = metrics.account_refused(&name);
+        account_refused.set(0);
+        Upstream { name, config, pool, writes: Writes::new(), verifier, condition, client, account_refused }
     }
 
     /// Whether a caller's own credential decides.
@@ -68,6 +72,14 @@ impl Upstream {
     /// Whether its origin has a server that would be asked.
     pub(crate) fn is_reachable(&self) -> bool {
         self.pool.as_ref().is_some_and(|pool| pool.available())
+    }
+
+    /// What operators should know, in words: an account of the edge's that is refused. That another address answers, or
+    /// anonymous pulls succeed, says nothing about the account.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let AccountRefusal { host, status, since } = self.client.account_refused()?;
+        let since = humantime::format_rfc3339_seconds(since);
+        Some(format!("{host} refuses the account in `credentials` with status {status} since {since}"))
     }
 
     /// Forgets what callers were granted, as far as tokens of this edge's own say so.
@@ -130,7 +142,8 @@ impl Scope {
 
     /// Learns from what upstream said whether it fails, and whether it lets the caller in.
     pub(crate) async fn learn<T>(&self, cache: &Cache, thing: Thing, result: &Result<T, ClientError>) {
-        self.upstream.condition.note(thing, self.caller.is_none(), result);
+        self.upstream.condition.note(thing, result);
+        self.upstream.account_refused.set(self.upstream.client.account_refused().is_some().into());
         let refused = matches!(result, Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }));
         let Some(caller) = &self.caller else {
             if refused || result.is_ok() {
@@ -225,7 +238,7 @@ impl Scope {
             return StaleReason::Revalidating;
         }
         condition.serves_stale(thing);
-        match self.caller.is_none() && condition.trouble().is_some() {
+        match self.caller.is_none() && self.upstream.client.account_refused().is_some() {
             true => StaleReason::AccountRefused,
             false => StaleReason::UpstreamFailed,
         }

@@ -111,7 +111,7 @@ impl Login {
                 registry = self.registry,
                 host,
                 status,
-                "the configured account is refused; what is known is served stale until it works again"
+                "upstream refuses the account in `credentials`; what is known is served stale until it works again"
             );
         }
         let (since, pause) = match known {
@@ -128,7 +128,7 @@ impl Login {
         let mut state = self.lock();
         state.proven = Some(now);
         if state.refused.take().is_some() {
-            tracing::info!(registry = self.registry, "the configured account works again");
+            tracing::info!(registry = self.registry, "upstream takes the account in `credentials` again");
         }
     }
 

@@ -219,6 +219,35 @@ async fn an_account_that_is_refused_is_an_outage() {
     }
 }
 
+/// Another address of the registry serves what it has: the account is refused all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrors_success_does_not_hide_that_the_account_is_refused() {
+    let images = [1, 2].map(|seed| (format!("team/app{seed}"), Image::new(seed, &[500])));
+    let (registry, _tokens, refuses) = behind_a_fickle_token_service(&images).await;
+    refuses.store(true, Ordering::SeqCst);
+    let mirror = Upstream::start().await;
+    mirror.hold("team/app1", "latest", &images[0].1);
+    let more = json!({
+        "tag_ttl": "1ms", "negative_ttl": "1ms", "realms": ["127.0.0.1"],
+        "upstream": [mirror.url(), registry.url()],
+        "credentials": { "username": "edge", "password": "edge-password" },
+    });
+    let edge = edge_of(registry.url(), more).await;
+    let state = async || {
+        let health: Value = serde_json::from_slice(&edge.operator().get("/health/endtoend").await.body).unwrap();
+        let said = health["data"]["services_expanded"]["reg.test"]["message"].as_str().unwrap_or_default().to_owned();
+        (edge.metric("pierhead_upstream_account_refused", &[("registry", "reg.test")]).await, said)
+    };
+    edge.client().manifest("team/app1", "latest").await.unwrap();
+    assert_eq!(state().await, (0.0, String::new()), "nobody has logged in yet");
+    assert_eq!(edge.client().get("/v2/team/app2/manifests/latest").await.status, 503);
+    for tag in ["latest", images[0].1.digest().to_string().as_str()] {
+        edge.client().manifest("team/app1", tag).await.unwrap();
+        let (refused, said) = state().await;
+        assert!(refused == 1.0 && said.contains("refuses the account"), "{tag}: {refused} {said:?}");
+    }
+}
+
 /// notation#659: registries without a referrers API answer with all kinds of statuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_without_referrers_is_remembered_and_says_nothing_about_its_tags() {
@@ -397,6 +426,16 @@ async fn every_failure_says_why() {
     let wrong = edge.client().get(&format!("/v2/team/app/manifests/{}", image.digest())).await;
     assert_eq!(wrong.status, 502);
     assert!(message(&wrong).starts_with("reg.test sent an invalid answer: "), "{}", message(&wrong));
+    // So is a blob whose bytes are others; it is not cached.
+    upstream.misbehave(Misbehaviour::None);
+    let blob = Blob::random(5, 1000);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), Bytes::from_static(b"something else"));
+    let wrong = edge.client().get(&format!("/v2/team/app/blobs/{}", blob.digest)).await;
+    let said = message(&wrong);
+    assert_eq!(wrong.status, 502, "{said}");
+    assert!(said.starts_with("reg.test sent an invalid answer: ") && said.contains("does not hash to"), "{said}");
+    let hashed = |line: &str| line.contains("sent content that does not hash") && line.contains("reg.test");
+    assert_eq!(edge.log().count(hashed), 1);
     // Gone altogether.
     let gone = edge_of("http://127.0.0.1:1".to_owned(), json!({})).await;
     let reply = gone.client().get(TAG).await;
