@@ -259,10 +259,11 @@ impl Built {
         let (drain, offline) = (drain.clone(), parts::offline(&self.config));
         let mut health = Health::default().with(Check::Instance, "listeners", move || drain.phase() == Phase::Serving);
         if let Some((_, cache)) = &self.cache {
-            let writable = Arc::clone(cache);
+            let (writable, held) = (Arc::clone(cache), Arc::clone(cache));
             health = health
                 // Open since before there was anybody to ask.
                 .with(Check::Instance, "cache", || true)
+                .noting(move || held.shortage())
                 .with(Check::EndToEnd, "cache_writable", move || writable.writable());
         }
         for pool in self.pools.iter() {

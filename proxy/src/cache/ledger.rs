@@ -177,6 +177,12 @@ impl Ledger {
         self.ceiling.store(ceiling, Ordering::Relaxed);
     }
 
+    /// The configured size, and what the disk can hold, where that is less.
+    pub(super) fn shortage(&self) -> Option<(u64, u64)> {
+        let (configured, held) = (self.configured(), self.limit());
+        (held < configured).then_some((configured, held))
+    }
+
     /// Another limit; by how much what is here exceeds it.
     pub(super) fn resize(&self, limit: u64) -> u64 {
         self.limit.store(limit, Ordering::Relaxed);

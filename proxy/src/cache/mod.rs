@@ -242,6 +242,15 @@ impl Cache {
         })
     }
 
+    /// What operators should know, in words: the disk can hold less than `cache.max_size`.
+    pub(crate) fn shortage(&self) -> Option<String> {
+        let (configured, held) = self.store.ledger.shortage()?;
+        Some(format!(
+            "the disk holds at most {held} bytes of content, less than cache.max_size, {configured}: \
+             content is evicted when the disk is full"
+        ))
+    }
+
     /// Whether content can be stored at the moment.
     pub(crate) fn writable(&self) -> bool {
         self.store.writable()

@@ -90,7 +90,17 @@ async fn a_disk_smaller_than_max_size_is_a_limit_like_it() {
     assert!(edge.metric("pierhead_cache_evictions_total", &[]).await >= 8.0);
     assert_eq!(edge.metric("pierhead_cache_writable", &[]).await, 1.0);
     assert!(edge.metric("pierhead_cache_limit_bytes", &[]).await <= (20 << 20) as f64);
-    assert_eq!(edge.operator().get("/health/endtoend").await.status, 200);
+    // Operators see it; what the edge serves is well all the same.
+    let health = edge.operator().get("/health/endtoend").await;
+    assert_eq!(health.status, 200);
+    let health: serde_json::Value = serde_json::from_slice(&health.body).unwrap();
+    let cache = &health["data"]["services_expanded"]["cache"];
+    let said = cache["message"].as_str().unwrap_or_default();
+    assert!(cache["status"] == true && said.starts_with("degraded: the disk holds at most"), "{health}");
+    let mut status = Command::new(pierhead_tests::setup::binary());
+    status.args(["ctl", "--address", &edge.admin.to_string(), "status"]);
+    let status = run(status, Duration::from_secs(10)).await.expect_success();
+    assert!(status.stdout.contains("less than cache.max_size, 1073741824"), "{}", status.stdout);
     // What cannot fit is passed through, and costs nothing else its place.
     let large = Image::new(9, &[30 << 20]);
     registry.push("team/app", "large", &large).await;
