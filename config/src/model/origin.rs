@@ -48,6 +48,13 @@ pub struct OriginConfig {
     pub drain_wait: Duration,
 }
 
+impl OriginConfig {
+    /// Whether nothing may be written.
+    pub fn is_read_only(&self) -> bool {
+        self.registry_state == RegistryState::ReadOnly
+    }
+}
+
 /// Where clients, or the edge before them, connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginListener {

@@ -38,7 +38,7 @@ pub(super) async fn record(State(origin): State<Arc<Origin>>, mut request: Reque
     let Some(connection) = request.extensions().get::<Connection>().cloned() else { return next.run(request).await };
     let (uri, headers) = (request.uri(), request.headers());
     let live = origin.live();
-    let asked = Asked::new(&connection, uri, headers, &live.trusted_proxies, Names::of(&origin.config));
+    let asked = Asked::new(&connection, uri, headers, &live.listener.trusted_proxies, Names::of(&live));
     let asked = Arc::new(asked);
     let mut record = Record {
         begun: Instant::now(),

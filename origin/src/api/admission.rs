@@ -103,29 +103,24 @@ pub(crate) struct Admission {
 impl Admission {
     /// With these limits.
     pub(super) fn new(limits: &OriginLimits, metrics: &Metrics) -> Admission {
-        let room = |kind, limits: Limits, floor| {
-            let (room, queue) = (u64::from(limits.running), u64::from(limits.queued));
-            Room::new(Rules { kind, room, queue, wait: limits.wait, floor, reserve: true }, metrics.gate(kind))
-        };
-        let floor = floor(limits);
-        let bytes = |kind, bytes, like: Limits| {
-            let rules = Rules { kind, room: bytes, queue: like.queued.into(), wait: like.wait, floor, reserve: true };
-            Room::new(rules, metrics.gate(kind))
-        };
-        Admission {
-            logins: room("login", limits.logins, floor),
-            reads: room("read", limits.reads, floor),
-            downloads: room("download", limits.downloads, floor),
-            manifests: room("manifest", limits.manifests, floor),
-            writes: room("write", limits.writes, floor),
-            manifest_bytes: bytes(
-                "manifest_bytes",
-                MANIFEST_BYTES.max(limits.max_manifest_size.saturating_mul(2)),
-                limits.manifests,
-            ),
-            body_bytes: bytes("body_bytes", BODY_BYTES, limits.logins),
-            refused: metrics.gate("write"),
-        }
+        let [logins, reads, downloads, manifests, writes, manifest_bytes, body_bytes] =
+            rules(limits).map(|rules| Room::new(rules, metrics.gate(rules.kind)));
+        let refused = metrics.gate("write");
+        Admission { logins, reads, downloads, manifests, writes, manifest_bytes, body_bytes, refused }
+    }
+
+    /// Other limits. What is at work goes on, beyond them where they are lower.
+    pub(super) fn change(&self, limits: &OriginLimits) {
+        let rooms = [
+            &self.logins,
+            &self.reads,
+            &self.downloads,
+            &self.manifests,
+            &self.writes,
+            &self.manifest_bytes,
+            &self.body_bytes,
+        ];
+        rooms.into_iter().zip(rules(limits)).for_each(|(room, rules)| room.change(rules));
     }
 
     fn room(&self, kind: Kind) -> Option<&Arc<Room>> {
@@ -138,6 +133,30 @@ impl Admission {
             Kind::Write => Some(&self.writes),
         }
     }
+}
+
+/// What the rooms are like, in the order of [`Admission`].
+fn rules(limits: &OriginLimits) -> [Rules; 7] {
+    let floor = floor(limits);
+    let rules = |kind, room, like: Limits| Rules {
+        kind,
+        room,
+        queue: like.queued.into(),
+        wait: like.wait,
+        floor,
+        reserve: true,
+    };
+    let requests = |kind, limits: Limits| rules(kind, limits.running.into(), limits);
+    let manifest_bytes = MANIFEST_BYTES.max(limits.max_manifest_size.saturating_mul(2));
+    [
+        requests("login", limits.logins),
+        requests("read", limits.reads),
+        requests("download", limits.downloads),
+        requests("manifest", limits.manifests),
+        requests("write", limits.writes),
+        rules("manifest_bytes", manifest_bytes, limits.manifests),
+        rules("body_bytes", BODY_BYTES, limits.logins),
+    ]
 }
 
 /// The lowest rate that is configured.
@@ -154,7 +173,7 @@ pub(super) async fn party(origin: &Origin, asked: Option<&Asked>, headers: &Head
         false => None,
     };
     let account = claims.as_deref().map(|claims| claims.sub.as_str());
-    match contains(&origin.live().trusted_proxies, asked.peer) {
+    match contains(&origin.live().listener.trusted_proxies, asked.peer) {
         true => Party::behind_proxy(account),
         false => Party::new(asked.peer, account),
     }

@@ -10,7 +10,6 @@ mod cross_site;
 mod departures;
 mod health;
 mod inert;
-mod live;
 mod operators;
 mod outgoing;
 mod paced;
@@ -24,7 +23,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state, map_response};
@@ -35,13 +33,13 @@ use pierhead_config::OriginConfig;
 use pierhead_registry::oci::ErrorCode;
 use pierhead_registry::store::BlobStore;
 use pierhead_service::logging::AccessLog;
+use tokio::sync::watch;
 
 use self::admission::Admission;
 pub(crate) use self::admission::floor;
 use self::asked::Asked;
 pub(crate) use self::departures::Departures;
 use self::health::Checks;
-pub(crate) use self::live::Live;
 pub(crate) use self::operators::operators;
 pub(crate) use self::outgoing::{Lane, first_of_a_file, stands_for_a_file};
 use crate::auth::Auth;
@@ -84,8 +82,6 @@ impl Standing {
 
 /// All parts of a running origin, for those who answer requests.
 pub(crate) struct Origin {
-    /// What was configured at the start. What may change since is in [`Origin::live`].
-    pub(crate) config: OriginConfig,
     /// The database.
     pub(crate) meta: Meta,
     /// Blobs.
@@ -98,21 +94,28 @@ pub(crate) struct Origin {
     pub(crate) metrics: Arc<Metrics>,
     /// Whether it is ready.
     pub(crate) standing: Standing,
-    live: ArcSwap<Live>,
+    live: watch::Sender<Arc<OriginConfig>>,
     log: AccessLog,
     admission: Admission,
     checks: Checks,
 }
 
 impl Origin {
-    /// What of the configuration may change, as it is now.
-    pub(crate) fn live(&self) -> Arc<Live> {
-        self.live.load_full()
+    /// The configuration that holds now: as it was last read, but for keys that need a restart, which are as they were at the start.
+    pub(crate) fn live(&self) -> Arc<OriginConfig> {
+        Arc::clone(&self.live.borrow())
     }
 
-    /// Takes up what changed.
-    pub(crate) fn set_live(&self, live: Live) {
-        self.live.store(Arc::new(live));
+    /// The same, for a worker that waits for another.
+    pub(crate) fn watch_live(&self) -> watch::Receiver<Arc<OriginConfig>> {
+        self.live.subscribe()
+    }
+
+    /// From here on, this configuration holds. Requests and connections that have begun keep their places.
+    pub(crate) fn set_live(&self, live: OriginConfig) {
+        self.admission.change(&live.limits);
+        self.registry.set_bounds(&live);
+        self.live.send_replace(Arc::new(live));
     }
 }
 
@@ -138,16 +141,16 @@ impl Origin {
         let registry = Arc::new(Registry::new(meta.clone(), Arc::clone(&store), Arc::clone(&metrics), &config));
         let checks = Checks::new(&config);
         let standing = Standing::default();
-        let live = ArcSwap::from_pointee(Live::of(&config));
-        Origin { config, meta, store, auth, registry, metrics, standing, live, log, admission, checks }
+        let live = watch::Sender::new(Arc::new(config));
+        Origin { meta, store, auth, registry, metrics, standing, live, log, admission, checks }
     }
 }
 
 /// Layer: turns away what a browser sends for a page of another site.
 async fn refuse_foreign(State(origin): State<Arc<Origin>>, request: Request, next: Next) -> Response {
     let asked = request.extensions().get::<Arc<Asked>>();
-    let hosts: Vec<&str> =
-        asked.map(|asked| asked.host.as_str()).into_iter().chain([origin.config.hostname.as_str()]).collect();
+    let live = origin.live();
+    let hosts: Vec<&str> = asked.map(|asked| asked.host.as_str()).into_iter().chain([live.hostname.as_str()]).collect();
     if !cross_site::is_foreign(request.method(), request.headers(), &hosts) {
         return next.run(request).await;
     }

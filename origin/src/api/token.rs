@@ -111,7 +111,7 @@ async fn answer(origin: &Origin, asked: &Asked, shown: &Shown, scopes: &[String]
 
 async fn token(origin: &Origin, asked: &Asked, shown: &Shown, scopes: &[Scope]) -> Result<Answer, LoginError> {
     let caller = login(origin, asked, shown).await?;
-    if caller.account().is_none() && !origin.live().anonymous_pulls {
+    if caller.account().is_none() && !origin.live().auth.anonymous_pulls {
         return Err(LoginError::Wrong);
     }
     let issued = origin.auth.issue(&caller, scopes).await?;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::arriving::Arriving;
 use super::cleartext;
-use super::listener::Served;
+use super::listener::{Patience, Served};
 use super::socket::Socket;
 use crate::api::{Connection, Departures, Lane};
 
@@ -58,7 +58,8 @@ pub(super) async fn serve<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let first = Instant::now() + served.header_timeout;
+    let Patience { header, idle } = (served.patience)();
+    let first = Instant::now() + header;
     let reached = match tcp.local_addr() {
         Ok(reached) => reached,
         Err(error) => return tracing::debug!(%peer, %error, "gone already"),
@@ -66,7 +67,7 @@ pub(super) async fn serve<S, B>(
     let lane = Lane::default();
     let flow = departures.flow();
     let counted = flow.counted.unwrap_or_default();
-    let socket = Socket::new(tcp, served.idle_timeout, Arc::clone(&served.metrics), counted, lane.clone());
+    let socket = Socket::new(tcp, idle, Arc::clone(&served.metrics), counted, lane.clone());
     if served.tls.is_some() && cleartext::is_http(socket.tcp(), first).await {
         tracing::debug!(%peer, "plain HTTP on a port of HTTPS");
         return cleartext::refuse(socket).await;
@@ -90,14 +91,14 @@ pub(super) async fn serve<S, B>(
             lane: Some(lane).filter(|_| served.tls.is_none()),
             departures: Arc::clone(&departures),
         },
-        silence: served.idle_timeout,
+        silence: idle,
         asked: Arc::clone(&asked),
     };
-    let http = protocols(served.idle_timeout);
+    let http = protocols(idle);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), requests));
     let mut first = pin!(tokio::time::sleep_until(first));
     let (mut is_first, mut finishing) = (true, false);
-    let mut look = interval(served.idle_timeout / LOOKS);
+    let mut look = interval(idle / LOOKS);
     // At how many looks in a row nothing had been asked since the one before, and nothing was being answered.
     let (mut seen, mut quiet) = (0, 0);
     let ended = loop {
@@ -112,7 +113,7 @@ pub(super) async fn serve<S, B>(
                 }
             }
             _ = look.tick() => {
-                if departures.are_stuck(served.idle_timeout) {
+                if departures.are_stuck(idle) {
                     return tracing::debug!(%peer, "an answer is not taken");
                 }
                 let asked = asked.load(Ordering::Relaxed);

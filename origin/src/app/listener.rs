@@ -46,12 +46,19 @@ pub(super) struct Served<S> {
     pub(super) connections: Arc<Room>,
     /// Peers whose connections are not charged to their network: many clients come through them.
     pub(super) trusted: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
-    /// For the handshake, and for the first request.
-    pub(super) header_timeout: Duration,
-    /// For a pause in a body, and for the next request.
-    pub(super) idle_timeout: Duration,
+    /// For connections that begin now.
+    pub(super) patience: Arc<dyn Fn() -> Patience + Send + Sync>,
     /// What is counted.
     pub(super) metrics: Arc<ListenerMetrics>,
+}
+
+/// How long clients may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For the handshake, and for the first request.
+    pub(super) header: Duration,
+    /// For a pause in a body, and for the next request.
+    pub(super) idle: Duration,
 }
 
 /// What is running, and whether it is to end.

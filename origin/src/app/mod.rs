@@ -34,7 +34,7 @@ use serde_json::json;
 pub(crate) use self::backup::{backup, restore};
 pub(crate) use self::collect::collect;
 pub(crate) use self::error::AppError;
-use self::listener::{Listener, Running, Served};
+use self::listener::{Listener, Patience, Running, Served};
 use self::tls::Tls;
 use crate::api::{self, Origin, Parts};
 use crate::auth::Auth;
@@ -52,6 +52,9 @@ const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// Connections of operators at a time; more wait.
 const OPERATORS: u64 = 64;
+
+/// Descriptors that a client may need: one that pushes its own, a file's and the directory's.
+const DESCRIPTORS: u64 = 3;
 
 /// Connections that wait for a place, and how long.
 const WAITING: u64 = 1024;
@@ -98,8 +101,7 @@ pub(crate) fn serve(path: &Path) -> Result<(), AppError> {
     let config = OriginConfig::load(path)?;
     let tls = config.listener.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
     let logging = Logging::start();
-    // A client that pulls needs its own descriptor and a file's, one that pushes its own, a file's and the directory's.
-    raise_limit(3 * config.limits.max_connections);
+    raise_limit(DESCRIPTORS * config.limits.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("origin")
@@ -126,15 +128,19 @@ async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: 
         () = signals.stop() => return Ok(()),
     };
     let origin = Arc::new(Origin::new(config, parts));
-    let limits = &origin.config.limits;
+    let config = origin.live();
+    let limits = &config.limits;
     let running = Running::default();
+    let places = Places {
+        registry: connections("connection", limits.max_connections, limits, &metrics),
+        operators: connections("admin_connection", OPERATORS, limits, &metrics),
+    };
     let registry = Served {
         service: TowerToHyperService::new(api::router(&origin)),
         tls: tls.clone(),
-        connections: connections("connection", limits.max_connections, limits, &metrics),
+        connections: Arc::clone(&places.registry),
         trusted: trusted(&origin),
-        header_timeout: limits.header_timeout,
-        idle_timeout: limits.idle_timeout,
+        patience: patience(&origin),
         metrics: metrics.listener("registry"),
     };
     // While the origin finishes its work operators still want to see it: they are told to go last.
@@ -142,10 +148,9 @@ async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: 
     let admin = Served {
         service: TowerToHyperService::new(api::operators(&origin)),
         tls: None,
-        connections: connections("admin_connection", OPERATORS, limits, &metrics),
+        connections: Arc::clone(&places.operators),
         trusted: Arc::new(|_| false),
-        header_timeout: OPERATORS_PATIENCE,
-        idle_timeout: OPERATORS_PATIENCE,
+        patience: Arc::new(|| Patience { header: OPERATORS_PATIENCE, idle: OPERATORS_PATIENCE }),
         metrics: metrics.listener("admin"),
     };
     tokio::spawn(clients.serve(registry, running.clone()));
@@ -159,7 +164,7 @@ async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: 
             Told::Stop => break,
             Told::Reload => {
                 supervisor::reloading();
-                reload::reload(path, &origin, tls.as_deref());
+                reload::reload(path, &origin, &places, tls.as_deref()).await;
                 supervisor::ready();
             }
             Told::Upgrade => {
@@ -185,10 +190,33 @@ async fn run(path: &Path, config: OriginConfig, tls: Option<Arc<Tls>>, logging: 
 /// Which peers are trusted proxies, under the configuration as it is when they connect.
 fn trusted(origin: &Arc<Origin>) -> Arc<dyn Fn(IpAddr) -> bool + Send + Sync> {
     let origin = Arc::clone(origin);
-    Arc::new(move |peer| contains(&origin.live().trusted_proxies, peer))
+    Arc::new(move |peer| contains(&origin.live().listener.trusted_proxies, peer))
+}
+
+/// How long clients may take, under the configuration as it is when they connect.
+fn patience(origin: &Arc<Origin>) -> Arc<dyn Fn() -> Patience + Send + Sync> {
+    let origin = Arc::clone(origin);
+    Arc::new(move || {
+        let live = origin.live();
+        Patience { header: live.limits.header_timeout, idle: live.limits.idle_timeout }
+    })
 }
 
 /// Places for connections.
+struct Places {
+    registry: Arc<Room>,
+    operators: Arc<Room>,
+}
+
+impl Places {
+    /// Other limits. Connections that are open stay open.
+    fn change(&self, limits: &OriginLimits) {
+        raise_limit(DESCRIPTORS * limits.max_connections);
+        self.registry.resize(limits.max_connections, api::floor(limits));
+        self.operators.resize(OPERATORS, api::floor(limits));
+    }
+}
+
 fn connections(kind: &'static str, room: u64, limits: &OriginLimits, metrics: &Metrics) -> Arc<Room> {
     let rules = Rules { kind, room, queue: WAITING, wait: WAIT, floor: api::floor(limits), reserve: true };
     Room::new(rules, metrics.gate(kind))

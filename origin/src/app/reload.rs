@@ -6,20 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use pierhead_config::OriginConfig;
+use pierhead_config::{OriginConfig, OriginListener};
 
+use super::Places;
 use super::tls::Tls;
-use crate::api::{Live, Origin};
+use crate::api::Origin;
 
 /// Takes up what can be taken up, and says what cannot.
-pub(super) fn reload(path: &Path, origin: &Arc<Origin>, tls: Option<&Tls>) {
-    let new = match OriginConfig::load(path) {
+pub(super) async fn reload(path: &Path, origin: &Arc<Origin>, places: &Places, tls: Option<&Tls>) {
+    let mut new = match OriginConfig::load(path) {
         Ok(new) => new,
         Err(problems) => {
             return tracing::error!(%problems, "the new configuration is not valid; the one before stays");
         }
     };
-    let (now, needs_restart) = differences(&origin.config, &new, &origin.live());
+    let live = origin.live();
     if let (Some(tls), Some(files)) = (tls, &new.listener.tls) {
         match tls.reload(files) {
             Ok(()) => {
@@ -31,8 +32,17 @@ pub(super) fn reload(path: &Path, origin: &Arc<Origin>, tls: Option<&Tls>) {
             Err(error) => tracing::error!(%error, "the new certificate cannot be used; the one before serves on"),
         }
     }
-    origin.set_live(Live::of(&new));
-    origin.auth.set_anonymous_pulls(new.auth.anonymous_pulls);
+    if new.auth != live.auth
+        && let Err(error) = origin.auth.change(&new.auth).await
+    {
+        tracing::error!(%error, "what changed below `auth` cannot be used; what was before holds: send SIGHUP again");
+        new.auth = live.auth.clone();
+    }
+    let (now, needs_restart) = differences(&live, &new);
+    if new.limits != live.limits {
+        places.change(&new.limits);
+    }
+    origin.set_live(taken_up(&live, new));
     if now.is_empty() {
         tracing::info!("configuration reloaded: no key changed that can change while the origin runs");
     } else {
@@ -43,8 +53,29 @@ pub(super) fn reload(path: &Path, origin: &Arc<Origin>, tls: Option<&Tls>) {
     }
 }
 
-/// Which keys differ: those that change now, from what holds now, and those that need a restart, from what held at the start.
-fn differences(start: &OriginConfig, new: &OriginConfig, live: &Live) -> (Vec<&'static str>, Vec<&'static str>) {
+/// The new configuration, with what needs a restart as it is.
+fn taken_up(live: &OriginConfig, new: OriginConfig) -> OriginConfig {
+    let listener = OriginListener {
+        bind: live.listener.bind,
+        tls: if has_tls(live) == has_tls(&new) { new.listener.tls } else { live.listener.tls.clone() },
+        trusted_proxies: new.listener.trusted_proxies,
+    };
+    OriginConfig {
+        hostname: live.hostname.clone(),
+        listener,
+        admin: live.admin,
+        storage: live.storage.clone(),
+        database: live.database.clone(),
+        ..new
+    }
+}
+
+fn has_tls(config: &OriginConfig) -> bool {
+    config.listener.tls.is_some()
+}
+
+/// Which keys differ from what holds now: those that change at once, and those that need a restart.
+fn differences(live: &OriginConfig, new: &OriginConfig) -> (Vec<&'static str>, Vec<&'static str>) {
     // All fields are named, so that a new one is decided here.
     let OriginConfig {
         hostname,
@@ -68,33 +99,26 @@ fn differences(start: &OriginConfig, new: &OriginConfig, live: &Live) -> (Vec<&'
         keys.iter().filter_map(|(key, differs)| differs.then_some(*key)).collect()
     };
     let now = changed(&[
-        ("registry_state", *registry_state != live.registry_state),
+        ("aliases", *aliases != live.aliases),
+        ("listener.trusted_proxies", listener.trusted_proxies != live.listener.trusted_proxies),
         ("pulls", *pulls != live.pulls),
+        ("auth", *auth != live.auth),
+        ("limits", *limits != live.limits),
+        ("registry_state", *registry_state != live.registry_state),
+        ("tag_expiration", *tag_expiration != live.tag_expiration),
+        ("garbage_collection", *garbage_collection != live.garbage_collection),
+        ("action_log_retention", *action_log_retention != live.action_log_retention),
         ("access_log", *access_log != live.access_log),
         ("drain_timeout", *drain_timeout != live.drain_timeout),
         ("drain_wait", *drain_wait != live.drain_wait),
-        ("listener.trusted_proxies", listener.trusted_proxies != live.trusted_proxies),
-        ("auth.anonymous_pulls", auth.anonymous_pulls != live.anonymous_pulls),
     ]);
-    let has_tls = |listener: &pierhead_config::OriginListener| listener.tls.is_some();
-    let before = &start.auth;
     let needs_restart = changed(&[
-        ("hostname", *hostname != start.hostname),
-        ("aliases", *aliases != start.aliases),
-        ("listener.bind", listener.bind != start.listener.bind),
-        ("listener.tls", has_tls(listener) != has_tls(&start.listener)),
-        ("admin.bind", *admin != start.admin),
-        ("storage", *storage != start.storage),
-        ("database", *database != start.database),
-        ("auth.token_lifetime", auth.token_lifetime != before.token_lifetime),
-        ("auth.key_algorithm", auth.key_algorithm != before.key_algorithm),
-        ("auth.key_rotation", auth.key_rotation != before.key_rotation),
-        ("auth.failed_logins", auth.failed_logins != before.failed_logins),
-        ("auth.show_robot_tokens", auth.show_robot_tokens != before.show_robot_tokens),
-        ("limits", *limits != start.limits),
-        ("tag_expiration", *tag_expiration != start.tag_expiration),
-        ("garbage_collection", *garbage_collection != start.garbage_collection),
-        ("action_log_retention", *action_log_retention != start.action_log_retention),
+        ("hostname", *hostname != live.hostname),
+        ("listener.bind", listener.bind != live.listener.bind),
+        ("listener.tls", has_tls(new) != has_tls(live)),
+        ("admin.bind", *admin != live.admin),
+        ("storage", *storage != live.storage),
+        ("database", *database != live.database),
     ]);
     (now, needs_restart)
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pierhead_config::KeyAlgorithm;
+use pierhead_config::{KeyAlgorithm, OriginAuth};
 use pierhead_registry::token::{Algorithm, KeySet, KeySetError, SigningError, SigningKey};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -34,8 +34,29 @@ pub(crate) enum KeyringError {
     None,
 }
 
+/// Which keys there are to be.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyRules {
+    /// How they follow each other.
+    pub(crate) rotation: Rotation,
+    /// How new tokens are signed.
+    algorithm: Algorithm,
+}
+
+impl KeyRules {
+    /// As configured.
+    pub(super) fn of(config: &OriginAuth) -> KeyRules {
+        let algorithm = match config.key_algorithm {
+            KeyAlgorithm::Es256 => Algorithm::Es256,
+            KeyAlgorithm::Rs256 => Algorithm::Rs256,
+        };
+        KeyRules { rotation: Rotation { period: config.key_rotation, lifetime: config.token_lifetime }, algorithm }
+    }
+}
+
 /// The keys at one time.
 struct Ring {
+    rules: KeyRules,
     signing: Vec<(Span, Arc<SigningKey>)>,
     public: Arc<KeySet>,
 }
@@ -43,37 +64,46 @@ struct Ring {
 /// The keys.
 pub(crate) struct Keyring {
     meta: Meta,
-    rotation: Rotation,
-    algorithm: Algorithm,
     ring: RwLock<Arc<Ring>>,
+    /// Held while the ring is made anew: the last to begin is the last to end.
+    refreshing: Mutex<()>,
     looked: Mutex<Option<Instant>>,
 }
 
 impl Keyring {
     /// Reads the keys, and makes the first if there is none.
-    pub(crate) async fn open(
-        meta: Meta,
-        rotation: Rotation,
-        algorithm: KeyAlgorithm,
-        now: Millis,
-    ) -> Result<Keyring, KeyringError> {
-        let algorithm = match algorithm {
-            KeyAlgorithm::Es256 => Algorithm::Es256,
-            KeyAlgorithm::Rs256 => Algorithm::Rs256,
-        };
-        let empty = Arc::new(Ring { signing: Vec::new(), public: Arc::default() });
-        let keyring = Keyring { meta, rotation, algorithm, ring: RwLock::new(empty), looked: Mutex::new(None) };
+    pub(super) async fn open(meta: Meta, rules: KeyRules, now: Millis) -> Result<Keyring, KeyringError> {
+        let empty = Arc::new(Ring { rules, signing: Vec::new(), public: Arc::default() });
+        let (refreshing, looked) = (Mutex::new(()), Mutex::new(None));
+        let keyring = Keyring { meta, ring: RwLock::new(empty), refreshing, looked };
         keyring.refresh(now).await?;
         Ok(keyring)
     }
 
     /// Reads the keys again, and makes the next one when it is time.
     pub(crate) async fn refresh(&self, now: Millis) -> Result<(), KeyringError> {
+        let _alone = self.refreshing.lock().await;
+        let rules = self.rules();
+        self.renew(rules, now).await
+    }
+
+    /// Goes over to other rules, once there is a key that signs by them.
+    pub(super) async fn change(&self, rules: KeyRules, now: Millis) -> Result<(), KeyringError> {
+        let _alone = self.refreshing.lock().await;
+        self.renew(rules, now).await
+    }
+
+    /// How keys follow each other and sign now.
+    pub(super) fn rules(&self) -> KeyRules {
+        self.ring().rules
+    }
+
+    async fn renew(&self, rules: KeyRules, now: Millis) -> Result<(), KeyringError> {
         let mut keys = self.meta.service_keys(now).await?;
-        if self.rotation.next(&self.spans(&keys), now).is_some() {
-            keys = self.rotate(now).await?;
+        if rules.rotation.next(&spans(&keys, rules), now).is_some() {
+            keys = self.rotate(rules, now).await?;
         }
-        let ring = Arc::new(self.read(keys)?);
+        let ring = Arc::new(read(keys, rules)?);
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
         Ok(())
     }
@@ -92,7 +122,7 @@ impl Keyring {
     pub(crate) fn signing(&self, now: Millis) -> Result<Arc<SigningKey>, KeyringError> {
         let ring = self.ring();
         let spans: Vec<Span> = ring.signing.iter().map(|(span, _)| *span).collect();
-        let index = self.rotation.signing(&spans, now).ok_or(KeyringError::None)?;
+        let index = ring.rules.rotation.signing(&spans, now).ok_or(KeyringError::None)?;
         Ok(Arc::clone(&ring.signing[index].1))
     }
 
@@ -105,19 +135,14 @@ impl Keyring {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Those of the keys that new tokens may be signed with: another algorithm may have been configured since.
-    fn spans(&self, keys: &[ServiceKey]) -> Vec<Span> {
-        keys.iter().filter(|key| key.algorithm == self.algorithm.as_str()).map(span).collect()
-    }
-
     /// Makes the next key, unless another node was faster.
-    async fn rotate(&self, now: Millis) -> Result<Vec<ServiceKey>, KeyringError> {
-        let algorithm = self.algorithm;
+    async fn rotate(&self, rules: KeyRules, now: Millis) -> Result<Vec<ServiceKey>, KeyringError> {
+        let algorithm = rules.algorithm;
         let made = tokio::task::spawn_blocking(move || SigningKey::generate(algorithm)).await;
         let key = made.map_err(|_| SigningError::Failed)??;
         let change = self.meta.change().await?;
         let mut keys = change.service_keys(now).await?;
-        if let Some(span) = self.rotation.next(&self.spans(&keys), now) {
+        if let Some(span) = rules.rotation.next(&spans(&keys, rules), now) {
             let row = ServiceKey {
                 kid: key.kid().to_owned(),
                 algorithm: algorithm.as_str().to_owned(),
@@ -140,18 +165,23 @@ impl Keyring {
         change.commit().await?;
         Ok(keys)
     }
+}
 
-    fn read(&self, keys: Vec<ServiceKey>) -> Result<Ring, KeyringError> {
-        let (mut signing, mut public) = (Vec::new(), Vec::new());
-        for row in keys {
-            let key = SigningKey::from_pkcs8(&row.private_key)?;
-            public.push(key.public().clone());
-            if key.algorithm() == self.algorithm {
-                signing.push((span(&row), Arc::new(key)));
-            }
+/// Those of the keys that new tokens may be signed with: another algorithm may have been configured since.
+fn spans(keys: &[ServiceKey], rules: KeyRules) -> Vec<Span> {
+    keys.iter().filter(|key| key.algorithm == rules.algorithm.as_str()).map(span).collect()
+}
+
+fn read(keys: Vec<ServiceKey>, rules: KeyRules) -> Result<Ring, KeyringError> {
+    let (mut signing, mut public) = (Vec::new(), Vec::new());
+    for row in keys {
+        let key = SigningKey::from_pkcs8(&row.private_key)?;
+        public.push(key.public().clone());
+        if key.algorithm() == rules.algorithm {
+            signing.push((span(&row), Arc::new(key)));
         }
-        Ok(Ring { signing, public: Arc::new(KeySet::of(public)?) })
     }
+    Ok(Ring { rules, signing, public: Arc::new(KeySet::of(public)?) })
 }
 
 fn span(key: &ServiceKey) -> Span {

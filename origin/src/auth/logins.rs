@@ -12,7 +12,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use moka::future::Cache;
@@ -126,7 +126,7 @@ pub(crate) struct Logins {
     addresses: moka::sync::Cache<IpAddr, Arc<Address>>,
     /// Whose turn it is for a name at an address. Names are hashed: what is typed as a name may be a password.
     turns: moka::sync::Cache<Print, Arc<Mutex<()>>>,
-    allowed: u32,
+    allowed: AtomicU32,
 }
 
 impl Logins {
@@ -141,8 +141,13 @@ impl Logins {
             remembered: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBER).build(),
             addresses: moka::sync::Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
             turns: moka::sync::Cache::builder().max_capacity(COUNTED).time_to_idle(WINDOW).build(),
-            allowed,
+            allowed: AtomicU32::new(allowed),
         })
+    }
+
+    /// Another number of wrong passwords.
+    pub(super) fn set_allowed(&self, allowed: u32) {
+        self.allowed.store(allowed, Ordering::Relaxed);
     }
 
     /// Who shows this.
@@ -189,7 +194,7 @@ impl Logins {
         let cells = self.cells(name, peer);
         let since = guesses::since(account.and_then(|account| account.password_set), now);
         let known = self.meta.login_cells(cells).await?;
-        if let Some(wait) = guesses::wait(known, self.allowed, since, now) {
+        if let Some(wait) = guesses::wait(known, self.allowed.load(Ordering::Relaxed), since, now) {
             return Err(LoginError::Limited(wait));
         }
         let hash = account.and_then(|account| account.password.as_deref());

@@ -29,6 +29,7 @@ use std::time::SystemTime;
 
 use http::HeaderValue;
 use moka::sync::Cache;
+use parking_lot::RwLock;
 use pierhead_config::{OriginAuth, Secret};
 use pierhead_registry::oci::{Resource, Scope};
 use pierhead_registry::token::{Access, Claims, KeySet, TOKEN_LIMIT};
@@ -47,9 +48,8 @@ pub(crate) use secrets::{hash, password, token, uuid};
 pub(crate) use tokens::{Issued, LEEWAY, Unverified};
 
 use crate::meta::{self, Account, AccountKind, Facts, Meta, MetaError, Millis, Repository, Superuser, Viewer};
-use keyring::Keyring;
+use keyring::{KeyRules, Keyring};
 use logins::Logins;
-use rotation::Rotation;
 use tokens::Tokens;
 
 /// Decisions about repositories that are younger than their tokens, as many as are remembered.
@@ -69,6 +69,12 @@ pub(crate) enum AuthError {
     Meta(#[from] MetaError),
 }
 
+/// What seals the tokens of robots, if they are kept.
+async fn seal(meta: &Meta, config: &OriginAuth) -> Result<Arc<RobotSeal>, MetaError> {
+    let key = if config.show_robot_tokens { Some(meta.robot_key().await?) } else { None };
+    Ok(Arc::new(RobotSeal::new(key.as_deref())))
+}
+
 /// Accounts, rights and tokens.
 pub(crate) struct Auth {
     meta: Meta,
@@ -78,21 +84,19 @@ pub(crate) struct Auth {
     /// What tokens, by their own names, are worth in repositories that were made later.
     later: Cache<(String, i64), RepositoryRights>,
     anonymous_pulls: AtomicBool,
-    robots: RobotSeal,
+    robots: RwLock<Arc<RobotSeal>>,
 }
 
 impl Auth {
     /// Reads the keys of tokens, and makes the first if there is none. `hostname`: what clients call this registry.
     pub(crate) async fn open(meta: Meta, hostname: &str, config: &OriginAuth) -> Result<Auth, AuthError> {
         let passwords = Arc::new(Passwords::new()?);
-        let rotation = Rotation { period: config.key_rotation, lifetime: config.token_lifetime };
-        let keyring = Keyring::open(meta.clone(), rotation, config.key_algorithm, meta::now()).await?;
-        let robots = if config.show_robot_tokens { Some(meta.robot_key().await?) } else { None };
+        let keyring = Keyring::open(meta.clone(), KeyRules::of(config), meta::now()).await?;
         Ok(Auth {
-            robots: RobotSeal::new(robots.as_deref()),
+            robots: RwLock::new(seal(&meta, config).await?),
             logins: Logins::open(meta.clone(), Arc::clone(&passwords), config.failed_logins).await?,
             passwords,
-            tokens: Tokens::new(keyring, hostname.to_owned(), config.token_lifetime),
+            tokens: Tokens::new(keyring, hostname.to_owned()),
             later: Cache::builder().max_capacity(REMEMBERED).time_to_live(config.token_lifetime).build(),
             anonymous_pulls: AtomicBool::new(config.anonymous_pulls),
             meta,
@@ -104,9 +108,14 @@ impl Auth {
         self.logins.login(shown, peer, meta::now()).await
     }
 
-    /// Whether public repositories may be pulled without an account, from now on.
-    pub(crate) fn set_anonymous_pulls(&self, allowed: bool) {
-        self.anonymous_pulls.store(allowed, Ordering::Relaxed);
+    /// Goes over to another configuration. An error changes nothing of it. Tokens that were issued keep their time.
+    pub(crate) async fn change(&self, config: &OriginAuth) -> Result<(), AuthError> {
+        let robots = seal(&self.meta, config).await?;
+        self.tokens.keyring().change(KeyRules::of(config), meta::now()).await?;
+        *self.robots.write() = robots;
+        self.logins.set_allowed(config.failed_logins);
+        self.anonymous_pulls.store(config.anonymous_pulls, Ordering::Relaxed);
+        Ok(())
     }
 
     fn anonymous_pulls(&self) -> bool {
@@ -114,8 +123,8 @@ impl Auth {
     }
 
     /// What seals the tokens of robots.
-    pub(crate) fn robots(&self) -> &RobotSeal {
-        &self.robots
+    pub(crate) fn robots(&self) -> Arc<RobotSeal> {
+        Arc::clone(&self.robots.read())
     }
 
     /// What a password is kept as.

@@ -38,7 +38,7 @@ impl Rotation {
     pub(crate) fn signing(self, keys: &[Span], now: Millis) -> Option<usize> {
         let begun = || keys.iter().enumerate().filter(|(_, span)| span.signs_from <= now);
         let newest = |(index, span): (usize, &Span)| (span.signs_from, index);
-        let due = begun().filter(|(_, span)| now < span.signs_until).map(newest).max();
+        let due = begun().filter(|(_, span)| now < self.end(span)).map(newest).max();
         let end = now.saturating_add(millis(self.lifetime));
         let late = || begun().filter(|(_, span)| end < span.published_until).map(newest).max();
         due.or_else(late).map(|(_, index)| index)
@@ -46,13 +46,19 @@ impl Rotation {
 
     /// The key that must be made now, if one must.
     pub(crate) fn next(self, keys: &[Span], now: Millis) -> Option<Span> {
-        let signs = keys.iter().any(|span| span.signs_from <= now && now < span.signs_until);
+        let signs = keys.iter().any(|span| span.signs_from <= now && now < self.end(span));
         if !signs {
             return Some(self.span(now));
         }
-        let last = keys.iter().map(|span| span.signs_until).max()?;
+        let last = keys.iter().map(|span| self.end(span)).max()?;
         let ahead = millis(AHEAD.min(self.period / 2));
         (last.saturating_sub(ahead) <= now).then(|| self.span(last))
+    }
+
+    /// Until when a key signs. One that was made when tokens lived less long is not published long enough for the last of its tokens.
+    fn end(self, span: &Span) -> Millis {
+        let tokens = millis(self.lifetime).saturating_add(millis(BEYOND));
+        span.signs_until.min(span.published_until.saturating_sub(tokens))
     }
 
     fn span(self, signs_from: Millis) -> Span {
@@ -99,6 +105,21 @@ mod tests {
         // Until somebody makes one, the last signs what can still be verified, and nothing else.
         assert_eq!(ROTATION.signing(&[first], PERIOD + 1), Some(0));
         assert_eq!(ROTATION.signing(&[first], PERIOD + HOUR), None);
+    }
+
+    #[test]
+    fn a_key_signs_no_token_that_outlives_its_publication() {
+        let first = ROTATION.next(&[], 0).unwrap();
+        let longer = Rotation { lifetime: Duration::from_secs(24 * 3600), ..ROTATION };
+        let end = PERIOD - 23 * HOUR;
+        assert_eq!(longer.signing(&[first], end - 1), Some(0));
+        let second = longer.next(&[first], end - HOUR).unwrap();
+        assert_eq!(second.signs_from, end);
+        assert_eq!(longer.signing(&[first, second], end), Some(1));
+        // Tokens that live less long than before change nothing.
+        let shorter = Rotation { lifetime: Duration::from_secs(60), ..ROTATION };
+        assert_eq!(shorter.signing(&[first], PERIOD - 1), Some(0));
+        assert_eq!(shorter.next(&[first], PERIOD - HOUR - 1), None);
     }
 
     #[test]

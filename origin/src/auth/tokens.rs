@@ -56,16 +56,15 @@ pub(super) fn may_precede(claims: &Claims, made: Millis) -> bool {
 pub(crate) struct Tokens {
     keyring: Keyring,
     audience: String,
-    lifetime: Duration,
     prints: Prints,
     verified: Cache<Print, Arc<Claims>>,
 }
 
 impl Tokens {
     /// `audience`: what clients call this registry.
-    pub(crate) fn new(keyring: Keyring, audience: String, lifetime: Duration) -> Tokens {
-        let verified = Cache::builder().max_capacity(REMEMBERED).time_to_live(lifetime).build();
-        Tokens { keyring, audience, lifetime, prints: Prints::new(), verified }
+    pub(crate) fn new(keyring: Keyring, audience: String) -> Tokens {
+        let verified = Cache::builder().max_capacity(REMEMBERED).time_to_live(keyring.rules().rotation.lifetime);
+        Tokens { keyring, audience, prints: Prints::new(), verified: verified.build() }
     }
 
     /// The keys.
@@ -85,12 +84,13 @@ impl Tokens {
         (access, refused): (Vec<Access>, Vec<String>),
         now: SystemTime,
     ) -> Result<Issued, KeyringError> {
+        let lifetime = self.keyring.rules().rotation.lifetime;
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let claims = Claims {
             iss: ISSUER.to_owned(),
             sub: account.map(|account| account.name.clone()).unwrap_or_default(),
             aud: self.audience.clone(),
-            exp: seconds + self.lifetime.as_secs(),
+            exp: seconds + lifetime.as_secs(),
             nbf: seconds,
             iat: seconds,
             jti: secrets::uuid(),
@@ -99,7 +99,7 @@ impl Tokens {
             refused,
         };
         let token = self.keyring.signing(meta::now())?.sign(&claims)?;
-        Ok(Issued { token, expires_in: self.lifetime, issued_at: now })
+        Ok(Issued { token, expires_in: lifetime, issued_at: now })
     }
 
     /// What the token of an `Authorization` header says.

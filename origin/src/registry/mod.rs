@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
+use parking_lot::RwLock;
 use pierhead_config::OriginConfig;
 use pierhead_registry::oci::Digest;
 use pierhead_registry::store::BlobStore;
@@ -45,16 +46,33 @@ pub(crate) use upload::{Finished, Piece, Standing, checkpoint};
 /// Memory for manifests that are pulled often.
 const REMEMBERED: u64 = 16 * 1024 * 1024;
 
-/// The registry. Shared by all requests.
-pub(crate) struct Registry {
-    pub(crate) meta: Meta,
-    store: Arc<dyn BlobStore>,
-    metrics: Arc<Metrics>,
+/// What is taken, and how long it is held: keys by the names that they have in the configuration.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
     max_layer_size: u64,
     max_manifest_size: u64,
     open_uploads: u32,
     /// How long a repository holds a blob that no manifest needs: the time to finish a push.
     blob_grace: Duration,
+}
+
+impl Bounds {
+    fn of(config: &OriginConfig) -> Bounds {
+        Bounds {
+            max_layer_size: config.limits.max_layer_size,
+            max_manifest_size: config.limits.max_manifest_size,
+            open_uploads: config.limits.open_uploads,
+            blob_grace: config.garbage_collection.blob_grace,
+        }
+    }
+}
+
+/// The registry. Shared by all requests.
+pub(crate) struct Registry {
+    pub(crate) meta: Meta,
+    store: Arc<dyn BlobStore>,
+    metrics: Arc<Metrics>,
+    bounds: RwLock<Bounds>,
     /// Content by digest: it cannot change, so that it need not be forgotten.
     remembered: Cache<Digest, Bytes>,
 }
@@ -67,22 +85,28 @@ impl Registry {
             meta,
             store,
             metrics,
-            max_layer_size: config.limits.max_layer_size,
-            max_manifest_size: config.limits.max_manifest_size,
-            open_uploads: config.limits.open_uploads,
-            blob_grace: config.garbage_collection.blob_grace,
+            bounds: RwLock::new(Bounds::of(config)),
             remembered: Cache::builder().weigher(weight).max_capacity(REMEMBERED).build(),
         }
     }
 
+    /// Other bounds, for what begins from now on.
+    pub(crate) fn set_bounds(&self, config: &OriginConfig) {
+        *self.bounds.write() = Bounds::of(config);
+    }
+
+    fn bounds(&self) -> Bounds {
+        *self.bounds.read()
+    }
+
     /// Largest manifest.
     pub(crate) fn max_manifest_size(&self) -> u64 {
-        self.max_manifest_size
+        self.bounds().max_manifest_size
     }
 
     /// Until when a blob is held that was pushed now and that no manifest needs yet.
     fn held_until(&self) -> Millis {
-        now().saturating_add(i64::try_from(self.blob_grace.as_millis()).unwrap_or(i64::MAX))
+        now().saturating_add(i64::try_from(self.bounds().blob_grace.as_millis()).unwrap_or(i64::MAX))
     }
 
     /// The repository of that name.

@@ -56,8 +56,9 @@ pub(crate) struct Published {
 impl Registry {
     /// Takes a manifest, and moves its tag.
     pub(crate) async fn publish(&self, pushed: Pushed<'_>) -> Result<Published, RegistryError> {
-        if pushed.content.len() as u64 > self.max_manifest_size {
-            return Err(RegistryError::TooLarge(self.max_manifest_size));
+        let limit = self.max_manifest_size();
+        if pushed.content.len() as u64 > limit {
+            return Err(RegistryError::TooLarge(limit));
         }
         let digest = match pushed.reference {
             Reference::Tag(_) => Digest::of(Algorithm::Sha256, pushed.content),

@@ -67,7 +67,7 @@ impl Registry {
         self.writable(&change, repository).await?;
         if let Some(account) = account {
             let open = change.open_uploads(account, repository, now().saturating_sub(FORGOTTEN)).await?;
-            let limit = i64::from(self.open_uploads);
+            let limit = i64::from(self.bounds().open_uploads);
             if open.here >= limit {
                 return Err(RegistryError::TooManyUploads(limit));
             }
@@ -144,8 +144,9 @@ impl Registry {
         let mut received = 0;
         while let Some(bytes) = piece.body.next().await {
             received += bytes.map_err(RegistryError::Body)?.len() as u64;
-            if received > self.max_layer_size {
-                return Err(RegistryError::TooLarge(self.max_layer_size));
+            let limit = self.bounds().max_layer_size;
+            if received > limit {
+                return Err(RegistryError::TooLarge(limit));
             }
         }
         Ok(Finished::Before)

@@ -98,7 +98,7 @@ impl Writer {
             Some(checkpoint) => store.resume(&self.id, &checkpoint).await?,
             None => store.begin(&self.id).await?,
         };
-        let (limit, stride) = (self.registry.max_layer_size, store.stride());
+        let (limit, stride) = (self.registry.bounds().max_layer_size, store.stride());
         let mut received = 0;
         let outcome = loop {
             let bytes = match piece.body.next().await {

@@ -37,12 +37,7 @@ impl Workers {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(keys(Arc::clone(origin), stop.clone()));
         tasks.spawn(census::run(Arc::clone(origin), stop.clone()));
-        let config = &origin.config;
-        if let Some(interval) = config.garbage_collection.interval {
-            let (store, metrics) = (Arc::clone(&origin.store), Arc::clone(&origin.metrics));
-            let collector = Collector::new(origin.meta.clone(), store, Windows::of(config), metrics);
-            tasks.spawn(garbage::run(Arc::clone(origin), collector, interval, stop.clone()));
-        }
+        tasks.spawn(garbage::run(Arc::clone(origin), stop.clone()));
         tasks.close();
         Workers { stop, tasks }
     }

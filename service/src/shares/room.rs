@@ -92,6 +92,7 @@ struct State {
     /// Clients that were cut since it was said.
     cut: u64,
     floor: Floor,
+    wait: Duration,
 }
 
 /// What those that wait are given: the number of their holding.
@@ -115,13 +116,14 @@ impl Room {
             said: None,
             cut: 0,
             floor: rules.floor,
+            wait: rules.wait,
         };
         Arc::new(Room { rules, state: Mutex::new(state), observer: Box::new(observer) })
     }
 
     /// How long clients wait at most.
     pub fn wait(&self) -> Duration {
-        self.rules.wait
+        self.state.lock().wait
     }
 
     /// A new size, which takes back nothing that is held beyond it, and a new lowest rate for those that come.
@@ -130,6 +132,16 @@ impl Room {
         state.ledger.resize(room);
         state.floor = floor;
         self.go_on(&mut state);
+    }
+
+    /// Other sizes and times, as [`Room::resize`]; those that wait already wait as long as they would have.
+    pub fn change(&self, to: Rules) {
+        {
+            let mut state = self.state.lock();
+            state.queue.resize(to.queue);
+            state.wait = to.wait;
+        }
+        self.resize(to.room, to.floor);
     }
 
     /// A unit, at once or in turn.
@@ -177,7 +189,7 @@ impl Room {
 
     /// Takes units for a new holding, or for the one that grows; its number.
     async fn take(&self, party: &Party, amount: u64, holding: Option<u64>, pace: &Arc<Pace>) -> Result<u64, Full> {
-        let end = Instant::now() + self.rules.wait;
+        let end = Instant::now() + self.wait();
         let mut turn = {
             let mut state = self.state.lock();
             self.look(&mut state);
@@ -339,6 +351,31 @@ mod tests {
         floor: Floor { rate: 100, grace: Duration::from_secs(5) },
         reserve: true,
     };
+
+    #[tokio::test]
+    async fn a_room_changes_while_it_is_in_use() {
+        let small = Rules { room: 1, queue: 0, reserve: false, ..RULES };
+        let room = Room::new(small, ());
+        let _first = room.enter(Party::default()).await.unwrap();
+        assert_eq!(room.enter(Party::default()).await.err(), Some(Full::Queue));
+        room.change(Rules { queue: 1, wait: Duration::from_secs(60), ..small });
+        assert_eq!(room.wait(), Duration::from_secs(60));
+        let (other, room_of_other) = (tokio::sync::Notify::new(), Arc::clone(&room));
+        let enters = async {
+            let entered = room_of_other.enter(Party::default()).await;
+            other.notify_one();
+            entered
+        };
+        let changes = async {
+            while used(&room).1 == 0 {
+                tokio::task::yield_now().await;
+            }
+            room.change(Rules { room: 2, ..small });
+            other.notified().await;
+        };
+        let (second, ()) = tokio::join!(enters, changes);
+        assert!(second.is_ok());
+    }
 
     fn party(network: u8, account: &str) -> Party {
         Party::new([192, 0, 2, network].into(), Some(account))

@@ -1,10 +1,12 @@
 //! What an operator of the origin meets in the first hour: whose its files are, ports that are taken, a bucket that is not there, the last
 //! superuser, a new configuration, and what commands say.
 
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
+use pierhead_tests::eventually;
 use pierhead_tests::image::Blob;
 use pierhead_tests::origin::{Setup, binary};
 use pierhead_tests::postgres::Postgres;
@@ -143,6 +145,52 @@ async fn a_bucket_that_is_not_there_is_noticed_at_the_start() {
     assert!(checked.stderr.contains("storage: the store is not available"), "{}", checked.stderr);
 }
 
+/// A registry that nobody may push to starts without its bucket. Health and the log say what is missing, and pulls fail in words.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_not_there_stands_in_health() {
+    let server = S3Server::start().await;
+    let mut storage = server.storage();
+    storage["s3"]["bucket"] = json!("nowhere");
+    let origin = Setup::new().storage(storage).set("/registry_state", "readonly").start().await;
+    let health = origin.client().get("/health/endtoend").await;
+    let body: Value = serde_json::from_slice(&health.body).unwrap();
+    assert_eq!((health.status, &body["data"]["services"]["storage"]), (503, &json!(false)), "{body}");
+    assert_eq!(origin.client().get("/health/instance").await.status, 200, "other nodes would fail in the same way");
+    let named = |line: &str| line.contains("not well") && line.contains("NoSuchBucket");
+    assert!(origin.log().count(named) > 0);
+}
+
+/// What this user may not read is named by its key, with its owner and mode.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_may_not_be_read_is_named_with_its_owner() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root gives files away");
+    }
+    let secret = |setup: &Setup, name: &str| {
+        let file = setup.dir.path().join(name);
+        std::fs::write(&file, "a-secret").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        file
+    };
+    let setup = Setup::new();
+    chown(setup.dir.path(), Some(OTHER), Some(OTHER)).unwrap();
+    let (key, password) = (secret(&setup, "tls.key"), secret(&setup, "password"));
+    let (cert, _, _) = certificate(setup.dir.path(), &["localhost"]);
+    chown(&cert, Some(OTHER), Some(OTHER)).unwrap();
+    let setup = setup
+        .set("/listener/tls", json!({ "cert": cert, "key": key }))
+        .set("/database", json!({ "postgres": "postgres://me@127.0.0.1:1/db", "password_file": password }));
+    for command in ["check", "serve"] {
+        let refused = as_other(&setup, &[command]).await.expect_failure();
+        for (path, file) in [("listener.tls.key", &key), ("database.password_file", &password)] {
+            let expected = format!("{path}: {}: cannot be read: Permission denied", file.display());
+            assert!(refused.stderr.contains(&expected), "{command}: {expected}: {}", refused.stderr);
+        }
+        assert_eq!(refused.stderr.matches("it belongs to uid 0, with mode 600").count(), 2, "{}", refused.stderr);
+        assert!(!refused.stderr.contains("a-secret"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_superuser_stays() {
     let setup = Setup::new();
@@ -170,6 +218,17 @@ async fn the_last_superuser_stays() {
     user(&["rank", "root", "user"]).await.expect_success();
 }
 
+/// The keys that a reload names, by the message of its line.
+fn keys(origin: &pierhead_tests::origin::Origin, mark: usize, message: &str) -> Option<String> {
+    origin.log().find(mark, |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["fields"]["message"] == message).then(|| line["fields"]["keys"].as_str().unwrap_or_default().to_owned())
+    })
+}
+
+const TAKEN_UP: &str = "configuration reloaded";
+const LATER: &str = "these keys changed, and take effect at the next start";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_configuration_is_taken_up_and_what_needs_a_restart_is_named() {
     let mut origin = origin_with(&["ann"]).await;
@@ -180,33 +239,28 @@ async fn a_new_configuration_is_taken_up_and_what_needs_a_restart_is_named() {
     };
     let client = origin.login("ann", super::origin_acme::PASSWORD, &["repository:ann/app:pull,push"]).await;
     assert_eq!(push(&client).await, 202);
-    let mark = origin.log().len();
     origin.rewrite("/registry_state", "readonly");
-    origin.rewrite("/tag_expiration", "1h");
-    origin.rewrite("/limits", json!({ "max_layer_size": "1GiB" }));
-    origin.signal(Signal::HUP);
-    origin.says(mark, "configuration reloaded").await;
-    origin.says(mark, "these keys changed, and take effect at the next start").await;
-    let keys = |message: &str| {
-        origin.log().find(mark, |line| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            (line["fields"]["message"] == message)
-                .then(|| line["fields"]["keys"].as_str().unwrap_or_default().to_owned())
-        })
-    };
-    assert_eq!(keys("configuration reloaded").as_deref(), Some("registry_state"));
-    assert_eq!(
-        keys("these keys changed, and take effect at the next start").as_deref(),
-        Some("limits, tag_expiration")
-    );
-    assert_eq!((robot().await, push(&client).await), (405, 405));
+    // Another hostname would make all tokens worthless. It is named as long as it differs.
+    origin.rewrite("/hostname", "other.test");
+    origin.rewrite("/admin/bind", "127.0.0.1:1");
+    for taken_up in [TAKEN_UP, "configuration reloaded: no key changed that can change while the origin runs"] {
+        let mark = origin.log().len();
+        origin.signal(Signal::HUP);
+        origin.says(mark, LATER).await;
+        let expected = if taken_up == TAKEN_UP { "registry_state" } else { "" };
+        assert_eq!(keys(&origin, mark, taken_up).as_deref(), Some(expected));
+        assert_eq!(keys(&origin, mark, LATER).as_deref(), Some("hostname, admin.bind"));
+        assert_eq!((robot().await, push(&client).await), (405, 405));
+    }
     // Back again; the log of requests ends, and strangers are not let in.
     let mark = origin.log().len();
+    origin.rewrite("/hostname", "registry.test");
+    origin.rewrite("/admin/bind", "127.0.0.1:0");
     origin.rewrite("/registry_state", "normal");
     origin.rewrite("/access_log", false);
     origin.rewrite("/auth", json!({ "anonymous_pulls": false }));
     origin.signal(Signal::HUP);
-    origin.says(mark, "configuration reloaded").await;
+    origin.says(mark, TAKEN_UP).await;
     assert_eq!((robot().await, push(&client).await), (201, 202));
     assert_eq!(origin.client().get("/v2/auth?scope=repository:ann/app:pull").await.status, 401);
     let quiet = origin.client().get("/v2/unseen/tags/list").await.header("x-request-id").to_owned();
@@ -221,6 +275,74 @@ async fn a_new_configuration_is_taken_up_and_what_needs_a_restart_is_named() {
     origin.rewrite("/registry_state", "normal");
     origin.signal(Signal::HUP);
     origin.says(mark, "configuration reloaded: no key changed that can change while the origin runs").await;
+}
+
+/// Sizes, times and rules hold for what begins after the reload; what has begun goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_accounts_and_garbage_collection_change_while_the_origin_runs() {
+    const PASSWORD: &str = super::origin_acme::PASSWORD;
+    let mut origin = origin_with(&["ann"]).await;
+    let ann = caller(&origin, "ann");
+    let scope = "repository:ann/app:pull,push";
+    let token = async |origin: &pierhead_tests::origin::Origin| {
+        let ask = format!("/v2/auth?scope={scope}");
+        let reply = origin.client().login("ann", PASSWORD).get(&ask).await;
+        serde_json::from_slice::<Value>(&reply.body).unwrap()
+    };
+    let algorithm = |token: &Value| {
+        let header = token["token"].as_str().unwrap().split('.').next().unwrap().to_owned();
+        let header = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(header).unwrap();
+        serde_json::from_slice::<Value>(&header).unwrap()["alg"].as_str().unwrap().to_owned()
+    };
+    let before = token(&origin).await;
+    assert_eq!((before["expires_in"].as_u64(), algorithm(&before)), (Some(3600), "ES256".to_owned()));
+    let client = origin.client().bearer(before["token"].as_str().unwrap().to_owned());
+    let sent = async |bytes: usize, number: u64| {
+        let blob = Blob::random(number, bytes);
+        let path = format!("/v2/ann/app/blobs/uploads/?digest={}", blob.digest);
+        reply(client.request(Method::POST, &path).body(blob.bytes)).await.unwrap().status
+    };
+    assert_eq!(sent(2000, 1).await, 201);
+    assert_eq!(ann.put("/user/robots/ci", json!({})).await.0, 201);
+    let robot = async || ann.see("/user/robots/ci").await["token"].clone();
+    assert!(robot().await.is_string());
+    assert_eq!(origin.metric("quay_gc_iterations_total", &[]).await, 0.0);
+
+    let mark = origin.log().len();
+    for (key, value) in [
+        ("/limits", json!({ "max_layer_size": "2KiB", "header_timeout": "1s", "open_uploads": 1 })),
+        ("/auth", json!({ "token_lifetime": "2h", "key_algorithm": "rs256", "show_robot_tokens": false })),
+        ("/garbage_collection", json!({ "interval": "1s", "blob_grace": "1h" })),
+        ("/tag_expiration", json!("1d")),
+        ("/action_log_retention", json!("30d")),
+        ("/aliases", json!(["other.test"])),
+    ] {
+        origin.rewrite(key, value);
+    }
+    origin.signal(Signal::HUP);
+    origin.says(mark, TAKEN_UP).await;
+    let expected = "aliases, auth, limits, tag_expiration, garbage_collection, action_log_retention";
+    assert_eq!(keys(&origin, mark, TAKEN_UP).as_deref(), Some(expected));
+    assert_eq!(keys(&origin, mark, LATER), None);
+    let after = token(&origin).await;
+    assert_eq!((after["expires_in"].as_u64(), algorithm(&after)), (Some(7200), "RS256".to_owned()));
+    // The token from before still counts, and the new layer size holds for it.
+    assert_eq!((sent(2048, 2).await, sent(2049, 3).await), (201, 413));
+    let begin = async || reply(client.request(Method::POST, "/v2/ann/app/blobs/uploads/")).await.unwrap().status;
+    assert_eq!((begin().await, begin().await), (202, 429));
+    assert_eq!(robot().await, Value::Null, "a token that is kept no more is not shown");
+    let user = ann.see("/user/").await;
+    assert_eq!(user["tag_expiration_s"].as_u64(), Some(24 * 3600), "{user}");
+    let named = origin.client().get_with("/v2/", &[("Host", "other.test")]).await;
+    assert!(named.header("www-authenticate").contains("//other.test/v2/auth"), "{:?}", named.headers);
+    eventually("garbage is collected", Duration::from_secs(20), async || {
+        (origin.metric("quay_gc_iterations_total", &[]).await > 0.0).then_some(())
+    })
+    .await;
+    // A client that says nothing is let go after the new time.
+    let mut silent = TcpStream::connect(origin.registry).await.unwrap();
+    let mut nothing = Vec::new();
+    tokio::time::timeout(Duration::from_secs(8), silent.read_to_end(&mut nothing)).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

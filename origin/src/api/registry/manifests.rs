@@ -187,7 +187,7 @@ async fn content(wanted: &Wanted, request: Request) -> Result<(Vec<u8>, Permit),
         Ok(Ok(content)) => Ok((content, permit)),
         Ok(Err(NotWhole::TooLarge(_))) => Err(RegistryError::TooLarge(limit).into()),
         Ok(Err(NotWhole::Full(_))) => {
-            Err(Refusal::busy("too many large manifests are being pushed", origin.config.limits.manifests.wait))
+            Err(Refusal::busy("too many large manifests are being pushed", origin.live().limits.manifests.wait))
         }
         Ok(Err(error @ NotWhole::TooSlow)) => Err(Refusal::busy(&error.to_string(), SOON)),
         Ok(Err(NotWhole::Broken(error))) => Err(RegistryError::Body(error.to_string()).into()),

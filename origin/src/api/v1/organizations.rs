@@ -139,7 +139,7 @@ async fn view(origin: &Origin, who: &Who, name: &str) -> Result<OrganizationView
         is_member: rights.view,
         ordered_teams: teams.iter().map(|team| team.name.clone()).collect(),
         teams: teams.into_iter().map(|team| (team.name.clone(), team)).collect(),
-        tag_expiration_s: origin.config.tag_expiration.as_secs(),
+        tag_expiration_s: origin.live().tag_expiration.as_secs(),
         quota_report,
     })
 }

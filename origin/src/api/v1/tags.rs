@@ -122,7 +122,7 @@ impl TagView {
 
 /// When the time machine's window began.
 fn window(origin: &Origin, now: Millis) -> Millis {
-    now.saturating_sub(Millis::try_from(origin.config.tag_expiration.as_millis()).unwrap_or(Millis::MAX))
+    now.saturating_sub(Millis::try_from(origin.live().tag_expiration.as_millis()).unwrap_or(Millis::MAX))
 }
 
 fn name_filter(specific: Option<String>, filter: Option<String>) -> Result<TagName, ApiError> {

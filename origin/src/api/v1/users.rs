@@ -106,7 +106,7 @@ async fn view(origin: &Origin, who: &Who) -> Result<Me, ApiError> {
         can_create_repo: is_user,
         super_user: is_user && account.superuser == Superuser::Full,
         global_readonly_super_user: is_user && account.superuser == Superuser::ReadOnly,
-        tag_expiration_s: origin.config.tag_expiration.as_secs(),
+        tag_expiration_s: origin.live().tag_expiration.as_secs(),
         organizations: organizations.collect(),
     })
 }

@@ -142,7 +142,7 @@ pub(super) async fn show(
         is_public: row.visibility == Visibility::Public,
         is_organization: organization,
         is_starred: starred,
-        tag_expiration_s: origin.config.tag_expiration.as_secs(),
+        tag_expiration_s: origin.live().tag_expiration.as_secs(),
         state: StateName::of(row.state),
         can_write: rights.push,
         can_admin: rights.admin,
