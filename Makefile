@@ -2,6 +2,7 @@
 # make test   everything that CI checks
 # make check  the quick part of it
 # make test-long   what takes longer than every change can wait; SEEDS=0..20000 for more of the differential test
+# make advisories  known vulnerabilities of the crates; needs the network
 # make bench  measurements against other servers; BENCH="--quick" or BENCH="blob-http1 --runs 9" for some of them
 # make build  the programs, for make install; FEATURES=fips for one that uses a validated cryptographic module
 # make install, make uninstall    program, systemd units, and an example configuration where there is none; DESTDIR, PREFIX
@@ -13,7 +14,7 @@ FIRST = $(CARGO_TARGET_DIR)/quick/pierhead
 RELEASE = $(CARGO_TARGET_DIR)/release/pierhead
 DEBUG = $(CARGO_TARGET_DIR)/debug/pierhead
 
-.PHONY: run build test test-long check fmt lint doc deny examples unit bench build-tools test-tools bench-tools cargo-tools install uninstall
+.PHONY: run build test test-long check fmt lint doc deny advisories examples unit bench build-tools test-tools bench-tools cargo-tools install uninstall
 
 run: build-tools
 	cargo build --profile quick --locked --package pierhead --package pierhead-origin
@@ -38,8 +39,12 @@ lint:
 doc:
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items --locked
 
+# Without the network, as all of `make test`. The database of known vulnerabilities is on the network: `make advisories` asks it.
 deny: cargo-tools
 	cargo deny --locked check licenses bans sources
+
+advisories: cargo-tools
+	cargo deny --locked check advisories
 
 examples: test-tools
 	cargo build --workspace --locked
