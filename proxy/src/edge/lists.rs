@@ -5,7 +5,7 @@
 //! kept as upstream wrote it and rewritten for each client in the way that client named the registry ([`link`]).
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pierhead_registry::client::{ClientError, ListKind};
 
@@ -19,6 +19,9 @@ use super::route::Addressed;
 use super::scope::{Scope, Wanted};
 use super::served::{Content, Refused, Served};
 use crate::cache::ListRecord;
+
+/// How long a client waits for an upstream that limits requests, before another way is better.
+const SHORT_PAUSE: Duration = Duration::from_secs(10);
 
 impl Edge {
     /// Answers a request for a list.
@@ -141,8 +144,10 @@ fn lacks_referrers(scope: &Scope, kind: &ListKind, query: Option<&str>, error: &
 /// Upstream's error about a list, as a refusal. Referrers have a second way, the tag `sha256-<hex>`, which clients go only after
 /// a 404; it may well be in the cache, and if it is not, they learn there that upstream fails.
 fn refused(scope: &Scope, kind: &ListKind, query: Option<&str>, error: &ClientError) -> Refused {
+    // A short pause is for the client to wait out.
+    let paused = matches!(error, ClientError::RateLimited { retry_after, .. } if *retry_after <= SHORT_PAUSE);
     let elsewhere =
-        matches!(kind, ListKind::Referrers(_)) && !error.is_answer() && scope.upstream.config.stale_if_error;
+        matches!(kind, ListKind::Referrers(_)) && !error.is_answer() && !paused && scope.upstream.config.stale_if_error;
     let refusal = match elsewhere || lacks_referrers(scope, kind, query, error) {
         true => Refusal::no_referrers(error),
         false => Refusal::upstream(error, thing(kind), scope.caller.is_some()),

@@ -244,6 +244,8 @@ impl Upstream {
                 self.endpoints[index].schemes.forget(key);
                 Err(failure)
             }
+            // The next attempt may do better, and without a token it would only be sent here again.
+            Err(failure @ Failure::Broken(_)) if learnt && !self.endpoints[index].schemes.failed(key) => Err(failure),
             Err(_) if learnt => {
                 self.endpoints[index].schemes.forget(key);
                 Ok(Shown::Nothing)

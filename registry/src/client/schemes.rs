@@ -1,7 +1,7 @@
 //! What an endpoint wants to see, by repository: learnt from its 401s, so that later requests bring it at once.
 //!
 //! Some registries have one token service a repository (Artifactory, Nexus). So what a challenge said holds for the
-//! repository that it was sent for; for others it is a guess, tried until two repositories were found to differ. Lists
+//! repository that it was sent for; once two repositories want the same, it is a guess for others, until two differ. Lists
 //! are apart from content, because some registries (ACR) want another scope for them; until a challenge says so, what the
 //! repository wants for the one is tried for the other.
 
@@ -76,14 +76,24 @@ impl SchemeKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Guess {
     Nothing,
+    /// One repository wants this. A wrong guess costs a token, and no guess costs no more than a direct client.
+    Once(String, Scheme),
     Usual(Scheme),
     /// It differs from repository to repository.
     Useless,
 }
 
+/// What a challenge asked for.
+#[derive(Clone)]
+struct Learnt {
+    scheme: Scheme,
+    /// Its token service has failed.
+    failed: bool,
+}
+
 /// The schemes of one endpoint.
 pub(super) struct Schemes {
-    known: Cache<SchemeKey, Scheme>,
+    known: Cache<SchemeKey, Learnt>,
     guess: Mutex<Guess>,
 }
 
@@ -115,15 +125,15 @@ impl Schemes {
 
     /// What the endpoint is expected to want.
     pub(super) fn expected(&self, key: &SchemeKey) -> Option<Expected> {
-        if let Some(scheme) = self.known.get(key) {
-            return Some(Expected::Learnt(scheme));
+        if let Some(known) = self.known.get(key) {
+            return Some(Expected::Learnt(known.scheme));
         }
-        if let Some(scheme) = self.known.get(&key.sibling()) {
-            return Some(Expected::Sibling(scheme));
+        if let Some(known) = self.known.get(&key.sibling()) {
+            return Some(Expected::Sibling(known.scheme));
         }
         match &*self.guess() {
             Guess::Usual(scheme) => Some(Expected::Guessed(scheme.clone())),
-            Guess::Nothing | Guess::Useless => None,
+            Guess::Nothing | Guess::Once(..) | Guess::Useless => None,
         }
     }
 
@@ -132,19 +142,35 @@ impl Schemes {
         let mut guess = self.guess();
         *guess = match (&*guess, &scheme) {
             (_, Scheme::Bearer { scope: Some(_), .. }) => Guess::Useless,
-            (Guess::Nothing, _) => Guess::Usual(scheme.clone()),
+            (Guess::Nothing, _) => Guess::Once(key.repository.clone(), scheme.clone()),
+            (Guess::Once(repository, _), _) if *repository == key.repository => {
+                Guess::Once(key.repository.clone(), scheme.clone())
+            }
+            (Guess::Once(_, usual), scheme) if usual == scheme => Guess::Usual(usual.clone()),
+            (Guess::Once(..), _) => Guess::Useless,
             (Guess::Usual(usual), scheme) if usual != scheme => Guess::Useless,
             (known, _) => known.clone(),
         };
         drop(guess);
-        self.known.insert(key, scheme);
+        self.known.insert(key, Learnt { scheme, failed: false });
+    }
+
+    /// The token service of what was learnt failed. Whether it has failed before, so that another may have taken its place.
+    pub(super) fn failed(&self, key: &SchemeKey) -> bool {
+        match self.known.get(key) {
+            Some(known) if !known.failed => {
+                self.known.insert(key.clone(), Learnt { failed: true, ..known });
+                false
+            }
+            _ => true,
+        }
     }
 
     /// What was expected was not good: the endpoint is asked anew.
     pub(super) fn forget(&self, key: &SchemeKey) {
         self.known.invalidate(key);
         let mut guess = self.guess();
-        if matches!(*guess, Guess::Usual(_)) {
+        if matches!(*guess, Guess::Once(..) | Guess::Usual(_)) {
             *guess = Guess::Nothing;
         }
     }
@@ -180,11 +206,25 @@ mod tests {
         assert_eq!(schemes.expected(&key("a")), None);
         schemes.learn(key("a"), one.clone());
         assert_eq!(schemes.expected(&key("a")), Some(Expected::Learnt(one.clone())));
-        assert_eq!(schemes.expected(&key("b")), Some(Expected::Guessed(one.clone())));
-        schemes.learn(key("b"), two.clone());
+        assert_eq!(schemes.expected(&key("b")), None, "one repository says nothing of another");
+        schemes.learn(SchemeKey { list: true, ..key("a") }, one.clone());
+        assert_eq!(schemes.expected(&key("b")), None);
+        schemes.learn(key("b"), one.clone());
+        assert_eq!(schemes.expected(&key("c")), Some(Expected::Guessed(one.clone())));
+        schemes.learn(key("c"), two.clone());
         assert_eq!(schemes.expected(&key("a")), Some(Expected::Learnt(one)));
-        assert_eq!(schemes.expected(&key("b")), Some(Expected::Learnt(two)));
-        assert_eq!(schemes.expected(&key("c")), None);
+        assert_eq!(schemes.expected(&key("c")), Some(Expected::Learnt(two)));
+        assert_eq!(schemes.expected(&key("d")), None);
+    }
+
+    #[test]
+    fn a_token_service_may_fail_once() {
+        let schemes = Schemes::new();
+        assert!(schemes.failed(&key("a")), "nothing was learnt");
+        schemes.learn(key("a"), Scheme::Basic);
+        assert_eq!((schemes.failed(&key("a")), schemes.failed(&key("a"))), (false, true));
+        schemes.learn(key("a"), Scheme::Basic);
+        assert!(!schemes.failed(&key("a")));
     }
 
     #[test]

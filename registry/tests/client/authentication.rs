@@ -64,11 +64,15 @@ async fn a_token_is_asked_for_and_kept() {
     // One challenge, one token, and from then on one request each.
     assert_eq!(fake.seen().len(), 5);
 
-    // Another repository needs a token of its own, and knows already where to get it.
-    let other = client.repository(&"other".parse().unwrap(), None);
-    assert!(matches!(other.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
-    assert!(token_requests(&fake)[1].target.ends_with("scope=repository%3Aother%3Apull"));
-    assert_eq!(fake.seen().len(), 8, "a token, the HEAD, and the GET that decides");
+    // Another repository needs a token of its own, and asks where to get it. Once two agree the next one knows that already: a
+    // token, the HEAD, and the GET that decides.
+    for (number, (name, requests)) in [("other", 4), ("third", 3)].into_iter().enumerate() {
+        let before = fake.seen().len();
+        let repository = client.repository(&name.parse().unwrap(), None);
+        assert!(matches!(repository.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+        assert!(token_requests(&fake)[number + 1].target.ends_with(&format!("scope=repository%3A{name}%3Apull")));
+        assert_eq!(fake.seen().len() - before, requests, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -65,9 +65,8 @@ pub fn judge(operation: Operation, right: Option<&Right>, direct: &Outcome, thro
 }
 
 /// Judges the number of requests that a script has cost so far: no more than directly, and one to find out how the
-/// registry wants to be asked. `parts`: how many blobs were first asked for in part, each of which may cost one more, for
-/// its length. Operations that fail directly cost as many tries as either side has patience for.
-pub fn judge_requests(pairs: &[Pair], parts: usize) -> Verdict {
+/// registry wants to be asked. `more`: how many more it may cost by design. Operations that fail directly cost as many tries as either side has patience for.
+pub fn judge_requests(pairs: &[Pair], more: usize) -> Verdict {
     let (mut direct, mut through) = (0, 0);
     for pair in pairs {
         if pair.direct.outcome.is_success() {
@@ -76,7 +75,7 @@ pub fn judge_requests(pairs: &[Pair], parts: usize) -> Verdict {
         } else if pair.through.requests > 5 * pair.direct.requests + 5 {
             return Verdict::Worse("many more requests for a failure than directly");
         }
-        if through > direct + 1 + parts {
+        if through > direct + 1 + more {
             return Verdict::Worse("more requests than directly");
         }
     }
@@ -178,9 +177,9 @@ mod tests {
         ] {
             assert_eq!(judge_requests(&pairs, 0) == Verdict::Fine, fine, "{pairs:?}");
         }
-        for (requests, parts, fine) in [(3, 1, true), (4, 1, false), (4, 2, true)] {
+        for (requests, more, fine) in [(3, 1, true), (4, 1, false), (4, 2, true)] {
             let pairs = [pair(got("a"), 1, requests)];
-            assert_eq!(judge_requests(&pairs, parts) == Verdict::Fine, fine, "{requests} for {parts} parts");
+            assert_eq!(judge_requests(&pairs, more) == Verdict::Fine, fine, "{requests} with {more} more");
         }
     }
 }

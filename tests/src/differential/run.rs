@@ -12,6 +12,7 @@ use super::client::Client;
 use super::content::Content;
 use super::judge::{Done, Pair, Verdict, judge, judge_requests};
 use super::operations::{Address, perform};
+use super::outcome::Outcome;
 use super::tokens::ACCOUNT;
 use super::upstream::{ISSUER, Upstream};
 use crate::pierhead::{Pierhead, Setup};
@@ -164,7 +165,7 @@ async fn compare(
             {
                 parts.push((ask.repository, piece));
             }
-            let counted = judge_requests(&pairs, parts.len());
+            let counted = judge_requests(&pairs, allowance(behaviour, parts.len(), &pairs));
             describe(&mut transcript, *phase, *ask, &pair, &verdict);
             let sides = [
                 ("direct", &direct.client.transcript[marks[0]..]),
@@ -187,6 +188,18 @@ async fn compare(
     let log: Vec<String> = edge.log().all().into_iter().filter(|line| line.contains(&registry)).collect();
     let report = format!("{behaviour:#?}\n{transcript}  the edge's log:\n    {}\n", log.join("\n    "));
     Comparison { seed: behaviour.seed, pairs, worse, report }
+}
+
+/// How many requests more than a direct client the edge may have sent so far: one for each blob that was first asked for in part,
+/// for its length. Where tokens are good for a few requests, each request that the edge adds by design (such a part, the GET after
+/// a HEAD's 404) may cost a renewal too: a 401, the token, and the token service's redirect.
+fn allowance(behaviour: &Behaviour, parts: usize, pairs: &[Pair]) -> usize {
+    let renewal = match &behaviour.auth {
+        Auth::Bearer(bearer) if bearer.uses.is_some() => 2 + usize::from(bearer.moved.is_some()),
+        Auth::None | Auth::Basic | Auth::Bearer(_) => 0,
+    };
+    let absent = pairs.iter().filter(|pair| pair.through.outcome == Outcome::Absent).count();
+    parts + (parts + absent) * renewal
 }
 
 fn describe(transcript: &mut String, phase: Phase, ask: Ask, pair: &Pair, verdict: &Verdict) {
