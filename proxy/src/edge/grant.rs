@@ -5,7 +5,7 @@
 //! it. So where `offline_policy` lets known callers in, an account that gets a token for a repository is asked about:
 //! may it read there? The origin says so itself; a token is never taken apart.
 //!
-//! Whoever pushes to a new repository gets a token before it is there, and the first token that means it makes the edge forget what
+//! A client that pushes to a new repository gets a token before it is there, and the first token that means it makes the edge forget what
 //! was known under its name ([`super::identity`]). So for a while after a token was issued the question is asked again when its
 //! answer was forgotten, or came too late to be kept.
 
@@ -32,6 +32,8 @@ const REPOSITORIES: usize = 8;
 const ENOUGH: Duration = Duration::from_secs(3600);
 /// How long after a token was issued its first use may make the edge forget the answer.
 const WATCHED: Duration = Duration::from_secs(10);
+/// Answers that are watched for so long at a time. Beyond it an answer is asked for once, and left to the next token.
+pub(super) const WATCHES: usize = 1000;
 /// How often the origin is asked for one token.
 const QUESTIONS: usize = 4;
 /// The smallest question that takes the right to pull.
@@ -73,7 +75,8 @@ impl Grant {
 
 /// Asks, unless it was answered not long ago, until the answer stays.
 async fn learn(edge: Arc<Edge>, upstream: Arc<Upstream>, repository: RepositoryId, caller: Arc<Caller>) {
-    let end = Instant::now() + WATCHED;
+    let watch = upstream.watches.try_acquire();
+    let end = Instant::now() + if watch.is_ok() { WATCHED } else { Duration::ZERO };
     for _ in 0..QUESTIONS {
         let mut forgotten = pin!(upstream.writes.forgotten());
         forgotten.as_mut().enable();

@@ -15,11 +15,13 @@ use pierhead_registry::client::{AccountRefusal, Client, ClientError, Repository}
 use pierhead_registry::oci::{Digest, Reference, Tag};
 use pierhead_service::shares::Party;
 use prometheus::IntGauge;
+use tokio::sync::Semaphore;
 
 use super::RegistryParts;
 use super::condition::Condition;
 use super::credential::Caller;
 use super::flights::Flights;
+use super::grant::WATCHES;
 use super::outcome::StaleReason;
 use super::plan::{Authorisation, Policy, Unconfirmed, authorise, by_token, unconfirmed};
 use super::refusal::Thing;
@@ -49,6 +51,8 @@ pub(crate) struct Upstream {
     /// How it answers.
     pub(crate) condition: Condition,
     client: Client,
+    /// For those that watch whether the origin's yes to a caller stays known.
+    pub(super) watches: Semaphore,
     /// 1 while it refuses an account of the edge's.
     account_refused: IntGauge,
 }
@@ -61,7 +65,8 @@ impl Upstream {
         let condition = Condition::new(Arc::clone(&name));
         let account_refused = metrics.account_refused(&name);
         account_refused.set(0);
-        Upstream { name, config, pool, writes: Writes::new(), verifier, condition, client, account_refused }
+        let (writes, watches) = (Writes::new(), Semaphore::new(WATCHES));
+        Upstream { name, config, pool, writes, verifier, condition, client, watches, account_refused }
     }
 
     /// Whether a caller's own credential decides.
