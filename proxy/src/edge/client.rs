@@ -20,6 +20,12 @@ pub(crate) use pierhead_service::told::{
 pub(crate) const TOLD: [HeaderName; 6] =
     [FORWARDED, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, REQUEST_ID];
 
+/// Whether a header tells where a request comes from, or which client was let in, in the way of some proxy: from a client it is a claim that
+/// its server may take for the edge's word.
+pub(crate) fn is_claim(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-") || matches!(name.as_str(), "x-real-ip" | "x-client-ip" | "true-client-ip")
+}
+
 /// Room for what one hop tells: hardly any tells more.
 const HOP_LENGTH: usize = 96;
 
@@ -57,6 +63,8 @@ pub(crate) struct Way<'a> {
     pub(crate) host: Option<&'a str>,
     /// `X-Forwarded-Port`
     pub(crate) port: u16,
+    /// Whether a proxy told it that is believed.
+    pub(crate) trusted: bool,
 }
 
 impl<'a> Way<'a> {
@@ -93,7 +101,7 @@ impl<'a> Way<'a> {
             }
         }
         tell(&[";proto=", if hop.secure { "https" } else { "http" }]);
-        Way { hops, forwarded, scheme, host, port }
+        Way { hops, forwarded, scheme, host, port, trusted }
     }
 }
 

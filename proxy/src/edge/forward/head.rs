@@ -13,7 +13,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Method};
 use pingora_http::RequestHeader;
 
-use crate::edge::client::{TOLD, Way};
+use crate::edge::client::{TOLD, Way, is_claim};
 
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -82,7 +82,7 @@ pub(super) fn write(request: &RequestHeader, host: &str, way: &Way<'_>, changes:
         }
     };
     line("host", host.as_bytes());
-    let dropped = Dropped::new(headers, changes);
+    let dropped = Dropped::new(headers, way, changes);
     for (name, value) in headers {
         if !dropped.contains(name) {
             line(name.as_str(), value.as_bytes());
@@ -142,11 +142,13 @@ struct Dropped<'a> {
     /// Whether `Connection` names any beyond those that are dropped anyway.
     names: bool,
     login: bool,
+    /// Whether the client's word on its way here is believed.
+    trusted: bool,
 }
 
 impl<'a> Dropped<'a> {
-    fn new(headers: &'a HeaderMap, changes: &Changes<'_>) -> Dropped<'a> {
-        Dropped { headers, names: names_more(headers), login: changes.without_login }
+    fn new(headers: &'a HeaderMap, way: &Way<'_>, changes: &Changes<'_>) -> Dropped<'a> {
+        Dropped { headers, names: names_more(headers), login: changes.without_login, trusted: way.trusted }
     }
 
     fn contains(&self, name: &HeaderName) -> bool {
@@ -156,8 +158,10 @@ impl<'a> Dropped<'a> {
             b'c' => *name == CONTENT_LENGTH || *name == COOKIE || *name == CONNECTION,
             b'h' => *name == HOST,
             b'e' => *name == EXPECT,
-            b'k' | b'p' | b't' | b'u' => HOP_BY_HOP.contains(name),
-            b'f' | b'x' => TOLD.contains(name),
+            b'k' | b'p' | b'u' => HOP_BY_HOP.contains(name),
+            b't' => HOP_BY_HOP.contains(name) || (!self.trusted && is_claim(name)),
+            b'f' => TOLD.contains(name),
+            b'x' => TOLD.contains(name) || (!self.trusted && is_claim(name)),
             b'a' => self.login && *name == AUTHORIZATION,
             _ => false,
         };
@@ -232,6 +236,22 @@ mod tests {
             head(&request, &changed).unwrap(),
             format!("GET /v2/ HTTP/1.1\r\nhost: a.example\r\naccept: a/b\r\n{TAIL}content-length: 7\r\n\r\n")
         );
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_tells_more_of_the_way() {
+        let claims = ["X-Real-IP", "X-Client-IP", "True-Client-IP", "X-Forwarded-User", "X-Forwarded-Client-Cert"];
+        for (trusted, more) in
+            [(false, &["X-Mine", "TLS"][..]), (true, &[&claims[..], &["X-Mine", "TLS"][..]].concat())]
+        {
+            let lines: Vec<_> = claims.iter().chain(&["X-Mine", "TLS"]).map(|name| (*name, "1")).collect();
+            let request = request("GET", "/v2/", &lines);
+            let hop = Hop { from: "192.0.2.1".parse().unwrap(), port: 80, secure: false, host: Some("a.example") };
+            let way = Way::new(&hop, &request.headers, trusted);
+            let head = String::from_utf8(write(&request, "a.example", &way, &PLAIN).unwrap().to_vec()).unwrap();
+            let more: String = more.iter().map(|name| format!("{}: 1\r\n", name.to_lowercase())).collect();
+            assert_eq!(head, format!("GET /v2/ HTTP/1.1\r\nhost: a.example\r\n{more}{TAIL}\r\n"), "{trusted}");
+        }
     }
 
     #[test]
