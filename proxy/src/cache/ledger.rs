@@ -310,10 +310,17 @@ impl Ledger {
         self.state().by_owner.get(owner).copied().unwrap_or(0)
     }
 
+    /// The registries that take more than what `share` says of each.
+    pub(super) fn beyond(&self, share: impl Fn(&str) -> u64) -> Vec<Arc<str>> {
+        let state = self.state();
+        let beyond = state.by_owner.iter().filter(|(owner, taken)| **taken > share(owner));
+        beyond.map(|(owner, _)| Arc::clone(owner)).collect()
+    }
+
     /// Chooses what to evict so that `need` more bytes fit, with some to spare so that not every reservation has to
     /// choose; only of what came from `of`, where that is given. The entries stay: whoever deletes a file calls
     /// [`Ledger::evicted`].
-    pub(super) fn choose(&self, need: u64, of: Option<&str>) -> Option<Victims<'_>> {
+    pub(super) fn choose(&self, need: u64, of: Option<&[Arc<str>]>) -> Option<Victims<'_>> {
         let mut state = self.state();
         state.evictions += 1;
         let mut victims = Victims { ledger: self, digests: Vec::new() };
@@ -327,7 +334,7 @@ impl Ledger {
                 used: entry.used,
                 pinned: entry.pinned,
                 busy: entry.kind == Kind::Partial { busy: true },
-                spared: of.is_some_and(|of| entry.owner.as_deref() != Some(of)),
+                spared: of.is_some_and(|of| !entry.owner.as_ref().is_some_and(|owner| of.contains(owner))),
                 children: match &entry.kind {
                     Kind::Committed { children } => children.clone(),
                     Kind::Partial { .. } => Box::default(),

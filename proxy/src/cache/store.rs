@@ -5,7 +5,8 @@
 //! it works again.
 //!
 //! A registry that takes no more than its share of the store may evict whatever was used least recently. One that takes
-//! more may evict only what came from it, so that no upstream can push out what came from all others.
+//! more may evict only what came from it, so that no upstream can push out what came from all others. What it took beyond its share while
+//! room was free goes first when another registry wants room.
 
 mod contents;
 mod fault;
@@ -25,7 +26,7 @@ use pierhead_registry::oci::{Digest, schema1};
 use self::fault::{Fault, fault};
 use super::hot::Hot;
 use super::index::Index;
-use super::ledger::{self, Entry, Kind, Ledger};
+use super::ledger::{self, Entry, Kind, Ledger, Victims};
 use super::pins::Pins;
 use super::room::{self, Disk};
 use super::tree::{self, Tree};
@@ -236,7 +237,7 @@ impl Store {
         let excess = self.ledger.resize(max_size);
         self.look_at_the_disk();
         if excess > 0
-            && let Err(why) = self.evict(excess, None)
+            && let Err(why) = self.evict(excess, self.ledger.choose(excess, None))
         {
             tracing::warn!(excess, %why, "the cache is larger than its new max_size");
         }
@@ -245,11 +246,11 @@ impl Store {
     // --- space
 
     /// Whether a digest might take up to `size` bytes. Evicts nothing. Blocks.
-    pub(super) fn admit(&self, registry: &str, digest: &Digest, size: u64) -> Result<(), NotStored> {
+    pub(super) fn admit(&self, registry: &Arc<str>, digest: &Digest, size: u64) -> Result<(), NotStored> {
         self.limit(digest, size)?;
         let held = self.ledger.get(digest).map_or(0, |entry| entry.size);
         let need = self.ledger.bytes().saturating_add(size.saturating_sub(held)).saturating_sub(self.ledger.limit());
-        if need > 0 && self.ledger.choose(need, self.victims_of(registry, need)).is_none() {
+        if need > 0 && self.victims(registry, need).is_none() {
             return Err(NotStored::Full { need });
         }
         Ok(())
@@ -291,21 +292,27 @@ impl Store {
         loop {
             match self.ledger.try_reserve(registry, digest, size, SystemTime::now()) {
                 Ok(()) => return Ok(()),
-                Err(ledger::NoRoom(need)) => self.evict(need, self.victims_of(registry, need))?,
+                Err(ledger::NoRoom(need)) => self.evict(need, self.victims(registry, need))?,
             }
         }
     }
 
-    /// Whose content a registry may evict to get `need` more bytes: its own, when it would take more than its share;
-    /// `None`: everybody's.
-    fn victims_of<'a>(&self, registry: &'a str, need: u64) -> Option<&'a str> {
-        let share = room::share(self.ledger.limit(), self.limits.load().share(registry));
-        (self.ledger.taken_by(registry).saturating_add(need) > share).then_some(registry)
+    /// What a registry may evict to get `need` more bytes: of its own content when it would take more than its share; else first of the
+    /// registries that took more than theirs while room was free, and then of all.
+    fn victims(&self, registry: &Arc<str>, need: u64) -> Option<Victims<'_>> {
+        let (limit, limits) = (self.ledger.limit(), self.limits.load());
+        let share = |registry: &str| room::share(limit, limits.share(registry));
+        if self.ledger.taken_by(registry).saturating_add(need) > share(registry) {
+            return self.ledger.choose(need, Some(&[Arc::clone(registry)]));
+        }
+        let beyond = self.ledger.beyond(share);
+        let theirs = if beyond.is_empty() { None } else { self.ledger.choose(need, Some(&beyond)) };
+        theirs.or_else(|| self.ledger.choose(need, None))
     }
 
-    /// Evicts at least `need` bytes; only of what came from `of`, where that is given.
-    fn evict(&self, need: u64, of: Option<&str>) -> Result<(), NotStored> {
-        let victims = self.ledger.choose(need, of).ok_or(NotStored::Full { need })?;
+    /// Evicts what was chosen to give back `need` bytes.
+    fn evict(&self, need: u64, victims: Option<Victims<'_>>) -> Result<(), NotStored> {
+        let victims = victims.ok_or(NotStored::Full { need })?;
         tracing::debug!(entries = victims.digests.len(), need, "evicting");
         for victim in &victims.digests {
             let _order = self.tree.order();

@@ -367,17 +367,17 @@ fn claims_are_not_taken_for_faults_of_the_disk() {
     let (store, digest, _) = store(&folder);
     for claimed in [(1 << 30) + 1, 1 << 62, u64::MAX] {
         let other = Digest::of(Algorithm::Sha256, b"other");
-        assert!(matches!(store.admit("r", &other, claimed), Err(NotStored::TooLarge { .. })), "{claimed}");
+        assert!(matches!(store.admit(&"r".into(), &other, claimed), Err(NotStored::TooLarge { .. })), "{claimed}");
         assert!(store.writable());
     }
     store.failed("writing a blob", &std::io::Error::from(rustix::io::Errno::FBIG));
     assert!(store.writable());
-    assert!(store.admit("r", &digest, 10).is_ok());
+    assert!(store.admit(&"r".into(), &digest, 10).is_ok());
     // One good write ends what was one.
     store.failed("writing a blob", &std::io::Error::from(rustix::io::Errno::IO));
     assert!(!store.writable());
-    assert!(matches!(store.admit("r", &digest, 10), Err(NotStored::Failing(_))));
+    assert!(matches!(store.admit(&"r".into(), &digest, 10), Err(NotStored::Failing(_))));
     store.worked();
     assert!(store.writable());
-    assert!(store.admit("r", &digest, 10).is_ok());
+    assert!(store.admit(&"r".into(), &digest, 10).is_ok());
 }

@@ -482,6 +482,41 @@ async fn a_claim_evicts_nothing() {
     }
 }
 
+/// What a registry took beyond its share while room was free goes first when another registry wants room.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_beyond_a_share_goes_first() {
+    let (good, greedy) = (Upstream::start().await, Upstream::start().await);
+    let ours: Vec<Blob> = (0..5).map(|seed| Blob::random(seed, 2 << 20)).collect();
+    let theirs: Vec<Blob> = (100..104).map(|seed| Blob::random(seed, 2 << 20)).collect();
+    for (upstream, blobs) in [(&good, &ours), (&greedy, &theirs)] {
+        for blob in blobs {
+            upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+        }
+    }
+    let edge = Setup::new()
+        .registry_with("good.test", good.url(), json!({ "default": true }))
+        .registry_with("greedy.test", greedy.url(), json!({ "max_share": "30%" }))
+        .set("/cache/max_size", "14500KiB")
+        .start()
+        .await;
+    let pull = async |repository: &str, blob: &Blob| {
+        edge.client().blob(repository, &blob.digest).await.unwrap();
+        edge.committed(&blob.digest).await;
+    };
+    for blob in &ours[..3] {
+        pull("team/app", blob).await;
+    }
+    for blob in &theirs {
+        pull("greedy.test/team/app", blob).await;
+    }
+    // Each needs the room of one blob. The oldest are ours.
+    for blob in &ours[3..] {
+        pull("team/app", blob).await;
+    }
+    let left = |blobs: &[Blob]| blobs.iter().filter(|blob| edge.path_of(&blob.digest).exists()).count();
+    assert_eq!((left(&ours), left(&theirs)), (5, 2));
+}
+
 /// What a registry brings makes room at the cost of others up to its share.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_registry_does_not_evict_all_others() {
