@@ -5,13 +5,15 @@
 //! may always take what is left.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::pace::Pace;
-use super::party::{Key, Party};
+use super::party::Party;
+use super::rounds::Rounds;
+use super::tally::Tally;
 
 /// A network may hold so many times what is free; an account once.
 const NETWORK: u64 = 4;
@@ -24,9 +26,10 @@ pub(super) struct Ledger {
     /// Whether a greedy party leaves some room free. Not for work that is short: there turns are enough.
     reserve: bool,
     used: u64,
-    shares: HashMap<Key, u64>,
+    shares: Tally,
     holdings: BTreeMap<u64, Holding>,
     waiting: BTreeMap<u64, Waiting>,
+    rounds: Rounds,
     last: u64,
 }
 
@@ -34,6 +37,17 @@ struct Holding {
     party: Party,
     amount: u64,
     pace: Arc<Pace>,
+    /// Whether the holder can give it back and take it again later without a loss.
+    gives_way: bool,
+}
+
+/// Why a holding is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Its client is below the lowest rate.
+    Slow,
+    /// Its party holds more than one that waits, and it gives way.
+    GivesWay,
 }
 
 /// A caller waits for `amount` more: for a new holding, or for this one.
@@ -60,9 +74,10 @@ impl Ledger {
             room,
             reserve,
             used: 0,
-            shares: HashMap::new(),
+            shares: Tally::default(),
             holdings: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            rounds: Rounds::default(),
             last: 0,
         }
     }
@@ -84,11 +99,7 @@ impl Ledger {
 
     /// How much a party holds, by account or else by network.
     pub(super) fn held_by(&self, party: &Party) -> u64 {
-        party.keys().next().map_or(0, |key| self.held(key))
-    }
-
-    fn held(&self, key: &Key) -> u64 {
-        self.shares.get(key).copied().unwrap_or_default()
+        if party.own().is_some() { self.shares.own(party) } else { self.shares.network(party) }
     }
 
     /// Why a party may not take so much now. `None`: it may. `holding`: for this one, which it has.
@@ -102,10 +113,11 @@ impl Ledger {
         if !self.reserve || holding.is_some_and(|id| self.is_oldest(id, party)) {
             return None;
         }
-        if party.own().is_some_and(|key| self.held(key) >= free) {
+        if party.own().is_some() && self.shares.own(party) >= free {
             return Some(Bound::Own);
         }
-        (party.network()).is_some_and(|key| self.held(key) >= free.saturating_mul(NETWORK)).then_some(Bound::Network)
+        let network = party.network().is_some() && self.shares.network(party) >= free.saturating_mul(NETWORK);
+        network.then_some(Bound::Network)
     }
 
     fn is_oldest(&self, id: u64, party: &Party) -> bool {
@@ -116,7 +128,10 @@ impl Ledger {
     pub(super) fn take(&mut self, party: Party, amount: u64, pace: Arc<Pace>) -> u64 {
         self.last += 1;
         let id = self.last;
-        self.holdings.insert(id, Holding { party, amount: 0, pace });
+        if !self.waiting.is_empty() {
+            self.rounds.turn(&party);
+        }
+        self.holdings.insert(id, Holding { party, amount: 0, pace, gives_way: false });
         self.grow(id, amount);
         id
     }
@@ -126,22 +141,20 @@ impl Ledger {
         let Some(holding) = self.holdings.get_mut(&id) else { return };
         holding.amount += amount;
         self.used += amount;
-        for key in holding.party.keys() {
-            *self.shares.entry(key.clone()).or_default() += amount;
-        }
+        self.shares.add(&holding.party, amount);
     }
 
     /// The end of a holding.
     pub(super) fn release(&mut self, id: u64) {
         let Some(holding) = self.holdings.remove(&id) else { return };
         self.used -= holding.amount;
-        for key in holding.party.keys() {
-            if let Some(held) = self.shares.get_mut(key) {
-                *held -= holding.amount;
-                if *held == 0 {
-                    self.shares.remove(key);
-                }
-            }
+        self.shares.subtract(&holding.party, holding.amount);
+    }
+
+    /// Whether a holding gives way to parties that hold less.
+    pub(super) fn set_gives_way(&mut self, id: u64, gives_way: bool) {
+        if let Some(holding) = self.holdings.get_mut(&id) {
+            holding.gives_way = gives_way;
         }
     }
 
@@ -155,6 +168,9 @@ impl Ledger {
     /// It waits no longer.
     pub(super) fn leave(&mut self, id: u64) {
         self.waiting.remove(&id);
+        if self.waiting.is_empty() {
+            self.rounds.clear();
+        }
     }
 
     /// How many wait.
@@ -162,26 +178,25 @@ impl Ledger {
         self.waiting.len()
     }
 
-    /// The next that may go on: of those that may take what they want, the one that holds least, and of those the first that came.
+    /// The next that may go on: of those that may take what they want, the one that holds least, and of those the one whose turn is longest ago, and
+    /// then the first that came.
     pub(super) fn next(&self) -> Option<u64> {
         if self.used >= self.room {
             return None;
         }
         let may = self.waiting.iter().filter(|(_, one)| self.bound(&one.party, one.amount, one.holding).is_none());
-        may.min_by_key(|(id, one)| {
-            (one.party.own().map_or(0, |key| self.held(key)), one.party.network().map_or(0, |key| self.held(key)), **id)
-        })
-        .map(|(id, _)| *id)
+        may.min_by_key(|(id, one)| (self.shares.both(&one.party), self.rounds.last(&one.party), **id))
+            .map(|(id, _)| *id)
     }
 
-    /// The holdings to take back for those that wait: one for each, the slowest of the party that is in the way.
-    pub(super) fn to_cut(&self, now: Instant) -> Vec<u64> {
+    /// The holdings to take back for those that wait: one for each, the slowest of the party that is in the way; else one that gives way.
+    pub(super) fn to_cut(&self, now: Instant) -> Vec<(u64, Cut)> {
         let mut cut = Vec::new();
         let is_cut = |holding: &Holding| holding.pace.is_cut();
         let already = self.holdings.values().filter(|holding| is_cut(holding)).count();
         let wanted = self.waiting.len().saturating_sub(already).min(CUT);
         if wanted == 0 {
-            return cut;
+            return Vec::new();
         }
         let mut slow: Vec<(Reverse<u64>, u64, u64, &Holding)> = (self.holdings.iter())
             .filter(|(_, holding)| !is_cut(holding))
@@ -204,7 +219,45 @@ impl Ledger {
                 cut.push(slow.remove(at).2);
             }
         }
-        cut
+        let gone = |id: u64, holding: &Holding| is_cut(holding) || cut.contains(&id);
+        let giving = if cut.len() < wanted { self.giving_way(gone) } else { Vec::new() };
+        let slow = cut.iter().map(|id| (*id, Cut::Slow));
+        slow.chain(giving.into_iter().map(|id| (id, Cut::GivesWay))).collect()
+    }
+
+    /// The holdings that give way so that parties hold alike. `gone` are on their way back already, to the parties that come next.
+    ///
+    /// A unit moves only from a party that holds more to one that holds less also afterwards. So it never moves back, and no unit moves
+    /// while all hold alike.
+    fn giving_way(&self, gone: impl Fn(u64, &Holding) -> bool) -> Vec<u64> {
+        let ids = self.holdings.iter().filter(|(id, holding)| holding.gives_way && !gone(**id, holding));
+        let mut giving: Vec<(u64, &Holding)> = ids.map(|(id, holding)| (*id, holding)).collect();
+        let mut given = Vec::new();
+        if giving.is_empty() || self.used < self.room {
+            return given;
+        }
+        let mut shares = self.shares.clone();
+        let mut waiting: Vec<&Party> = self.waiting.values().map(|one| &one.party).collect();
+        for (id, holding) in &self.holdings {
+            if gone(*id, holding) {
+                shares.subtract(&holding.party, 1);
+                if let Some(next) = least(&shares, &waiting) {
+                    shares.add(waiting.remove(next), 1);
+                }
+            }
+        }
+        while let Some(next) = least(&shares, &waiting) {
+            let party = waiting.remove(next);
+            let uneven = giving.iter().enumerate().filter(|(_, (_, holding))| shares.evens(&holding.party, party));
+            // Of equals the last, which is the youngest and so has the least to go on with.
+            let most = uneven.max_by_key(|(_, (_, holding))| shares.both(&holding.party)).map(|(at, _)| at);
+            let Some(most) = most else { break };
+            let (id, holding) = giving.remove(most);
+            shares.subtract(&holding.party, 1);
+            shares.add(party, 1);
+            given.push(id);
+        }
+        given
     }
 
     /// The pace and the party of a holding.
@@ -218,6 +271,11 @@ impl Ledger {
             holding.pace.slow(now);
         }
     }
+}
+
+/// The party that comes next: the one that holds least, and of those the first.
+fn least(shares: &Tally, waiting: &[&Party]) -> Option<usize> {
+    (0..waiting.len()).min_by_key(|at| shares.both(waiting[*at]))
 }
 
 #[cfg(test)]
@@ -294,7 +352,7 @@ mod tests {
         assert_eq!((ledger.used(), ledger.held_by(&party(7, "ann"))), (5, 5));
         ledger.release(id);
         ledger.release(id);
-        assert_eq!((ledger.used(), ledger.shares.len()), (0, 0));
+        assert!(ledger.used() == 0 && ledger.shares.is_empty());
     }
 
     #[test]
@@ -330,6 +388,22 @@ mod tests {
     }
 
     #[test]
+    fn parties_that_hold_nothing_take_turns() {
+        let mut ledger = Ledger::new(1, false);
+        let mut held = ledger.take(party(1, "ann"), 1, pace(Instant::now()));
+        let waiting = ["ann", "ann", "ann", "bob", "bob", "cid"].map(|name| ledger.wait(party(1, name), 1, None));
+        let mut order = Vec::new();
+        for _ in 0..waiting.len() {
+            ledger.release(held);
+            let next = ledger.next().unwrap();
+            let one = ledger.waiting.remove(&next).unwrap();
+            order.push(waiting.iter().position(|id| *id == next).unwrap());
+            held = ledger.take(one.party, 1, pace(Instant::now()));
+        }
+        assert_eq!(order, [0, 3, 5, 1, 4, 2]);
+    }
+
+    #[test]
     fn the_slowest_of_the_party_in_the_way_is_cut() {
         let begun = Instant::now();
         let later = begun + Duration::from_secs(10);
@@ -358,12 +432,82 @@ mod tests {
                 ledger.wait(party(1, name), 1, None);
             }
             let cut: Vec<usize> =
-                ledger.to_cut(later).iter().map(|id| ids.iter().position(|one| one == id).unwrap()).collect();
+                ledger.to_cut(later).iter().map(|(id, _)| ids.iter().position(|one| one == id).unwrap()).collect();
             assert_eq!(cut, expected, "{holdings:?} {waiting:?}");
-            for id in ledger.to_cut(later) {
+            for (id, _) in ledger.to_cut(later) {
                 ledger.holding(id).unwrap().0.cut();
             }
-            assert_eq!(ledger.to_cut(later), Vec::<u64>::new(), "one for each that waits");
+            assert_eq!(ledger.to_cut(later), [], "one for each that waits");
         }
+    }
+
+    #[test]
+    fn what_gives_way_moves_to_parties_that_hold_less_and_never_back() {
+        let now = Instant::now();
+        let (ann, bob, cid) = ((1, "ann"), (2, "bob"), (3, "cid"));
+        let of_one_network =
+            |count: u8| (0..count).map(|n| (1, ["a", "b", "c", "d", "e", "f", "g", "h"][usize::from(n)]));
+        // Who holds, who waits, and who holds how much once nothing moves any more.
+        for (holdings, waiting, expected) in [
+            (vec![ann; 8], vec![], vec![(ann, 8)]),
+            (vec![ann; 8], vec![ann; 9], vec![(ann, 8)]),
+            (vec![ann; 8], vec![bob], vec![(ann, 7), (bob, 1)]),
+            (vec![ann; 8], vec![bob; 20], vec![(ann, 4), (bob, 4)]),
+            (vec![ann; 8], [vec![bob; 20], vec![cid; 20]].concat(), vec![(ann, 3), (bob, 3), (cid, 2)]),
+            (vec![ann, bob], vec![cid; 3], vec![(ann, 1), (bob, 1), (cid, 0)]),
+            // Many accounts of one network against one of another.
+            (of_one_network(8).collect(), vec![bob; 5], vec![(bob, 1)]),
+            (of_one_network(8).collect(), of_one_network(8).collect(), vec![(bob, 0)]),
+        ] {
+            let party = |(network, account): (u8, &str)| party(network, account);
+            let mut ledger = Ledger::new(holdings.len() as u64, false);
+            for one in &holdings {
+                let id = ledger.take(party(*one), 1, pace(now));
+                ledger.set_gives_way(id, true);
+            }
+            for one in &waiting {
+                ledger.wait(party(*one), 1, None);
+            }
+            let mut moved = 0;
+            loop {
+                let cut = ledger.to_cut(now);
+                for (id, why) in &cut {
+                    assert_eq!(*why, Cut::GivesWay);
+                    // Its holder wants it again.
+                    let again = ledger.holdings[id].party.clone();
+                    ledger.release(*id);
+                    ledger.wait(again, 1, None);
+                }
+                while let Some(next) = ledger.next() {
+                    let one = ledger.waiting.remove(&next).unwrap();
+                    let id = ledger.take(one.party, 1, pace(now));
+                    ledger.set_gives_way(id, true);
+                }
+                moved += cut.len();
+                assert!(moved <= 8, "{holdings:?} {waiting:?}");
+                if cut.is_empty() {
+                    break;
+                }
+            }
+            for (one, held) in expected {
+                assert_eq!(ledger.held_by(&party(one)), held, "{one:?} of {holdings:?} {waiting:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_give_way_stays_and_what_is_cut_is_counted_once() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(4, false);
+        let ids: Vec<u64> = (0..4).map(|_| ledger.take(party(1, "ann"), 1, pace(now))).collect();
+        ledger.wait(party(2, "bob"), 1, None);
+        assert_eq!(ledger.to_cut(now), []);
+        ledger.set_gives_way(ids[1], true);
+        ledger.set_gives_way(ids[2], true);
+        assert_eq!(ledger.to_cut(now), [(ids[2], Cut::GivesWay)]);
+        ledger.holding(ids[2]).unwrap().0.cut();
+        assert_eq!(ledger.to_cut(now), [], "one is on its way back");
+        ledger.wait(party(2, "bob"), 1, None);
+        assert_eq!(ledger.to_cut(now), [(ids[1], Cut::GivesWay)]);
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::ledger::{Bound, Ledger};
+use super::ledger::{Bound, Cut, Ledger};
 use super::pace::{Floor, Flow, Pace};
 use super::party::Party;
 
@@ -238,9 +238,13 @@ impl Room {
     /// Takes units back for those that wait.
     fn cut(&self, state: &mut State) {
         let now = Instant::now();
-        for id in state.ledger.to_cut(now) {
+        for (id, why) in state.ledger.to_cut(now) {
             let Some((pace, party)) = state.ledger.holding(id) else { continue };
             pace.cut();
+            if why == Cut::GivesWay {
+                // Nothing is lost to it.
+                continue;
+            }
             self.observer.refused("slow");
             state.cut += 1;
             if state.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY) {
@@ -321,6 +325,16 @@ impl Permit {
     /// How fast its client is, and whether the room wants it back.
     pub fn pace(&self) -> &Arc<Pace> {
         &self.pace
+    }
+
+    /// Says whether its holder can give it back and take it again later without a loss. If so, the room wants it back as soon as a party
+    /// waits that holds less.
+    pub fn gives_way(&self, gives_way: bool) {
+        let mut state = self.room.state.lock();
+        state.ledger.set_gives_way(self.id, gives_way);
+        if gives_way {
+            self.room.cut(&mut state);
+        }
     }
 
     /// More units, at once or in turn.
@@ -457,6 +471,23 @@ mod tests {
         let _next = room.enter(party(2, "bob")).await.unwrap();
         holder.await.unwrap();
         assert!(begun.elapsed() <= LOOK, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_gives_way_goes_to_a_party_that_holds_less() {
+        let room = Room::new(Rules { room: 2, reserve: false, ..RULES }, ());
+        let [first, second] = [room.enter(party(1, "ann")).await.unwrap(), room.enter(party(1, "ann")).await.unwrap()];
+        first.gives_way(true);
+        second.gives_way(true);
+        let begun = Instant::now();
+        let holder = tokio::spawn(async move {
+            second.pace().when_cut().cancelled().await;
+            drop(second);
+        });
+        let _other = room.enter(party(2, "bob")).await.unwrap();
+        holder.await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(!first.pace().is_cut());
     }
 
     #[tokio::test(start_paused = true)]
