@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pierhead_config::{Balance, HashBy};
+use pierhead_service::shares::Party;
 use tokio::time::{Instant, timeout};
 
 use super::select::{Choice, Rule, select};
@@ -16,12 +17,18 @@ use super::{Pool, Server};
 /// Who wants a server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wish<'a> {
-    /// The client, for `hash: client`.
+    /// The client: for `hash: client`, and the party that the place is charged to.
     pub(crate) client: Option<IpAddr>,
     /// Digest or path, for `hash: digest`.
     pub(crate) key: Option<&'a str>,
     /// Servers that failed this request already: they come last.
     pub(crate) tried: &'a [Arc<str>],
+}
+
+impl Wish<'_> {
+    fn party(&self) -> Party {
+        self.client.map_or(Party::NOBODY, Party::of_network)
+    }
 }
 
 /// Why there is no server.
@@ -42,6 +49,8 @@ pub(crate) enum LeaseError {
 pub(crate) struct Lease {
     server: Arc<Server>,
     departures: u64,
+    /// The party that holds it, where places are limited.
+    party: Option<Party>,
 }
 
 impl Pool {
@@ -82,7 +91,8 @@ impl Pool {
     }
 
     async fn wait(&self, wish: &Wish<'_>) -> Result<Lease, LeaseError> {
-        let waiting = self.surroundings.queue.join(self.settings.queue_size).ok_or(LeaseError::QueueFull)?;
+        let queue = &self.surroundings.queue;
+        let waiting = queue.join(self.settings.queue_size, &wish.party()).ok_or(LeaseError::QueueFull)?;
         let gauge = Waits::begin(self);
         let place = async {
             loop {
@@ -130,7 +140,9 @@ impl Pool {
             if let Some(server) = server
                 && let Some(departures) = server.enter()
             {
-                return Ok(Some(Lease { server: Arc::clone(server), departures }));
+                let party = server.is_limited().then(|| wish.party());
+                party.iter().for_each(|party| self.surroundings.queue.took(party));
+                return Ok(Some(Lease { server: Arc::clone(server), departures, party }));
             }
         }
         Ok(None)
@@ -162,6 +174,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.party.iter().for_each(|party| self.server.left_by(party));
         self.server.leave();
     }
 }

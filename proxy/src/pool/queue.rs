@@ -1,30 +1,56 @@
-//! Those who wait for a place on a server of a pool that is busy.
+//! Requests and sessions that wait for a place on a server of a pool that is busy, and what clients hold of its places.
 //!
-//! Invariants: who came first is served first, also before those who did not have to wait yet; no more than the pool
-//! allows wait; whoever gives up, for whatever reason, leaves the line.
+//! Invariants: of those that wait, the one whose client network holds least comes first, of those the one whose turn is longest ago; all come before
+//! those who did not have to wait yet; no more than the pool allows wait, and one network leaves room in the line for others; whoever gives
+//! up, for whatever reason, leaves the line.
 //!
 //! The line belongs to a pool's name and not to one generation of it: a place that somebody leaves under the old
 //! configuration is free for who waits under the new one.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use pierhead_service::shares::{Party, Rounds, Tally};
 use tokio::sync::Notify;
+
+/// One network may have so many times as many waiting as there is room for more.
+const NETWORK: u64 = 4;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// The length of the line, to be seen without the lock.
     waiting: AtomicUsize,
-    line: Mutex<VecDeque<Arc<Notify>>>,
+    line: Mutex<Line>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// In the order of coming.
+    waiting: BTreeMap<u64, Entry>,
+    last: u64,
+    /// What clients have in the line.
+    queued: Tally,
+    /// What clients hold of servers whose places are limited.
+    held: Tally,
+    rounds: Rounds,
+}
+
+#[derive(Debug)]
+struct Entry {
+    party: Party,
+    turn: Arc<Notify>,
+    /// Whether it was told to look.
+    told: bool,
 }
 
 /// A place in the line, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
     queue: &'a Queue,
+    id: u64,
     turn: Arc<Notify>,
 }
 
@@ -36,28 +62,54 @@ impl Queue {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Joins the line, unless `size` wait already.
-    pub(super) fn join(&self, size: usize) -> Option<Waiting<'_>> {
+    /// Joins the line, unless `size` wait already, or too many of this party.
+    pub(super) fn join(&self, size: usize, party: &Party) -> Option<Waiting<'_>> {
         let mut line = self.line.lock();
-        if line.len() >= size {
+        let room = size.saturating_sub(line.waiting.len()) as u64;
+        if room == 0 || line.queued.network(party) >= room.saturating_mul(NETWORK) {
             return None;
         }
-        let turn = Arc::new(Notify::new());
-        if line.is_empty() {
-            turn.notify_one();
+        line.last += 1;
+        let (id, turn) = (line.last, Arc::new(Notify::new()));
+        line.queued.add(party, 1);
+        line.waiting.insert(id, Entry { party: party.clone(), turn: Arc::clone(&turn), told: false });
+        if line.waiting.len() == 1 {
+            line.tell();
         }
-        line.push_back(Arc::clone(&turn));
-        self.waiting.store(line.len(), Ordering::SeqCst);
-        Some(Waiting { queue: self, turn })
+        self.waiting.store(line.waiting.len(), Ordering::SeqCst);
+        Some(Waiting { queue: self, id, turn })
     }
 
-    /// There may be a place: the first in the line is to look.
+    /// There may be a place: the next in the line is to look.
     pub(super) fn wake(&self) {
-        if self.len() == 0 {
-            return;
+        if self.len() > 0 {
+            self.line.lock().tell();
         }
-        if let Some(first) = self.line.lock().front() {
-            first.notify_one();
+    }
+
+    /// A party has taken a place of a server whose places are limited.
+    pub(super) fn took(&self, party: &Party) {
+        let mut line = self.line.lock();
+        line.held.add(party, 1);
+        if !line.waiting.is_empty() {
+            line.rounds.turn(party);
+        }
+    }
+
+    /// A party has left such a place.
+    pub(super) fn left(&self, party: &Party) {
+        self.line.lock().held.subtract(party, 1);
+    }
+}
+
+impl Line {
+    /// Tells the next to look for a place.
+    fn tell(&mut self) {
+        let rank = |entry: &Entry| (self.held.both(&entry.party), self.rounds.last(&entry.party));
+        let next = self.waiting.iter().min_by_key(|(id, entry)| (rank(entry), **id)).map(|(id, _)| *id);
+        if let Some(entry) = next.and_then(|id| self.waiting.get_mut(&id)) {
+            entry.told = true;
+            entry.turn.notify_one();
         }
     }
 }
@@ -72,16 +124,15 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut line = self.queue.line.lock();
-        let first = line.front().is_some_and(|first| Arc::ptr_eq(first, &self.turn));
-        if first {
-            line.pop_front();
-        } else {
-            line.retain(|turn| !Arc::ptr_eq(turn, &self.turn));
+        let Some(entry) = line.waiting.remove(&self.id) else { return };
+        line.queued.subtract(&entry.party, 1);
+        self.queue.waiting.store(line.waiting.len(), Ordering::SeqCst);
+        if line.waiting.is_empty() {
+            line.rounds.clear();
         }
-        self.queue.waiting.store(line.len(), Ordering::SeqCst);
         // There may be more than the one place that this one was told of.
-        if first && let Some(next) = line.front() {
-            next.notify_one();
+        if entry.told {
+            line.tell();
         }
     }
 }
@@ -95,8 +146,8 @@ mod tests {
     #[tokio::test]
     async fn the_first_looks_and_then_the_next() {
         let queue = Queue::default();
-        let (first, second) = (queue.join(2).unwrap(), queue.join(2).unwrap());
-        assert!(queue.join(2).is_none(), "the line is full");
+        let (first, second) = (queue.join(2, &Party::NOBODY).unwrap(), queue.join(2, &Party::NOBODY).unwrap());
+        assert!(queue.join(2, &Party::NOBODY).is_none(), "the line is full");
         first.turn().await;
         assert!(first.turn().now_or_never().is_none(), "nothing has changed");
         assert!(second.turn().now_or_never().is_none(), "not first");
@@ -108,16 +159,54 @@ mod tests {
         drop(second);
         assert_eq!(queue.len(), 0);
         queue.wake();
-        queue.join(1).unwrap().turn().await;
+        queue.join(1, &Party::NOBODY).unwrap().turn().await;
     }
 
     #[tokio::test]
     async fn who_gives_up_passes_on_what_it_was_told() {
         let queue = Queue::default();
-        let (first, second, third) = (queue.join(9).unwrap(), queue.join(9).unwrap(), queue.join(9).unwrap());
+        let [first, second, third] = [(); 3].map(|()| queue.join(9, &Party::NOBODY).unwrap());
         drop(second);
         queue.wake();
         drop(first);
         third.turn().await;
+    }
+
+    fn client(number: u8) -> Party {
+        Party::of_network([192, 0, 2, number].into())
+    }
+
+    #[tokio::test]
+    async fn the_client_that_holds_least_is_next() {
+        let queue = Queue::default();
+        for (number, held) in [(1, 5), (2, 1)] {
+            (0..held).for_each(|_| queue.took(&client(number)));
+        }
+        let line = [1, 1, 2, 2, 3].map(|number| queue.join(9, &client(number)).unwrap());
+        // The first looked when it came, and found nothing.
+        line[0].turn().await;
+        let mut line: Vec<_> = line.into_iter().enumerate().collect();
+        let mut order = Vec::new();
+        while !line.is_empty() {
+            queue.wake();
+            let at = line.iter().position(|(_, waiting)| waiting.turn().now_or_never().is_some()).unwrap();
+            let (number, waiting) = line.remove(at);
+            queue.took(&client([1, 1, 2, 2, 3][number]));
+            order.push(number);
+            drop(waiting);
+        }
+        assert_eq!(order, [4, 2, 3, 0, 1]);
+        queue.left(&client(3));
+        assert_eq!(queue.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_client_leaves_room_in_the_line() {
+        let queue = Queue::default();
+        let greedy: Vec<_> = (0..20).map_while(|_| queue.join(10, &client(1))).collect();
+        assert_eq!(greedy.len(), 8);
+        let _other = queue.join(10, &client(2)).unwrap();
+        let _last = queue.join(10, &client(3)).unwrap();
+        assert!(queue.join(10, &client(4)).is_none());
     }
 }

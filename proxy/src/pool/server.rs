@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use pierhead_service::shares::Party;
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 use twox_hash::XxHash3_64;
@@ -191,6 +192,16 @@ impl Server {
             return None;
         }
         Some(departures)
+    }
+
+    /// Whether so many places are all there are.
+    pub(super) fn is_limited(&self) -> bool {
+        self.places.load(Ordering::Relaxed) != usize::MAX
+    }
+
+    /// A party is about to give its place back.
+    pub(super) fn left_by(&self, party: &Party) {
+        self.surroundings.queue.left(party);
     }
 
     /// Gives the place back.
