@@ -152,6 +152,12 @@ impl Upstream {
         self.state.lock().unwrap().content.manifests.remove(&format!("/v2/{repository}/manifests/{tag}"));
     }
 
+    /// First and last byte of the parts that were asked for at a path, in the order of the requests.
+    pub fn ranges(&self, path: &str) -> Vec<(u64, Option<u64>)> {
+        let requests = self.server.requests();
+        requests.iter().filter(|request| request.path == path).filter_map(Request::range).collect()
+    }
+
     /// How many requests with this method had a path that contains `part`.
     pub fn count(&self, method: &str, part: &str) -> usize {
         self.server.count(|request| request.method == method && request.path.contains(part))

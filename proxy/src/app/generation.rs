@@ -172,6 +172,7 @@ impl Built {
             && kept.iter().all(|kept| *kept)
             && before.registries.len() == self.registries.len()
             && before.config.access == self.config.access
+            && before.config.limits.lowest_rate == self.config.limits.lowest_rate
             && parts::offline(&before.config) == offline
             && before.cache().is_some_and(|before| Arc::ptr_eq(before, cache))
             && let Some(edge) = &before.edge
@@ -190,6 +191,7 @@ impl Built {
             metrics: Arc::clone(&foundation.common.metrics),
             health: Arc::clone(&foundation.health),
             access: self.config.access.clone(),
+            floor: self.admission.floor(),
             offline,
         };
         Some(Arc::new(Edge::new(parts, before.and_then(|before| before.edge.as_deref()))))

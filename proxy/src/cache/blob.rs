@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
-use pierhead_registry::client::BlobBody;
 use pierhead_registry::oci::{Digest, Hasher};
 use prometheus::IntGauge;
 use rustix::fs::Advice;
@@ -27,6 +26,7 @@ use super::fill::download;
 use super::fill::lease::Lease;
 use super::fill::registry::{Fills, Origin};
 use super::fill::{ENDLESS, Found};
+use super::passing::Passing;
 use super::store::{Store, blocking};
 
 /// How much of a cold file the kernel is told to read ahead.
@@ -316,11 +316,9 @@ impl FillReader {
 /// Reads past the store, straight from upstream. A whole blob is hashed on the way, and its last piece held back until
 /// the hash was checked.
 struct Upstream {
-    body: Option<BlobBody>,
+    body: Option<Passing>,
     position: u64,
     end: u64,
-    /// What a server that ignores ranges still sends before `position`.
-    skip: u64,
     pending: Bytes,
     /// What came last, while it may be the end of a blob that is read whole.
     held: Option<Bytes>,
@@ -332,7 +330,7 @@ impl Upstream {
     fn new(context: &Context, range: &Range<u64>, whole: bool) -> Upstream {
         let hasher = whole.then(|| Hasher::new(context.digest.algorithm()));
         let (position, end, pending) = (range.start, range.end, Bytes::new());
-        Upstream { body: None, position, end, skip: 0, pending, held: None, hasher }
+        Upstream { body: None, position, end, pending, held: None, hasher }
     }
 
     /// Goes on where a reader of a fill stands, whose bytes so far are in `file`.
@@ -375,21 +373,16 @@ impl Upstream {
             Some(body) => body,
             none => {
                 let origin = context.origin.as_ref().ok_or(BlobError::Offline { digest: context.digest })?;
-                let end = Some(self.end).filter(|end| *end != ENDLESS && context.size != Some(*end));
-                let avoid = context.fills.refused(&context.digest);
-                let mut body = origin.source.get_blob_slowly(&context.digest, self.position, end, &avoid).await?;
-                if let Some(hint) = context.size.or(origin.hint) {
-                    body.expect(hint);
-                }
-                self.skip = self.position.saturating_sub(body.start());
-                none.insert(body)
+                // Open-ended where that is the end of the blob: presigned URLs are happier that way.
+                let end = if context.size == Some(self.end) { ENDLESS } else { self.end };
+                let expected = context.size.or(origin.hint);
+                let body = Passing::new(&origin.source, &context.digest, self.position..end, expected);
+                none.insert(body.avoiding(context.fills.refused(&context.digest)))
             }
         };
         let Some(mut bytes) = (if self.position < self.end { body.chunk().await? } else { None }) else {
             return self.finish(context);
         };
-        let over = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-        self.skip -= bytes.split_to(over).len() as u64;
         bytes.truncate(usize::try_from(self.end - self.position).unwrap_or(usize::MAX));
         self.position += bytes.len() as u64;
         match &mut self.hasher {
@@ -407,14 +400,15 @@ impl Upstream {
     /// The body ended. The client delivers one whole or fails, so an end before ours is a blob that changed its size.
     fn finish(&mut self, context: &Context) -> Result<bool, BlobError> {
         let short = self.end != ENDLESS && self.position < self.end;
-        let total = self.body.as_ref().and_then(BlobBody::total);
+        let total = self.body.as_ref().and_then(Passing::total);
         let longer = self.hasher.is_some() && total.is_some_and(|total| total > self.position);
         let wrong = self.hasher.take().is_some_and(|hasher| hasher.finish() != context.digest);
         if short || longer || wrong {
             if wrong {
                 context.store.metrics.verification_failure(crate::admin::metrics::VerificationPlace::Upstream);
             }
-            let registry = context.origin.as_ref().map_or_else(Arc::default, |origin| origin.source.registry().into());
+            let registry =
+                context.origin.as_ref().map_or_else(Arc::default, |origin| origin.source.repository.registry().into());
             return Err(BlobError::Mismatch { registry, digest: context.digest });
         }
         self.pending = self.held.take().unwrap_or_default();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pierhead_config::denied;
 use pierhead_registry::client::ClientError;
 use pierhead_registry::oci::Digest;
+use pierhead_service::shares::Full;
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub(crate) enum BlobError {
     /// Upstream.
     #[error(transparent)]
     Upstream(#[from] ClientError),
+    /// No connection to the registry was free for this client.
+    #[error("the registry's connections: {0}")]
+    Busy(#[from] Full),
     /// Every upstream address sent bytes that do not hash to the digest.
     #[error("{registry}: sent content that does not hash to {digest}")]
     Mismatch {

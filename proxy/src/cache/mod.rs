@@ -14,6 +14,7 @@ mod index;
 mod known;
 mod layout;
 mod ledger;
+mod passing;
 mod pins;
 mod records;
 mod room;
@@ -47,6 +48,7 @@ pub(crate) use self::blob::{Blob, BlobState, Want};
 pub(crate) use self::contents::{Facts, Holding, Image, PinnedBy, Selection};
 pub(crate) use self::error::{BlobError, OpenError};
 pub(crate) use self::fill::ENDLESS;
+pub(crate) use self::fill::connections::{Connections as BlobConnections, Source as BlobSource};
 pub(crate) use self::pins::Pins;
 pub(crate) use self::records::{CachedManifest, Extent, ListRecord, RepositoryId, TagRecord};
 pub(crate) use self::room::Disk;
@@ -192,7 +194,7 @@ impl Cache {
         repository: &RepositoryId,
         digest: &Digest,
         want: Want,
-        source: Option<Repository>,
+        source: Option<BlobSource>,
     ) -> Result<Blob, BlobError> {
         let held = self.holds(repository, digest).await;
         let parallel = self.parallel.load().get(&repository.registry).copied();
@@ -202,7 +204,7 @@ impl Cache {
             parallel_above: parallel.map_or(u64::MAX, |parallel| parallel.above),
             connections: parallel.map_or(1, |parallel| parallel.connections),
         });
-        let source = origin.as_ref().map(|origin| &origin.source);
+        let source = origin.as_ref().map(|origin| &origin.source.repository);
         for _ in 0..LOOKS {
             let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
             if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {

@@ -81,8 +81,8 @@ impl Users {
             key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
             verified: Cache::builder().max_capacity(REMEMBERED).time_to_idle(REMEMBER).build(),
             failures: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
-            hashing: Room::new(HASHING, ()),
-            attempts: Flights::new(ATTEMPTS),
+            hashing: Room::new(HASHING, metrics.share(HASHING.kind)),
+            attempts: Flights::new(ATTEMPTS, metrics.share(HASHING.kind)),
             metrics,
         }
     }

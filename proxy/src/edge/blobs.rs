@@ -102,7 +102,7 @@ impl Edge {
     }
 
     async fn open(&self, scope: &Scope, digest: &Digest, want: Want) -> Result<Arc<Blob>, BlobError> {
-        let source = (!scope.offline).then(|| scope.source());
+        let source = (!scope.offline).then(|| scope.blob_source());
         let held = self.cache.holds(&scope.repository, digest).await;
         let opened = self.cache.open_blob(&scope.repository, digest, want, source).await;
         if let Err(BlobError::Upstream(error)) = &opened {
@@ -147,7 +147,7 @@ impl Edge {
                     self.cache.unlink(&scope.repository, digest).await;
                 }
             }
-            BlobError::Mismatch { .. } | BlobError::Storage { .. } | BlobError::Offline { .. } => {
+            BlobError::Busy(_) | BlobError::Mismatch { .. } | BlobError::Storage { .. } | BlobError::Offline { .. } => {
                 tracing::warn!(repository = %scope.repository, %error, "no blob");
             }
         }

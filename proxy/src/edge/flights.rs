@@ -10,8 +10,11 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pierhead_service::shares::{Floor, Party, Permit, Room, Rules};
+use pierhead_service::shares::{Floor, Observer, Party, Permit, Room, Rules};
 use tokio::sync::watch;
+
+/// What these shares are called in metrics.
+pub(crate) const QUESTION: &str = "question";
 
 /// Why there is no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,11 +41,10 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// No flights yet, and never more than `limit` at once, in fair shares by who starts them.
-    pub(crate) fn new(limit: usize) -> Flights<K, V> {
+    pub(crate) fn new(limit: usize, observer: impl Observer + 'static) -> Flights<K, V> {
         let floor = Floor { rate: 0, grace: Duration::MAX };
-        let rules =
-            Rules { kind: "question", room: limit as u64, queue: 0, wait: Duration::ZERO, floor, reserve: true };
-        Flights { running: Arc::default(), room: Room::new(rules, ()) }
+        let rules = Rules { kind: QUESTION, room: limit as u64, queue: 0, wait: Duration::ZERO, floor, reserve: true };
+        Flights { running: Arc::default(), room: Room::new(rules, observer) }
     }
 
     /// Joins the flight that runs for `key`, or starts one with `work`, charged to `party`; waits for its result.
@@ -110,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_callers_one_flight() {
-        let flights: Arc<Flights<&str, usize>> = Arc::new(Flights::new(10));
+        let flights: Arc<Flights<&str, usize>> = Arc::new(Flights::new(10, ()));
         let (starts, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let callers: Vec<_> = (0..20)
             .map(|_| {
@@ -136,7 +138,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn outlives_its_caller() {
-        let flights: Flights<&str, usize> = Flights::new(10);
+        let flights: Flights<&str, usize> = Flights::new(10, ());
         let (landed, witness) = tokio::sync::oneshot::channel();
         let impatient = tokio::time::timeout(
             Duration::from_millis(1),
@@ -152,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_lost_and_forgotten() {
-        let flights: Flights<&str, usize> = Flights::new(10);
+        let flights: Flights<&str, usize> = Flights::new(10, ());
         assert_eq!(
             flights.join(&NOBODY, "a", || async { panic!("expected by this test") }).await,
             Err(FlightError::Lost)
@@ -162,7 +164,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn is_limited() {
-        let flights: Arc<Flights<usize, usize>> = Arc::new(Flights::new(1));
+        let flights: Arc<Flights<usize, usize>> = Arc::new(Flights::new(1, ()));
         let other = Arc::clone(&flights);
         let first = tokio::spawn(async move {
             let work = || async {
@@ -180,7 +182,7 @@ mod tests {
     /// One network that asks for what never comes leaves room for the questions of others.
     #[tokio::test(start_paused = true)]
     async fn one_client_cannot_take_them_all() {
-        let flights: Arc<Flights<usize, usize>> = Arc::new(Flights::new(100));
+        let flights: Arc<Flights<usize, usize>> = Arc::new(Flights::new(100, ()));
         let [greedy, other] = ["192.0.2.1", "192.0.2.2"].map(|address| Party::new(address.parse().unwrap(), None));
         let begun: Vec<_> = (0..200)
             .map(|key| {

@@ -49,7 +49,7 @@ use pierhead_registry::oci::Action;
 use pingora_core::protocols::http::ServerSession;
 
 use self::authorise::Users;
-use self::flights::Flights;
+use self::flights::{Flights, QUESTION};
 use self::gate::Visit;
 pub(crate) use self::gate::{Gate, Generation, Target};
 use self::manifests::Arrival;
@@ -67,6 +67,7 @@ use crate::cache::{Blob, BlobError, Cache, ListRecord};
 use crate::front::Reuse;
 use crate::pool::Pool;
 use pierhead_service::health::Health;
+use pierhead_service::shares::Floor;
 
 /// Most questions of one kind that may wait for upstreams at once.
 const FLIGHTS: usize = 4096;
@@ -83,6 +84,8 @@ pub(crate) struct EdgeParts {
     pub(crate) health: Arc<Health>,
     /// Who may pull; `None`: everybody.
     pub(crate) access: Option<Access>,
+    /// How slow a client may be while others wait.
+    pub(crate) floor: Floor,
     /// Never ask any upstream.
     pub(crate) offline: bool,
 }
@@ -124,14 +127,18 @@ impl Edge {
     /// in, and which upstreams fail.
     pub(crate) fn new(parts: EdgeParts, before: Option<&Edge>) -> Edge {
         let routes = Routes::new(parts.registries.iter().map(|registry| &registry.config));
-        let (cache, metrics, offline) = (Arc::clone(&parts.cache), Arc::clone(&parts.metrics), parts.offline);
+        let (cache, metrics, floor) = (Arc::clone(&parts.cache), Arc::clone(&parts.metrics), parts.floor);
+        let offline = parts.offline;
         let known = |name: &str| before?.registries.iter().find(|upstream| upstream.config.name == name);
         let registries: Vec<_> = (parts.registries.into_iter())
             .map(|parts| match known(&parts.config.name).filter(|_| parts.kept) {
-                Some(known) => Arc::clone(known),
+                Some(known) => {
+                    known.connections.set_floor(floor);
+                    Arc::clone(known)
+                }
                 None => {
                     let verifier = Verifier::new(&parts, &cache, &metrics, offline);
-                    Arc::new(Upstream::new(parts, verifier, &metrics))
+                    Arc::new(Upstream::new(parts, verifier, floor, &metrics))
                 }
             })
             .collect();
@@ -150,10 +157,10 @@ impl Edge {
             health: parts.health,
             offline: parts.offline,
             negatives: Negatives::new(),
-            manifests: Flights::new(FLIGHTS),
-            blobs: Flights::new(FLIGHTS),
-            openings: Flights::new(FLIGHTS),
-            lists: Flights::new(FLIGHTS),
+            manifests: Flights::new(FLIGHTS, metrics.share(QUESTION)),
+            blobs: Flights::new(FLIGHTS, metrics.share(QUESTION)),
+            openings: Flights::new(FLIGHTS, metrics.share(QUESTION)),
+            lists: Flights::new(FLIGHTS, metrics.share(QUESTION)),
         }
     }
 }

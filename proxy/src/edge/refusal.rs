@@ -215,6 +215,7 @@ impl Refusal {
                 registry: registry.to_string(),
                 reason: format!("its content does not hash to {digest}"),
             }))),
+            BlobError::Busy(_) => Refusal::Busy,
             BlobError::Storage { .. } => Refusal::Storage,
             BlobError::Offline { .. } => Refusal::Offline(Thing::Blob),
         }

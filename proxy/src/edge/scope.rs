@@ -13,7 +13,7 @@ use moka::sync::Cache as Memory;
 use pierhead_config::{AuthMode, Registry};
 use pierhead_registry::client::{AccountRefusal, Client, ClientError, Repository};
 use pierhead_registry::oci::{Digest, Reference, Tag};
-use pierhead_service::shares::Party;
+use pierhead_service::shares::{Floor, Party};
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 
@@ -28,7 +28,7 @@ use super::refusal::Thing;
 use super::verifier::{Verdict, Verifier};
 use super::writes::Writes;
 use crate::admin::metrics::Metrics;
-use crate::cache::{Cache, RepositoryId};
+use crate::cache::{BlobConnections, BlobSource, Cache, RepositoryId};
 use crate::pool::Pool;
 
 /// Negative answers that are remembered.
@@ -50,6 +50,8 @@ pub(crate) struct Upstream {
     pub(crate) verifier: Option<Verifier>,
     /// How it answers.
     pub(crate) condition: Condition,
+    /// The connections that blobs come over.
+    pub(crate) connections: Arc<BlobConnections>,
     client: Client,
     /// For those that watch whether the origin's yes to a caller stays known.
     pub(super) watches: Semaphore,
@@ -59,14 +61,15 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// A registry and the client that speaks to it.
-    pub(crate) fn new(parts: RegistryParts, verifier: Option<Verifier>, metrics: &Metrics) -> Upstream {
+    pub(crate) fn new(parts: RegistryParts, verifier: Option<Verifier>, floor: Floor, metrics: &Metrics) -> Upstream {
         let RegistryParts { config, client, pool, kept: _ } = parts;
         let name: Arc<str> = config.name.as_str().into();
         let condition = Condition::new(Arc::clone(&name));
         let account_refused = metrics.account_refused(&name);
         account_refused.set(0);
-        let (writes, watches) = (Writes::new(), Semaphore::new(WATCHES));
-        Upstream { name, config, pool, writes, verifier, condition, client, watches, account_refused }
+        let connections = BlobConnections::new(config.upstream.connections, floor, |kind| metrics.share(kind));
+        let (connections, writes, watches) = (Arc::new(connections), Writes::new(), Semaphore::new(WATCHES));
+        Upstream { name, config, pool, writes, verifier, condition, connections, client, watches, account_refused }
     }
 
     /// Whether a caller's own credential decides.
@@ -131,6 +134,12 @@ impl Scope {
     pub(crate) fn source(&self) -> Repository {
         let credential = self.caller.as_ref().and_then(|caller| caller.credential.as_ref());
         self.upstream.client.repository(&self.repository.name, credential)
+    }
+
+    /// The repository upstream as blobs come from it: over connections that are shared with other clients.
+    pub(crate) fn blob_source(&self) -> BlobSource {
+        let (repository, connections) = (self.source(), Arc::clone(&self.upstream.connections));
+        BlobSource { repository, connections, party: self.party.clone() }
     }
 
     /// Asks upstream, and learns from the answer.

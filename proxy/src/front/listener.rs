@@ -30,8 +30,8 @@ const SHORTAGE: Duration = Duration::from_millis(200);
 
 /// How long a connection waits for a place of its network's share.
 const WAIT: Duration = Duration::from_secs(1);
-/// The part of all places that such connections may take.
-const WAITING_PART: u64 = 20;
+/// The part of all places that is for such connections alone: as long as one can wait, slow clients lose their places to it.
+const WAITING_PART: usize = 20;
 /// Of so many connections one may send a second request of HTTP/2 beside the first, or one of them so many more. Each may hold buffers of
 /// 128 KiB for a client that takes nothing.
 const STREAMS_PART: usize = 2;
@@ -69,9 +69,13 @@ impl<A: Application> Prepared<A> {
         let known_tls = known.as_ref().and_then(|known| known.service.tls.as_deref());
         let known_service = known.as_ref().map(|known| &known.service);
         let (places, floor) = (settings.max_connections, admission.floor());
-        let connections = shared("connection", places, floor, known_service.map(|known| &known.connections));
+        let metrics = &common.metrics;
+        let waiting = places / WAITING_PART;
+        let known = known_service.map(|known| &known.connections);
+        let connections = shared("connection", places - waiting, waiting, floor, metrics, known);
         let streams = (places / STREAMS_PART).max(LEAST_STREAMS);
-        let streams = shared("stream", streams, floor, known_service.map(|known| &known.streams));
+        let known = known_service.map(|known| &known.streams);
+        let streams = shared("stream", streams, streams / WAITING_PART, floor, metrics, known);
         let tls = settings.http().and_then(|http| http.tls.as_ref());
         let service = Service {
             connections,
@@ -237,14 +241,21 @@ impl<A: Application> Listener<A> {
 ///
 /// The accept loop takes no more connections than there are places. A connection beyond its network's share waits here for a moment, with few
 /// others, so that the loop goes on accepting those of other networks.
-fn shared(kind: &'static str, places: usize, floor: Floor, before: Option<&Arc<Room>>) -> Arc<Room> {
-    let room = places as u64;
+fn shared(
+    kind: &'static str,
+    served: usize,
+    waiting: usize,
+    floor: Floor,
+    metrics: &Metrics,
+    before: Option<&Arc<Room>>,
+) -> Arc<Room> {
+    let room = served as u64;
     if let Some(before) = before {
         before.resize(room, floor);
         return Arc::clone(before);
     }
-    let queue = (room / WAITING_PART).max(1);
-    Room::new(Rules { kind, room, queue, wait: WAIT, floor, reserve: true }, ())
+    let queue = waiting.max(1) as u64;
+    Room::new(Rules { kind, room, queue, wait: WAIT, floor, reserve: true }, metrics.share(kind))
 }
 
 /// Serves a connection to its end: on a lane where all that comes over it is only passed on.

@@ -204,6 +204,11 @@ impl Repository {
         }
     }
 
+    /// Fails at once when no address would be asked for a blob now; for callers that must wait for something else first.
+    pub fn check(&self, avoid: &[usize]) -> Result<(), ClientError> {
+        Attempts::new(&self.upstream, avoid).check()
+    }
+
     /// GET of a blob, from `start` to the end, or to `end` (exclusive). `avoid` are endpoints (by index) that sent wrong
     /// bytes for this digest: they are asked last. Waits for one of the registry's connections to be free.
     pub async fn get_blob(

@@ -11,6 +11,7 @@ mod listener;
 mod reload;
 mod request;
 mod server;
+mod share;
 mod token;
 mod upstream;
 
@@ -28,6 +29,8 @@ pub(crate) use self::request::FORWARDED;
 use self::request::Requests;
 use self::server::Servers;
 pub(crate) use self::server::{PoolMetrics, ServerFailure, ServerMetrics};
+pub(crate) use self::share::ShareMetrics;
+use self::share::Shares;
 pub(crate) use self::token::TokenMetrics;
 use self::token::Tokens;
 pub(crate) use self::upstream::UpstreamObserver;
@@ -45,6 +48,7 @@ pub(crate) struct Metrics {
     tokens: Tokens,
     listeners: Listeners,
     servers: Arc<Servers>,
+    shares: Shares,
     reloads: Reloads,
     /// `pierhead_fills_in_progress`
     pub(crate) fills: IntGauge,
@@ -94,6 +98,7 @@ impl Metrics {
             tokens: Tokens::new(&r)?,
             listeners: Listeners::new(&r)?,
             servers: Arc::new(Servers::new(&r)?),
+            shares: Shares::new(&r)?,
             reloads: Reloads::new(&r)?,
             fills: gauge(&r, "pierhead_fills_in_progress", "Blobs being fetched.")?,
             fill_readers: gauge(&r, "pierhead_fill_readers", "Clients reading blobs being fetched.")?,
@@ -133,6 +138,11 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// Counts what one kind of shares refuses.
+    pub(crate) fn share(&self, kind: &'static str) -> ShareMetrics {
+        self.shares.of(kind)
     }
 
     /// A finished request. `forwarded`: it was no pull, and was passed on to the servers of a pool.
@@ -267,6 +277,7 @@ mod tests {
             include_str!("reload.rs"),
             include_str!("request.rs"),
             include_str!("server.rs"),
+            include_str!("share.rs"),
             include_str!("token.rs"),
             include_str!("upstream.rs"),
         ];

@@ -11,10 +11,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use pierhead_registry::client::{BlobBody, ClientError};
 use pierhead_registry::oci::Digest;
+use pierhead_service::shares::Permit;
+use tokio_util::sync::CancellationToken;
 
+use super::connections::Parties;
 use super::lease::Lease;
 use super::registry::{Fills, Origin};
 use super::{Fill, Piece};
@@ -32,14 +36,72 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a fill waits whose last connection was refused for no given time.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The first body of a new fill: the whole blob, or its first stretch when it is known to be large.
-pub(super) async fn first(origin: &Origin, digest: &Digest, avoid: &[usize]) -> Result<BlobBody, ClientError> {
-    let large = origin.hint.is_some_and(|hint| hint > origin.parallel_above && origin.connections > 1);
-    let mut body = origin.source.get_blob(digest, 0, large.then_some(STRETCH), avoid).await?;
-    if let Some(hint) = origin.hint {
-        body.expect(hint);
+/// A body of upstream's, with the connection that it takes of the registry's.
+pub(super) struct Body {
+    body: BlobBody,
+    _permit: Permit,
+    /// Another client wants the connection. Only for a body of which the rest can be asked for later.
+    wanted: Option<CancellationToken>,
+}
+
+impl Body {
+    /// Length of the whole blob, once it is known.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.body.total()
     }
-    Ok(body)
+
+    /// The next piece; `None` at the end, or where another client wants the connection.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, BlobError> {
+        let Some(wanted) = &self.wanted else { return Ok(self.body.chunk().await?) };
+        tokio::select! {
+            biased;
+            () = wanted.cancelled() => Ok(None),
+            piece = self.body.chunk() => Ok(piece?),
+        }
+    }
+}
+
+/// Opens a body in its turn. While upstream has not answered yet, the connection may be given to another client, and is waited for again.
+async fn open(
+    origin: &Origin,
+    parties: &Parties,
+    digest: &Digest,
+    range: (u64, Option<u64>),
+    expected: Option<u64>,
+    avoid: &[usize],
+) -> Result<Body, BlobError> {
+    let repository = &origin.source.repository;
+    loop {
+        repository.check(avoid)?;
+        let permit = origin.source.for_fill(parties).await?;
+        let wanted = permit.pace().when_cut();
+        let opened = tokio::select! {
+            biased;
+            () = wanted.cancelled() => continue,
+            opened = repository.get_blob(digest, range.0, range.1, avoid) => opened,
+        };
+        let mut body = opened?;
+        let resumable = body.ranges() && body.total().is_some();
+        permit.gives_way(resumable);
+        if wanted.is_cancelled() {
+            continue;
+        }
+        if let Some(expected) = expected {
+            body.expect(expected);
+        }
+        return Ok(Body { body, _permit: permit, wanted: resumable.then_some(wanted) });
+    }
+}
+
+/// The first body of a new fill: the whole blob, or its first stretch when it is known to be large.
+pub(super) async fn first(
+    origin: &Origin,
+    parties: &Parties,
+    digest: &Digest,
+    avoid: &[usize],
+) -> Result<Body, BlobError> {
+    let large = origin.hint.is_some_and(|hint| hint > origin.parallel_above && origin.connections > 1);
+    open(origin, parties, digest, (0, large.then_some(STRETCH)), origin.hint, avoid).await
 }
 
 /// Fetches all that is missing of a fill, starting with `body` when there is one. The only one at a time of a fill.
@@ -48,7 +110,7 @@ pub(super) async fn whole(
     store: Arc<Store>,
     fills: Arc<Fills>,
     origin: Origin,
-    body: Option<BlobBody>,
+    body: Option<Body>,
     avoid: Vec<usize>,
 ) {
     let fill = Arc::clone(lease.fill());
@@ -77,7 +139,7 @@ pub(super) async fn whole(
     }
     fill.end_whole();
     let again = matches!(fill.failure(), Some(BlobError::Mismatch { .. }))
-        && fills.refused(&fill.digest).len() < origin.source.endpoints();
+        && fills.refused(&fill.digest).len() < origin.source.repository.endpoints();
     drop(lease);
     if again {
         // From an address that has not lied yet; whoever asks next joins.
@@ -87,9 +149,9 @@ pub(super) async fn whole(
 }
 
 /// Over how many connections a blob is fetched, when `body` is the first of them.
-fn workers(fill: &Fill, origin: &Origin, body: Option<&BlobBody>) -> usize {
+fn workers(fill: &Fill, origin: &Origin, body: Option<&Body>) -> usize {
     let large = fill.total().is_some_and(|total| total > origin.parallel_above);
-    let parts = !fill.is_unranged() && body.is_none_or(|body| body.ranges() && !body.is_whole());
+    let parts = !fill.is_unranged() && body.is_none_or(|body| body.body.ranges() && !body.body.is_whole());
     if large && parts { CONNECTIONS.min(origin.connections).max(1) } else { 1 }
 }
 
@@ -99,7 +161,7 @@ fn pause(error: &BlobError) -> Option<Duration> {
         BlobError::Upstream(ClientError::RateLimited { retry_after, .. }) => {
             Some(*retry_after).filter(|pause| *pause <= PATIENCE)
         }
-        BlobError::Upstream(ClientError::Unavailable { .. }) => Some(PAUSE),
+        BlobError::Upstream(ClientError::Unavailable { .. }) | BlobError::Busy(_) => Some(PAUSE),
         _ => None,
     }
 }
@@ -109,7 +171,7 @@ async fn fetch_all(
     fill: &Arc<Fill>,
     fills: &Fills,
     origin: &Origin,
-    mut first: Option<BlobBody>,
+    mut first: Option<Body>,
     workers: usize,
     avoid: &[usize],
 ) -> Result<(), BlobError> {
@@ -123,6 +185,7 @@ async fn fetch_all(
                 tracing::debug!(digest = %fill.digest, %error, left = work.len(), "fill goes on with fewer connections");
                 fills.narrows(&fill.owner, work.len());
             }
+            Err(BlobError::Busy(_)) if !work.is_empty() => {}
             Err(error) => return Err(error),
         }
     }
@@ -135,7 +198,7 @@ async fn fetch(
     fill: &Arc<Fill>,
     fills: &Fills,
     origin: &Origin,
-    mut first: Option<BlobBody>,
+    mut first: Option<Body>,
     number: usize,
     stretch: u64,
     avoid: &[usize],
@@ -171,7 +234,7 @@ pub(in crate::cache) async fn range(
     for gap in fill.gaps(range) {
         let claimed = fill.claim(gap);
         let body = get(fill, &origin, &claimed.range, &avoid).await?;
-        if body.start() < claimed.range.start {
+        if body.body.start() < claimed.range.start {
             // Each part would cost all that lies before it. So the whole is fetched, once, and the part waited for.
             drop((body, claimed));
             fill.unrange();
@@ -183,17 +246,14 @@ pub(in crate::cache) async fn range(
     Ok(())
 }
 
-async fn get(fill: &Fill, origin: &Origin, range: &Range<u64>, avoid: &[usize]) -> Result<BlobBody, BlobError> {
+async fn get(fill: &Fill, origin: &Origin, range: &Range<u64>, avoid: &[usize]) -> Result<Body, BlobError> {
     let end = Some(range.end).filter(|end| *end < fill.bound());
-    let mut body = origin.source.get_blob(&fill.digest, range.start, end, avoid).await?;
-    if let Some(expected) = fill.total().or(origin.hint) {
-        body.expect(expected);
-    }
-    Ok(body)
+    let expected = fill.total().or(origin.hint);
+    open(origin, &fill.parties, &fill.digest, (range.start, end), expected, avoid).await
 }
 
 /// Takes up the length of the blob as a body tells it, which must be the one that is known.
-fn agree(fill: &Fill, body: &BlobBody) -> Result<(), BlobError> {
+fn agree(fill: &Fill, body: &Body) -> Result<(), BlobError> {
     let Some(told) = body.total() else { return Ok(()) };
     if fill.know(told) {
         return Ok(());
@@ -208,13 +268,14 @@ fn agree(fill: &Fill, body: &BlobBody) -> Result<(), BlobError> {
     Err(ClientError::Invalid { registry, host, status, reason }.into())
 }
 
-/// Hands a body to the writer, as far as it lies in `range`, and waits until that is in the file.
-async fn copy(fill: &Fill, mut body: BlobBody, range: &Range<u64>) -> Result<(), BlobError> {
+/// Hands a body to the writer, as far as it lies in `range`, and waits until that is in the file. It ends early where another client wants
+/// the connection.
+async fn copy(fill: &Fill, mut body: Body, range: &Range<u64>) -> Result<(), BlobError> {
     agree(fill, &body)?;
-    let mut offset = body.start();
+    let mut offset = body.body.start();
     let last = |fill: &Fill| range.end.min(fill.bound());
     while offset < last(fill) && !fill.over() {
-        fill.note_endpoint(body.endpoint());
+        fill.note_endpoint(body.body.endpoint());
         let Some(mut bytes) = body.chunk().await? else { break };
         let start = offset;
         offset += bytes.len() as u64;
@@ -238,7 +299,7 @@ async fn copy(fill: &Fill, mut body: BlobBody, range: &Range<u64>) -> Result<(),
     }
     if offset == range.end && range.end < fill.bound() {
         // Reading up to the end of the body lets its connection be used again.
-        body.chunk().await?;
+        body.body.chunk().await?;
     }
     let end = offset.min(range.end);
     fill.wait(|state| state.failed.is_some() || state.segments.gaps(range.start..end).is_empty()).await;

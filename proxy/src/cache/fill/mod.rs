@@ -10,6 +10,7 @@
 //! Upstream need not tell the length of a blob. Then the fill learns it from the end of the body; until then the last
 //! [`TAIL`] bytes of what is here are held back, for each of them may be the last of the blob.
 
+pub(super) mod connections;
 pub(super) mod download;
 pub(super) mod lease;
 pub(super) mod registry;
@@ -27,6 +28,7 @@ use pierhead_registry::oci::Digest;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
+use self::connections::Parties;
 use super::BlobError;
 use super::segments::Segments;
 
@@ -53,6 +55,8 @@ pub(super) struct Fill {
     pub(super) owner: Arc<str>,
     pub(super) file: Arc<File>,
     state: Mutex<State>,
+    /// The clients that want it: connections to upstream are charged to them.
+    parties: Parties,
     /// Ticks whenever the state changed.
     changed: watch::Sender<()>,
     pieces: mpsc::Sender<Piece>,

@@ -10,11 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
-use pierhead_registry::client::{BlobBody, ClientError, Repository};
+use pierhead_registry::client::ClientError;
 use pierhead_registry::oci::Digest;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use super::connections::{Parties, Source};
+use super::download::Body;
 use super::lease::Lease;
 use super::{Fill, State, download, writer};
 use crate::cache::ledger::{self, Entry, Kind};
@@ -53,7 +55,8 @@ enum Opened {
 type Opening = watch::Receiver<Option<Result<Opened, BlobError>>>;
 
 enum Slot {
-    Opening(Opening),
+    /// With the clients that wait for it.
+    Opening(Opening, Parties),
     Open(Arc<Fill>),
 }
 
@@ -70,7 +73,7 @@ pub(in crate::cache) struct Fills {
 #[derive(Clone)]
 pub(in crate::cache) struct Origin {
     /// Where from.
-    pub(in crate::cache) source: Repository,
+    pub(in crate::cache) source: Source,
     /// The size as a manifest tells it: a hint, never trusted.
     pub(in crate::cache) hint: Option<u64>,
     /// Blobs larger than this are fetched over several connections,
@@ -123,18 +126,26 @@ impl Fills {
         want: Want,
         origin: Option<Origin>,
     ) -> Result<Joined, BlobError> {
+        let party = origin.as_ref().map(|origin| &origin.source.party);
         let (mut opening, first) = {
             let mut slots = self.slots.lock();
             match slots.get(digest) {
-                Some(Slot::Open(fill)) => return Ok(Joined::Fill { lease: Lease::new(fill), answered: false }),
-                Some(Slot::Opening(opening)) => (opening.clone(), false),
+                Some(Slot::Open(fill)) => {
+                    party.inspect(|party| fill.parties.join(party));
+                    return Ok(Joined::Fill { lease: Lease::new(fill), answered: false });
+                }
+                Some(Slot::Opening(opening, parties)) => {
+                    party.inspect(|party| parties.join(party));
+                    (opening.clone(), false)
+                }
                 None => {
+                    let parties = Parties::new(party);
                     let (sender, opening) = watch::channel(None);
-                    slots.insert(*digest, Slot::Opening(opening.clone()));
+                    slots.insert(*digest, Slot::Opening(opening.clone(), parties.clone()));
                     let (fills, store, digest, origin) = (Arc::clone(self), Arc::clone(store), *digest, origin.clone());
                     let registry = Arc::clone(registry);
                     tokio::spawn(async move {
-                        let opened = fills.open(&store, registry, digest, want, origin).await;
+                        let opened = fills.open(&store, registry, digest, want, origin, parties).await;
                         if !matches!(opened, Ok(Opened::Fill { .. })) {
                             fills.slots.lock().remove(&digest);
                         }
@@ -150,7 +161,7 @@ impl Fills {
             Err(_) => {
                 // Only a panic ends an opening without an answer; the next who asks must be able to try.
                 let mut slots = self.slots.lock();
-                if matches!(slots.get(digest), Some(Slot::Opening(opening)) if opening.has_changed().is_err()) {
+                if matches!(slots.get(digest), Some(Slot::Opening(opening, _)) if opening.has_changed().is_err()) {
                     slots.remove(digest);
                 }
                 None
@@ -162,7 +173,7 @@ impl Fills {
             Some(Ok(Opened::Committed)) => Ok(Joined::Again),
             // What upstream says to one repository, or one caller, is no answer to another.
             Some(Err(BlobError::Upstream(error)))
-                if !first && origin.as_ref().is_some_and(|origin| !origin.source.shares(&error)) =>
+                if !first && origin.as_ref().is_some_and(|origin| !origin.source.repository.shares(&error)) =>
             {
                 Ok(Joined::Again)
             }
@@ -179,6 +190,7 @@ impl Fills {
         digest: Digest,
         mut want: Want,
         origin: Option<Origin>,
+        parties: Parties,
     ) -> Result<Opened, BlobError> {
         // Between the caller's look at the store and here, a fill may have ended.
         if store.ledger.committed(&digest, SystemTime::now()).is_some() {
@@ -191,7 +203,7 @@ impl Fills {
         if map.is_none() {
             let origin = origin.as_ref().ok_or(BlobError::Offline { digest })?;
             if want == Want::Part {
-                let probe = origin.source.probe_blob(&digest).await?;
+                let probe = origin.source.repository.probe_blob(&digest).await?;
                 size = probe.size;
                 // Where the server sends no parts, or they cannot be told from the whole, a part is waited for: asking for it
                 // would cost a download of the whole beside the fill's.
@@ -204,14 +216,14 @@ impl Fills {
                 if let Some(hint) = origin.hint
                     && self.admits(store, &registry, digest, hint).await.is_err()
                 {
-                    let size = origin.source.probe_blob(&digest).await?.size;
+                    let size = origin.source.repository.probe_blob(&digest).await?.size;
                     if let Some(told) = size
                         && self.admits(store, &registry, digest, told).await.is_err()
                     {
                         return Ok(Opened::Uncached { size });
                     }
                 }
-                let first = self.first(origin, &registry, &digest).await?;
+                let first = self.first(origin, &parties, &registry, &digest).await?;
                 size = first.total();
                 body = Some(first);
             }
@@ -245,6 +257,7 @@ impl Fills {
             owner: registry,
             file,
             // Of a blob without a length, no part can be asked for by itself.
+            parties,
             state: Mutex::new(State { total: size, checking: true, unranged: size.is_none(), ..State::default() }),
             changed: watch::channel(()).0,
             pieces,
@@ -267,11 +280,17 @@ impl Fills {
 
     /// The first body of a new fill. A registry that allows few connections may be busy with other fills: they give back
     /// what they took beyond their first connection, and for a while this one waits for it.
-    async fn first(&self, origin: &Origin, registry: &Arc<str>, digest: &Digest) -> Result<BlobBody, ClientError> {
+    async fn first(
+        &self,
+        origin: &Origin,
+        parties: &Parties,
+        registry: &Arc<str>,
+        digest: &Digest,
+    ) -> Result<Body, BlobError> {
         let begun = Instant::now();
         loop {
-            match download::first(origin, digest, &self.refused(digest)).await {
-                Err(ClientError::Unavailable { status: Some(503), .. })
+            match download::first(origin, parties, digest, &self.refused(digest)).await {
+                Err(BlobError::Upstream(ClientError::Unavailable { status: Some(503), .. }))
                     if begun.elapsed() < CROWDED && self.fetches_from(registry) =>
                 {
                     self.narrows(registry, 1);
@@ -298,7 +317,7 @@ impl Fills {
     ) -> Result<(), BlobError> {
         self.ensure_whole(store, lease, origin, None);
         match lease.answered().await {
-            Err(BlobError::Upstream(error)) if !origin.source.shares(&error) => {
+            Err(BlobError::Upstream(error)) if !origin.source.repository.shares(&error) => {
                 self.ensure_whole(store, lease, origin, None);
                 lease.answered().await
             }
@@ -312,7 +331,7 @@ impl Fills {
         store: &Arc<Store>,
         lease: &Lease,
         origin: &Origin,
-        body: Option<BlobBody>,
+        body: Option<Body>,
     ) {
         if lease.begin_whole() {
             let avoid = self.refused(&lease.digest);
@@ -420,7 +439,7 @@ impl Fills {
             .values()
             .filter_map(|slot| match slot {
                 Slot::Open(fill) => Some(Arc::clone(fill)),
-                Slot::Opening(_) => None,
+                Slot::Opening(..) => None,
             })
             .collect();
         for fill in open {

@@ -27,6 +27,7 @@ use super::{Edge, EdgeParts, RegistryParts};
 use crate::admin::metrics::Metrics;
 use crate::cache::{self, Cache, RepositoryId};
 use pierhead_service::health::Health;
+use pierhead_service::shares::Floor;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -147,6 +148,7 @@ impl Stage {
             metrics,
             health: Arc::new(Health::default()),
             access: None,
+            floor: Floor { rate: 0, grace: HOUR },
             offline: false,
         };
         let edge = Edge::new(parts, None);
