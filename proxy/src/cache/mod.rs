@@ -33,6 +33,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use pierhead_registry::client::{ClientError, Repository};
 use pierhead_registry::oci::Digest;
+use pierhead_service::shares::Party;
 
 use crate::admin::metrics::Metrics;
 
@@ -182,6 +183,11 @@ impl Cache {
     /// The size of a blob as a manifest that was seen tells it: a hint.
     pub(crate) fn announced_size(&self, digest: &Digest) -> Option<u64> {
         self.store.hot.size(digest)
+    }
+
+    /// Says that a client wants a blob, for as long as this is kept: what others began for it goes on in the client's turn, too.
+    pub(crate) fn want_blob(&self, digest: &Digest, party: &Party) -> impl Send + use<> {
+        self.fills.want(digest, party)
     }
 
     /// Opens a blob for reading: the committed file, the running fill, or a new fill from `source` (`None` when no

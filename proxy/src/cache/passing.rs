@@ -2,6 +2,9 @@
 //!
 //! It holds one of the registry's few connections. While its client reads nothing, another client may want that: then the connection is
 //! closed, and opened again at the byte where the client stands once it reads on and its turn has come. The client sees one body.
+//!
+//! An upstream that sends no parts would have to send all again. There a client keeps the connection while it is fast enough, and loses its
+//! body with it when it is not.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use pierhead_registry::client::BlobBody;
 use pierhead_registry::oci::Digest;
-use pierhead_service::shares::Permit;
+use pierhead_service::shares::{Full, Permit};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::BlobError;
@@ -29,11 +32,25 @@ pub(super) struct Passing {
     avoid: Vec<usize>,
     /// Length of the blob, once it is known.
     total: Option<u64>,
+    state: State,
     /// How long the piece was that the client took last.
     taken: u64,
     connection: Arc<Mutex<Option<Connection>>>,
     /// Closes the connection when another client wants it.
     watch: Option<AbortOnDropHandle<()>>,
+}
+
+/// How far a body has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing was asked for yet.
+    Fresh,
+    /// Begun; the rest can be asked for.
+    Resumable,
+    /// Begun; only the whole can be asked for.
+    Whole,
+    /// All came.
+    Over,
 }
 
 struct Connection {
@@ -52,6 +69,7 @@ impl Passing {
             expected,
             avoid: Vec::new(),
             total: None,
+            state: State::Fresh,
             taken: 0,
             connection: Arc::default(),
             watch: None,
@@ -75,6 +93,9 @@ impl Passing {
             let held = self.connection.lock().take();
             let mut connection = match held {
                 Some(connection) => connection,
+                None if self.state == State::Over => return Ok(None),
+                // Too slow while others waited.
+                None if self.state == State::Whole => return Err(Full::Share.into()),
                 None => self.open().await?,
             };
             let pace = Arc::clone(connection.permit.pace());
@@ -87,7 +108,10 @@ impl Passing {
                 piece = connection.body.chunk() => piece?,
             };
             self.total = connection.body.total();
-            let Some(mut piece) = piece else { return Ok(None) };
+            let Some(mut piece) = piece else {
+                self.state = State::Over;
+                return Ok(None);
+            };
             let skip = self.range.start.saturating_sub(connection.at).min(piece.len() as u64);
             connection.at += piece.len() as u64;
             piece.advance(usize::try_from(skip).unwrap_or(piece.len()));
@@ -127,7 +151,9 @@ impl Passing {
             }
         });
         self.watch = Some(AbortOnDropHandle::new(watch));
-        permit.gives_way(body.ranges() && body.total().is_some());
+        let resumable = body.ranges() && body.total().is_some();
+        permit.gives_way(resumable);
+        self.state = if resumable { State::Resumable } else { State::Whole };
         Ok(Connection { at: body.start(), body, permit })
     }
 }

@@ -132,6 +132,7 @@ impl Edge {
             let (edge, scope, digest) = (Arc::clone(self), scope.clone(), *digest);
             move || async move { edge.open(&scope, &digest, want).await }
         };
+        let _wanted = self.cache.want_blob(digest, &scope.party);
         self.openings.join(&scope.party, scope.key(Wanted::Blob(*digest)), question).await
     }
 

@@ -146,6 +146,7 @@ async fn downloads_of_one_client_make_room_for_those_of_others() {
     let _attack = Attack::begin(19, ELSEWHERE, edge.registry, ask, Then::Nothing).await;
     // Alone it has all of them.
     waiting(&edge, "fill", 15).await;
+    // The last that it waits for is what another client wants.
     let _last = Attack::begin(1, ELSEWHERE, edge.registry, |_| ask(19), Then::Nothing).await;
     waiting(&edge, "fill", 16).await;
     let small = Blob::random(100, 1000);
@@ -181,32 +182,36 @@ async fn a_download_that_gave_way_goes_on_where_it_stood() {
 }
 
 /// Clients that read past the cache, and take nothing: their connections to upstream go to clients that wait, and come back when they read on.
+/// Where upstream sends no parts, they lose their bodies instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_past_the_cache_that_take_nothing_keep_none_waiting() {
-    let (upstream, edge, _) = unhurried(1, |setup| {
-        let rate = json!({ "bytes_per_second": "1KiB", "grace": "300ms" });
-        setup.set("/cache/max_size", "4MiB").set("/limits/lowest_rate", rate)
-    })
-    .await;
-    upstream.misbehave(Misbehaviour::None);
-    let [slow, other] = [50, 51].map(|seed| Blob::random(seed, 32 << 20));
-    for blob in [&slow, &other] {
-        upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    for (how, whole) in [(Misbehaviour::None, true), (Misbehaviour::NoRanges, false)] {
+        let (upstream, edge, _) = unhurried(1, |setup| {
+            let rate = json!({ "bytes_per_second": "1KiB", "grace": "300ms" });
+            setup.set("/cache/max_size", "4MiB").set("/limits/lowest_rate", rate)
+        })
+        .await;
+        upstream.misbehave(how);
+        let [slow, other] = [50, 51].map(|seed| Blob::random(seed, 32 << 20));
+        for blob in [&slow, &other] {
+            upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+        }
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind((ELSEWHERE, 0).into()).unwrap();
+        let mut reader = socket.connect(edge.registry).await.unwrap();
+        let path = format!("/v2/team/app/blobs/{}", slow.digest);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        reader.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1000];
+        reader.read_exact(&mut answer).await.unwrap();
+        let work = async { assert_eq!(edge.client().blob("team/app", &other.digest).await.unwrap().size, 32 << 20) };
+        tokio::time::timeout(PATIENCE, work).await.expect("a connection for the second client");
+        let _broken = reader.read_to_end(&mut answer).await;
+        assert_eq!(answer.ends_with(&slow.bytes), whole, "{} bytes came", answer.len());
+        let slow = [("kind", "uncached"), ("reason", "slow")];
+        assert!(edge.metric("pierhead_share_refusals_total", &slow).await >= 1.0);
     }
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.bind((ELSEWHERE, 0).into()).unwrap();
-    let mut reader = socket.connect(edge.registry).await.unwrap();
-    let request = format!("GET /v2/team/app/blobs/{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", slow.digest);
-    reader.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = vec![0; 1000];
-    reader.read_exact(&mut answer).await.unwrap();
-    let work = async { assert_eq!(edge.client().blob("team/app", &other.digest).await.unwrap().size, 32 << 20) };
-    tokio::time::timeout(PATIENCE, work).await.expect("a connection for the second client");
-    reader.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.ends_with(&slow.bytes), "{} bytes came", answer.len());
-    let slow = [("kind", "uncached"), ("reason", "slow")];
-    assert!(edge.metric("pierhead_share_refusals_total", &slow).await >= 1.0);
 }
 
 /// A client that asks for what never comes, and for what is not there: the questions of others are asked.

@@ -4,14 +4,18 @@
 //! connections back: they stop where they are, wait for their turn, and ask upstream for the rest.
 //!
 //! A fill belongs to all clients that want its blob. So it waits in the name of each of them, and goes on with the turn of the first: a client
-//! that asks for a blob before others do cannot make them wait for its own share.
+//! that asks for a blob before others do cannot make them wait for its own share. Each of them says so in [`Wanted`] before it waits for
+//! anything that others began.
 
+use std::collections::HashMap;
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
 use pierhead_registry::client::Repository;
+use pierhead_registry::oci::Digest;
 use pierhead_service::shares::{Floor, Full, Observer, Party, Permit, Room, Rules};
 use tokio::sync::watch;
 
@@ -21,6 +25,8 @@ const QUEUE: u64 = 4096;
 const WAIT: Duration = Duration::from_secs(600);
 /// Clients whose turns a fill waits for.
 const PARTIES: usize = 64;
+/// Blobs that are remembered without a look at which are wanted still.
+const LEAST: usize = 64;
 /// A download of a fill goes as fast as upstream sends: no client can make it slow.
 const UNHURRIED: Floor = Floor { rate: 0, grace: WAIT };
 
@@ -76,17 +82,17 @@ impl Source {
     }
 }
 
-/// The clients that want a fill. Cheap to clone.
+/// The clients that want a blob. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Parties(Arc<watch::Sender<Vec<Party>>>);
+pub(crate) struct Parties(Arc<watch::Sender<Vec<Party>>>);
 
 impl Parties {
-    pub(super) fn new(first: Option<&Party>) -> Parties {
+    fn new(first: Option<&Party>) -> Parties {
         Parties(Arc::new(watch::Sender::new(first.into_iter().cloned().collect())))
     }
 
     /// One more.
-    pub(super) fn join(&self, party: &Party) {
+    fn join(&self, party: &Party) {
         self.0.send_if_modified(|parties| {
             let new = parties.len() < PARTIES && !parties.contains(party);
             if new {
@@ -124,8 +130,39 @@ impl Parties {
     }
 }
 
+/// The clients that want each blob, for as long as one of them or its fill holds them.
+#[derive(Default)]
+pub(super) struct Wanted(Mutex<Blobs>);
+
+#[derive(Default)]
+struct Blobs {
+    parties: HashMap<Digest, Weak<watch::Sender<Vec<Party>>>>,
+    /// With so many, those that no client wants any more are forgotten.
+    many: usize,
+}
+
+impl Wanted {
+    /// The clients that want a blob, with one more.
+    pub(super) fn join(&self, digest: &Digest, party: Option<&Party>) -> Parties {
+        let mut blobs = self.0.lock();
+        let known = blobs.parties.get(digest).and_then(Weak::upgrade).map(Parties);
+        let parties = known.unwrap_or_else(|| {
+            if blobs.parties.len() >= blobs.many {
+                blobs.parties.retain(|_, parties| parties.strong_count() > 0);
+                blobs.many = 2 * blobs.parties.len() + LEAST;
+            }
+            let parties = Parties::new(None);
+            blobs.parties.insert(*digest, Arc::downgrade(&parties.0));
+            parties
+        });
+        party.inspect(|party| parties.join(party));
+        parties
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use pierhead_registry::oci::Algorithm;
     use tokio::time::{Instant, timeout};
 
     use super::*;
@@ -138,6 +175,20 @@ mod tests {
 
     fn party(number: u8) -> Party {
         Party::new([192, 0, 2, number].into(), None)
+    }
+
+    #[test]
+    fn what_no_client_wants_is_forgotten() {
+        let wanted = Wanted::default();
+        let digest = |number: u32| Digest::of(Algorithm::Sha256, &number.to_be_bytes());
+        let kept = wanted.join(&digest(0), Some(&party(1)));
+        for number in 1..10_000 {
+            wanted.join(&digest(number), Some(&party(1)));
+        }
+        assert!(wanted.0.lock().parties.len() <= 2 * LEAST);
+        wanted.join(&digest(0), Some(&party(2)));
+        wanted.join(&digest(0), Some(&party(2)));
+        assert_eq!(*kept.0.borrow(), [party(1), party(2)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,10 +12,11 @@ use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
 use pierhead_registry::client::ClientError;
 use pierhead_registry::oci::Digest;
+use pierhead_service::shares::Party;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::connections::{Parties, Source};
+use super::connections::{Parties, Source, Wanted};
 use super::download::Body;
 use super::lease::Lease;
 use super::{Fill, State, download, writer};
@@ -55,14 +56,15 @@ enum Opened {
 type Opening = watch::Receiver<Option<Result<Opened, BlobError>>>;
 
 enum Slot {
-    /// With the clients that wait for it.
-    Opening(Opening, Parties),
+    Opening(Opening),
     Open(Arc<Fill>),
 }
 
 /// The fills.
 pub(in crate::cache) struct Fills {
     slots: Mutex<HashMap<Digest, Slot>>,
+    /// The clients that wait for each.
+    wanted: Wanted,
     /// Addresses that sent wrong bytes.
     refused: Moka<Digest, Vec<usize>>,
     /// Registries that refused a further connection to a fill, with how many it went on.
@@ -106,7 +108,12 @@ impl Fills {
     pub(in crate::cache) fn new() -> Arc<Fills> {
         let refused = Moka::builder().max_capacity(1024).time_to_live(REFUSED_FOR).build();
         let narrow = Moka::builder().max_capacity(1024).time_to_live(NARROW_FOR).build();
-        Arc::new(Fills { slots: Mutex::default(), refused, narrow })
+        Arc::new(Fills { slots: Mutex::default(), wanted: Wanted::default(), refused, narrow })
+    }
+
+    /// Says that a client wants a blob, for as long as this is kept: its fill goes on in the client's turn, too.
+    pub(in crate::cache) fn want(&self, digest: &Digest, party: &Party) -> Parties {
+        self.wanted.join(digest, Some(party))
     }
 
     /// The size of a blob that is being filled.
@@ -126,26 +133,19 @@ impl Fills {
         want: Want,
         origin: Option<Origin>,
     ) -> Result<Joined, BlobError> {
-        let party = origin.as_ref().map(|origin| &origin.source.party);
+        let wanted = self.wanted.join(digest, origin.as_ref().map(|origin| &origin.source.party));
         let (mut opening, first) = {
             let mut slots = self.slots.lock();
             match slots.get(digest) {
-                Some(Slot::Open(fill)) => {
-                    party.inspect(|party| fill.parties.join(party));
-                    return Ok(Joined::Fill { lease: Lease::new(fill), answered: false });
-                }
-                Some(Slot::Opening(opening, parties)) => {
-                    party.inspect(|party| parties.join(party));
-                    (opening.clone(), false)
-                }
+                Some(Slot::Open(fill)) => return Ok(Joined::Fill { lease: Lease::new(fill), answered: false }),
+                Some(Slot::Opening(opening)) => (opening.clone(), false),
                 None => {
-                    let parties = Parties::new(party);
                     let (sender, opening) = watch::channel(None);
-                    slots.insert(*digest, Slot::Opening(opening.clone(), parties.clone()));
+                    slots.insert(*digest, Slot::Opening(opening.clone()));
                     let (fills, store, digest, origin) = (Arc::clone(self), Arc::clone(store), *digest, origin.clone());
                     let registry = Arc::clone(registry);
                     tokio::spawn(async move {
-                        let opened = fills.open(&store, registry, digest, want, origin, parties).await;
+                        let opened = fills.open(&store, registry, digest, want, origin, wanted).await;
                         if !matches!(opened, Ok(Opened::Fill { .. })) {
                             fills.slots.lock().remove(&digest);
                         }
@@ -161,7 +161,7 @@ impl Fills {
             Err(_) => {
                 // Only a panic ends an opening without an answer; the next who asks must be able to try.
                 let mut slots = self.slots.lock();
-                if matches!(slots.get(digest), Some(Slot::Opening(opening, _)) if opening.has_changed().is_err()) {
+                if matches!(slots.get(digest), Some(Slot::Opening(opening)) if opening.has_changed().is_err()) {
                     slots.remove(digest);
                 }
                 None
@@ -439,7 +439,7 @@ impl Fills {
             .values()
             .filter_map(|slot| match slot {
                 Slot::Open(fill) => Some(Arc::clone(fill)),
-                Slot::Opening(..) => None,
+                Slot::Opening(_) => None,
             })
             .collect();
         for fill in open {
