@@ -130,6 +130,27 @@ impl Registry {
         .await
     }
 
+    /// Takes a blob that comes in one request. Its sender never learns the upload's name, so of one that fails nothing is kept: it would count
+    /// among the uploads that the account has open.
+    pub(crate) async fn push_whole(
+        self: &Arc<Self>,
+        repository: &str,
+        id: UploadId,
+        piece: Piece,
+        digest: Digest,
+    ) -> Result<Finished, RegistryError> {
+        let (registry, repository) = (Arc::clone(self), repository.to_owned());
+        detached(async move {
+            let finished = registry.finish(&repository, &id, piece, digest).await;
+            if finished.is_err() {
+                // What is gone already need not be forgotten.
+                drop(registry.cancel_upload(&repository, &id).await);
+            }
+            finished
+        })
+        .await
+    }
+
     /// An upload that is not there: it was ended before, if the repository holds what it was to become.
     async fn finished_before(
         &self,

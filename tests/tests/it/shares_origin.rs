@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pierhead_tests::clients::Skopeo;
+use pierhead_tests::eventually;
 use pierhead_tests::hostile::{Attack, Then};
 use pierhead_tests::image::{Blob, Image};
 use pierhead_tests::origin::{Origin, Setup};
 use pierhead_tests::pull::{Client, reply};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Hostile connections of each kind.
 const MANY: usize = 1000;
@@ -222,4 +225,38 @@ async fn open_uploads_are_bounded() {
     let put = mallory.request(Method::PUT, &format!("{}{separator}digest={}", begun[1], blob.digest));
     assert_eq!(reply(put.body(blob.bytes.clone())).await.unwrap().status, 201);
     assert_eq!(begin(&mallory, "mallory/image").await.status, 202);
+}
+
+/// A blob that is pushed in one request, and fails: its sender cannot go on with it, so it does not count among the open uploads.
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_in_one_request_that_fail_leave_nothing_open() {
+    let setup = Setup::new().set("/limits/open_uploads", 3);
+    setup.user("mallory", "password of mallory", &[]).await;
+    let origin = setup.start().await;
+    let scopes = ["repository:mallory/image:pull,push"];
+    let token = origin.token("mallory", "password of mallory", &scopes).await;
+    let client = origin.client().bearer(token.clone());
+    let path = format!("/v2/mallory/image/blobs/uploads/?digest={}", Blob::random(1, 1000).digest);
+    for _ in 0..5 {
+        let broken = format!(
+            "POST {path} HTTP/1.1\r\nHost: registry.test\r\nAuthorization: Bearer {token}\r\nContent-Length: 1000\r\n\r\nabc"
+        );
+        let mut tcp = TcpStream::connect(origin.registry).await.unwrap();
+        tcp.write_all(broken.as_bytes()).await.unwrap();
+        tcp.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // It may be closed without an answer.
+        let _closed = tcp.read_to_end(&mut answer).await;
+        let other = client.request(Method::POST, &path).body("other bytes");
+        assert_eq!(reply(other).await.unwrap().status, 400);
+        let range = client.request(Method::POST, &path).header("Content-Range", "nonsense").body("other bytes");
+        assert!((400..417).contains(&reply(range).await.unwrap().status));
+    }
+    let begin = async || {
+        let begun = reply(client.request(Method::POST, "/v2/mallory/image/blobs/uploads/")).await.unwrap();
+        begun.status
+    };
+    for _ in 0..3 {
+        eventually("room for an upload", Duration::from_secs(30), async || (begin().await == 202).then_some(())).await;
+    }
 }

@@ -32,11 +32,13 @@ pub(super) async fn begin(
     {
         return Ok(created(wanted, name, digest));
     }
+    let whole = wanted.query.digest.map(|digest| piece(request).map(|piece| (digest, piece))).transpose()?;
     let algorithm = wanted.query.algorithm.or(wanted.query.digest.map(|digest| digest.algorithm()));
     let id = origin.registry.begin_upload(repository, algorithm.unwrap_or(Algorithm::Sha256), granted.name()).await?;
     origin.metrics.uploads_started.inc();
-    if let Some(digest) = wanted.query.digest {
-        return finish(wanted, name, &id, digest, request).await;
+    if let Some((digest, piece)) = whole {
+        let finished = origin.registry.push_whole(name.as_str(), id, piece, digest).await?;
+        return Ok(pushed(wanted, name, &digest, finished));
     }
     Ok(standing(wanted, StatusCode::ACCEPTED, name, &id, Standing { length: 0 }))
 }
@@ -60,7 +62,8 @@ pub(super) async fn answer(
                 let message = "the query lacks the digest of the whole blob".to_owned();
                 return Err(Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message));
             };
-            finish(wanted, name, &id, digest, request).await
+            let finished = registry.finish(name.as_str(), &id, piece(request)?, digest).await?;
+            Ok(pushed(wanted, name, &digest, finished))
         }
         Method::DELETE => {
             registry.cancel_upload(name.as_str(), &id).await?;
@@ -73,18 +76,13 @@ pub(super) async fn answer(
     }
 }
 
-async fn finish(
-    wanted: &Wanted,
-    name: &RepositoryName,
-    id: &UploadId,
-    digest: Digest,
-    request: Request,
-) -> Result<Response, Refusal> {
-    if let Finished::Now(length) = wanted.origin.registry.finish(name.as_str(), id, piece(request)?, digest).await? {
+/// A blob is there: by this request, or by one before it.
+fn pushed(wanted: &Wanted, name: &RepositoryName, digest: &Digest, finished: Finished) -> Response {
+    if let Finished::Now(length) = finished {
         wanted.origin.metrics.uploads_completed.inc();
         wanted.origin.metrics.blob_pushed(length);
     }
-    Ok(created(wanted, name, &digest))
+    created(wanted, name, digest)
 }
 
 /// The repository that is pushed to. The first push makes it, private.
