@@ -75,7 +75,7 @@ pub struct BlobBody {
 impl BlobBody {
     /// Waits for a connection to be free, and opens the body at the first endpoint that answers.
     pub(super) async fn open(
-        source: BlobSource,
+        mut source: BlobSource,
         connections: &Arc<Semaphore>,
         start: u64,
         end: Option<u64>,
@@ -147,6 +147,20 @@ impl BlobBody {
     /// Offset of the first byte. It is 0 when upstream ignored the range that was asked for (a plain 200).
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Offset of its end; `None` until that is known.
+    pub fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Goes on to the end of the blob where upstream sends all of it, although a part was asked for. True where it does.
+    pub fn widen(&mut self) -> bool {
+        let all = self.at == 0 && self.reply.as_ref().is_some_and(|reply| reply.at == 0 && reply.end == self.total);
+        if all {
+            self.end = self.total;
+        }
+        all
     }
 
     /// Whether it was opened for the whole blob: from its start to its end.

@@ -28,8 +28,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 /// Idle connections are dropped before common servers drop them, which would cost a retry.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
-/// How long a server that refused a range is not asked for one without need.
-const RANGES_REFUSED_FOR: Duration = Duration::from_secs(600);
+/// How long a server that refused a range, or the HEAD of a blob, is not asked in that way without need.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// See the module.
 pub(super) struct Endpoint {
@@ -55,8 +55,27 @@ pub(super) struct Endpoint {
     pub(super) last: bool,
     prefix: Option<String>,
     host: String,
-    /// When it last refused a request for a range that it answered without one.
-    ranges_refused: Mutex<Option<Instant>>,
+    /// Whether it answers requests for a range as it answers those without.
+    pub(super) ranges: Way,
+    /// Whether it answers HEADs of blobs as it answers GETs.
+    pub(super) heads: Way,
+}
+
+/// A way to ask that an endpoint may refuse although it gives what is asked for in another way.
+#[derive(Default)]
+pub(super) struct Way(Mutex<Option<Instant>>);
+
+impl Way {
+    /// Whether it is worth asking in this way where another would do: none was refused lately.
+    pub(super) fn is_worth_trying(&self, now: Instant) -> bool {
+        let refused = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_none_or(|refused| now.saturating_duration_since(refused) > REFUSED_FOR)
+    }
+
+    /// The endpoint refused a request of this way, and answered another.
+    pub(super) fn refused(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
 }
 
 impl Endpoint {
@@ -99,7 +118,8 @@ impl Endpoint {
             reach,
             last,
             prefix: endpoint.repository_prefix,
-            ranges_refused: Mutex::new(None),
+            ranges: Way::default(),
+            heads: Way::default(),
             host: host_of(&endpoint.url),
             url: endpoint.url,
         })
@@ -108,17 +128,6 @@ impl Endpoint {
     /// Whether it would be asked.
     pub(super) fn is_available(&self) -> bool {
         self.transport.as_ref().map_or_else(|| !self.breaker.is_open(), |transport| transport.available())
-    }
-
-    /// Whether a range is worth asking for where the whole would do: it refused none lately.
-    pub(super) fn takes_ranges(&self, now: Instant) -> bool {
-        let refused = *self.ranges_refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.is_none_or(|refused| now.saturating_duration_since(refused) > RANGES_REFUSED_FOR)
-    }
-
-    /// It refused a request for a range that it answered without one.
-    pub(super) fn refuses_ranges(&self, now: Instant) {
-        *self.ranges_refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// The transport, if requests to this URL go by it.

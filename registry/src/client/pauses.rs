@@ -39,7 +39,9 @@ pub(super) enum Kind {
     ManifestHead,
     /// GET of a manifest.
     Manifest,
-    /// A blob, by HEAD or GET.
+    /// HEAD of a blob: a GET decides, so its limit stops no GET.
+    BlobHead,
+    /// GET of a blob.
     Blob,
     /// A list of tags.
     Tags,
@@ -227,7 +229,9 @@ mod tests {
         let limited = key("a", Kind::Manifest);
         assert!(pauses.limited(&limited, 1, now, now, Some(Duration::from_secs(3600))));
         assert_eq!(pauses.turn(&limited, now, PATIENCE), Err(Duration::from_secs(3600)));
-        for other in [key("b", Kind::Manifest), key("a", Kind::ManifestHead), key("a", Kind::Blob)] {
+        for other in
+            [key("b", Kind::Manifest), key("a", Kind::ManifestHead), key("a", Kind::Blob), key("a", Kind::BlobHead)]
+        {
             assert_eq!(pauses.turn(&other, now, PATIENCE), Ok(Duration::ZERO), "{other:?}");
         }
         assert_eq!(pauses.turn(&limited, now + Duration::from_secs(3600), PATIENCE), Ok(Duration::ZERO));

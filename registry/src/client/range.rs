@@ -80,19 +80,24 @@ pub(super) fn check(
     }
 }
 
-/// Whether an answer says no more than that the server does not take this `Range`, so that the request is worth sending
-/// again without one. `start` is the first byte asked for; `foreign`: the answer is a redirect target's.
-pub(super) fn is_refused(status: StatusCode, headers: &HeaderMap, start: u64, foreign: bool) -> bool {
+/// Whether an answer may say no more than that the server does not take this `Range`, so that the request is worth sending
+/// again without one. `start` is the first byte asked for; `decides`: the answer is a redirect target's or the registry's
+/// own, and not that of a mirror after which others are asked.
+///
+/// From its start a blob can be had without a range, which is how clients ask; so there any no to a range proves nothing.
+/// The signature of a presigned URL, say, may cover the header. In the middle of a blob it has more likely run out.
+pub(super) fn is_refused(status: StatusCode, headers: &HeaderMap, start: u64, decides: bool) -> bool {
     match status.as_u16() {
         // A shorter blob is a reason to refuse, and the answer says so.
         416 => unsatisfied(headers).is_none_or(|total| total > start),
-        // The signature of a presigned URL may cover the header. In the middle of a blob it has more likely run out.
-        403 => foreign && start == 0,
+        // Of the moment.
+        408 | 421 | 425 | 429 => false,
+        400..=499 if start == 0 && decides => true,
         // These say something about the caller, the blob, or the moment.
-        401 | 404 | 407 | 408 | 410 | 425 | 429 => false,
+        401 | 403 | 404 | 407 | 410 => false,
         400..=499 | 501 | 505 => true,
         // Asking again costs the whole blob, so not in its middle: this may be a fault of the moment.
-        500 => start == 0,
+        500 => start == 0 && decides,
         _ => false,
     }
 }
@@ -198,31 +203,40 @@ mod tests {
 
     #[test]
     fn knows_who_takes_no_ranges() {
-        for (status, range, start, foreign, expected) in [
-            (400, "", 0, false, true),
-            (405, "", 0, false, true),
-            (412, "", 5, false, true),
-            (416, "", 5, false, true),
-            (416, "bytes */10", 5, false, true),
-            (416, "bytes */10", 10, false, false),
-            (416, "bytes */0", 0, false, false),
-            (500, "", 0, false, true),
-            (500, "", 5, false, false),
-            (501, "", 5, false, true),
+        for (status, range, start, decides, expected) in [
+            (400, "", 0, true, true),
+            (405, "", 0, true, true),
+            (412, "", 5, true, true),
+            (416, "", 5, true, true),
+            (416, "bytes */10", 5, true, true),
+            (416, "bytes */10", 10, true, false),
+            (416, "bytes */0", 0, true, false),
+            (500, "", 0, true, true),
+            (500, "", 5, true, false),
+            (501, "", 5, true, true),
+            (401, "", 0, true, true),
+            (401, "", 5, true, false),
             (403, "", 0, true, true),
             (403, "", 5, true, false),
-            (403, "", 5, false, false),
-            (401, "", 0, true, false),
+            (404, "", 0, true, true),
+            (404, "", 5, true, false),
+            (408, "", 0, true, false),
+            (408, "", 5, true, false),
+            (429, "", 0, true, false),
+            (451, "", 5, true, true),
+            (502, "", 0, true, false),
+            (503, "", 0, true, false),
+            (206, "", 0, true, false),
+            (400, "", 0, false, true),
             (404, "", 0, false, false),
-            (408, "", 0, false, false),
-            (429, "", 0, false, false),
-            (502, "", 0, false, false),
-            (503, "", 0, false, false),
-            (206, "", 0, false, false),
+            (403, "", 0, false, false),
+            (416, "", 0, false, true),
+            (500, "", 0, false, false),
+            (501, "", 0, false, true),
         ] {
             let headers = headers(&[(CONTENT_RANGE, range)]);
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(is_refused(status, &headers, start, foreign), expected, "{status} {range} at {start}");
+            assert_eq!(is_refused(status, &headers, start, decides), expected, "{status} {range} at {start}");
         }
     }
 }

@@ -171,13 +171,23 @@ impl Repository {
         }
     }
 
-    /// HEAD of a blob: its size, where upstream tells it. Also the question "may this credential read it here?". A HEAD's 404 is
-    /// [`ClientError::Unconfirmed`]; any other failure of a HEAD is decided by a GET of the first byte.
+    /// HEAD of a blob: its size, where upstream tells it. A HEAD's 404 is [`ClientError::Unconfirmed`]; any other failure of
+    /// a HEAD is decided by a GET of the first byte.
     pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+        self.blob_size(digest, true).await
+    }
+
+    /// The question "may this credential read the blob here?", as a client asks it that sends a GET: a HEAD may say yes, and
+    /// only a GET no. Returns the size, where upstream tells it.
+    pub async fn find_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+        self.blob_size(digest, false).await
+    }
+
+    async fn blob_size(&self, digest: &Digest, absent_by_head: bool) -> Result<Option<u64>, ClientError> {
         let mut attempts = Attempts::new(&self.upstream, &[]);
         loop {
             let turn = attempts.next().await?;
-            match self.blob_size(turn.index, digest).await {
+            match self.ask_size(turn.index, digest, absent_by_head).await {
                 Ok(size) => {
                     turn.settle(None);
                     return Ok(size);
@@ -190,7 +200,7 @@ impl Repository {
     /// What the header of a GET tells of a blob: asked before a part of it is fetched. HEAD may know less, and its no proves
     /// nothing.
     pub async fn probe_blob(&self, digest: &Digest) -> Result<BlobProbe, ClientError> {
-        let source = self.source(digest);
+        let mut source = self.source(digest);
         let mut attempts = Attempts::new(&self.upstream, &[]);
         loop {
             let turn = attempts.next().await?;
@@ -238,10 +248,19 @@ impl Repository {
     }
 
     /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
-    /// method, so an object store behind a redirect often refuses a HEAD.
-    async fn blob_size(&self, index: usize, digest: &Digest) -> Result<Option<u64>, Failure> {
-        let mut call = self.blob_call(digest);
-        (call.method, call.blob) = (Method::HEAD, false);
+    /// method, so an object store behind a redirect often refuses a HEAD. An endpoint whose GET said more than its HEAD is
+    /// asked by GET at once from then on, for a client that sends a GET.
+    async fn ask_size(&self, index: usize, digest: &Digest, absent_by_head: bool) -> Result<Option<u64>, Failure> {
+        let endpoint = &self.upstream.endpoints[index];
+        let mut source = self.source(digest);
+        // What a mirror says to a GET is as good, and its no sends the question on in any case. A client's HEAD is asked by HEAD:
+        // a cache upstream must not fetch a blob for it.
+        let by_get = !endpoint.last || !endpoint.heads.is_worth_trying(tokio::time::Instant::now());
+        if by_get && !absent_by_head {
+            return source.probe(index).await.map(|probe| probe.size);
+        }
+        let call = self.blob_call(digest);
+        let call = Call { method: Method::HEAD, blob: false, kind: Kind::BlobHead, ..call };
         match self.upstream.exchange(index, &call, &self.caller).await {
             Ok(answer) => match self.upstream.accept(answer).await {
                 Ok(response) => {
@@ -251,20 +270,20 @@ impl Repository {
                         return Ok(size);
                     }
                 }
-                Err(absent @ Failure::Unconfirmed(404 | 410)) => return Err(absent),
+                Err(absent @ Failure::Unconfirmed(404 | 410)) if absent_by_head => return Err(absent),
+                Err(failure) if !endpoint.last => return Err(failure),
+                Err(Failure::Unconfirmed(status)) => source.head_refused(status),
                 Err(_) => {}
             },
-            Err(Failure::Unconfirmed(_)) => {}
+            Err(failure) if !endpoint.last => return Err(failure),
+            Err(Failure::Unconfirmed(status)) => source.head_refused(status),
+            // A limit of HEADs is none of GETs.
+            Err(Failure::RateLimited(..)) => {}
             Err(failure) => return Err(failure),
         }
-        BlobSource::new(
-            Arc::clone(&self.upstream),
-            self.caller.clone(),
-            Call { method: Method::GET, blob: true, ..call },
-        )
-        .probe(index)
-        .await
-        .map(|probe| probe.size)
+        let probe = source.probe(index).await?;
+        endpoint.heads.refused(tokio::time::Instant::now());
+        Ok(probe.size)
     }
 
     async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {

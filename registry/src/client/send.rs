@@ -109,7 +109,7 @@ impl Upstream {
         let mut visited = vec![endpoint.within(repository, &call.path, call.query.as_deref())];
         let mut foreign = false;
         // A mirror before the registry is not waited for, nor a HEAD where a GET decides.
-        let patient = endpoint.last && call.kind != Kind::ManifestHead;
+        let patient = endpoint.last && !matches!(call.kind, Kind::ManifestHead | Kind::BlobHead);
         loop {
             let Some(url) = visited.last() else { return Err(Failure::invalid("no address")) };
             let asking = Asking { line, method: &call.method, kind: call.kind, aim: call.aim, patient };

@@ -1,7 +1,8 @@
 //! One request for a blob, or a part of it, to one endpoint.
 //!
 //! Invariant: what is returned as a part is the part that was asked for, or the blob from its start. A server need not
-//! take ranges: where it refuses one the request is sent again without, and that is remembered of the endpoint.
+//! take ranges: where it refuses one the request is sent again without, and that is remembered of the endpoint. Where it
+//! fails to answer one, the next attempt is without.
 
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ pub(super) struct BlobSource {
     pub(super) upstream: Arc<Upstream>,
     caller: Caller,
     call: Call,
+    /// The endpoint that failed to answer a request for a range: it is asked without one where that will do.
+    plain: Option<usize>,
+    /// What a HEAD was refused with. A range that is refused with that too is refused for another reason than the range.
+    head: Option<u16>,
 }
 
 /// The header of an answer that carries a part of a blob.
@@ -57,7 +62,7 @@ pub(super) enum Opening {
 impl BlobSource {
     /// `call` is the GET of the blob, without a range.
     pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call) -> BlobSource {
-        BlobSource { upstream, caller, call }
+        BlobSource { upstream, caller, call, plain: None, head: None }
     }
 
     /// Begins a request of its own: a token from before it may have expired.
@@ -65,8 +70,13 @@ impl BlobSource {
         self.call.since = std::time::Instant::now();
     }
 
+    /// Notes that a HEAD of the blob was refused with this status.
+    pub(super) fn head_refused(&mut self, status: u16) {
+        self.head = Some(status);
+    }
+
     /// What the header of the shortest possible GET tells of the blob.
-    pub(super) async fn probe(&self, index: usize) -> Result<BlobProbe, Failure> {
+    pub(super) async fn probe(&mut self, index: usize) -> Result<BlobProbe, Failure> {
         match self.open(index, 0, Some(1), None).await? {
             Opening::Body(opened) => Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges }),
             Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true }),
@@ -75,28 +85,39 @@ impl BlobSource {
 
     /// Asks one endpoint for `start..end`; once more, for everything, when it does not take the range.
     pub(super) async fn open(
-        &self,
+        &mut self,
         index: usize,
         start: u64,
         end: Option<u64>,
         if_range: Option<&HeaderValue>,
     ) -> Result<Opening, Failure> {
-        let endpoint = &self.upstream.endpoints[index];
+        let upstream = Arc::clone(&self.upstream);
+        let endpoint = &upstream.endpoints[index];
         let range = range::header(start, end).and_then(|range| HeaderValue::try_from(range).ok());
         // From its start the blob can be had without a range as well.
-        let avoided = start == 0 && range.is_some() && !endpoint.takes_ranges(Instant::now());
+        let avoided = start == 0
+            && range.is_some()
+            && (self.plain == Some(index) || !endpoint.ranges.is_worth_trying(Instant::now()));
         let mut refused = false;
         if let Some(range) = range.filter(|_| !avoided) {
-            let answer = self.ask(index, Some((range, if_range))).await?;
-            let (status, headers) = (answer.response.status(), answer.response.headers());
+            let answer = match self.ask(index, Some((range, if_range))).await {
+                Err(Failure::Unauthorized) if start == 0 && endpoint.last && self.head != Some(401) => None,
+                answer => Some(answer?),
+            };
             // A server that is known to take no ranges need not say so in so many words.
-            refused = range::is_refused(status, headers, start, answer.foreign)
-                || (status == StatusCode::INTERNAL_SERVER_ERROR && !endpoint.takes_ranges(Instant::now()));
-            if !refused {
+            refused = answer.as_ref().is_none_or(|answer| {
+                let status = answer.response.status();
+                (range::is_refused(status, answer.response.headers(), start, endpoint.last || answer.foreign)
+                    && self.head != Some(status.as_u16()))
+                    || (status == StatusCode::INTERNAL_SERVER_ERROR && !endpoint.ranges.is_worth_trying(Instant::now()))
+            });
+            if let Some(answer) = answer.filter(|_| !refused) {
+                let (status, headers) = (answer.response.status(), answer.response.headers());
                 if status == StatusCode::RANGE_NOT_SATISFIABLE {
                     let total = range::unsatisfied(headers);
                     return total.map(Opening::End).ok_or_else(|| Failure::invalid(RangeError::Beyond));
                 }
+                self.plain = (!status.is_success()).then_some(index);
                 match self.opened(index, answer, start, end).await {
                     // A 206 that is not what it should be: this server is bad at ranges.
                     Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
@@ -109,7 +130,7 @@ impl BlobSource {
         if refused {
             let (registry, host) = (self.upstream.name(), endpoint.host());
             tracing::debug!(registry, host, "the server does not take ranges");
-            endpoint.refuses_ranges(Instant::now());
+            endpoint.ranges.refused(Instant::now());
         }
         opened.ranges &= !(refused || avoided);
         Ok(Opening::Body(Box::new(opened)))

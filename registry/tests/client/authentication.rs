@@ -120,6 +120,49 @@ async fn a_refused_token_is_refreshed_once() {
     assert_eq!(token_requests(&fake).len(), 3);
 }
 
+/// A token may be good for a few requests only; its registry says so (RFC 6750). Then it is renewed for the scope that is
+/// known to be wanted, also between a HEAD and the GET that decides.
+#[tokio::test]
+async fn a_token_that_is_used_up_is_renewed() {
+    let blob_of = digest(b"x");
+    for (uses, wider) in [(1, false), (1, true), (2, false), (2, true), (3, true)] {
+        let used = std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
+        let fake = Fake::start(move |seen, number| {
+            if let Some(query) = seen.target.strip_prefix("/token?") {
+                let wide = query.contains("metadata_read");
+                return answer(200, &[], format!(r#"{{"token":"{number}-{wide}"}}"#).as_bytes());
+            }
+            let challenge = |scope: &str, error: &str| {
+                let realm = format!("http://{}/token", seen.header("host").unwrap());
+                let scope = format!("repository:team/app:pull{scope}");
+                answer(401, &[&format!(r#"WWW-Authenticate: Bearer realm="{realm}",scope="{scope}"{error}"#)], b"")
+            };
+            let Some(shown) = seen.header("authorization") else { return challenge("", "") };
+            let mut used = used.lock().unwrap();
+            let used = used.entry(shown.to_owned()).or_default();
+            *used += 1;
+            if *used > uses {
+                return challenge("", r#",error="invalid_token""#);
+            }
+            if wider && !shown.ends_with("true") {
+                return challenge(" repository:team/app:metadata_read", r#",error="insufficient_scope""#);
+            }
+            match seen.method.as_str() {
+                "HEAD" => answer(405, &[], b""),
+                _ => answer(206, &["Content-Range: bytes 0-0/1"], b"x"),
+            }
+        })
+        .await;
+        let client = client(settings(&[fake.url()]));
+        for round in 0..4 {
+            let before = fake.seen().len();
+            assert_eq!(team(&client).find_blob(&blob_of).await.unwrap(), Some(1), "{uses} {wider} {round}");
+            let cost = fake.seen().len() - before;
+            assert!(cost <= if round == 0 { 8 } else { 3 }, "{uses} {wider} {round}: {cost}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_renewed_before_it_expires() {
     let short = |_: &Seen, number| answer(200, &[], format!(r#"{{"token":"t{number}","expires_in":1}}"#).as_bytes());

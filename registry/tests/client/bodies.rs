@@ -275,16 +275,16 @@ async fn no_more_bodies_than_connections() {
 
 #[tokio::test]
 async fn who_cannot_be_served_does_not_wait_for_a_connection() {
-    let fake = Fake::start(|seen, number| match (seen.method.as_str(), number) {
-        ("HEAD", _) => answer(429, &["Retry-After: 60"], b""),
-        _ => vec![head(200, &["Content-Length: 10"]), Step::Hang],
+    let fake = Fake::start(|_, number| match number {
+        0 => vec![head(200, &["Content-Length: 10"]), Step::Hang],
+        _ => answer(429, &["Retry-After: 60"], b""),
     })
     .await;
     let mut narrow = settings(&[fake.url()]);
     narrow.connections = 1;
     let repository = team(&client(narrow));
     let _body = repository.get_blob(&digest(b"x"), 0, None, &[]).await.unwrap();
-    assert!(repository.head_blob(&digest(b"x")).await.is_err());
+    assert!(repository.probe_blob(&digest(b"x")).await.is_err());
     let digest = digest(b"x");
     let at_once = tokio::time::timeout(Duration::from_secs(5), repository.get_blob(&digest, 0, None, &[]));
     let error = at_once.await.unwrap().unwrap_err();
@@ -414,7 +414,7 @@ async fn a_body_without_a_length_that_never_ends_well_fails() {
 
 #[tokio::test]
 async fn a_server_that_takes_no_ranges_is_asked_without_one() {
-    for status in [400, 405, 416, 501, 500] {
+    for status in [400, 401, 403, 404, 405, 410, 416, 451, 501, 500, 503] {
         let bytes = content(1000);
         let body = bytes.clone();
         let fake = Fake::start(move |seen, _| match seen.header("range") {
@@ -424,14 +424,60 @@ async fn a_server_that_takes_no_ranges_is_asked_without_one() {
         .await;
         let repository = repository(&[fake.url()]);
         let mut body = repository.get_blob(&digest(&bytes), 0, Some(500), &[]).await.unwrap();
-        assert_eq!((body.total(), body.start(), body.ranges()), (Some(1000), 0, false), "{status}");
+        assert_eq!((body.total(), body.start()), (Some(1000), 0), "{status}");
         assert!(drain(&mut body).await.unwrap() == bytes[..500]);
         assert_eq!(fake.seen().len(), 2);
+        if status == 503 {
+            // It may be of the moment: only this request goes on without a range.
+            continue;
+        }
+        assert!(!body.ranges(), "{status}");
         // From then on no range is asked for without need.
         let mut body = repository.get_blob(&digest(&bytes), 0, Some(500), &[]).await.unwrap();
         assert!(drain(&mut body).await.unwrap() == bytes[..500]);
         assert_eq!(fake.seen().len(), 3, "{status}");
         assert_eq!(repository.probe_blob(&digest(&bytes)).await.unwrap().size, Some(1000));
+    }
+}
+
+/// Where a HEAD and a GET differ, a client that sends a GET gets what a GET gives: for as few requests as it would take.
+#[tokio::test]
+async fn a_head_may_say_yes_and_only_a_get_no() {
+    let bytes = content(1000);
+    let limited = "Retry-After: 3600";
+    // HEAD's status and GET's; what a client that sends HEAD learns, and one that sends GET; requests of the first two.
+    for (head_status, get_status, by_head, by_get, requests) in [
+        (200, 200, true, true, 2),
+        (404, 200, false, true, 3),
+        (401, 200, true, true, 3),
+        (403, 200, true, true, 3),
+        (405, 200, true, true, 3),
+        (429, 200, true, true, 3),
+        (500, 200, true, true, 3),
+        (404, 404, false, false, 3),
+        (403, 403, false, false, 4),
+        (404, 403, false, false, 4),
+    ] {
+        let body = bytes.clone();
+        let fake = Fake::start(move |seen, _| match (seen.method.as_str(), head_status, get_status) {
+            ("HEAD", 200, _) => vec![head(200, &["Content-Length: 1000"])],
+            ("HEAD", status, _) => vec![head(status, &[limited])],
+            (_, _, 200) => {
+                let range = seen.header("range").is_some();
+                let lines: &[&str] = if range { &["Content-Range: bytes 0-0/1000"] } else { &[] };
+                answer(if range { 206 } else { 200 }, lines, if range { &body[..1] } else { &body })
+            }
+            (_, _, status) => answer(status, &[], b"no"),
+        })
+        .await;
+        let case = format!("{head_status} {get_status}");
+        let repository = repository(&[fake.url()]);
+        assert_eq!(repository.head_blob(&digest(&bytes)).await.is_ok(), by_head, "{case}");
+        assert_eq!(repository.find_blob(&digest(&bytes)).await.is_ok(), by_get, "{case}");
+        assert_eq!(fake.seen().len(), requests, "{case}: {:?}", fake.seen());
+        // A limit of HEADs stops no GET.
+        let body = repository.get_blob(&digest(&bytes), 0, None, &[]).await;
+        assert_eq!(body.is_ok(), get_status == 200, "{case}");
     }
 }
 
