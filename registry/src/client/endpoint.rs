@@ -4,15 +4,22 @@
 //! Unless it has a transport of its own there are three HTTP clients, because three things must not be shared: a blob has a connection of its own
 //! (HTTP/1.1), so that one slow body never stalls another; a redirect's target never sees the client certificate.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use reqwest::dns::Resolve;
 use reqwest::{Certificate, ClientBuilder, Identity, redirect};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::{Error as PemError, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_platform_verifier::Verifier;
 use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::breaker::Breaker;
+use super::exact::{Exact, Means};
 use super::failure::host_of;
 use super::login::Login;
 use super::reach::{JudgingResolver, OwnResolver, Reach, is_localhost};
@@ -41,6 +48,10 @@ pub(super) struct Endpoint {
     pub(super) body: reqwest::Client,
     /// For hosts that are not the endpoint's.
     pub(super) foreign: reqwest::Client,
+    /// For URLs of the endpoint's that must be written exactly as a redirect wrote them.
+    pub(super) exact: Exact,
+    /// For such URLs of other hosts.
+    pub(super) exact_foreign: Exact,
     /// How it is reached, when it is not by these clients.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// Whether to ask it at all; of no meaning with a transport.
@@ -105,12 +116,28 @@ impl Endpoint {
                 result => result,
             }
         };
+        let pem = endpoint.ca.as_deref().map(read).transpose()?.unwrap_or_default();
+        let pair = |(cert, key): &(PathBuf, PathBuf)| Ok::<_, BuildError>((read(cert)?, read(key)?));
+        let pair = endpoint.client_certificate.as_ref().map(pair).transpose()?;
+        let exact = |resolver: Arc<dyn Resolve>, pair: Option<(Vec<u8>, Vec<u8>)>| {
+            let (pem, plain) = (pem.clone(), endpoint.url.scheme() == "http");
+            let means = Means {
+                resolver,
+                proxies: !is_loopback(&endpoint.url),
+                connect_timeout: settings.connect_timeout,
+                keepalive: PING_EVERY,
+                idle: POOL_IDLE,
+            };
+            Exact::new(means, move || tls(&pem, pair.as_ref(), plain))
+        };
         let multiplexed =
             |builder: ClientBuilder| builder.http2_keep_alive_interval(PING_EVERY).http2_keep_alive_timeout(PING_EVERY);
         Ok(Endpoint {
             api: client(multiplexed, identity.as_ref(), false)?,
             body: client(ClientBuilder::http1_only, identity.as_ref(), false)?,
             foreign: client(ClientBuilder::http1_only, None, true)?,
+            exact: exact(Arc::new(OwnResolver(Arc::clone(&reach))), pair),
+            exact_foreign: exact(Arc::new(JudgingResolver(Arc::clone(&reach))), None),
             transport: endpoint.transport.map(|shared| shared.0),
             breaker: Breaker::default(),
             schemes: Schemes::new(),
@@ -217,4 +244,31 @@ fn identity(cert: &Path, key: &Path) -> Result<Identity, BuildError> {
     pem.push(b'\n');
     pem.extend(read(key)?);
     Identity::from_pem(&pem).map_err(|error| unusable(cert, super::failure::reason(error)))
+}
+
+/// TLS as the endpoint's HTTP clients have it: the machine's roots and these; `pair`: the client certificate with its key;
+/// `plain`: a machine without any root will do.
+fn tls(roots: &[u8], pair: Option<&(Vec<u8>, Vec<u8>)>, plain: bool) -> Result<ClientConfig, rustls::Error> {
+    let unreadable = |error: PemError| rustls::Error::General(error.to_string());
+    let roots = CertificateDer::pem_slice_iter(roots).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    let provider = CryptoProvider::get_default().map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = match Verifier::new_with_extra_roots(roots.iter().cloned(), provider) {
+        Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
+        Err(_) if plain => {
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(roots);
+            builder.with_root_certificates(store)
+        }
+        Err(error) => return Err(error),
+    };
+    let mut config = match pair {
+        Some((cert, key)) => {
+            let chain = CertificateDer::pem_slice_iter(cert).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key).map_err(unreadable)?)?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }

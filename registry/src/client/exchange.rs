@@ -292,8 +292,14 @@ impl Upstream {
         }
         let Ok(header) = basic(account) else { return Failure::Unauthorized };
         let headers = HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, header)]);
-        let asking =
-            Asking { line: Line::Api, method: &Method::GET, kind: Kind::Other, aim: Aim::Other, patient: false };
+        let asking = Asking {
+            line: Line::Api,
+            method: &Method::GET,
+            target: None,
+            kind: Kind::Other,
+            aim: Aim::Other,
+            patient: false,
+        };
         let now = tokio::time::Instant::now();
         match self.request(endpoint, &asking, &endpoint.base(), &headers).await {
             Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {

@@ -109,14 +109,19 @@ impl Failure {
 
     /// From an HTTP client that got no answer's header.
     pub(super) fn unanswered(error: reqwest::Error) -> Failure {
-        if let Some(refused) = unreachable(&error) {
-            Failure::invalid(refused)
-        } else if error.is_connect() || error.is_timeout() {
-            Failure::dead(reason(error))
-        } else if error.is_builder() {
-            Failure::invalid(reason(error))
-        } else {
-            Failure::broken(reason(error))
+        let error = error.without_url();
+        if error.is_builder() {
+            return Failure::invalid(causes(&error));
+        }
+        Failure::unsent(&error, error.is_connect() || error.is_timeout())
+    }
+
+    /// From an error, without a URL, in place of an answer's header. `dead`: there was no connection.
+    pub(super) fn unsent(error: &(dyn Error + 'static), dead: bool) -> Failure {
+        match unreachable(error) {
+            Some(refused) => Failure::invalid(refused),
+            None if dead => Failure::dead(causes(error)),
+            None => Failure::broken(causes(error)),
         }
     }
 
@@ -200,7 +205,11 @@ pub(super) fn host_of(url: &Url) -> String {
 
 /// The error and its causes, without the URL.
 pub(super) fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
+    causes(&error.without_url())
+}
+
+/// The error and its causes.
+fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -212,7 +221,7 @@ pub(super) fn reason(error: reqwest::Error) -> String {
 }
 
 /// The rule that kept a connection from being made, if one did.
-fn unreachable(error: &reqwest::Error) -> Option<&Unreachable> {
+fn unreachable<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Unreachable> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(refused) = cause.downcast_ref::<Unreachable>() {

@@ -16,7 +16,7 @@ use super::exchange::basic;
 use super::failure::{Failure, host_of};
 use super::pauses::Kind;
 use super::reach::Aim;
-use super::send::redirect;
+use super::target::{Target, redirect};
 use super::token::{ANSWER_LIMIT, Token, TokenKey};
 use super::upstream::{Asking, Line, Upstream};
 
@@ -92,17 +92,17 @@ impl Upstream {
         if let Some(account) = &key.account {
             headers.insert(AUTHORIZATION, basic(account)?);
         }
-        let mut visited = vec![url];
+        let mut visited = vec![Target::from(url)];
         loop {
-            let Some(url) = visited.last() else { return Err(Failure::invalid("no token service")) };
+            let Some(Target { url, exact }) = visited.last() else { return Err(Failure::invalid("no token service")) };
             let line = self.line_to(endpoint, url);
-            let asking =
-                Asking { line, method: &Method::GET, kind: Kind::Token, aim: Aim::Other, patient: endpoint.last };
+            let (method, target, patient) = (&Method::GET, exact.as_ref(), endpoint.last);
+            let asking = Asking { line, method, target, kind: Kind::Token, aim: Aim::Other, patient };
             let response = self.request(endpoint, &asking, url, &headers).await?;
             let at = |failure: Failure| failure.at(&host_of(url), Some(response.status().as_u16()));
             let Some(target) = redirect(&response, url, &key.realm.url).map_err(at)? else { return Ok(response) };
-            if target.origin() != key.realm.url.origin() {
-                let why = format!("the token service redirects to another origin, {}", host_of(&target));
+            if target.url.origin() != key.realm.url.origin() {
+                let why = format!("the token service redirects to another origin, {}", host_of(&target.url));
                 return Err(at(Failure::invalid(why)));
             }
             if visited.contains(&target) || visited.len() > REDIRECTS {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use http::uri::PathAndQuery;
 use reqwest::header::{HeaderMap, HeaderValue, USER_AGENT};
 use reqwest::{Body, Method, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::endpoint::{self, Endpoint};
+use super::exact;
 use super::failure::{Failure, host_of};
 use super::pages::Pages;
 use super::pauses::{self, Kind, PATIENCE, PauseKey, Pauses};
@@ -42,6 +44,8 @@ pub(super) struct Asking<'a> {
     pub(super) line: Line,
     /// GET or HEAD.
     pub(super) method: &'a Method,
+    /// Path and query as they are sent, where they are not those of the URL.
+    pub(super) target: Option<&'a PathAndQuery>,
     /// Whose pauses it takes part in.
     pub(super) kind: Kind,
     /// Whether a digest proves what comes back.
@@ -190,7 +194,7 @@ impl Upstream {
                 let probe = async {
                     let own = url.origin() == endpoint.url.origin() && endpoint.transport.is_none();
                     if own && asking.kind != Kind::Other {
-                        let asking = Asking { line: Line::Api, method: &Method::GET, ..*asking };
+                        let asking = Asking { line: Line::Api, method: &Method::GET, target: None, ..*asking };
                         if bare(endpoint, &asking, &endpoint.base(), &HeaderMap::new()).await.is_ok() {
                             endpoint.breaker.succeeded(Instant::now());
                         }
@@ -273,7 +277,11 @@ impl Upstream {
 /// Sends a request by the way that leads to its URL.
 async fn bare(endpoint: &Endpoint, asking: &Asking<'_>, url: &Url, headers: &HeaderMap) -> Result<Response, Failure> {
     if let Some(transport) = endpoint.carrier(url) {
-        return carried(transport, asking.method, url, headers).await;
+        return carried(transport, asking, url, headers).await;
+    }
+    if let Some(target) = asking.target {
+        let exact = if asking.line == Line::Foreign { &endpoint.exact_foreign } else { &endpoint.exact };
+        return exact.send(asking.method, url, target, headers).await;
     }
     let client = match asking.line {
         Line::Api => &endpoint.api,
@@ -293,13 +301,16 @@ fn hash(text: &str) -> u64 {
 /// One request by a transport, up to the header of its answer.
 async fn carried(
     transport: &Arc<dyn Transport>,
-    method: &Method,
+    asking: &Asking<'_>,
     url: &Url,
     headers: &HeaderMap,
 ) -> Result<Response, Failure> {
     let mut request = http::Request::new(());
-    *request.uri_mut() = url.as_str().parse().map_err(Failure::invalid)?;
-    *request.method_mut() = method.clone();
+    *request.uri_mut() = match asking.target {
+        Some(target) => exact::uri(url, target)?,
+        None => url.as_str().parse().map_err(Failure::invalid)?,
+    };
+    *request.method_mut() = asking.method.clone();
     *request.headers_mut() = headers.clone();
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(endpoint::USER_AGENT));
     let response = transport.send(request).await?;

@@ -17,6 +17,7 @@ mod real;
 mod redirects;
 mod registry;
 mod secrets;
+mod signed;
 mod transports;
 
 use std::sync::atomic::{AtomicU64, Ordering};

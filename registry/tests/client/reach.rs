@@ -11,12 +11,13 @@ async fn leading_to(target: String) -> Fake {
     Fake::start(move |_, _| answer(307, &[&format!("Location: {target}")], b"")).await
 }
 
-/// Every spelling of the port on this machine.
+/// Every spelling of the port on this machine, and of a query: one as any client sends it, and one that is sent as written.
 fn spellings(port: u16) -> Vec<String> {
-    ["127.0.0.1", "2130706433", "127.1", "0x7f.1", "[::ffff:127.0.0.1]", "0.0.0.0", "localhost", "a.localhost"]
-        .iter()
-        .map(|host| format!("http://{host}:{port}/metrics?secret=1"))
-        .collect()
+    let hosts =
+        ["127.0.0.1", "2130706433", "127.1", "0x7f.1", "[::ffff:127.0.0.1]", "0.0.0.0", "localhost", "a.localhost"];
+    let queries = ["secret=1", "secret='1'"];
+    let all = hosts.iter().flat_map(|host| queries.iter().map(move |query| (host, query)));
+    all.map(|(host, query)| format!("http://{host}:{port}/metrics?{query}")).collect()
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pierhead_registry::client::ClientError;
+use pierhead_registry::oci::Reference;
 
 use crate::fake::{Fake, Step, answer, blob, head};
 use crate::{client, configured, content, digest, drain, login, repository, settings, silent_about, team};
@@ -71,9 +72,55 @@ async fn on_the_same_host_it_goes_along() {
     assert_eq!(fake.seen().len(), 3);
 }
 
+/// A signed URL may be signed as text: what `Location` says is what its server is asked for, byte for byte.
+#[tokio::test]
+async fn a_target_is_asked_for_as_it_is_written() {
+    let bytes = content(1000);
+    for query in ["?q='a'&r=(b)", "?f*=UTF-8''x&sig=a%2Fb%3D", "?x=%27y%27+z", "?u=http://x/'#fragment", ""] {
+        for elsewhere in [true, false] {
+            let path = "/a%2e%2e/b";
+            let body = bytes.clone();
+            let store = Fake::start(move |seen, _| blob(seen, &body, usize::MAX)).await;
+            let base = if elsewhere { store.on("localhost").to_string() } else { String::new() };
+            let location = format!("Location: {}{path}{query}", base.trim_end_matches('/'));
+            let body = bytes.clone();
+            let fake =
+                Fake::start(move |seen, _| match (seen.header("authorization"), seen.target.starts_with("/v2/")) {
+                    (None, _) => answer(401, &["WWW-Authenticate: Basic realm=\"x\""], b""),
+                    (_, true) => answer(307, &[&location], b""),
+                    (_, false) => blob(seen, &body, usize::MAX),
+                })
+                .await;
+            let mut own = settings(&[fake.url()]);
+            own.endpoints[0].account = Some(configured(login("alice", "s3cret")));
+            let repository = team(&client(own));
+            let mut body = repository.get_blob(&digest(&bytes), 10, None, &[]).await.unwrap();
+            assert!(drain(&mut body).await.unwrap() == bytes[10..]);
+            assert_eq!(repository.head_blob(&digest(&bytes)).await.unwrap(), Some(1000));
+            let manifest = Reference::Digest(digest(&bytes));
+            assert!(repository.get_manifest(&manifest, &[]).await.unwrap().bytes == bytes);
+            let seen = if elsewhere { store.seen() } else { fake.seen() };
+            let asked: Vec<_> = seen.iter().filter(|seen| !seen.target.starts_with("/v2/")).collect();
+            assert_eq!(asked.len(), 3, "{query}");
+            let written = format!("{path}{}", query.split('#').next().unwrap());
+            for seen in asked {
+                assert_eq!(seen.target, written);
+                assert_eq!(seen.header("authorization").is_some(), !elsewhere, "{query}");
+                assert!(seen.header("user-agent").unwrap().starts_with("pierhead/"));
+                assert_eq!(seen.header("accept-encoding"), Some("identity"));
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn loops_and_long_ways_end() {
     let circle = Fake::start(|_, _| answer(307, &["Location: /v2/team/app/manifests/latest?secret=1"], b"")).await;
+    let error = repository(&[circle.url()]).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Invalid { reason, .. } if reason.contains("loop")), "{error}");
+    silent_about(&error, &["secret"]);
+    assert_eq!(circle.seen().len(), 2);
+    let circle = Fake::start(|_, _| answer(307, &["Location: /here?secret='1'"], b"")).await;
     let error = repository(&[circle.url()]).get_manifest(&"latest".parse().unwrap(), &[]).await.unwrap_err();
     assert!(matches!(&error, ClientError::Invalid { reason, .. } if reason.contains("loop")), "{error}");
     silent_about(&error, &["secret"]);
@@ -131,5 +178,20 @@ async fn a_target_that_is_not_there() {
     assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
     silent_about(&error, &["secret"]);
     assert_eq!(fake.seen().len(), 1, "the same target again would be no better");
+    assert!(client.available(), "the registry itself is fine");
+}
+
+#[tokio::test]
+async fn a_target_of_an_unusual_spelling_that_is_not_there() {
+    let store = Fake::start(|_, _| vec![Step::Hang]).await;
+    let gone = store.on("localhost");
+    drop(store);
+    let location = format!("Location: {gone}?secret='1'");
+    let fake = Fake::start(move |_, _| answer(307, &[&location], b"")).await;
+    let client = client(settings(&[fake.url()]));
+    let error = team(&client).get_blob(&digest(b"x"), 0, None, &[]).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Unavailable { reason, .. } if reason.contains("refused")), "{error}");
+    silent_about(&error, &["secret"]);
+    assert_eq!(fake.seen().len(), 1);
     assert!(client.available(), "the registry itself is fine");
 }
