@@ -31,16 +31,23 @@ use super::store::{Store, blocking};
 
 /// How much of a cold file the kernel is told to read ahead.
 const READ_AHEAD: u64 = 4 << 20;
-/// How much of a range that nobody fetches is asked for at a time, as its reader goes on.
-const STRETCH: u64 = 8 << 20;
 
 /// Whether a caller wants a whole blob or a part of it: only the former starts a fill of all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
     /// All of it, or most.
     Whole,
-    /// A range; fetched as such when it is out of reach.
-    Part,
+    /// A range; fetched as such when it is out of reach. `None`: one that only the length of the blob tells, or several.
+    Part(Option<Stretch>),
+}
+
+/// A range of a blob whose length need not be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    /// First byte.
+    pub(crate) start: u64,
+    /// One past the last byte; `None`: to the end of the blob.
+    pub(crate) end: Option<u64>,
 }
 
 /// Where the bytes of an opened blob come from.
@@ -116,6 +123,14 @@ impl Blob {
     pub(crate) async fn settle(&self, patience: Duration) {
         if let (None, BlobBytes::Filling(lease)) = (self.size(), &self.bytes) {
             lease.settled(patience).await;
+        }
+    }
+
+    /// Waits until the hash of the blob, if it is being fetched whole, has proven its length; at most for `patience`.
+    pub(crate) async fn prove(&self, patience: Duration) -> Result<(), BlobError> {
+        match &self.bytes {
+            BlobBytes::Filling(lease) => lease.proven(patience).await,
+            BlobBytes::Committed(_) | BlobBytes::Uncached => Ok(()),
         }
     }
 
@@ -286,7 +301,7 @@ impl FillReader {
                     let origin = context.origin.clone().ok_or(BlobError::Offline { digest: context.digest })?;
                     if self.demand.is_none() {
                         let (store, fills) = (Arc::clone(&context.store), Arc::clone(&context.fills));
-                        let stretch = position..range.end.min(position + STRETCH);
+                        let stretch = position..range.end.min(position + download::PART);
                         let fetch = download::range(self.lease.clone(), store, fills, origin, stretch);
                         self.demand = Some(tokio::spawn(fetch));
                     }

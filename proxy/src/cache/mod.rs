@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use pierhead_registry::client::{ClientError, Repository};
+use pierhead_registry::client::Repository;
 use pierhead_registry::oci::Digest;
 use pierhead_service::shares::Party;
 
@@ -45,7 +45,7 @@ use self::ledger::{Entry, Kind, Ledger};
 use self::store::{Limits, Store, blocking};
 use self::tree::Tree;
 
-pub(crate) use self::blob::{Blob, BlobState, Want};
+pub(crate) use self::blob::{Blob, BlobState, Stretch, Want};
 pub(crate) use self::contents::{Facts, Holding, Image, PinnedBy, Selection};
 pub(crate) use self::error::{BlobError, OpenError};
 pub(crate) use self::fill::ENDLESS;
@@ -225,7 +225,7 @@ impl Cache {
                         ask(digest, source).await?;
                     }
                     match (want, &origin) {
-                        (Want::Part, _) => lease.forgive(),
+                        (Want::Part(_), _) => lease.forgive(),
                         (Want::Whole, Some(origin)) => self.fills.answered(&self.store, &lease, origin).await?,
                         (Want::Whole, None) if !lease.will_be_whole() => {
                             return Err(BlobError::Offline { digest: *digest });
@@ -272,13 +272,10 @@ impl Cache {
     }
 }
 
-/// Asks upstream whether the repository holds the blob. A HEAD's no proves nothing, so a GET decides.
+/// Asks upstream whether the repository holds the blob.
 async fn ask(digest: &Digest, source: Option<&Repository>) -> Result<(), BlobError> {
     let source = source.ok_or(BlobError::Offline { digest: *digest })?;
-    match source.head_blob(digest).await {
-        Err(ClientError::Unconfirmed { .. }) => source.probe_blob(digest).await?.size,
-        asked => asked?,
-    };
+    source.find_blob(digest).await?;
     Ok(())
 }
 

@@ -18,9 +18,9 @@ use super::plan::Authorisation;
 use super::refusal::{Refusal, Thing};
 use super::scope::{Key, Scope, Wanted};
 use super::served::{Content, Refused, Served};
-use crate::cache::{Blob, BlobError, BlobState, Want};
+use crate::cache::{Blob, BlobError, BlobState, Stretch, Want};
 use pierhead_service::conditional::{self, Verdict};
-use pierhead_service::range;
+use pierhead_service::range::{self, Selection, Spec};
 
 /// How long the answer to a range waits for the length of a blob that upstream does not tell. Without it the answer is the
 /// whole blob.
@@ -80,11 +80,12 @@ impl Edge {
             // Opened by each for itself: who wants the whole must not be given what was opened for a part.
             Right::ByFetching | Right::Known | Right::Asked | Right::Stale => self.open(scope, digest, want).await,
         };
-        match opened {
+        let settled = match opened {
+            Ok(blob) => settle(&blob, headers).await.map(|()| blob),
+            Err(error) => Err(error),
+        };
+        match settled {
             Ok(blob) => {
-                if headers.contains_key(RANGE) {
-                    blob.settle(SETTLE).await;
-                }
                 let outcome = right.outcome(blob.state());
                 Ok(Served::new(Content::Blob(*digest, blob), outcome))
             }
@@ -170,14 +171,8 @@ impl Edge {
             let (edge, scope, digest, key) = (Arc::clone(self), scope.clone(), *digest, key.clone());
             move || async move {
                 let source = scope.source();
-                let question = async {
-                    match source.head_blob(&digest).await {
-                        Err(ClientError::Unconfirmed { .. }) if !head => {
-                            source.get_blob(&digest, 0, Some(1), &[]).await.map(|body| body.total())
-                        }
-                        answer => answer,
-                    }
-                };
+                let question =
+                    async { if head { source.head_blob(&digest).await } else { source.find_blob(&digest).await } };
                 let result = scope.ask(&edge.cache, Thing::Blob, question).await;
                 edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 if result.is_ok() {
@@ -224,13 +219,28 @@ fn is_unchanged(headers: &HeaderMap, digest: &Digest) -> bool {
         && conditional::evaluate(headers, &format!("\"{digest}\"")) == Verdict::NotModified
 }
 
+/// Waits for what the answer to a range must know: the length of the blob; and where the range lies beyond that, whether it
+/// is the length. A page in place of the blob has one too, and a label refuses nothing.
+async fn settle(blob: &Blob, headers: &HeaderMap) -> Result<(), BlobError> {
+    let Some(specs) = headers.get(RANGE).and_then(|header| range::parse(header.as_bytes())) else { return Ok(()) };
+    blob.settle(SETTLE).await;
+    match blob.size() {
+        Some(size) if range::select(&specs, size) == Selection::Unsatisfiable => blob.prove(SETTLE).await,
+        _ => Ok(()),
+    }
+}
+
 /// Whether a request starts a fill of the whole blob. One that asks for a part, however it is cut, does not.
 fn want(headers: &HeaderMap, digest: &Digest, size: Option<u64>) -> Want {
     let Some(specs) = headers.get(RANGE).and_then(|header| range::parse(header.as_bytes())) else { return Want::Whole };
     if range::is_whole(&specs, size) || !conditional::range_applies(headers, &format!("\"{digest}\"")) {
         Want::Whole
     } else {
-        Want::Part
+        Want::Part(match specs[..] {
+            [Spec::Closed(start, last)] => Some(Stretch { start, end: last.checked_add(1) }),
+            [Spec::From(start)] => Some(Stretch { start, end: None }),
+            _ => None,
+        })
     }
 }
 
@@ -247,23 +257,25 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
     use pierhead_registry::oci::{Algorithm, Digest};
 
-    use super::{Want, want};
+    use super::{Stretch, Want, want};
 
     #[test]
     fn parts_do_not_start_fills() {
         let digest = Digest::of(Algorithm::Sha256, b"x");
         let same = format!("\"{digest}\"");
+        let part = |start, end| Want::Part(Some(Stretch { start, end }));
         for (range, if_range, size, expected) in [
             (None, None, None, Want::Whole),
             (Some("bytes=0-"), None, None, Want::Whole),
             (Some("bytes=0-9"), None, Some(10), Want::Whole),
-            (Some("bytes=0-9"), None, Some(11), Want::Part),
-            (Some("bytes=5-"), None, None, Want::Part),
-            (Some("bytes=-5"), None, None, Want::Part),
-            (Some("bytes=0-1,5-6"), None, None, Want::Part),
+            (Some("bytes=0-9"), None, Some(11), part(0, Some(10))),
+            (Some("bytes=5-"), None, None, part(5, None)),
+            (Some("bytes=5-9"), None, None, part(5, Some(10))),
+            (Some("bytes=-5"), None, None, Want::Part(None)),
+            (Some("bytes=0-1,5-6"), None, None, Want::Part(None)),
             (Some("lines=0-1"), None, None, Want::Whole),
             (Some("bytes=5-"), Some("\"other\""), None, Want::Whole),
-            (Some("bytes=5-"), Some(same.as_str()), None, Want::Part),
+            (Some("bytes=5-"), Some(same.as_str()), None, part(5, None)),
         ] {
             let mut headers = HeaderMap::new();
             if let Some(range) = range {

@@ -1,9 +1,11 @@
 //! Parts of blobs: of those that are here, on their way, or not here at all.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pierhead_tests::eventually;
+use pierhead_tests::http::{Answer, Server};
 use pierhead_tests::image::Blob;
 use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
 use pierhead_tests::pierhead::{Pierhead, Setup};
@@ -203,6 +205,40 @@ async fn parts_are_right_when_upstream_knows_no_ranges() {
         assert_part(&reply, &blob, first, last);
     }
     edge.client().blob("team/app", &blob.digest).await.unwrap();
+}
+
+/// As many requests as a client would send without an edge: one for each part, and one for all that is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_costs_one_request_and_so_does_the_rest() {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(1, 200_000);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    let edge = Setup::new().registry_with("up.test", upstream.url(), json!({ "default": true })).start().await;
+    let client = edge.client();
+    for (number, (first, last)) in [(1000, 1099), (199_000, 199_999), (50_000, 99_999)].into_iter().enumerate() {
+        let reply = client.range("team/app", &blob.digest, &format!("bytes={first}-{last}")).await;
+        assert_part(&reply, &blob, first, last);
+        assert_eq!(upstream.count("GET", "/blobs/"), number + 1);
+    }
+    client.blob("team/app", &blob.digest).await.unwrap();
+    assert_eq!(upstream.count("GET", "/blobs/"), 4);
+    assert_eq!(upstream.count("HEAD", "/blobs/"), 0);
+    edge.committed(&blob.digest).await;
+}
+
+/// A page in place of a blob has a length, which says nothing about the blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_does_not_make_a_range_unsatisfiable() {
+    let server = Server::start(Ipv4Addr::LOCALHOST, |_| {
+        Answer::new(200, &[("Content-Type", "text/html")], "<html>Please log in</html>")
+    })
+    .await;
+    let keys = json!({ "default": true, "retries": 0 });
+    let edge = Setup::new().registry_with("up.test", server.url(), keys).start().await;
+    let blob = Blob::random(1, 5000);
+    for range in ["bytes=1000-1099", "bytes=1000-"] {
+        assert_eq!(edge.client().range("team/app", &blob.digest, range).await.status, 502, "{range}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::connections::Parties;
 use super::lease::Lease;
 use super::registry::{Fills, Origin};
-use super::{Fill, Piece};
+use super::{Claimed, Fill, Piece};
 use crate::cache::store::Store;
 use crate::cache::{BlobError, Want};
 
@@ -29,8 +29,11 @@ use crate::cache::{BlobError, Want};
 const STRETCH: u64 = 16 << 20;
 /// Most connections for one blob: others want some too.
 const CONNECTIONS: usize = 4;
-/// A body is cut off when at least this much of what follows is already here.
-const CUT: u64 = 256 << 10;
+/// How much of a range that nobody fetches is asked for at a time, as its reader goes on.
+pub(in crate::cache) const PART: u64 = 8 << 20;
+/// A body is cut off when at least this much of what follows is already here; and less than this is asked for once more,
+/// rather than in two requests around it.
+pub(super) const CUT: u64 = 256 << 10;
 /// How long upstream may ask a fill to wait that has made progress; one that is asked to wait longer fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a fill waits whose last connection was refused for no given time.
@@ -50,6 +53,21 @@ impl Body {
         self.body.total()
     }
 
+    /// Offset of the first byte.
+    pub(super) fn start(&self) -> u64 {
+        self.body.start()
+    }
+
+    /// Offset of its end, once it is known.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.body.end()
+    }
+
+    /// Goes on to the end of the blob where upstream sends all of it. True where it does.
+    pub(super) fn widen(&mut self) -> bool {
+        self.body.widen()
+    }
+
     /// The next piece; `None` at the end, or where another client wants the connection.
     async fn chunk(&mut self) -> Result<Option<Bytes>, BlobError> {
         let Some(wanted) = &self.wanted else { return Ok(self.body.chunk().await?) };
@@ -62,7 +80,7 @@ impl Body {
 }
 
 /// Opens a body in its turn. While upstream has not answered yet, the connection may be given to another client, and is waited for again.
-async fn open(
+pub(super) async fn open(
     origin: &Origin,
     parties: &Parties,
     digest: &Digest,
@@ -217,6 +235,14 @@ async fn fetch(
     Ok(())
 }
 
+/// Fetches what the first body of a new fill holds, which was opened for a reader of a part.
+pub(super) async fn opened(lease: Lease, body: Body, claimed: Claimed) {
+    let fill = lease.fill();
+    if let Err(error) = copy(fill, body, &claimed.range).await {
+        tracing::debug!(digest = %fill.digest, %error, "the part is asked for again");
+    }
+}
+
 /// Fetches a range that a reader waits for, as far as it is missing.
 pub(in crate::cache) async fn range(
     lease: Lease,
@@ -231,7 +257,7 @@ pub(in crate::cache) async fn range(
         fills.ensure_whole(&store, &lease, &origin, None);
         return Ok(());
     }
-    for gap in fill.gaps(range) {
+    for gap in fill.missing(range) {
         let claimed = fill.claim(gap);
         let body = get(fill, &origin, &claimed.range, &avoid).await?;
         if body.body.start() < claimed.range.start {

@@ -110,7 +110,7 @@ impl State {
 
     /// The first stretch that is neither here nor being fetched.
     fn next_free(&self) -> Option<Range<u64>> {
-        self.segments.gaps(0..self.bound()).into_iter().find_map(|gap| first_free(gap, &self.in_flight))
+        bridged(self.segments.gaps(0..self.bound())).into_iter().find_map(|gap| first_free(gap, &self.in_flight))
     }
 }
 
@@ -298,6 +298,11 @@ impl Fill {
         self.state.lock().segments.gaps(range)
     }
 
+    /// What to ask for, to have a range.
+    fn missing(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        bridged(self.gaps(range))
+    }
+
     /// Where what is here from `position` on ends.
     fn contiguous(&self, position: u64) -> u64 {
         let state = self.state.lock();
@@ -341,6 +346,12 @@ impl Fill {
         self.total()
     }
 
+    /// Waits until a download of the whole blob has proven its length, or failed; at most for `patience`.
+    pub(super) async fn proven(&self, patience: Duration) -> Result<(), BlobError> {
+        let _ = timeout(patience, self.wait(|state| !state.whole || state.is_over())).await;
+        self.failure().map_or(Ok(()), Err)
+    }
+
     /// Waits until what an earlier process left was checked.
     async fn checked(&self) {
         self.wait(|state| !state.checking).await;
@@ -354,6 +365,18 @@ impl Fill {
             }
         }
     }
+}
+
+/// Gaps as they are asked for: across what is here between two of them, where that is less than a further request is worth.
+fn bridged(gaps: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut wider: Vec<Range<u64>> = Vec::new();
+    for gap in gaps {
+        match wider.last_mut() {
+            Some(last) if gap.start - last.end < download::CUT => last.end = gap.end,
+            _ => wider.push(gap),
+        }
+    }
+    wider
 }
 
 /// The first part of a gap that nobody fetches.
@@ -385,7 +408,23 @@ impl Drop for Claimed {
 
 #[cfg(test)]
 mod tests {
-    use super::first_free;
+    use super::download::CUT;
+    use super::{bridged, first_free};
+
+    #[test]
+    fn what_is_here_is_bridged_where_it_is_small() {
+        let ranges = |pairs: &[(u64, u64)]| pairs.iter().map(|(start, end)| *start..*end).collect::<Vec<_>>();
+        for (gaps, expected) in [
+            (&[][..], &[][..]),
+            (&[(5, 10)], &[(5, 10)]),
+            (&[(0, 900), (1000, 3000)], &[(0, 3000)]),
+            (&[(0, 1), (2, 3), (4, 5)], &[(0, 5)]),
+            (&[(0, 10), (10 + CUT, CUT + 20)], &[(0, 10), (10 + CUT, CUT + 20)]),
+            (&[(0, 10), (9 + CUT, CUT + 20), (2 * CUT + 20, 3 * CUT)], &[(0, CUT + 20), (2 * CUT + 20, 3 * CUT)]),
+        ] {
+            assert_eq!(bridged(ranges(gaps)), ranges(expected), "{gaps:?}");
+        }
+    }
 
     #[test]
     fn the_next_stretch_nobody_fetches() {

@@ -23,7 +23,7 @@ use super::{Fill, State, download, writer};
 use crate::cache::ledger::{self, Entry, Kind};
 use crate::cache::store::{NotStored, Store, blocking};
 use crate::cache::tree::PartialMap;
-use crate::cache::{BlobError, Want};
+use crate::cache::{BlobError, Stretch, Want};
 
 /// How long an address that sent wrong bytes for a digest is asked last for it.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
@@ -54,6 +54,14 @@ enum Opened {
 }
 
 type Opening = watch::Receiver<Option<Result<Opened, BlobError>>>;
+
+/// What upstream answers to the first request of a fill, for a part of its blob.
+enum FirstPart {
+    /// The length of the blob, of which parts can be had; and the part, where it came with that.
+    Length(u64, Option<Body>),
+    /// Parts cannot be had, or not be told from the whole; the whole, where it came instead.
+    Whole(Option<Body>),
+}
 
 enum Slot {
     Opening(Opening),
@@ -198,20 +206,21 @@ impl Fills {
         }
         let job = Arc::clone(store);
         let map = blocking(move || job.tree.partial_map(&digest)).await.ok().flatten();
-        let mut body = None;
+        let (mut body, mut part, mut unranged) = (None, None, false);
         let mut size = map.as_ref().and_then(|map| map.total);
         if map.is_none() {
             let origin = origin.as_ref().ok_or(BlobError::Offline { digest })?;
-            if want == Want::Part {
-                let probe = origin.source.repository.probe_blob(&digest).await?;
-                size = probe.size;
-                // Where the server sends no parts, or they cannot be told from the whole, a part is waited for: asking for it
-                // would cost a download of the whole beside the fill's.
-                if size.is_none() || !probe.ranges {
-                    want = Want::Whole;
+            if let Want::Part(asked) = want {
+                match self.first_part(origin, &parties, &digest, asked).await? {
+                    FirstPart::Length(total, opened) => (size, part) = (Some(total), opened),
+                    // A part is waited for: asking for it would cost a download of the whole beside the fill's.
+                    FirstPart::Whole(opened) => {
+                        size = opened.as_ref().and_then(Body::total);
+                        (want, body, unranged) = (Want::Whole, opened, true);
+                    }
                 }
             }
-            if want == Want::Whole {
+            if want == Want::Whole && body.is_none() {
                 // Anybody can write anything into a manifest, so on its word alone nothing is passed by.
                 if let Some(hint) = origin.hint
                     && self.admits(store, &registry, digest, hint).await.is_err()
@@ -258,7 +267,12 @@ impl Fills {
             file,
             // Of a blob without a length, no part can be asked for by itself.
             parties,
-            state: Mutex::new(State { total: size, checking: true, unranged: size.is_none(), ..State::default() }),
+            state: Mutex::new(State {
+                total: size,
+                checking: true,
+                unranged: unranged || size.is_none(),
+                ..State::default()
+            }),
             changed: watch::channel(()).0,
             pieces,
             users: AtomicUsize::new(0),
@@ -269,13 +283,49 @@ impl Fills {
         tokio::spawn(writer::run(Arc::clone(&fill), Arc::clone(store), Arc::clone(self), receiver, claims));
         // Leased while it becomes visible, so that it is not retired before whoever asked holds it.
         let lease = Lease::new(&fill);
+        let part = part.and_then(|body| Some((fill.claim(body.start()..body.end()?), body)));
         self.slots.lock().insert(digest, Slot::Open(Arc::clone(&fill)));
+        if let Some((claimed, body)) = part {
+            tokio::spawn(download::opened(lease.clone(), body, claimed));
+        }
         if want == Want::Whole
             && let Some(origin) = origin
         {
             self.ensure_whole(store, &lease, &origin, body);
         }
         Ok(Opened::Fill { lease, asked })
+    }
+
+    /// Asks for a part of a blob of which nothing is here. That costs one request, whose answer tells the length as well.
+    async fn first_part(
+        &self,
+        origin: &Origin,
+        parties: &Parties,
+        digest: &Digest,
+        asked: Option<Stretch>,
+    ) -> Result<FirstPart, BlobError> {
+        if let Some(Stretch { start, end }) = asked {
+            let end = end.unwrap_or(u64::MAX).min(start.saturating_add(download::PART));
+            match download::open(origin, parties, digest, (start, Some(end)), None, &self.refused(digest)).await {
+                Ok(mut body) => {
+                    return Ok(match body.total().filter(|_| body.start() == start && body.end() > Some(start)) {
+                        _ if body.widen() => FirstPart::Whole(Some(body)),
+                        Some(total) => FirstPart::Length(total, Some(body)),
+                        None => FirstPart::Whole(None),
+                    });
+                }
+                // Perhaps it lies beyond the end, or the server takes no ranges.
+                Err(BlobError::Upstream(
+                    ClientError::Invalid { .. } | ClientError::Unavailable { status: Some(500), .. },
+                )) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let probe = origin.source.repository.probe_blob(digest).await?;
+        Ok(match probe.size.filter(|_| probe.ranges) {
+            Some(total) => FirstPart::Length(total, None),
+            None => FirstPart::Whole(None),
+        })
     }
 
     /// The first body of a new fill. A registry that allows few connections may be busy with other fills: they give back
