@@ -378,6 +378,13 @@ pub enum Piece {
     None,
 }
 
+impl Behaviour {
+    /// Whether parts of blobs come without the length of the blob.
+    pub fn hides_lengths(&self) -> bool {
+        self.faults.iter().any(|fault| fault.what == What::Ranges(Ranges::UnknownTotal))
+    }
+}
+
 impl Fault {
     /// Whether it concerns a request.
     pub fn concerns(&self, repository: usize, thing: Thing, way: Way, site: Site, phase: Phase) -> bool {

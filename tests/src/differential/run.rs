@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::behaviour::{Ask, Auth, Behaviour, Operation, Phase};
+use super::behaviour::{Ask, Auth, Behaviour, Operation, Phase, Piece};
 use super::client::Client;
 use super::content::Content;
 use super::judge::{Done, Pair, Verdict, judge, judge_requests};
@@ -160,7 +160,9 @@ async fn compare(
             let right = content.right(ask.repository, ask.operation);
             let verdict = judge(ask.operation, right.as_ref(), &pair.direct.outcome, &pair.through.outcome);
             pairs.push(pair.clone());
+            // The length of the blob may have to be asked for, and whether a repository holds what came for the other one.
             if let Operation::Part(piece, ..) = ask.operation
+                && (piece == Piece::Large || behaviour.hides_lengths())
                 && !parts.contains(&(ask.repository, piece))
             {
                 parts.push((ask.repository, piece));
@@ -190,16 +192,18 @@ async fn compare(
     Comparison { seed: behaviour.seed, pairs, worse, report }
 }
 
-/// How many requests more than a direct client the edge may have sent so far: one for each blob that was first asked for in part,
-/// for its length. Where tokens are good for a few requests, each request that the edge adds by design (such a part, the GET after
-/// a HEAD's 404) may cost a renewal too: a 401, the token, and the token service's redirect.
+/// How many requests more than a direct client the edge may have sent so far, beside the one to find out how the registry wants to
+/// be asked: one for each of `parts`, blobs that were first asked for in part. Each of these is redirected as any other. Where tokens are good for a few requests, each
+/// request that the edge adds by design (these, the GET after a HEAD's 404) may cost a renewal too: a 401, the token, and the
+/// token service's redirect.
 fn allowance(behaviour: &Behaviour, parts: usize, pairs: &[Pair]) -> usize {
     let renewal = match &behaviour.auth {
         Auth::Bearer(bearer) if bearer.uses.is_some() => 2 + usize::from(bearer.moved.is_some()),
         Auth::None | Auth::Basic | Auth::Bearer(_) => 0,
     };
     let absent = pairs.iter().filter(|pair| pair.through.outcome == Outcome::Absent).count();
-    parts + (parts + absent) * renewal
+    let hops = behaviour.redirect.as_ref().map_or(0, |redirect| redirect.hops as usize);
+    parts + (1 + parts) * hops + (parts + absent) * renewal
 }
 
 fn describe(transcript: &mut String, phase: Phase, ask: Ask, pair: &Pair, verdict: &Verdict) {

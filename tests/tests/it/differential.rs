@@ -1,6 +1,7 @@
 //! Through the edge is never worse than direct: generated upstreams, asked in both ways.
 //!
 //! `PIERHEAD_SEED=17` runs one seed and prints its report; `PIERHEAD_SEEDS=1000..6000` runs others than the usual ones.
+//! `PIERHEAD_REPORTS=folder` writes the report of each seed that is worse to a file there.
 
 use std::ops::Range;
 
@@ -37,6 +38,12 @@ async fn heavy_through_is_never_worse_than_direct() {
     let worse: Vec<_> = comparisons.iter().filter(|comparison| !comparison.worse.is_empty()).collect();
     for comparison in &worse[..worse.len().min(REPORTS)] {
         println!("seed {}: {}\n{}", comparison.seed, comparison.worse.join("\n"), comparison.report);
+    }
+    if let Ok(folder) = std::env::var("PIERHEAD_REPORTS") {
+        for comparison in &worse {
+            let report = format!("{}\n{}", comparison.worse.join("\n"), comparison.report);
+            std::fs::write(format!("{folder}/{}", comparison.seed), report).unwrap();
+        }
     }
     if count == 1 && worse.is_empty() {
         println!("{}", comparisons[0].report);
