@@ -1,12 +1,13 @@
 //! Several addresses, dead ones among them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pierhead_registry::client::{ClientError, ListKind};
+use pierhead_registry::client::{Client, ClientError, ListKind, Observer};
 use url::Url;
 
 use crate::fake::{Fake, Seen, Step, answer, head};
-use crate::{client, content, digest, drain, repository, settings, team};
+use crate::{Watch, client, content, digest, drain, repository, settings, team};
 
 /// An address where connections are refused.
 fn refused() -> Url {
@@ -74,9 +75,14 @@ async fn a_restart_of_the_only_address_is_waited_for() {
     let address = url.socket_addrs(|| None).unwrap()[0];
     let mut patient = settings(&[url]);
     patient.retries = 3;
-    let client = client(patient);
+    let watch = Arc::new(Watch::default());
+    let client = Client::new(patient, Arc::clone(&watch) as Arc<dyn Observer>).unwrap();
     let asking = tokio::spawn(async move { team(&client).head_blob(&digest(b"x")).await });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while watch.statuses.lock().unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "the address was never asked");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let fake = Fake::start_at(address, |_, _| vec![head(200, &["Content-Length: 7"])]).await;
     assert_eq!(asking.await.unwrap().unwrap(), Some(7));
     assert!(fake.seen().len() >= 2, "the lookout and the request");
