@@ -156,7 +156,11 @@ impl Edge {
     }
 
     fn not_refused(&self, scope: &Scope, key: &Key) -> Result<(), Refused> {
-        match self.negatives.get(key) {
+        self.remembered(scope, self.negatives.get(key))
+    }
+
+    fn remembered(&self, scope: &Scope, error: Option<ClientError>) -> Result<(), Refused> {
+        match error {
             Some(error) => Err(Refused { outcome: Outcome::Hit, ..scope.blob_refused(&error) }),
             None => Ok(()),
         }
@@ -165,7 +169,11 @@ impl Edge {
     /// Asks upstream about a blob: does this repository hold it, and may the caller have it? `head`: the caller asks by HEAD, so
     /// upstream's no to a HEAD is the answer. For a GET only a GET's no counts: another cache behind may fetch for a GET alone.
     async fn ask_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest, head: bool) -> Result<Option<u64>, Refused> {
-        self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
+        let refused = scope.key(Wanted::Blob(*digest));
+        match head {
+            true => self.remembered(scope, self.negatives.get_for_head(&refused))?,
+            false => self.not_refused(scope, &refused)?,
+        }
         let key = scope.key(if head { Wanted::BlobHead(*digest) } else { Wanted::Blob(*digest) });
         let question = {
             let (edge, scope, digest, key) = (Arc::clone(self), scope.clone(), *digest, key.clone());

@@ -294,7 +294,7 @@ impl Edge {
     ) -> Result<Found, Refused> {
         // A HEAD that says no is followed by a GET, so what is remembered of either is a GET's no.
         let negative = scope.key(Wanted::Manifest(reference.clone()));
-        if let Some(error) = self.negatives.get(&negative) {
+        if let Some(error) = self.negatives.get_for_head(&negative) {
             return Err(Refused { outcome: Outcome::Hit, ..scope.refused(&error) });
         }
         let key = scope.key(Wanted::ManifestHead(reference.clone()));

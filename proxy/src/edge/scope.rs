@@ -319,6 +319,11 @@ impl Negatives {
         self.known.get(key).filter(|(_, until)| Instant::now() < *until).map(|(error, _)| error)
     }
 
+    /// Upstream's no, if it is recent and holds for a HEAD too. A rejection (405, 416 …) is about the request and its method.
+    pub(crate) fn get_for_head(&self, key: &Key) -> Option<ClientError> {
+        self.get(key).filter(|error| !matches!(error, ClientError::Rejected { .. }))
+    }
+
     /// Remembers a failure to answer that asking again would only repeat.
     pub(crate) fn keep_failure(&self, key: Key, error: &ClientError, ttl: Duration) {
         if !ttl.is_zero() {

@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use pierhead_tests::differential::behaviour::{
-    Ask, Auth, Bearer, Behaviour, ChallengeForm, Keys, Name, Naming, Operation, Pages, Phase, Piece, Redirect,
-    ScopeSpelling, Thing,
+    Ask, Auth, Bearer, Behaviour, ChallengeForm, Fault, Keys, Name, Naming, Operation, Pages, Phase, Piece, Redirect,
+    ScopeSpelling, Site, Thing, Way, What, When,
 };
 use pierhead_tests::differential::content::Content;
 use pierhead_tests::differential::run::{Case, overview, run};
@@ -70,6 +70,40 @@ fn plain(seed: u64, auth: Auth, redirect: Option<Redirect>) -> Case {
         script: vec![(Phase::Cold, script)],
     };
     Case { behaviour, content: Content::with_layers(seed, LAYERS) }
+}
+
+/// A 405, a 416 or a 451 is about the request with its method: a HEAD is asked, whatever was said to a GET.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_to_a_get_is_no_rejection_of_a_head() {
+    let operations = [
+        Operation::Manifest(Name::Tag),
+        Operation::Resolve(Name::Tag),
+        Operation::Manifest(Name::Digest),
+        Operation::Resolve(Name::Digest),
+        Operation::Blob(Piece::Small),
+        Operation::Exists(Piece::Small),
+    ];
+    let cases = [400, 405, 406, 416, 451].map(|status| {
+        let mut case = plain(u64::from(status), Auth::None, None);
+        case.behaviour.faults = vec![Fault {
+            things: vec![Thing::Tag, Thing::Digest, Thing::Blob],
+            ways: vec![Way::Get, Way::Range],
+            first_repository: false,
+            site: Site::Registry,
+            when: When::Always,
+            phase: Phase::Cold,
+            what: What::Status { status, retry_after: None, html: false },
+        }];
+        let script = operations.map(|operation| Ask { repository: 0, operation }).to_vec();
+        case.behaviour.script = vec![(Phase::Cold, script)];
+        case
+    });
+    for comparison in run(cases.into_iter()).await {
+        assert_eq!(comparison.worse, Vec::<String>::new(), "{}", comparison.report);
+        for pair in comparison.pairs.iter().skip(1).step_by(2) {
+            assert!(pair.through.outcome.is_success(), "{}", comparison.report);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

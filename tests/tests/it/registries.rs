@@ -434,7 +434,7 @@ async fn every_failure_says_why() {
     let said = message(&wrong);
     assert_eq!(wrong.status, 502, "{said}");
     assert!(said.starts_with("reg.test sent an invalid answer: ") && said.contains("does not hash to"), "{said}");
-    let hashed = |line: &str| line.contains("sent content that does not hash") && line.contains("reg.test");
+    let hashed = |line: &str| line.contains("upstream sent content that does not hash") && line.contains("reg.test");
     let found = |line: &str| hashed(line).then_some(());
     eventually("a WARN about bytes", Duration::from_secs(10), async || edge.log().find(0, found)).await;
     assert_eq!(edge.log().count(hashed), 1);
