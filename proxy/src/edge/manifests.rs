@@ -242,6 +242,10 @@ impl Edge {
         let question = {
             let (edge, scope, key) = (Arc::clone(self), scope.clone(), key.clone());
             move || async move {
+                // An earlier question may have ended between this caller's look into the cache and this question.
+                if let Some(manifest) = edge.kept_meanwhile(&scope, &reference).await {
+                    return Ok(Arrival::Manifest(manifest));
+                }
                 let result = edge.fetch_upstream(&scope, &reference).await;
                 edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 result
@@ -251,6 +255,22 @@ impl Edge {
             Ok(Arrival::Manifest(manifest)) => Ok(manifest),
             Ok(_) => Err(Refusal::Invalid(None).into()),
             Err(error) => Err(scope.refused(&error)),
+        }
+    }
+
+    /// What may be served without a question, for callers that all see what the edge's own account sees.
+    async fn kept_meanwhile(&self, scope: &Scope, reference: &Reference) -> Option<Arc<CachedManifest>> {
+        if scope.caller.is_some() {
+            return None;
+        }
+        match reference {
+            Reference::Digest(digest) => self.cache.manifest(&scope.repository, digest).await,
+            Reference::Tag(tag) => {
+                let (manifest, record) = self.known(scope, tag).await?;
+                let known = Some(Known { checked: record.checked });
+                let plan = decide(known, SystemTime::now(), scope.upstream.config.tag_ttl, false, false);
+                (plan == Plan::Serve).then_some(manifest)
+            }
         }
     }
 
