@@ -301,7 +301,7 @@ impl FillReader {
                     let origin = context.origin.clone().ok_or(BlobError::Offline { digest: context.digest })?;
                     if self.demand.is_none() {
                         let (store, fills) = (Arc::clone(&context.store), Arc::clone(&context.fills));
-                        let stretch = position..range.end.min(position + download::PART);
+                        let stretch = position..range.end.min(position + download::READ_ON);
                         let fetch = download::range(self.lease.clone(), store, fills, origin, stretch);
                         self.demand = Some(tokio::spawn(fetch));
                     }
@@ -391,8 +391,8 @@ impl Upstream {
                 // Open-ended where that is the end of the blob: presigned URLs are happier that way.
                 let end = if context.size == Some(self.end) { ENDLESS } else { self.end };
                 let expected = context.size.or(origin.hint);
-                let body = Passing::new(&origin.source, &context.digest, self.position..end, expected);
-                none.insert(body.avoiding(context.fills.refused(&context.digest)))
+                let avoid = context.fills.refused(&context.digest);
+                none.insert(Passing::new(&origin.source, &context.digest, self.position..end, expected, avoid))
             }
         };
         let Some(mut bytes) = (if self.position < self.end { body.chunk().await? } else { None }) else {

@@ -20,7 +20,7 @@ use super::BlobError;
 use super::fill::ENDLESS;
 use super::fill::connections::Source;
 
-/// See the module.
+/// The rest of a body, with the connection that it may lose and get again.
 pub(super) struct Passing {
     source: Source,
     digest: Digest,
@@ -61,25 +61,26 @@ struct Connection {
 }
 
 impl Passing {
-    pub(super) fn new(source: &Source, digest: &Digest, range: Range<u64>, expected: Option<u64>) -> Passing {
+    /// Nothing is asked for yet. `expected`: the blob's length as a manifest tells it; `avoid`: addresses that sent wrong bytes.
+    pub(super) fn new(
+        source: &Source,
+        digest: &Digest,
+        range: Range<u64>,
+        expected: Option<u64>,
+        avoid: Vec<usize>,
+    ) -> Passing {
         Passing {
             source: source.clone(),
             digest: *digest,
             range,
             expected,
-            avoid: Vec::new(),
+            avoid,
             total: None,
             state: State::Fresh,
             taken: 0,
             connection: Arc::default(),
             watch: None,
         }
-    }
-
-    /// Asks these addresses last: they sent wrong bytes.
-    pub(super) fn avoiding(mut self, avoid: Vec<usize>) -> Passing {
-        self.avoid = avoid;
-        self
     }
 
     /// Length of the whole blob, once it is known.
@@ -139,7 +140,7 @@ impl Passing {
         let permit = self.source.for_client().await?;
         permit.pace().moved(0);
         let end = Some(self.range.end).filter(|end| *end != ENDLESS);
-        let mut body = repository.get_blob_slowly(&self.digest, self.range.start, end, &self.avoid).await?;
+        let mut body = repository.get_blob(&self.digest, self.range.start, end, &self.avoid).await?;
         if let Some(expected) = self.expected {
             body.expect(expected);
         }

@@ -29,8 +29,8 @@ use crate::cache::{BlobError, Want};
 const STRETCH: u64 = 16 << 20;
 /// Most connections for one blob: others want some too.
 const CONNECTIONS: usize = 4;
-/// How much of a range that nobody fetches is asked for at a time, as its reader goes on.
-pub(in crate::cache) const PART: u64 = 8 << 20;
+/// How much is asked for at a time for the reader of a range that no download covers.
+pub(in crate::cache) const READ_ON: u64 = 8 << 20;
 /// A body is cut off when at least this much of what follows is already here; and less than this is asked for once more,
 /// rather than in two requests around it.
 pub(super) const CUT: u64 = 256 << 10;

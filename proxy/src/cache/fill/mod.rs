@@ -12,6 +12,7 @@
 
 pub(super) mod connections;
 pub(super) mod download;
+mod first;
 pub(super) mod lease;
 pub(super) mod registry;
 pub(super) mod writer;

@@ -10,29 +10,25 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
-use pierhead_registry::client::ClientError;
 use pierhead_registry::oci::Digest;
 use pierhead_service::shares::Party;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant;
 
 use super::connections::{Parties, Source, Wanted};
 use super::download::Body;
+use super::first::{Asked, Begun};
 use super::lease::Lease;
 use super::{Fill, State, download, writer};
 use crate::cache::ledger::{self, Entry, Kind};
 use crate::cache::store::{NotStored, Store, blocking};
 use crate::cache::tree::PartialMap;
-use crate::cache::{BlobError, Stretch, Want};
+use crate::cache::{BlobError, Want};
 
 /// How long an address that sent wrong bytes for a digest is asked last for it.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// How long a registry that refused further connections gets no more at a time than it took.
 const NARROW_FOR: Duration = Duration::from_secs(60);
-
-/// How long a fill waits for a registry that is busy with others. Clients wait for a header for half a minute.
-const CROWDED: Duration = Duration::from_secs(5);
 
 /// What opening came to.
 #[derive(Clone)]
@@ -54,14 +50,6 @@ enum Opened {
 }
 
 type Opening = watch::Receiver<Option<Result<Opened, BlobError>>>;
-
-/// What upstream answers to the first request of a fill, for a part of its blob.
-enum FirstPart {
-    /// The length of the blob, of which parts can be had; and the part, where it came with that.
-    Length(u64, Option<Body>),
-    /// Parts cannot be had, or not be told from the whole; the whole, where it came instead.
-    Whole(Option<Body>),
-}
 
 enum Slot {
     Opening(Opening),
@@ -196,7 +184,7 @@ impl Fills {
         store: &Arc<Store>,
         registry: Arc<str>,
         digest: Digest,
-        mut want: Want,
+        want: Want,
         origin: Option<Origin>,
         parties: Parties,
     ) -> Result<Opened, BlobError> {
@@ -206,37 +194,15 @@ impl Fills {
         }
         let job = Arc::clone(store);
         let map = blocking(move || job.tree.partial_map(&digest)).await.ok().flatten();
-        let (mut body, mut part, mut unranged) = (None, None, false);
-        let mut size = map.as_ref().and_then(|map| map.total);
-        if map.is_none() {
-            let origin = origin.as_ref().ok_or(BlobError::Offline { digest })?;
-            if let Want::Part(asked) = want {
-                match self.first_part(origin, &parties, &digest, asked).await? {
-                    FirstPart::Length(total, opened) => (size, part) = (Some(total), opened),
-                    // A part is waited for: asking for it would cost a download of the whole beside the fill's.
-                    FirstPart::Whole(opened) => {
-                        size = opened.as_ref().and_then(Body::total);
-                        (want, body, unranged) = (Want::Whole, opened, true);
-                    }
-                }
-            }
-            if want == Want::Whole && body.is_none() {
-                // Anybody can write anything into a manifest, so on its word alone nothing is passed by.
-                if let Some(hint) = origin.hint
-                    && self.admits(store, &registry, digest, hint).await.is_err()
-                {
-                    let size = origin.source.repository.probe_blob(&digest).await?.size;
-                    if let Some(told) = size
-                        && self.admits(store, &registry, digest, told).await.is_err()
-                    {
-                        return Ok(Opened::Uncached { size });
-                    }
-                }
-                let first = self.first(origin, &parties, &registry, &digest).await?;
-                size = first.total();
-                body = Some(first);
-            }
-        }
+        let begun = match (&map, &origin) {
+            (Some(map), _) => Begun::known(map.total, want),
+            (None, None) => return Err(BlobError::Offline { digest }),
+            (None, Some(origin)) => match self.begin(store, &registry, &digest, want, origin, &parties).await? {
+                Asked::Begun(begun) => *begun,
+                Asked::TooLarge { size } => return Ok(Opened::Uncached { size }),
+            },
+        };
+        let Begun { size, want, part, whole, unranged } = begun;
         // What upstream claims is looked at, and makes no room: that is made as bytes arrive.
         let held = map.as_ref().map_or(0, PartialMap::bytes);
         let admitted = self.admits(store, &registry, digest, size.unwrap_or(held)).await;
@@ -265,14 +231,8 @@ impl Fills {
             digest,
             owner: registry,
             file,
-            // Of a blob without a length, no part can be asked for by itself.
             parties,
-            state: Mutex::new(State {
-                total: size,
-                checking: true,
-                unranged: unranged || size.is_none(),
-                ..State::default()
-            }),
+            state: Mutex::new(State { total: size, checking: true, unranged, ..State::default() }),
             changed: watch::channel(()).0,
             pieces,
             users: AtomicUsize::new(0),
@@ -291,68 +251,13 @@ impl Fills {
         if want == Want::Whole
             && let Some(origin) = origin
         {
-            self.ensure_whole(store, &lease, &origin, body);
+            self.ensure_whole(store, &lease, &origin, whole);
         }
         Ok(Opened::Fill { lease, asked })
     }
 
-    /// Asks for a part of a blob of which nothing is here. That costs one request, whose answer tells the length as well.
-    async fn first_part(
-        &self,
-        origin: &Origin,
-        parties: &Parties,
-        digest: &Digest,
-        asked: Option<Stretch>,
-    ) -> Result<FirstPart, BlobError> {
-        if let Some(Stretch { start, end }) = asked {
-            let end = end.unwrap_or(u64::MAX).min(start.saturating_add(download::PART));
-            match download::open(origin, parties, digest, (start, Some(end)), None, &self.refused(digest)).await {
-                Ok(mut body) => {
-                    return Ok(match body.total().filter(|_| body.start() == start && body.end() > Some(start)) {
-                        _ if body.widen() => FirstPart::Whole(Some(body)),
-                        Some(total) => FirstPart::Length(total, Some(body)),
-                        None => FirstPart::Whole(None),
-                    });
-                }
-                // Perhaps it lies beyond the end, or the server takes no ranges.
-                Err(BlobError::Upstream(
-                    ClientError::Invalid { .. } | ClientError::Unavailable { status: Some(500), .. },
-                )) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let probe = origin.source.repository.probe_blob(digest).await?;
-        Ok(match probe.size.filter(|_| probe.ranges) {
-            Some(total) => FirstPart::Length(total, None),
-            None => FirstPart::Whole(None),
-        })
-    }
-
-    /// The first body of a new fill. A registry that allows few connections may be busy with other fills: they give back
-    /// what they took beyond their first connection, and for a while this one waits for it.
-    async fn first(
-        &self,
-        origin: &Origin,
-        parties: &Parties,
-        registry: &Arc<str>,
-        digest: &Digest,
-    ) -> Result<Body, BlobError> {
-        let begun = Instant::now();
-        loop {
-            match download::first(origin, parties, digest, &self.refused(digest)).await {
-                Err(BlobError::Upstream(ClientError::Unavailable { status: Some(503), .. }))
-                    if begun.elapsed() < CROWDED && self.fetches_from(registry) =>
-                {
-                    self.narrows(registry, 1);
-                    tokio::time::sleep(CROWDED / 5).await;
-                }
-                first => return first,
-            }
-        }
-    }
-
     /// Whether a whole blob is being fetched from a registry.
-    fn fetches_from(&self, registry: &str) -> bool {
+    pub(super) fn fetches_from(&self, registry: &str) -> bool {
         let slots = self.slots.lock();
         slots.values().any(|slot| matches!(slot, Slot::Open(fill) if *fill.owner == *registry && fill.is_fetched()))
     }
@@ -397,7 +302,7 @@ impl Fills {
     }
 
     /// Whether there might be space.
-    async fn admits(
+    pub(super) async fn admits(
         &self,
         store: &Arc<Store>,
         registry: &Arc<str>,

@@ -218,7 +218,8 @@ async fn finish(fill: &Arc<Fill>, store: &Arc<Store>, fills: &Arc<Fills>, mut ha
         Ok(_) => {
             store.metrics.verification_failure(VerificationPlace::Upstream);
             let endpoints = fill.state.lock().endpoints.clone();
-            tracing::error!(registry = %fill.owner, digest = %fill.digest, ?endpoints, "upstream sent content that does not hash to its digest");
+            let (registry, digest) = (&fill.owner, &fill.digest);
+            tracing::error!(%registry, %digest, ?endpoints, "upstream sent content that does not hash to its digest");
             fills.refuse(fill.digest, &endpoints);
             // Off the registry first: a request after the failure must not find it.
             fills.discard(fill, store).await;
