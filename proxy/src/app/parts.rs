@@ -106,7 +106,6 @@ pub(super) fn upstream(registry: &Registry, listeners: &[SocketAddr]) -> Setting
         retries: upstream.retries,
         resume_for: upstream.resume_for,
         cool_down: upstream.cool_down,
-        connections: upstream.connections,
         max_manifest_size: upstream.max_manifest_size,
     }
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reqwest::Response;
 use reqwest::header::HeaderValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ClientError;
@@ -38,7 +37,7 @@ struct Reply {
 
 /// The body of a blob, or of a part of it. When the connection breaks, [`BlobBody::chunk`] takes it up again where it
 /// stopped, at the same endpoint or the next, for as long as `resume_for` allows; the caller sees one body.
-/// Dropping it closes the connection and frees the slot.
+/// Dropping it closes the connection.
 pub struct BlobBody {
     source: BlobSource,
     /// Length of the blob, once an answer or its end told it.
@@ -69,14 +68,12 @@ pub struct BlobBody {
     /// Why it broke, and whether that is the end of it.
     last: Failure,
     over: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl BlobBody {
-    /// Waits for a connection to be free, and opens the body at the first endpoint that answers.
+    /// Opens the body at the first endpoint that answers.
     pub(super) async fn open(
         mut source: BlobSource,
-        connections: &Arc<Semaphore>,
         start: u64,
         end: Option<u64>,
         avoid: &[usize],
@@ -86,10 +83,6 @@ impl BlobBody {
             return Err(Failure::invalid(RangeError::Beyond).into_error(upstream.name()));
         }
         let mut attempts = Attempts::new(&upstream, avoid);
-        // A connection may be long in coming; that there is nothing to use it for can be told now.
-        attempts.check()?;
-        let permit = Arc::clone(connections).acquire_owned().await;
-        let permit = permit.map_err(|_| Failure::dead("shutting down").into_error(upstream.name()))?;
         loop {
             let turn = attempts.next().await?;
             match source.open(turn.index, start, end, None).await {
@@ -125,7 +118,6 @@ impl BlobBody {
                         ended: None,
                         last: Failure::broken("nothing came"),
                         over: false,
-                        _permit: permit,
                     });
                 }
                 Err(failure) => attempts.failed(turn, failure),

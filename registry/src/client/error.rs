@@ -119,8 +119,8 @@ impl ClientError {
         }
     }
 
-    /// Whether a GET would not do better: there is no such thing, or it is refused.
-    pub(super) fn is_about_content(&self) -> bool {
+    /// Whether this failure of a GET counts more than what a HEAD said before: the thing is absent, or it or the account is refused.
+    pub(super) fn outweighs_a_head(&self) -> bool {
         match self {
             ClientError::NotFound { .. }
             | ClientError::Unauthorized { .. }

@@ -99,7 +99,7 @@ impl Repository {
         let call = Call { since: call.since, ..manifest_call(Method::GET, reference, accept) };
         match (self.get(attempts, call, reference).await, word) {
             (Err(error), Some(word @ Failure::Unconfirmed(404 | 410)))
-                if known.is_none() && !error.is_about_content() =>
+                if known.is_none() && !error.outweighs_a_head() =>
             {
                 Err(word.into_error(self.upstream.name()))
             }
@@ -220,7 +220,7 @@ impl Repository {
     }
 
     /// GET of a blob, from `start` to the end, or to `end` (exclusive). `avoid` are endpoints (by index) that sent wrong
-    /// bytes for this digest: they are asked last. Waits for one of the registry's connections to be free.
+    /// bytes for this digest: they are asked last. How many bodies there are at a time is for the caller to bound.
     pub async fn get_blob(
         &self,
         digest: &Digest,
@@ -228,19 +228,7 @@ impl Repository {
         end: Option<u64>,
         avoid: &[usize],
     ) -> Result<BlobBody, ClientError> {
-        BlobBody::open(self.source(digest), &self.upstream.connections, start, end, avoid).await
-    }
-
-    /// The same for a body that is read only as fast as a client takes it. These have as many connections again, for
-    /// among themselves: a few clients that hardly read must not keep others from being served.
-    pub async fn get_blob_slowly(
-        &self,
-        digest: &Digest,
-        start: u64,
-        end: Option<u64>,
-        avoid: &[usize],
-    ) -> Result<BlobBody, ClientError> {
-        BlobBody::open(self.source(digest), &self.upstream.slow_connections, start, end, avoid).await
+        BlobBody::open(self.source(digest), start, end, avoid).await
     }
 
     fn source(&self, digest: &Digest) -> BlobSource {

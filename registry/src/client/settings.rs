@@ -37,8 +37,6 @@ pub struct Settings {
     pub resume_for: Duration,
     /// How often, at the least, an endpoint that failed is looked at again.
     pub cool_down: Duration,
-    /// Most bodies of blobs at a time.
-    pub connections: usize,
     /// Largest manifest or list that is accepted.
     pub max_manifest_size: u64,
 }

@@ -8,7 +8,6 @@ use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use reqwest::header::{HeaderMap, HeaderValue, USER_AGENT};
 use reqwest::{Body, Method, Response, StatusCode};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
@@ -73,10 +72,6 @@ pub(super) struct Upstream {
     pub(super) pauses: Pauses,
     /// Of all lists.
     pub(super) pages: Pages,
-    /// One permit a body.
-    pub(super) connections: Arc<Semaphore>,
-    /// The same for bodies that are read as slowly as somebody else likes.
-    pub(super) slow_connections: Arc<Semaphore>,
     /// Whoever watches.
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -85,7 +80,6 @@ impl Upstream {
     /// Reads the files that the settings name. Contacts nobody.
     pub(super) fn new(settings: Settings, observer: Arc<dyn Observer>) -> Result<Upstream, BuildError> {
         let settings = bounded(settings);
-        let permits = settings.connections.clamp(1, Semaphore::MAX_PERMITS);
         let last = settings.endpoints.len().saturating_sub(1);
         let endpoints = settings.endpoints.iter().enumerate();
         let endpoints = endpoints.map(|(index, endpoint)| Endpoint::new(endpoint.clone(), &settings, index == last));
@@ -94,8 +88,6 @@ impl Upstream {
             tokens: Tokens::new(),
             pauses: Pauses::new(),
             pages: Pages::new(),
-            connections: Arc::new(Semaphore::new(permits)),
-            slow_connections: Arc::new(Semaphore::new(permits)),
             observer,
             settings,
         })

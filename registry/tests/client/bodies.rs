@@ -242,52 +242,14 @@ async fn an_upstream_that_comes_back_is_found_again() {
     assert_eq!(resumed.and_then(|request| request.header("range")), Some("bytes=50000-"));
 }
 
+/// A caller that must wait for a connection first learns at once that there is nothing to use it for.
 #[tokio::test]
-async fn readers_that_take_their_time_hold_up_nobody_else() {
-    let fake = Fake::start(|_, _| vec![head(200, &["Content-Length: 10"]), Step::Hang]).await;
-    let mut narrow = settings(&[fake.url()]);
-    narrow.connections = 1;
-    let repository = team(&client(narrow));
-    let digest = digest(b"x");
-    let _slow = repository.get_blob_slowly(&digest, 0, None, &[]).await.unwrap();
-    let fill = tokio::time::timeout(Duration::from_secs(10), repository.get_blob(&digest, 0, None, &[])).await;
-    assert!(fill.expect("a slow reader holds the connection of a fill").is_ok());
-    let second = repository.get_blob_slowly(&digest, 0, None, &[]);
-    assert!(tokio::time::timeout(Duration::from_millis(100), second).await.is_err(), "these have a limit as well");
-}
-
-#[tokio::test]
-async fn no_more_bodies_than_connections() {
-    let fake = Fake::start(|_, _| vec![head(200, &["Content-Length: 10"]), Step::Hang]).await;
-    let mut narrow = settings(&[fake.url()]);
-    narrow.connections = 2;
-    let repository = team(&client(narrow));
-    let digest = digest(b"x");
-    let first = repository.get_blob(&digest, 0, None, &[]).await.unwrap();
-    let _second = repository.get_blob(&digest, 0, None, &[]).await.unwrap();
-    let third = repository.get_blob(&digest, 0, None, &[]);
-    tokio::pin!(third);
-    assert!(tokio::time::timeout(Duration::from_millis(100), third.as_mut()).await.is_err());
-    assert_eq!(fake.seen().len(), 2);
-    drop(first);
-    assert!(third.await.is_ok());
-}
-
-#[tokio::test]
-async fn who_cannot_be_served_does_not_wait_for_a_connection() {
-    let fake = Fake::start(|_, number| match number {
-        0 => vec![head(200, &["Content-Length: 10"]), Step::Hang],
-        _ => answer(429, &["Retry-After: 60"], b""),
-    })
-    .await;
-    let mut narrow = settings(&[fake.url()]);
-    narrow.connections = 1;
-    let repository = team(&client(narrow));
-    let _body = repository.get_blob(&digest(b"x"), 0, None, &[]).await.unwrap();
+async fn a_registry_that_would_not_be_asked_says_so_at_once() {
+    let fake = Fake::start(|_, _| answer(429, &["Retry-After: 60"], b"")).await;
+    let repository = repository(&[fake.url()]);
+    assert!(repository.check(&[]).is_ok());
     assert!(repository.probe_blob(&digest(b"x")).await.is_err());
-    let digest = digest(b"x");
-    let at_once = tokio::time::timeout(Duration::from_secs(5), repository.get_blob(&digest, 0, None, &[]));
-    let error = at_once.await.unwrap().unwrap_err();
+    let error = repository.check(&[]).unwrap_err();
     assert!(matches!(error, ClientError::RateLimited { .. }), "{error}");
 }
 

@@ -75,7 +75,6 @@ fn settings(urls: &[Url]) -> Settings {
         retries: 2,
         resume_for: Duration::from_secs(10),
         cool_down: Duration::from_secs(30),
-        connections: 8,
         max_manifest_size: 64 * 1024,
     }
 }

@@ -123,7 +123,6 @@ impl Stage {
             retries: 0,
             resume_for: Duration::ZERO,
             cool_down: Duration::ZERO,
-            connections: 4,
             max_manifest_size: 1 << 20,
         };
         let client = Client::new(settings, Arc::new(metrics.upstream("r.example.com"))).unwrap();
