@@ -5,7 +5,7 @@
 //! may always take what is left.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -178,8 +178,8 @@ impl Ledger {
         self.waiting.len()
     }
 
-    /// The next that may go on: of those that may take what they want, the one that holds least, and of those the one whose turn is longest ago, and
-    /// then the first that came.
+    /// The next that may go on: of those that may take what they want, the one that holds least; of equals the one whose turn is
+    /// longest ago, and then the first that came.
     pub(super) fn next(&self) -> Option<u64> {
         if self.used >= self.room {
             return None;
@@ -237,17 +237,17 @@ impl Ledger {
             return given;
         }
         let mut shares = self.shares.clone();
-        let mut waiting: Vec<&Party> = self.waiting.values().map(|one| &one.party).collect();
+        let mut waiting = self.waiting_parties();
         for (id, holding) in &self.holdings {
             if gone(*id, holding) {
                 shares.subtract(&holding.party, 1);
                 if let Some(next) = least(&shares, &waiting) {
-                    shares.add(waiting.remove(next), 1);
+                    shares.add(one_of(&mut waiting, next), 1);
                 }
             }
         }
         while let Some(next) = least(&shares, &waiting) {
-            let party = waiting.remove(next);
+            let party = one_of(&mut waiting, next);
             let uneven = giving.iter().enumerate().filter(|(_, (_, holding))| shares.evens(&holding.party, party));
             // Of equals the last, which is the youngest and so has the least to go on with.
             let most = uneven.max_by_key(|(_, (_, holding))| shares.both(&holding.party)).map(|(at, _)| at);
@@ -258,6 +258,20 @@ impl Ledger {
             given.push(id);
         }
         given
+    }
+
+    /// The parties that wait, in the order of coming, with how many times each does: thousands of one party cost no more than one.
+    fn waiting_parties(&self) -> Vec<(&Party, usize)> {
+        let mut places: HashMap<&Party, usize> = HashMap::new();
+        let mut parties: Vec<(&Party, usize)> = Vec::new();
+        for one in self.waiting.values() {
+            let place = *places.entry(&one.party).or_insert(parties.len());
+            match parties.get_mut(place) {
+                Some((_, times)) => *times += 1,
+                None => parties.push((&one.party, 1)),
+            }
+        }
+        parties
     }
 
     /// The pace and the party of a holding.
@@ -274,8 +288,19 @@ impl Ledger {
 }
 
 /// The party that comes next: the one that holds least, and of those the first.
-fn least(shares: &Tally, waiting: &[&Party]) -> Option<usize> {
-    (0..waiting.len()).min_by_key(|at| shares.both(waiting[*at]))
+fn least(shares: &Tally, waiting: &[(&Party, usize)]) -> Option<usize> {
+    (0..waiting.len()).min_by_key(|at| shares.both(waiting[*at].0))
+}
+
+/// One of those that wait for a party.
+fn one_of<'a>(waiting: &mut Vec<(&'a Party, usize)>, at: usize) -> &'a Party {
+    let (party, left) = &mut waiting[at];
+    let party = *party;
+    *left -= 1;
+    if *left == 0 {
+        waiting.remove(at);
+    }
+    party
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::network::network;
 
 /// A client, as shares count it. The default is charged to nothing: a trusted proxy, or an exempt network.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Party {
     own: Option<Key>,
     network: Option<Key>,
