@@ -48,7 +48,8 @@ impl Sockets {
         Sockets { open: BTreeMap::new(), used: used.into_iter().map(|(_, socket)| socket).collect() }
     }
 
-    /// The socket of a listener, opened unless the service manager or a predecessor hands it over. `key` is where the configuration names the address.
+    /// The socket of a listener: handed over by the service manager or a predecessor, else opened. `key` is where the
+    /// configuration names the address.
     pub(super) fn take(&mut self, name: &str, bind: SocketAddr, key: &str) -> Result<Listening, AppError> {
         if let Some(socket) = self.open.remove(&Place::of(name, bind)) {
             return Ok(socket);

@@ -1,11 +1,13 @@
 //! Requests and sessions that wait for a place on a server of a pool that is busy, and what clients hold of its places.
 //!
-//! Invariants: of those that wait, the one whose client network holds least comes first, of those the one whose turn is longest ago; all come before
-//! those who did not have to wait yet; no more than the pool allows wait, and one network leaves room in the line for others; whoever gives
-//! up, for whatever reason, leaves the line.
+//! Invariants:
+//! - The request whose client network holds least comes first; of equals the one whose network's turn is longest ago.
+//! - A request that waits comes before one that has just arrived.
+//! - No more requests wait than the pool allows. One network leaves room in the queue for others.
+//! - A request that is given up leaves the queue.
 //!
-//! The line belongs to a pool's name and not to one generation of it: a place that somebody leaves under the old
-//! configuration is free for who waits under the new one.
+//! The queue belongs to a pool's name and not to one generation of it: a place that becomes free under the old configuration goes to a
+//! request that waits under the new one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio::sync::Notify;
 /// One network may have so many times as many waiting as there is room for more.
 const NETWORK: u64 = 4;
 
-/// See the module.
+/// The requests that wait for one pool.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// The length of the line, to be seen without the lock.

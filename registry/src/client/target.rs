@@ -14,7 +14,7 @@ use super::failure::Failure;
 /// Where to send a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// For whom and by which way.
+    /// The server, and the path and query as the `url` crate spells them.
     pub(super) url: Url,
     /// Path and query as they are sent, where the URL has them in another spelling.
     pub(super) exact: Option<PathAndQuery>,

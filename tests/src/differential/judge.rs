@@ -65,7 +65,8 @@ pub fn judge(operation: Operation, right: Option<&Right>, direct: &Outcome, thro
 }
 
 /// Judges the number of requests that a script has cost so far: no more than directly, and one to find out how the
-/// registry wants to be asked. `more`: how many more it may cost by design. Operations that fail directly cost as many tries as either side has patience for.
+/// registry wants to be asked. `more`: how many more it may cost by design. Operations that fail directly cost as many tries as
+/// either side has patience for.
 pub fn judge_requests(pairs: &[Pair], more: usize) -> Verdict {
     let (mut direct, mut through) = (0, 0);
     for pair in pairs {

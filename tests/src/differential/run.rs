@@ -193,9 +193,10 @@ async fn compare(
 }
 
 /// How many requests more than a direct client the edge may have sent so far, beside the one to find out how the registry wants to
-/// be asked: one for each of `parts`, blobs that were first asked for in part. Each of these is redirected as any other. Where tokens are good for a few requests, each
-/// request that the edge adds by design (these, the GET after a HEAD's 404) may cost a renewal too: a 401, the token, and the
-/// token service's redirect.
+/// be asked: one for each of `parts`, blobs that were first asked for in part, which is redirected as any other.
+///
+/// Where tokens are good for a few requests, each request that the edge adds by design (such a part, the GET after a HEAD's 404)
+/// may cost a renewal too: a 401, the token, and the token service's redirect.
 fn allowance(behaviour: &Behaviour, parts: usize, pairs: &[Pair]) -> usize {
     let renewal = match &behaviour.auth {
         Auth::Bearer(bearer) if bearer.uses.is_some() => 2 + usize::from(bearer.moved.is_some()),

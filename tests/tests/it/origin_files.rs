@@ -145,7 +145,7 @@ async fn a_bucket_that_is_not_there_is_noticed_at_the_start() {
     assert!(checked.stderr.contains("storage: the store is not available"), "{}", checked.stderr);
 }
 
-/// A registry that nobody may push to starts without its bucket. Health and the log say what is missing, and pulls fail in words.
+/// A read-only registry starts without its bucket. Health and the log name the bucket, and a pull gets an error with a reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_is_not_there_stands_in_health() {
     let server = S3Server::start().await;

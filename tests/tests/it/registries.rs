@@ -239,7 +239,7 @@ async fn a_mirrors_success_does_not_hide_that_the_account_is_refused() {
         (edge.metric("pierhead_upstream_account_refused", &[("registry", "reg.test")]).await, said)
     };
     edge.client().manifest("team/app1", "latest").await.unwrap();
-    assert_eq!(state().await, (0.0, String::new()), "nobody has logged in yet");
+    assert_eq!(state().await, (0.0, String::new()), "no login was tried yet");
     assert_eq!(edge.client().get("/v2/team/app2/manifests/latest").await.status, 503);
     for tag in ["latest", images[0].1.digest().to_string().as_str()] {
         edge.client().manifest("team/app1", tag).await.unwrap();
