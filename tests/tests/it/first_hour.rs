@@ -293,13 +293,19 @@ async fn an_upgrade_that_fails_says_why() {
     let taken = TcpListener::bind(taken).unwrap();
     let more = json!({ "name": "more", "bind": taken.local_addr().unwrap().to_string() });
     let ended = async |edge: &Pierhead, expected: &str| {
+        let logged = async |mark: usize| {
+            let refused = line(edge, mark, "not upgraded").await;
+            assert!(refused["fields"]["reason"].as_str().unwrap().contains(expected), "{refused}");
+        };
         let mark = edge.log().len();
         edge.signal(Signal::USR2);
-        let refused = line(edge, mark, "not upgraded").await;
-        assert!(refused["fields"]["reason"].as_str().unwrap().contains(expected), "{refused}");
+        logged(mark).await;
         let address = edge.admin.to_string();
+        let mark = edge.log().len();
         let asked = pierhead(edge.dir(), &["upgrade", "--address", &address]).await.expect_failure();
         assert!(asked.stderr.contains("not upgraded") && asked.stderr.contains(expected), "{}", asked.stderr);
+        // The log reaches this test after the answer: the next attempt is not to find this one's line.
+        logged(mark).await;
     };
     // The new process opens the socket of a listener that the old one has not.
     edge.rewrite(|config| config["listeners"].as_array_mut().unwrap().push(more));
