@@ -9,7 +9,7 @@
 //! The queue belongs to a pool's name and not to one generation of it: a place that becomes free under the old configuration goes to a
 //! request that waits under the new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,8 +30,10 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct Line {
-    /// In the order of coming.
-    waiting: BTreeMap<u64, Entry>,
+    /// By party, each party's in the order of coming: a place that becomes free costs a look at each party, however many wait.
+    waiting: HashMap<Party, BTreeMap<u64, Entry>>,
+    /// How many wait.
+    length: usize,
     last: u64,
     /// What clients have in the line.
     queued: Tally,
@@ -42,7 +44,6 @@ struct Line {
 
 #[derive(Debug)]
 struct Entry {
-    party: Party,
     turn: Arc<Notify>,
     /// Whether it was told to look.
     told: bool,
@@ -52,6 +53,7 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
     queue: &'a Queue,
+    party: Party,
     id: u64,
     turn: Arc<Notify>,
 }
@@ -67,19 +69,21 @@ impl Queue {
     /// Joins the line, unless `size` wait already, or too many of this party.
     pub(super) fn join(&self, size: usize, party: &Party) -> Option<Waiting<'_>> {
         let mut line = self.line.lock();
-        let room = size.saturating_sub(line.waiting.len()) as u64;
+        let room = size.saturating_sub(line.length) as u64;
         if room == 0 || line.queued.network(party) >= room.saturating_mul(NETWORK) {
             return None;
         }
         line.last += 1;
         let (id, turn) = (line.last, Arc::new(Notify::new()));
         line.queued.add(party, 1);
-        line.waiting.insert(id, Entry { party: party.clone(), turn: Arc::clone(&turn), told: false });
-        if line.waiting.len() == 1 {
+        let entry = Entry { turn: Arc::clone(&turn), told: false };
+        line.waiting.entry(party.clone()).or_default().insert(id, entry);
+        line.length += 1;
+        if line.length == 1 {
             line.tell();
         }
-        self.waiting.store(line.waiting.len(), Ordering::SeqCst);
-        Some(Waiting { queue: self, id, turn })
+        self.waiting.store(line.length, Ordering::SeqCst);
+        Some(Waiting { queue: self, party: party.clone(), id, turn })
     }
 
     /// There may be a place: the next in the line is to look.
@@ -93,7 +97,7 @@ impl Queue {
     pub(super) fn took(&self, party: &Party) {
         let mut line = self.line.lock();
         line.held.add(party, 1);
-        if !line.waiting.is_empty() {
+        if line.length > 0 {
             line.rounds.turn(party);
         }
     }
@@ -107,12 +111,24 @@ impl Queue {
 impl Line {
     /// Tells the next to look for a place.
     fn tell(&mut self) {
-        let rank = |entry: &Entry| (self.held.both(&entry.party), self.rounds.last(&entry.party));
-        let next = self.waiting.iter().min_by_key(|(id, entry)| (rank(entry), **id)).map(|(id, _)| *id);
-        if let Some(entry) = next.and_then(|id| self.waiting.get_mut(&id)) {
+        let firsts = self.waiting.iter_mut().filter_map(|(party, entries)| Some((party, entries.iter_mut().next()?)));
+        let next = firsts.min_by_key(|(party, (id, _))| (self.held.both(party), self.rounds.last(party), **id));
+        if let Some((_, (_, entry))) = next {
             entry.told = true;
             entry.turn.notify_one();
         }
+    }
+
+    /// Takes a request out of the line.
+    fn remove(&mut self, party: &Party, id: u64) -> Option<Entry> {
+        let entries = self.waiting.get_mut(party)?;
+        let entry = entries.remove(&id)?;
+        if entries.is_empty() {
+            self.waiting.remove(party);
+        }
+        self.length -= 1;
+        self.queued.subtract(party, 1);
+        Some(entry)
     }
 }
 
@@ -126,10 +142,9 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut line = self.queue.line.lock();
-        let Some(entry) = line.waiting.remove(&self.id) else { return };
-        line.queued.subtract(&entry.party, 1);
-        self.queue.waiting.store(line.waiting.len(), Ordering::SeqCst);
-        if line.waiting.is_empty() {
+        let Some(entry) = line.remove(&self.party, self.id) else { return };
+        self.queue.waiting.store(line.length, Ordering::SeqCst);
+        if line.length == 0 {
             line.rounds.clear();
         }
         // There may be more than the one place that this one was told of.
