@@ -35,7 +35,7 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 /// Idle connections are dropped before common servers drop them, which would cost a retry.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
-/// How long a server that refused a range, or the HEAD of a blob, is not asked in that way without need.
+/// How long a server that refused a range or a HEAD is not asked in that way without need.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// See the module.
@@ -70,6 +70,10 @@ pub(super) struct Endpoint {
     pub(super) ranges: Way,
     /// Whether it answers HEADs of blobs as it answers GETs.
     pub(super) heads: Way,
+    /// Whether its HEADs of blobs tell the length, and not 0 for all of them.
+    pub(super) lengths: Way,
+    /// Whether its HEADs of manifests tell what its GETs do.
+    pub(super) manifest_heads: Way,
 }
 
 /// A way to ask that an endpoint may refuse although it gives what is asked for in another way.
@@ -147,6 +151,8 @@ impl Endpoint {
             prefix: endpoint.repository_prefix,
             ranges: Way::default(),
             heads: Way::default(),
+            lengths: Way::default(),
+            manifest_heads: Way::default(),
             host: host_of(&endpoint.url),
             url: endpoint.url,
         })

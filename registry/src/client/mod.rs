@@ -31,6 +31,7 @@ mod retry;
 mod schemes;
 mod send;
 mod settings;
+mod size;
 mod source;
 mod target;
 mod token;

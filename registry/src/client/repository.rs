@@ -1,4 +1,4 @@
-//! What is asked of one repository: manifests, lists, the size of a blob, and the beginning of a blob's body.
+//! What is asked of one repository: manifests, lists, and the beginning of a blob's body. The size of a blob: `size`.
 //!
 //! What an answer proves is not decided here, but in `verdict` and `manifest`.
 
@@ -20,9 +20,7 @@ use super::retry::Attempts;
 use super::send::Call;
 use super::source::BlobSource;
 use super::upstream::Upstream;
-use super::{
-    BlobBody, BlobProbe, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, manifest, range,
-};
+use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, manifest, range};
 use crate::oci::{Digest, Reference, RepositoryName, media_type};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -33,8 +31,8 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// One repository, seen with one credential. Cheap to clone.
 #[derive(Clone)]
 pub struct Repository {
-    upstream: Arc<Upstream>,
-    caller: Caller,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) caller: Caller,
 }
 
 impl Repository {
@@ -66,8 +64,9 @@ impl Repository {
     /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
     ///
     /// Only what a HEAD affirms counts. Where it fails, or does not say all that a GET would, the manifest is fetched
-    /// and returned. A HEAD that names the digest `known` says enough. Where nothing is known and the GET fails without an
-    /// answer about the manifest, a HEAD's 404 is all that a client would have learnt: [`ClientError::Unconfirmed`].
+    /// and returned. A HEAD that names the digest `known` says enough, and an endpoint whose HEADs did not is asked for what is
+    /// known by GET from then on. Where nothing is known and the GET fails without an answer about the manifest, a HEAD's 404 is
+    /// all that a client would have learnt: [`ClientError::Unconfirmed`].
     pub async fn head_manifest(
         &self,
         reference: &Reference,
@@ -76,22 +75,26 @@ impl Repository {
     ) -> Result<HeadAnswer, ClientError> {
         let call = manifest_call(Method::HEAD, reference, accept);
         let mut attempts = Attempts::once(&self.upstream);
+        let mut unproven = Vec::new();
         while let Ok(turn) = attempts.next().await {
-            let answer = self.upstream.exchange(turn.index, &call, &self.caller).await;
-            let response = match answer {
-                Ok(answer) => self.upstream.accept(answer).await,
-                Err(failure) => Err(failure),
-            };
-            match response {
+            let (index, endpoint) = (turn.index, &self.upstream.endpoints[turn.index]);
+            if known.is_some() && !endpoint.manifest_heads.is_worth_trying(tokio::time::Instant::now()) {
+                continue;
+            }
+            let failure = match self.ask(index, &call).await {
                 Ok(response) => match manifest::info(response.headers(), reference, known) {
                     Some(info) => {
                         turn.settle(None);
                         return Ok(HeadAnswer::Head(info));
                     }
-                    None => attempts.failed(turn, Failure::Unconfirmed(response.status().as_u16())),
+                    None => Failure::Unconfirmed(response.status().as_u16()),
                 },
-                Err(failure) => attempts.failed(turn, failure),
+                Err(failure) => failure,
+            };
+            if matches!(failure, Failure::Unconfirmed(_)) {
+                unproven.push(index);
             }
+            attempts.failed(turn, failure);
         }
         let word = attempts.concluded();
         attempts.in_another_way();
@@ -103,27 +106,37 @@ impl Repository {
             {
                 Err(word.into_error(self.upstream.name()))
             }
-            (manifest, _) => manifest.map(HeadAnswer::Manifest),
+            (Ok((manifest, index)), _) => {
+                if unproven.contains(&index) {
+                    self.upstream.endpoints[index].manifest_heads.refused(tokio::time::Instant::now());
+                }
+                Ok(HeadAnswer::Manifest(manifest))
+            }
+            (Err(error), _) => Err(error),
         }
     }
 
     /// GET of a manifest; checked against the digest when asked by one.
     pub async fn get_manifest(&self, reference: &Reference, accept: &[String]) -> Result<FetchedManifest, ClientError> {
-        self.get(Attempts::new(&self.upstream, &[]), manifest_call(Method::GET, reference, accept), reference).await
+        let attempts = Attempts::new(&self.upstream, &[]);
+        let (manifest, _) = self.get(attempts, manifest_call(Method::GET, reference, accept), reference).await?;
+        Ok(manifest)
     }
 
+    /// The manifest, and the endpoint that gave it.
     async fn get(
         &self,
         mut attempts: Attempts,
         call: Call,
         reference: &Reference,
-    ) -> Result<FetchedManifest, ClientError> {
+    ) -> Result<(FetchedManifest, usize), ClientError> {
         loop {
             let turn = attempts.next().await?;
             match self.fetch(turn.index, &call).await.and_then(|fetched| manifest::manifest(fetched, reference)) {
                 Ok(manifest) => {
+                    let index = turn.index;
                     turn.settle(None);
-                    return Ok(manifest);
+                    return Ok((manifest, index));
                 }
                 Err(failure) => attempts.failed(turn, failure),
             }
@@ -171,49 +184,6 @@ impl Repository {
         }
     }
 
-    /// HEAD of a blob: its size, where upstream tells it. A HEAD's 404 is [`ClientError::Unconfirmed`]; any other failure of
-    /// a HEAD is decided by a GET of the first byte.
-    pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
-        self.blob_size(digest, true).await
-    }
-
-    /// The question "may this credential read the blob here?", as a client asks it that sends a GET: a HEAD may say yes, and
-    /// only a GET no. Returns the size, where upstream tells it.
-    pub async fn find_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
-        self.blob_size(digest, false).await
-    }
-
-    async fn blob_size(&self, digest: &Digest, absent_by_head: bool) -> Result<Option<u64>, ClientError> {
-        let mut attempts = Attempts::new(&self.upstream, &[]);
-        loop {
-            let turn = attempts.next().await?;
-            match self.ask_size(turn.index, digest, absent_by_head).await {
-                Ok(size) => {
-                    turn.settle(None);
-                    return Ok(size);
-                }
-                Err(failure) => attempts.failed(turn, failure),
-            }
-        }
-    }
-
-    /// What the header of a GET tells of a blob: asked before a part of it is fetched. HEAD may know less, and its no proves
-    /// nothing.
-    pub async fn probe_blob(&self, digest: &Digest) -> Result<BlobProbe, ClientError> {
-        let mut source = self.source(digest);
-        let mut attempts = Attempts::new(&self.upstream, &[]);
-        loop {
-            let turn = attempts.next().await?;
-            match source.probe(turn.index).await {
-                Ok(probe) => {
-                    turn.settle(None);
-                    return Ok(probe);
-                }
-                Err(failure) => attempts.failed(turn, failure),
-            }
-        }
-    }
-
     /// Fails at once when no address would be asked for a blob now; for callers that must wait for something else first.
     pub fn check(&self, avoid: &[usize]) -> Result<(), ClientError> {
         Attempts::new(&self.upstream, avoid).check()
@@ -231,47 +201,8 @@ impl Repository {
         BlobBody::open(self.source(digest), start, end, avoid).await
     }
 
-    fn source(&self, digest: &Digest) -> BlobSource {
+    pub(super) fn source(&self, digest: &Digest) -> BlobSource {
         BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest))
-    }
-
-    /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
-    /// method, so an object store behind a redirect often refuses a HEAD. An endpoint whose GET said more than its HEAD is
-    /// asked by GET at once from then on, for a client that sends a GET.
-    async fn ask_size(&self, index: usize, digest: &Digest, absent_by_head: bool) -> Result<Option<u64>, Failure> {
-        let endpoint = &self.upstream.endpoints[index];
-        let mut source = self.source(digest);
-        // What a mirror says to a GET is as good, and its no sends the question on in any case. A client's HEAD is asked by HEAD:
-        // a cache upstream must not fetch a blob for it.
-        let by_get = !endpoint.last || !endpoint.heads.is_worth_trying(tokio::time::Instant::now());
-        if by_get && !absent_by_head {
-            return source.probe(index).await.map(|probe| probe.size);
-        }
-        let call = self.blob_call(digest);
-        let call = Call { method: Method::HEAD, blob: false, kind: Kind::BlobHead, ..call };
-        match self.upstream.exchange(index, &call, &self.caller).await {
-            Ok(answer) => match self.upstream.accept(answer).await {
-                Ok(response) => {
-                    let size = range::content_length(response.headers());
-                    let is_empty = || Digest::of(digest.algorithm(), b"") == *digest;
-                    if size != Some(0) || is_empty() {
-                        return Ok(size);
-                    }
-                }
-                Err(absent @ Failure::Unconfirmed(404 | 410)) if absent_by_head => return Err(absent),
-                Err(failure) if !endpoint.last => return Err(failure),
-                Err(Failure::Unconfirmed(status)) => source.head_refused(status),
-                Err(_) => {}
-            },
-            Err(failure) if !endpoint.last => return Err(failure),
-            Err(Failure::Unconfirmed(status)) => source.head_refused(status),
-            // A limit of HEADs is none of GETs.
-            Err(Failure::RateLimited(..)) => {}
-            Err(failure) => return Err(failure),
-        }
-        let probe = source.probe(index).await?;
-        endpoint.heads.refused(tokio::time::Instant::now());
-        Ok(probe.size)
     }
 
     async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {
@@ -291,7 +222,7 @@ impl Repository {
         Ok((headers, body.into()))
     }
 
-    fn blob_call(&self, digest: &Digest) -> Call {
+    pub(super) fn blob_call(&self, digest: &Digest) -> Call {
         let any = HeaderValue::from_static("*/*");
         Call { blob: true, ..call(Method::GET, format!("blobs/{digest}"), any, Kind::Blob, Aim::Content) }
     }

@@ -121,9 +121,14 @@ impl BlobSource {
                 match self.opened(index, answer, start, end).await {
                     // A 206 that is not what it should be: this server is bad at ranges.
                     Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
+                    // A part proves nothing of the whole, some of which may have come a moment ago.
+                    Err(Failure::NotFound) if start > 0 => return Err(Failure::Unconfirmed(404)),
                     opened => return opened.map(|opened| Opening::Body(Box::new(opened))),
                 }
             }
+        }
+        if refused && start == 0 {
+            self.plain = Some(index);
         }
         let answer = self.ask(index, None).await?;
         let mut opened = self.opened(index, answer, start, end).await?;

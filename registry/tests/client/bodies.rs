@@ -80,16 +80,6 @@ async fn a_resume_answered_from_the_start_is_skipped_over() {
 }
 
 #[tokio::test]
-async fn a_range_that_is_ignored() {
-    let bytes = content(1000);
-    let body = bytes.clone();
-    let fake = Fake::start(move |_, _| answer(200, &[], &body)).await;
-    let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 100, Some(200), &[]).await.unwrap();
-    assert_eq!((body.start(), body.total()), (0, Some(1000)));
-    assert!(drain(&mut body).await.unwrap() == bytes[..200]);
-}
-
-#[tokio::test]
 async fn a_short_body_is_never_taken_for_whole() {
     let bytes = content(1000);
     let fake =
@@ -372,104 +362,6 @@ async fn a_body_without_a_length_that_never_ends_well_fails() {
     let mut body = team(&client(short)).get_blob(&digest(b"x"), 0, None, &[]).await.unwrap();
     let error = drain(&mut body).await.unwrap_err();
     assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_server_that_takes_no_ranges_is_asked_without_one() {
-    for status in [400, 401, 403, 404, 405, 410, 416, 451, 501, 500, 503] {
-        let bytes = content(1000);
-        let body = bytes.clone();
-        let fake = Fake::start(move |seen, _| match seen.header("range") {
-            Some(_) => answer(status, &[], b"no"),
-            None => answer(200, &["Accept-Ranges: bytes"], &body),
-        })
-        .await;
-        let repository = repository(&[fake.url()]);
-        let mut body = repository.get_blob(&digest(&bytes), 0, Some(500), &[]).await.unwrap();
-        assert_eq!((body.total(), body.start()), (Some(1000), 0), "{status}");
-        assert!(drain(&mut body).await.unwrap() == bytes[..500]);
-        assert_eq!(fake.seen().len(), 2);
-        if status == 503 {
-            // It may be of the moment: only this request goes on without a range.
-            continue;
-        }
-        assert!(!body.ranges(), "{status}");
-        // From then on no range is asked for without need.
-        let mut body = repository.get_blob(&digest(&bytes), 0, Some(500), &[]).await.unwrap();
-        assert!(drain(&mut body).await.unwrap() == bytes[..500]);
-        assert_eq!(fake.seen().len(), 3, "{status}");
-        assert_eq!(repository.probe_blob(&digest(&bytes)).await.unwrap().size, Some(1000));
-    }
-}
-
-/// Where a HEAD and a GET differ, a client that sends a GET gets what a GET gives: for as few requests as it would take.
-#[tokio::test]
-async fn a_head_may_say_yes_and_only_a_get_no() {
-    let bytes = content(1000);
-    let limited = "Retry-After: 3600";
-    // HEAD's status and GET's; what a client that sends HEAD learns, and one that sends GET; requests of the first two.
-    for (head_status, get_status, by_head, by_get, requests) in [
-        (200, 200, true, true, 2),
-        (404, 200, false, true, 3),
-        (401, 200, true, true, 3),
-        (403, 200, true, true, 3),
-        (405, 200, true, true, 3),
-        (429, 200, true, true, 3),
-        (500, 200, true, true, 3),
-        (404, 404, false, false, 3),
-        (403, 403, false, false, 4),
-        (404, 403, false, false, 4),
-    ] {
-        let body = bytes.clone();
-        let fake = Fake::start(move |seen, _| match (seen.method.as_str(), head_status, get_status) {
-            ("HEAD", 200, _) => vec![head(200, &["Content-Length: 1000"])],
-            ("HEAD", status, _) => vec![head(status, &[limited])],
-            (_, _, 200) => {
-                let range = seen.header("range").is_some();
-                let lines: &[&str] = if range { &["Content-Range: bytes 0-0/1000"] } else { &[] };
-                answer(if range { 206 } else { 200 }, lines, if range { &body[..1] } else { &body })
-            }
-            (_, _, status) => answer(status, &[], b"no"),
-        })
-        .await;
-        let case = format!("{head_status} {get_status}");
-        let repository = repository(&[fake.url()]);
-        assert_eq!(repository.head_blob(&digest(&bytes)).await.is_ok(), by_head, "{case}");
-        assert_eq!(repository.find_blob(&digest(&bytes)).await.is_ok(), by_get, "{case}");
-        assert_eq!(fake.seen().len(), requests, "{case}: {:?}", fake.seen());
-        // A limit of HEADs stops no GET.
-        let body = repository.get_blob(&digest(&bytes), 0, None, &[]).await;
-        assert_eq!(body.is_ok(), get_status == 200, "{case}");
-    }
-}
-
-/// A part may be shorter than the one asked for, and need not tell the length of the blob.
-#[tokio::test]
-async fn parts_as_servers_cut_them() {
-    let bytes = content(1000);
-    for total in ["1000", "*"] {
-        let body = bytes.clone();
-        let fake = Fake::start(move |seen, _| {
-            let from = seen.from();
-            let to = (from + 300).min(1000);
-            answer(206, &[&format!("Content-Range: bytes {from}-{}/{total}", to - 1)], &body[from..to])
-        })
-        .await;
-        let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 100, Some(900), &[]).await.unwrap();
-        assert!(drain(&mut body).await.unwrap() == bytes[100..900], "{total}");
-        let ranges: Vec<_> = fake.seen().iter().map(|seen| seen.header("range").unwrap().to_owned()).collect();
-        let asked = ["bytes=100-899", "bytes=400-899", "bytes=700-899"];
-        assert_eq!(ranges, asked, "{total}");
-    }
-}
-
-#[tokio::test]
-async fn a_length_that_head_does_not_tell_is_no_error() {
-    let fake = Fake::start(|_, _| vec![head(200, &["Transfer-Encoding: chunked"])]).await;
-    let repository = repository(&[fake.url()]);
-    assert_eq!(repository.head_blob(&digest(b"x")).await.unwrap(), None);
-    assert_eq!(fake.seen().len(), 1, "it costs one request");
-    assert_eq!(repository.probe_blob(&digest(b"x")).await.unwrap().size, None);
 }
 
 /// What is sent was asked for without an encoding. Whether it is the blob, its digest says.

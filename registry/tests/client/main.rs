@@ -12,12 +12,14 @@ mod fake;
 mod limits;
 mod mirrors;
 mod proxies;
+mod ranges;
 mod reach;
 mod real;
 mod redirects;
 mod registry;
 mod secrets;
 mod signed;
+mod sizes;
 mod transports;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,0 +1,132 @@
+//! Whether a blob is there, and how large it is.
+//!
+//! A HEAD may say yes, and only a GET no. What a HEAD did not tell is asked by the shortest possible GET, and remembered of the
+//! endpoint, so that later questions cost one request.
+
+use reqwest::Method;
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use super::pauses::Kind;
+use super::repository::Repository;
+use super::retry::Attempts;
+use super::send::Call;
+use super::source::BlobSource;
+use super::{BlobProbe, ClientError, range};
+use crate::oci::Digest;
+
+impl Repository {
+    /// HEAD of a blob: its size, where upstream tells it. A HEAD's 404 is [`ClientError::Unconfirmed`]; any other failure of
+    /// a HEAD is decided by a GET of the first byte.
+    pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+        self.size(digest, true).await
+    }
+
+    /// The question "may this credential read the blob here?", as a client asks it that sends a GET: a HEAD may say yes, and
+    /// only a GET no. Returns the size, where upstream tells it.
+    pub async fn find_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+        self.size(digest, false).await
+    }
+
+    async fn size(&self, digest: &Digest, absent_by_head: bool) -> Result<Option<u64>, ClientError> {
+        let mut source = self.source(digest);
+        let mut attempts = Attempts::new(&self.upstream, &[]);
+        // Their HEADs failed: further tries are by GET, which would follow in any case.
+        let mut failed = Vec::new();
+        loop {
+            let turn = attempts.next().await?;
+            let index = turn.index;
+            let size = if failed.contains(&index) || self.is_sized_by_get(index, absent_by_head) {
+                source.probe(index).await.map(|probe| probe.size)
+            } else {
+                self.size_at(index, digest, absent_by_head, &mut source).await
+            };
+            match size {
+                Ok(size) => {
+                    turn.settle(None);
+                    return Ok(size);
+                }
+                Err(failure) => {
+                    failed.push(index);
+                    attempts.failed(turn, failure);
+                }
+            }
+        }
+    }
+
+    /// What the header of a GET tells of a blob: asked before a part of it is fetched. HEAD may know less, and its no proves
+    /// nothing.
+    pub async fn probe_blob(&self, digest: &Digest) -> Result<BlobProbe, ClientError> {
+        let mut source = self.source(digest);
+        let mut attempts = Attempts::new(&self.upstream, &[]);
+        loop {
+            let turn = attempts.next().await?;
+            match source.probe(turn.index).await {
+                Ok(probe) => {
+                    turn.settle(None);
+                    return Ok(probe);
+                }
+                Err(failure) => attempts.failed(turn, failure),
+            }
+        }
+    }
+
+    /// Whether the size of a blob is asked for by GET without a HEAD before it.
+    ///
+    /// What a mirror says to a GET is as good, and its no sends the question on in any case. A client's HEAD is asked by HEAD
+    /// where that tells all: a cache upstream must not fetch a blob for it.
+    fn is_sized_by_get(&self, index: usize, absent_by_head: bool) -> bool {
+        let (endpoint, now) = (&self.upstream.endpoints[index], Instant::now());
+        match absent_by_head {
+            true => !endpoint.lengths.is_worth_trying(now),
+            false => !endpoint.last || !endpoint.heads.is_worth_trying(now),
+        }
+    }
+
+    /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
+    /// method, so an object store behind a redirect often refuses a HEAD. An endpoint whose GET said more than its HEAD is
+    /// asked by GET at once from then on, for a client that sends a GET; one whose HEADs say 0 for what is longer, for all.
+    async fn size_at(
+        &self,
+        index: usize,
+        digest: &Digest,
+        absent_by_head: bool,
+        source: &mut BlobSource,
+    ) -> Result<Option<u64>, Failure> {
+        let endpoint = &self.upstream.endpoints[index];
+        let call = Call { method: Method::HEAD, blob: false, kind: Kind::BlobHead, ..self.blob_call(digest) };
+        let mut untold = false;
+        match self.upstream.exchange(index, &call, &self.caller).await {
+            Ok(answer) => match self.upstream.accept(answer).await {
+                Ok(response) => {
+                    let size = range::content_length(response.headers());
+                    let is_empty = || Digest::of(digest.algorithm(), b"") == *digest;
+                    if size != Some(0) || is_empty() {
+                        return Ok(size);
+                    }
+                    untold = true;
+                }
+                Err(absent @ Failure::Unconfirmed(404 | 410)) if absent_by_head => return Err(absent),
+                Err(failure) if !endpoint.last => return Err(failure),
+                Err(Failure::Unconfirmed(status)) => source.head_refused(status),
+                Err(_) => {}
+            },
+            Err(failure) if !endpoint.last => return Err(failure),
+            Err(Failure::Unconfirmed(status)) => source.head_refused(status),
+            // A limit of HEADs is none of GETs.
+            Err(Failure::RateLimited(..)) => {}
+            Err(failure) => return Err(failure),
+        }
+        let probe = match source.probe(index).await {
+            // The HEAD has said that it is there.
+            Err(_) if untold => return Ok(None),
+            probe => probe?,
+        };
+        let now = Instant::now();
+        endpoint.heads.refused(now);
+        if untold {
+            endpoint.lengths.refused(now);
+        }
+        Ok(probe.size)
+    }
+}

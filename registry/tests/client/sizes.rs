@@ -1,0 +1,99 @@
+//! Whether a blob is there, and how large it is, of registries that answer HEADs in their own way.
+
+use pierhead_registry::client::ClientError;
+
+use crate::fake::{Fake, answer, head};
+use crate::{content, digest, repository};
+
+/// Where a HEAD and a GET differ, a client that sends a GET gets what a GET gives: for as few requests as it would take.
+#[tokio::test]
+async fn a_head_may_say_yes_and_only_a_get_no() {
+    let bytes = content(1000);
+    let limited = "Retry-After: 3600";
+    // HEAD's status and GET's; what a client that sends HEAD learns, and one that sends GET; requests of the first two.
+    for (head_status, get_status, by_head, by_get, requests) in [
+        (200, 200, true, true, 2),
+        (404, 200, false, true, 3),
+        (401, 200, true, true, 3),
+        (403, 200, true, true, 3),
+        (405, 200, true, true, 3),
+        (429, 200, true, true, 3),
+        (500, 200, true, true, 3),
+        (404, 404, false, false, 3),
+        (403, 403, false, false, 4),
+        (404, 403, false, false, 4),
+    ] {
+        let body = bytes.clone();
+        let fake = Fake::start(move |seen, _| match (seen.method.as_str(), head_status, get_status) {
+            ("HEAD", 200, _) => vec![head(200, &["Content-Length: 1000"])],
+            ("HEAD", status, _) => vec![head(status, &[limited])],
+            (_, _, 200) => {
+                let range = seen.header("range").is_some();
+                let lines: &[&str] = if range { &["Content-Range: bytes 0-0/1000"] } else { &[] };
+                answer(if range { 206 } else { 200 }, lines, if range { &body[..1] } else { &body })
+            }
+            (_, _, status) => answer(status, &[], b"no"),
+        })
+        .await;
+        let case = format!("{head_status} {get_status}");
+        let repository = repository(&[fake.url()]);
+        assert_eq!(repository.head_blob(&digest(&bytes)).await.is_ok(), by_head, "{case}");
+        assert_eq!(repository.find_blob(&digest(&bytes)).await.is_ok(), by_get, "{case}");
+        assert_eq!(fake.seen().len(), requests, "{case}: {:?}", fake.seen());
+        // A limit of HEADs stops no GET.
+        let body = repository.get_blob(&digest(&bytes), 0, None, &[]).await;
+        assert_eq!(body.is_ok(), get_status == 200, "{case}");
+    }
+}
+
+/// A HEAD that says 0 of what is longer has said that it is there. A GET tells the length, from then on without the HEAD.
+#[tokio::test]
+async fn a_length_of_0_from_a_head_is_looked_up_by_a_get() {
+    let bytes = content(1000);
+    for (get_status, expected, methods) in [
+        (206, Some(1000), vec!["HEAD", "GET", "GET"]),
+        (404, None, vec!["HEAD", "GET", "GET", "HEAD", "GET", "GET"]),
+        (503, None, vec!["HEAD", "GET", "HEAD", "GET"]),
+    ] {
+        let fake = Fake::start(move |seen, _| match (seen.method.as_str(), get_status) {
+            ("HEAD", _) => vec![head(200, &["Content-Length: 0"])],
+            (_, 206) => answer(206, &["Content-Range: bytes 0-0/1000"], b"x"),
+            (_, status) => answer(status, &[], b"no"),
+        })
+        .await;
+        let repository = repository(&[fake.url()]);
+        for _ in 0..2 {
+            assert_eq!(repository.head_blob(&digest(&bytes)).await.unwrap(), expected, "{get_status}");
+        }
+        let asked: Vec<_> = fake.seen().iter().map(|seen| seen.method.clone()).collect();
+        assert_eq!(asked, methods, "{get_status}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_head_does_not_tell_is_no_error() {
+    let fake = Fake::start(|_, _| vec![head(200, &["Transfer-Encoding: chunked"])]).await;
+    let repository = repository(&[fake.url()]);
+    assert_eq!(repository.head_blob(&digest(b"x")).await.unwrap(), None);
+    assert_eq!(fake.seen().len(), 1, "it costs one request");
+    assert_eq!(repository.probe_blob(&digest(b"x")).await.unwrap().size, None);
+}
+
+/// Where both fail, a question costs one HEAD: further tries are by GET, without a range once one was refused.
+#[tokio::test]
+async fn a_size_that_cannot_be_had_costs_one_head() {
+    for (status, gets) in [(500, 4), (502, 3)] {
+        let fake = Fake::start(move |seen, _| match seen.method.as_str() {
+            "HEAD" => vec![head(status, &[])],
+            _ => answer(status, &[], b"no"),
+        })
+        .await;
+        let error = repository(&[fake.url()]).head_blob(&digest(b"x")).await.unwrap_err();
+        assert!(matches!(error, ClientError::Unavailable { .. }), "{status}: {error}");
+        let asked: Vec<_> =
+            fake.seen().iter().map(|seen| (seen.method.clone(), seen.header("range").is_some())).collect();
+        let mut expected = vec![("HEAD".to_owned(), false)];
+        expected.extend((0..gets).map(|number| ("GET".to_owned(), number == 0)));
+        assert_eq!(asked, expected, "{status}");
+    }
+}
