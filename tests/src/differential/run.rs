@@ -195,8 +195,8 @@ async fn compare(
 /// How many requests more than a direct client the edge may have sent so far, beside the one to find out how the registry wants to
 /// be asked: one for each of `parts`, blobs that were first asked for in part, which is redirected as any other.
 ///
-/// Where tokens are good for a few requests, each request that the edge adds by design (such a part, the GET after a HEAD's 404)
-/// may cost a renewal too: a 401, the token, and the token service's redirect.
+/// Where tokens are good for a few requests, each request that the edge adds by design (the one to find out, such a part, the GET
+/// after a HEAD's 404) may cost a renewal too: a 401, the token, and the token service's redirect.
 fn allowance(behaviour: &Behaviour, parts: usize, pairs: &[Pair]) -> usize {
     let renewal = match &behaviour.auth {
         Auth::Bearer(bearer) if bearer.uses.is_some() => 2 + usize::from(bearer.moved.is_some()),
@@ -204,7 +204,7 @@ fn allowance(behaviour: &Behaviour, parts: usize, pairs: &[Pair]) -> usize {
     };
     let absent = pairs.iter().filter(|pair| pair.through.outcome == Outcome::Absent).count();
     let hops = behaviour.redirect.as_ref().map_or(0, |redirect| redirect.hops as usize);
-    parts + (1 + parts) * hops + (parts + absent) * renewal
+    parts + (1 + parts) * hops + (1 + parts + absent) * renewal
 }
 
 fn describe(transcript: &mut String, phase: Phase, ask: Ask, pair: &Pair, verdict: &Verdict) {
