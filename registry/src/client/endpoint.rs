@@ -72,8 +72,8 @@ pub(super) struct Endpoint {
     pub(super) heads: Way,
     /// Whether its HEADs of blobs tell the length, and not 0 for all of them.
     pub(super) lengths: Way,
-    /// Whether its HEADs of manifests tell what its GETs do.
-    pub(super) manifest_heads: Way,
+    /// Whether its HEADs of tags tell what its GETs do.
+    pub(super) tag_heads: Way,
 }
 
 /// A way to ask that an endpoint may refuse although it gives what is asked for in another way.
@@ -152,7 +152,7 @@ impl Endpoint {
             ranges: Way::default(),
             heads: Way::default(),
             lengths: Way::default(),
-            manifest_heads: Way::default(),
+            tag_heads: Way::default(),
             host: host_of(&endpoint.url),
             url: endpoint.url,
         })

@@ -80,21 +80,32 @@ pub(super) fn check(
     }
 }
 
+/// Who answered a request for a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaker {
+    /// A mirror, after which others are asked.
+    Mirror,
+    /// The registry itself, the last of its addresses.
+    Registry,
+    /// The target of a redirect on another host.
+    Target,
+}
+
 /// Whether an answer may say no more than that the server does not take this `Range`, so that the request is worth sending
-/// again without one. `start` is the first byte asked for; `decides`: the answer is a redirect target's or the registry's
-/// own, and not that of a mirror after which others are asked.
+/// again without one. `start` is the first byte asked for; `again`: a `Range` was not answered a moment ago either.
 ///
-/// From its start a blob can be had without a range, which is how clients ask; so there any no to a range proves nothing.
-/// The signature of a presigned URL, say, may cover the header. In the middle of a blob it has more likely run out.
-pub(super) fn is_refused(status: StatusCode, headers: &HeaderMap, start: u64, decides: bool) -> bool {
+/// Clients ask for a blob without a range, so any no to a range proves nothing. The signature of a presigned URL, say, may cover
+/// the header; in the middle of a blob it has more likely run out, and a new redirect is worth a try before.
+pub(super) fn is_refused(status: StatusCode, headers: &HeaderMap, start: u64, speaker: Speaker, again: bool) -> bool {
+    let decides = speaker != Speaker::Mirror;
     match status.as_u16() {
         // A shorter blob is a reason to refuse, and the answer says so.
         416 => unsatisfied(headers).is_none_or(|total| total > start),
         // Of the moment.
         408 | 421 | 425 | 429 => false,
-        400..=499 if start == 0 && decides => true,
-        // These say something about the caller, the blob, or the moment.
-        401 | 403 | 404 | 407 | 410 => false,
+        401 | 403 if speaker == Speaker::Target => start == 0 || again,
+        // These say something about the caller or the blob, or nothing.
+        401 | 403 | 404 | 407 | 410 => decides,
         400..=499 | 501 | 505 => true,
         // Asking again costs the whole blob, so not in its middle: this may be a fault of the moment.
         500 => start == 0 && decides,
@@ -203,40 +214,55 @@ mod tests {
 
     #[test]
     fn knows_who_takes_no_ranges() {
-        for (status, range, start, decides, expected) in [
-            (400, "", 0, true, true),
-            (405, "", 0, true, true),
-            (412, "", 5, true, true),
-            (416, "", 5, true, true),
-            (416, "bytes */10", 5, true, true),
-            (416, "bytes */10", 10, true, false),
-            (416, "bytes */0", 0, true, false),
-            (500, "", 0, true, true),
-            (500, "", 5, true, false),
-            (501, "", 5, true, true),
-            (401, "", 0, true, true),
-            (401, "", 5, true, false),
-            (403, "", 0, true, true),
-            (403, "", 5, true, false),
-            (404, "", 0, true, true),
-            (404, "", 5, true, false),
-            (408, "", 0, true, false),
-            (408, "", 5, true, false),
-            (429, "", 0, true, false),
-            (451, "", 5, true, true),
-            (502, "", 0, true, false),
-            (503, "", 0, true, false),
-            (206, "", 0, true, false),
-            (400, "", 0, false, true),
-            (404, "", 0, false, false),
-            (403, "", 0, false, false),
-            (416, "", 0, false, true),
-            (500, "", 0, false, false),
-            (501, "", 0, false, true),
+        use super::Speaker::{Mirror, Registry, Target};
+        // status, `Content-Range`, first byte, who answers, whether once more, whether the range is what was refused
+        for (status, range, start, speaker, again, expected) in [
+            (400, "", 0, Registry, false, true),
+            (405, "", 0, Registry, false, true),
+            (412, "", 5, Registry, false, true),
+            (416, "", 5, Registry, false, true),
+            (416, "bytes */10", 5, Registry, false, true),
+            (416, "bytes */10", 10, Registry, false, false),
+            (416, "bytes */0", 0, Registry, false, false),
+            (500, "", 0, Registry, false, true),
+            (500, "", 5, Registry, false, false),
+            (500, "", 5, Registry, true, false),
+            (501, "", 5, Registry, false, true),
+            (401, "", 0, Registry, false, true),
+            (401, "", 5, Registry, false, true),
+            (403, "", 0, Registry, false, true),
+            (403, "", 5, Registry, false, true),
+            (404, "", 0, Registry, false, true),
+            (404, "", 5, Registry, false, true),
+            (407, "", 0, Registry, false, true),
+            (410, "", 5, Registry, false, true),
+            (408, "", 0, Registry, false, false),
+            (408, "", 5, Registry, false, false),
+            (429, "", 0, Registry, false, false),
+            (451, "", 5, Registry, false, true),
+            (502, "", 0, Registry, false, false),
+            (503, "", 0, Registry, true, false),
+            (206, "", 0, Registry, false, false),
+            (401, "", 0, Target, false, true),
+            (403, "", 0, Target, false, true),
+            (401, "", 5, Target, false, false),
+            (403, "", 5, Target, false, false),
+            (401, "", 5, Target, true, true),
+            (403, "", 5, Target, true, true),
+            (404, "", 5, Target, false, true),
+            (400, "", 5, Target, false, true),
+            (400, "", 0, Mirror, false, true),
+            (404, "", 0, Mirror, false, false),
+            (404, "", 5, Mirror, true, false),
+            (403, "", 0, Mirror, false, false),
+            (416, "", 0, Mirror, false, true),
+            (500, "", 0, Mirror, false, false),
+            (501, "", 0, Mirror, false, true),
         ] {
             let headers = headers(&[(CONTENT_RANGE, range)]);
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(is_refused(status, &headers, start, decides), expected, "{status} {range} at {start}");
+            let refused = is_refused(status, &headers, start, speaker, again);
+            assert_eq!(refused, expected, "{status} {range} at {start} of {speaker:?}, again: {again}");
         }
     }
 }

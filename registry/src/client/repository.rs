@@ -64,9 +64,9 @@ impl Repository {
     /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
     ///
     /// Only what a HEAD affirms counts. Where it fails, or does not say all that a GET would, the manifest is fetched
-    /// and returned. A HEAD that names the digest `known` says enough, and an endpoint whose HEADs did not is asked for what is
-    /// known by GET from then on. Where nothing is known and the GET fails without an answer about the manifest, a HEAD's 404 is
-    /// all that a client would have learnt: [`ClientError::Unconfirmed`].
+    /// and returned. A HEAD that names the digest `known` says enough, and an endpoint that answers HEADs of tags with less, or not
+    /// at all, is asked for known ones by GET from then on. Where nothing is known and the GET fails without an answer about the
+    /// manifest, a HEAD's 404 is all that a client would have learnt: [`ClientError::Unconfirmed`].
     pub async fn head_manifest(
         &self,
         reference: &Reference,
@@ -75,10 +75,11 @@ impl Repository {
     ) -> Result<HeadAnswer, ClientError> {
         let call = manifest_call(Method::HEAD, reference, accept);
         let mut attempts = Attempts::once(&self.upstream);
-        let mut unproven = Vec::new();
+        let is_tag = matches!(reference, Reference::Tag(_));
+        let mut untold = Vec::new();
         while let Ok(turn) = attempts.next().await {
             let (index, endpoint) = (turn.index, &self.upstream.endpoints[turn.index]);
-            if known.is_some() && !endpoint.manifest_heads.is_worth_trying(tokio::time::Instant::now()) {
+            if is_tag && known.is_some() && !endpoint.tag_heads.is_worth_trying(tokio::time::Instant::now()) {
                 continue;
             }
             let failure = match self.ask(index, &call).await {
@@ -91,8 +92,8 @@ impl Repository {
                 },
                 Err(failure) => failure,
             };
-            if matches!(failure, Failure::Unconfirmed(_)) {
-                unproven.push(index);
+            if is_tag && matches!(failure, Failure::Unconfirmed(200 | 405)) {
+                untold.push(index);
             }
             attempts.failed(turn, failure);
         }
@@ -107,8 +108,8 @@ impl Repository {
                 Err(word.into_error(self.upstream.name()))
             }
             (Ok((manifest, index)), _) => {
-                if unproven.contains(&index) {
-                    self.upstream.endpoints[index].manifest_heads.refused(tokio::time::Instant::now());
+                if untold.contains(&index) {
+                    self.upstream.endpoints[index].tag_heads.refused(tokio::time::Instant::now());
                 }
                 Ok(HeadAnswer::Manifest(manifest))
             }

@@ -55,10 +55,10 @@ impl Repository {
     }
 
     /// What the header of a GET tells of a blob: asked before a part of it is fetched. HEAD may know less, and its no proves
-    /// nothing.
-    pub async fn probe_blob(&self, digest: &Digest) -> Result<BlobProbe, ClientError> {
+    /// nothing. `failed`: upstream has just failed to send a part, so that one try of each address is enough.
+    pub async fn probe_blob(&self, digest: &Digest, failed: bool) -> Result<BlobProbe, ClientError> {
         let mut source = self.source(digest);
-        let mut attempts = Attempts::new(&self.upstream, &[]);
+        let mut attempts = if failed { Attempts::once(&self.upstream) } else { Attempts::new(&self.upstream, &[]) };
         loop {
             let turn = attempts.next().await?;
             match source.probe(turn.index).await {

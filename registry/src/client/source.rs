@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::exchange::Caller;
 use super::failure::Failure;
-use super::range::{self, Extent, RangeError};
+use super::range::{self, Extent, RangeError, Speaker};
 use super::send::{Answer, Call};
 use super::upstream::Upstream;
 
@@ -22,7 +22,7 @@ pub(super) struct BlobSource {
     pub(super) upstream: Arc<Upstream>,
     caller: Caller,
     call: Call,
-    /// The endpoint that failed to answer a request for a range: it is asked without one where that will do.
+    /// The endpoint that failed to answer a request for a range: it is asked without one where that will do, or once it fails again.
     plain: Option<usize>,
     /// What a HEAD was refused with. A range that is refused with that too is refused for another reason than the range.
     head: Option<u16>,
@@ -101,13 +101,19 @@ impl BlobSource {
         let mut refused = false;
         if let Some(range) = range.filter(|_| !avoided) {
             let answer = match self.ask(index, Some((range, if_range))).await {
-                Err(Failure::Unauthorized) if start == 0 && endpoint.last && self.head != Some(401) => None,
+                Err(Failure::Unauthorized) if endpoint.last && self.head != Some(401) => None,
                 answer => Some(answer?),
             };
+            let again = self.plain == Some(index);
             // A server that is known to take no ranges need not say so in so many words.
             refused = answer.as_ref().is_none_or(|answer| {
                 let status = answer.response.status();
-                (range::is_refused(status, answer.response.headers(), start, endpoint.last || answer.foreign)
+                let speaker = match (answer.foreign, endpoint.last) {
+                    (true, _) => Speaker::Target,
+                    (false, true) => Speaker::Registry,
+                    (false, false) => Speaker::Mirror,
+                };
+                (range::is_refused(status, answer.response.headers(), start, speaker, again)
                     && self.head != Some(status.as_u16()))
                     || (status == StatusCode::INTERNAL_SERVER_ERROR && !endpoint.ranges.is_worth_trying(Instant::now()))
             });
@@ -121,8 +127,6 @@ impl BlobSource {
                 match self.opened(index, answer, start, end).await {
                     // A 206 that is not what it should be: this server is bad at ranges.
                     Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
-                    // A part proves nothing of the whole, some of which may have come a moment ago.
-                    Err(Failure::NotFound) if start > 0 => return Err(Failure::Unconfirmed(404)),
                     opened => return opened.map(|opened| Opening::Body(Box::new(opened))),
                 }
             }

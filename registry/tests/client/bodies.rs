@@ -238,7 +238,7 @@ async fn a_registry_that_would_not_be_asked_says_so_at_once() {
     let fake = Fake::start(|_, _| answer(429, &["Retry-After: 60"], b"")).await;
     let repository = repository(&[fake.url()]);
     assert!(repository.check(&[]).is_ok());
-    assert!(repository.probe_blob(&digest(b"x")).await.is_err());
+    assert!(repository.probe_blob(&digest(b"x"), false).await.is_err());
     let error = repository.check(&[]).unwrap_err();
     assert!(matches!(error, ClientError::RateLimited { .. }), "{error}");
 }

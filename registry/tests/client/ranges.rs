@@ -39,7 +39,7 @@ async fn a_server_that_takes_no_ranges_is_asked_without_one() {
         let mut body = repository.get_blob(&digest(&bytes), 0, Some(500), &[]).await.unwrap();
         assert!(drain(&mut body).await.unwrap() == bytes[..500]);
         assert_eq!(fake.seen().len(), 3, "{status}");
-        assert_eq!(repository.probe_blob(&digest(&bytes)).await.unwrap().size, Some(1000));
+        assert_eq!(repository.probe_blob(&digest(&bytes), false).await.unwrap().size, Some(1000));
     }
 }
 
@@ -63,24 +63,35 @@ async fn parts_as_servers_cut_them() {
     }
 }
 
-/// A 404 to a part beyond the start proves nothing of the whole, cold or in the middle of a body. A 404 to the whole does.
+/// A no to a part proves nothing of the whole, cold or in the middle of a body. A no to the whole does.
 #[tokio::test]
-async fn a_part_that_is_not_found_is_no_proof_of_absence() {
+async fn a_part_that_is_refused_is_asked_for_within_the_whole() {
     let bytes = content(1000);
-    for (start, whole) in [(424, true), (0, true), (424, false), (0, false)] {
-        let body = bytes.clone();
-        let fake = Fake::start(move |seen, _| match seen.header("range").is_some() {
-            false if whole => blob(seen, &body, 500),
-            _ => answer(404, &[], b"no"),
-        })
-        .await;
-        let repository = repository(&[fake.url()]);
-        let error = match repository.get_blob(&digest(&bytes), start, None, &[]).await {
-            Ok(mut body) => drain(&mut body).await.unwrap_err(),
-            Err(error) => error,
-        };
-        let proven = matches!(error, ClientError::NotFound { .. });
-        assert!(proven || matches!(error, ClientError::Unconfirmed { status: 404, .. }), "{start} {whole}: {error}");
-        assert_eq!(proven, start == 0 && !whole, "{start} {whole}");
+    for status in [400, 401, 403, 404, 410, 416, 451, 501] {
+        for (start, whole) in [(0, true), (424, true), (0, false), (424, false)] {
+            let body = bytes.clone();
+            let fake = Fake::start(move |seen, number| match seen.header("range").is_some() {
+                false if whole => blob(seen, &body, if number == 0 { 500 } else { usize::MAX }),
+                _ => answer(status, &[], b"no"),
+            })
+            .await;
+            let case = format!("{status} from {start}, whole: {whole}");
+            let repository = repository(&[fake.url()]);
+            match repository.get_blob(&digest(&bytes), start, None, &[]).await {
+                Ok(mut body) => {
+                    assert!(body.start() == 0 && drain(&mut body).await.unwrap() == bytes, "{case}");
+                    assert_eq!(fake.seen().len(), if start == 0 { 3 } else { 2 }, "{case}");
+                    assert!(whole, "{case}");
+                }
+                Err(error) => {
+                    assert!(!whole, "{case}: {error}");
+                    assert_eq!(
+                        matches!(error, ClientError::NotFound { .. }),
+                        [404, 410].contains(&status),
+                        "{case}: {error}"
+                    );
+                }
+            }
+        }
     }
 }

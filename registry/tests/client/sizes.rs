@@ -76,7 +76,7 @@ async fn a_length_that_head_does_not_tell_is_no_error() {
     let repository = repository(&[fake.url()]);
     assert_eq!(repository.head_blob(&digest(b"x")).await.unwrap(), None);
     assert_eq!(fake.seen().len(), 1, "it costs one request");
-    assert_eq!(repository.probe_blob(&digest(b"x")).await.unwrap().size, None);
+    assert_eq!(repository.probe_blob(&digest(b"x"), false).await.unwrap().size, None);
 }
 
 /// Where both fail, a question costs one HEAD: further tries are by GET, without a range once one was refused.

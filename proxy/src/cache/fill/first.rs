@@ -81,7 +81,7 @@ impl Fills {
         if let Some(hint) = origin.hint
             && self.admits(store, registry, *digest, hint).await.is_err()
         {
-            let size = origin.source.repository.probe_blob(digest).await?.size;
+            let size = origin.source.repository.probe_blob(digest, false).await?.size;
             if let Some(told) = size
                 && self.admits(store, registry, *digest, told).await.is_err()
             {
@@ -100,6 +100,7 @@ impl Fills {
         digest: &Digest,
         asked: Option<Stretch>,
     ) -> Result<Begun, BlobError> {
+        let mut failed = false;
         let part = |size, part| Begun { part, ..Begun::known(Some(size), Want::Part(asked)) };
         if let Some(Stretch { start, end }) = asked {
             let end = end.unwrap_or(u64::MAX).min(start.saturating_add(download::READ_ON));
@@ -112,13 +113,12 @@ impl Fills {
                     });
                 }
                 // Perhaps it lies beyond the end, or the server takes no ranges.
-                Err(BlobError::Upstream(
-                    ClientError::Invalid { .. } | ClientError::Unavailable { status: Some(500), .. },
-                )) => {}
+                Err(BlobError::Upstream(ClientError::Invalid { .. })) => {}
+                Err(BlobError::Upstream(ClientError::Unavailable { status: Some(500), .. })) => failed = true,
                 Err(error) => return Err(error),
             }
         }
-        let probe = origin.source.repository.probe_blob(digest).await?;
+        let probe = origin.source.repository.probe_blob(digest, failed).await?;
         Ok(match probe.size.filter(|_| probe.ranges) {
             Some(total) => part(total, None),
             None => Begun::whole(None, true),
