@@ -209,6 +209,29 @@ async fn bridge(origin: &Origin) {
     assert_eq!(origin.log().count(|line| line.contains(secret)), 0);
 }
 
+/// A robot outlives the token that reads its secret: so that is shown to those who could make robots, and to no token without scopes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_without_scopes_sees_no_robot_tokens() {
+    let origin = origin_with(&["ann", "bob", "eve"]).await;
+    let ann = acme(&origin).await;
+    for robots in ["/organization/acme/robots", "/user/robots"] {
+        let robot = format!("{robots}/ci");
+        assert_eq!(ann.put(&robot, json!({})).await.0, 201);
+        let (list, all) =
+            (format!("{robots}?token=true"), if robots.starts_with("/user") { "user:admin" } else { "org:admin" });
+        let admin = token(&ann, &origin, all).await.0;
+        let (status, made) = ann.post("/user/apptoken", json!({ "title": "no scopes" })).await;
+        assert_eq!(status, 200, "{made}");
+        let unnamed = Caller(origin.client().bearer(made["token"]["token_code"].as_str().unwrap().to_owned()));
+        for (who, shown) in [(&ann, true), (&admin, true), (&unnamed, false)] {
+            let (one, listed) = (who.see(&robot).await, who.see(&list).await);
+            assert_eq!(one["name"], if robots.starts_with("/user") { "ann+ci" } else { "acme+ci" });
+            assert_eq!(one["token"].is_string(), shown, "{robot}: {one}");
+            assert_eq!(listed["robots"][0]["token"].is_string(), shown, "{list}: {listed}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn robot_tokens_are_sealed_and_can_be_shown_once_only() {
     let mut origin = origin_with(&["ann"]).await;

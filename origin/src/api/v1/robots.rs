@@ -112,15 +112,17 @@ impl Owner<'_> {
         }
     }
 
-    /// The same, for those who may look, and whether they administrate it.
+    /// The same, for those who may look, and whether they may see the robots' tokens: those who could make new ones. An application
+    /// token without scopes could not, so it sees none: what it does must end with it.
     async fn seen(self, origin: &Origin, who: &Who) -> Result<(Account, bool), ApiError> {
+        let unnamed = who.caller.is_by_application() && who.caller.scopes().is_none();
         match self {
             Owner::Organization(name) => {
                 let owner = inspected(origin, who, name).await?;
                 let (_, rights) = origin.organization(who, name).await?;
-                Ok((owner, rights.admin))
+                Ok((owner, rights.admin && !unnamed))
             }
-            Owner::User => Ok((who.user()?.clone(), true)),
+            Owner::User => Ok((who.user()?.clone(), !unnamed)),
         }
     }
 }
@@ -130,7 +132,7 @@ fn about<'a>(kind: &'static str, owner: &'a Account, robot: &str) -> Action<'a> 
 }
 
 async fn list(origin: &Origin, who: &Who, owner: Owner<'_>, query: &RobotQuery) -> Result<Json<RobotList>, ApiError> {
-    let (owner, administrates) = owner.seen(origin, who).await?;
+    let (owner, sees_tokens) = owner.seen(origin, who).await?;
     let limit = query.limit.map_or(MOST, |limit| MOST.min(u64::from(limit)));
     let robots = origin.meta.robots(owner.id, limit).await?;
     let mut given = match query.permissions {
@@ -138,7 +140,7 @@ async fn list(origin: &Origin, who: &Who, owner: Owner<'_>, query: &RobotQuery) 
         false => None,
     };
     let view = |account: Account| {
-        let token = if administrates && query.token { kept(origin, &account) } else { None };
+        let token = if sees_tokens && query.token { kept(origin, &account) } else { None };
         let given = given.as_mut().map(|given| given.remove(&account.id).unwrap_or_default());
         let (teams, repositories) = given.map(|given| (given.teams, given.repositories)).unzip();
         Robot {
@@ -211,9 +213,9 @@ async fn regenerate(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -
 }
 
 async fn show(origin: &Origin, who: &Who, owner: Owner<'_>, short: &str) -> Result<Json<Robot>, ApiError> {
-    let (owner, administrates) = owner.seen(origin, who).await?;
+    let (owner, sees_tokens) = owner.seen(origin, who).await?;
     let robot = find(origin, &owner, short).await?;
-    let token = if administrates { kept(origin, &robot) } else { None };
+    let token = if sees_tokens { kept(origin, &robot) } else { None };
     Ok(Json(Robot::of(robot, token)))
 }
 
