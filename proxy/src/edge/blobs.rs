@@ -44,7 +44,9 @@ impl Edge {
             Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
             _ if scope.offline => return Err(Refusal::Offline(Thing::Blob).into()),
             // Nobody has any of its bytes: upstream's sending them is its yes.
-            Authorisation::Fresh if size.is_none() && !head => {
+            Authorisation::Fresh | Authorisation::AskElseKnown | Authorisation::Ask
+                if !held && size.is_none() && !head =>
+            {
                 self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
                 Right::ByFetching
             }
@@ -110,6 +112,9 @@ impl Edge {
             scope.learn(&self.cache, Thing::Blob, &Err::<(), _>(error.clone())).await;
         }
         let blob = opened?;
+        if !held {
+            scope.learn(&self.cache, Thing::Blob, &Ok(())).await;
+        }
         // What was known while its bytes were not here could not be written down.
         if !held || blob.state() != BlobState::Committed {
             scope.keep(self.cache.link(&scope.repository, digest)).await;
@@ -189,7 +194,11 @@ impl Edge {
                 result
             }
         };
-        self.blobs.join(&scope.party, key, question).await?.map_err(|error| scope.blob_refused(&error))
+        match self.blobs.join(&scope.party, key, question).await? {
+            // Good enough for the answer to a HEAD, and gives no right to anything.
+            Err(ClientError::Unconfirmed { status: 200, .. }) if head => Ok(None),
+            result => result.map_err(|error| scope.blob_refused(&error)),
+        }
     }
 }
 

@@ -164,6 +164,10 @@ pub(crate) enum Refusal {
     /// Upstream does not answer.
     #[error("{}", failed("cannot be reached or fails", .0.as_deref()))]
     Unavailable(Option<Box<Failed>>),
+    /// Upstream redirects to a server that refuses what the redirect is good for, also after a new one. No other try makes it better,
+    /// and it says nothing of what the caller may have.
+    #[error("{}", failed("redirects to a server that refuses it", Some(.0)))]
+    TargetRefused(Box<Failed>),
     /// Upstream answers nonsense, or bytes that do not hash to their digest.
     #[error("{}", failed("sent an invalid answer", .0.as_deref()))]
     Invalid(Option<Box<Failed>>),
@@ -195,6 +199,7 @@ impl Refusal {
             ClientError::RateLimited { registry, retry_after, .. } => {
                 Refusal::RateLimited { registry: registry.clone(), retry_after: *retry_after }
             }
+            ClientError::Unavailable { status: Some(401 | 403), .. } => Refusal::TargetRefused(Failed::of(error)),
             ClientError::Unavailable { .. } | ClientError::AccountRefused { .. } => {
                 Refusal::Unavailable(Some(Failed::of(error)))
             }
@@ -261,6 +266,7 @@ impl Refusal {
             self,
             Refusal::RateLimited { .. }
                 | Refusal::Unavailable(_)
+                | Refusal::TargetRefused(_)
                 | Refusal::Invalid(_)
                 | Refusal::Storage
                 | Refusal::Busy

@@ -314,6 +314,7 @@ fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
         Refusal::NoReferrers(_) => (StatusCode::NOT_FOUND, unknown(Thing::Referrers)),
         Refusal::NotAcceptable(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
         Refusal::Unavailable(_) | Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        Refusal::TargetRefused(_) => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         Refusal::Invalid(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
         Refusal::Storage => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unavailable),
     }

@@ -319,9 +319,10 @@ impl Negatives {
         self.known.get(key).filter(|(_, until)| Instant::now() < *until).map(|(error, _)| error)
     }
 
-    /// Upstream's no, if it is recent and holds for a HEAD too. A rejection (405, 416 …) is about the request and its method.
+    /// Upstream's no, if it is recent and holds for a HEAD too: only that there is no such thing. A rejection (405, 416 …) and a
+    /// refusal are about the request and its method.
     pub(crate) fn get_for_head(&self, key: &Key) -> Option<ClientError> {
-        self.get(key).filter(|error| !matches!(error, ClientError::Rejected { .. }))
+        self.get(key).filter(|error| matches!(error, ClientError::NotFound { .. }))
     }
 
     /// Remembers a failure to answer that asking again would only repeat.

@@ -82,6 +82,7 @@ impl BlobBody {
         if end.is_some_and(|end| end <= start) {
             return Err(Failure::invalid(RangeError::Beyond).into_error(upstream.name()));
         }
+        source.distrust(avoid);
         let mut attempts = Attempts::new(&upstream, avoid);
         loop {
             let turn = attempts.next().await?;
@@ -314,7 +315,13 @@ impl BlobBody {
                     self.reply = Some(Reply::new(opened));
                     return Ok(());
                 }
-                Err(failure @ (Failure::Dead(_) | Failure::Silent(_) | Failure::Astray(_) | Failure::Broken(_))) => {
+                Err(
+                    failure @ (Failure::Dead(_)
+                    | Failure::Silent(_)
+                    | Failure::Astray(_)
+                    | Failure::Broken(_)
+                    | Failure::Expired(_)),
+                ) => {
                     // The next attempt is at the next endpoint.
                     self.order.retain(|other| *other != index);
                     self.order.push(index);

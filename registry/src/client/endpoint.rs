@@ -26,7 +26,7 @@ use super::reach::{JudgingResolver, OwnResolver, Reach, is_localhost};
 use super::schemes::Schemes;
 use super::transport::Transport;
 use super::{BuildError, EndpointSettings, Settings};
-use crate::oci::RepositoryName;
+use crate::oci::{Reference, RepositoryName};
 
 /// Sent with every request.
 pub(super) const USER_AGENT: &str = concat!("pierhead/", env!("CARGO_PKG_VERSION"));
@@ -72,8 +72,9 @@ pub(super) struct Endpoint {
     pub(super) heads: Way,
     /// Whether its HEADs of blobs tell the length, and not 0 for all of them.
     pub(super) lengths: Way,
-    /// Whether its HEADs of tags tell what its GETs do.
-    pub(super) tag_heads: Way,
+    /// Whether its HEADs of manifests tell what its GETs do: by tag, and by digest.
+    tag_heads: Way,
+    digest_heads: Way,
 }
 
 /// A way to ask that an endpoint may refuse although it gives what is asked for in another way.
@@ -153,6 +154,7 @@ impl Endpoint {
             heads: Way::default(),
             lengths: Way::default(),
             tag_heads: Way::default(),
+            digest_heads: Way::default(),
             host: host_of(&endpoint.url),
             url: endpoint.url,
         })
@@ -166,6 +168,14 @@ impl Endpoint {
     /// The transport, if requests to this URL go by it.
     pub(super) fn carrier(&self, url: &Url) -> Option<&Arc<dyn Transport>> {
         self.transport.as_ref().filter(|transport| transport.carries(url))
+    }
+
+    /// Whether its HEADs of what is named in this way tell what its GETs do.
+    pub(super) fn heads_of(&self, reference: &Reference) -> &Way {
+        match reference {
+            Reference::Tag(_) => &self.tag_heads,
+            Reference::Digest(_) => &self.digest_heads,
+        }
     }
 
     /// Whether what is at this URL is no longer the endpoint itself.

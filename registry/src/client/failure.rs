@@ -49,6 +49,9 @@ pub(super) enum Failure {
     /// The endpoint answers, and could not: 5xx, a broken header, a broken body. May be better the next time.
     #[error("{0}")]
     Broken(Why),
+    /// The target of a redirect refused what the redirect is good for, which has perhaps run out: a new one is worth one try.
+    #[error("{0}")]
+    Expired(Why),
     /// An answer that cannot be. It will be no better the next time, but perhaps elsewhere.
     #[error("{0}")]
     Invalid(Why),
@@ -95,6 +98,11 @@ impl Failure {
     /// The endpoint could not.
     pub(super) fn broken(reason: impl fmt::Display) -> Failure {
         Failure::Broken(why(reason))
+    }
+
+    /// The redirect has perhaps run out.
+    pub(super) fn expired(reason: impl fmt::Display) -> Failure {
+        Failure::Expired(why(reason))
     }
 
     /// No answer.
@@ -152,6 +160,7 @@ impl Failure {
             | Failure::Silent(why)
             | Failure::Astray(why)
             | Failure::Broken(why)
+            | Failure::Expired(why)
             | Failure::Invalid(why) => {
                 if why.host.is_empty() {
                     host.clone_into(&mut why.host);
@@ -165,6 +174,25 @@ impl Failure {
             | Failure::Rejected(_) => {}
         }
         self
+    }
+
+    /// The status that says so, if one does.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Failure::NotFound => Some(404),
+            Failure::Unauthorized => Some(401),
+            Failure::Forbidden => Some(403),
+            Failure::Unconfirmed(status) => Some(*status),
+            Failure::Rejected(rejection) => Some(rejection.status),
+            Failure::AccountRefused(why)
+            | Failure::RateLimited(_, why)
+            | Failure::Dead(why)
+            | Failure::Silent(why)
+            | Failure::Astray(why)
+            | Failure::Broken(why)
+            | Failure::Expired(why)
+            | Failure::Invalid(why) => why.status,
+        }
     }
 
     /// As the caller sees it.
@@ -189,7 +217,8 @@ impl Failure {
             }
             Failure::Dead(Why { host, status, reason })
             | Failure::Silent(Why { host, status, reason })
-            | Failure::Broken(Why { host, status, reason }) => {
+            | Failure::Broken(Why { host, status, reason })
+            | Failure::Expired(Why { host, status, reason }) => {
                 ClientError::Unavailable { registry, host, status, reason }
             }
             Failure::Invalid(Why { host, status, reason }) => ClientError::Invalid { registry, host, status, reason },

@@ -29,6 +29,20 @@ pub(super) fn info(headers: &HeaderMap, reference: &Reference, known: Option<&Di
     Some(ManifestInfo { digest, media_type: content_type(headers)?, size })
 }
 
+/// What the header of a HEAD's answer says of a manifest where it says less than a GET would: as it is written there.
+pub(super) fn said(headers: &HeaderMap, reference: &Reference) -> Option<ManifestInfo> {
+    let told = content_digest(headers);
+    let digest = match reference {
+        // A page tells neither.
+        Reference::Digest(asked) => (told == Some(*asked) || content_type(headers).is_some()).then_some(*asked)?,
+        Reference::Tag(_) => told?,
+    };
+    let size = range::content_length(headers).filter(|size| *size > 0)?;
+    let media_type =
+        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/octet-stream");
+    Some(ManifestInfo { digest, media_type: media_type.to_owned(), size })
+}
+
 /// Refuses a login page, and a body without a length that was cut short: where no digest tells, JSON does.
 pub(super) fn whole(fetched: (HeaderMap, Bytes)) -> Result<(HeaderMap, Bytes), Failure> {
     match serde_json::from_slice::<IgnoredAny>(&fetched.1) {

@@ -17,6 +17,7 @@ mod error;
 mod exact;
 mod exchange;
 mod failure;
+mod heads;
 mod issue;
 mod login;
 mod lookout;

@@ -97,18 +97,18 @@ pub(super) enum Speaker {
 /// Clients ask for a blob without a range, so any no to a range proves nothing. The signature of a presigned URL, say, may cover
 /// the header; in the middle of a blob it has more likely run out, and a new redirect is worth a try before.
 pub(super) fn is_refused(status: StatusCode, headers: &HeaderMap, start: u64, speaker: Speaker, again: bool) -> bool {
-    let decides = speaker != Speaker::Mirror;
     match status.as_u16() {
         // A shorter blob is a reason to refuse, and the answer says so.
         416 => unsatisfied(headers).is_none_or(|total| total > start),
         // Of the moment.
         408 | 421 | 425 | 429 => false,
+        501 | 505 => true,
+        // Its no sends the question on in any case.
+        _ if speaker == Speaker::Mirror => false,
         401 | 403 if speaker == Speaker::Target => start == 0 || again,
-        // These say something about the caller or the blob, or nothing.
-        401 | 403 | 404 | 407 | 410 => decides,
-        400..=499 | 501 | 505 => true,
+        400..=499 => true,
         // Asking again costs the whole blob, so not in its middle: this may be a fault of the moment.
-        500 => start == 0 && decides,
+        500 => start == 0,
         _ => false,
     }
 }
@@ -251,7 +251,7 @@ mod tests {
             (403, "", 5, Target, true, true),
             (404, "", 5, Target, false, true),
             (400, "", 5, Target, false, true),
-            (400, "", 0, Mirror, false, true),
+            (400, "", 0, Mirror, false, false),
             (404, "", 0, Mirror, false, false),
             (404, "", 5, Mirror, true, false),
             (403, "", 0, Mirror, false, false),

@@ -1,4 +1,5 @@
-//! What is asked of one repository: manifests, lists, and the beginning of a blob's body. The size of a blob: `size`.
+//! What is asked of one repository: manifests, lists, and the beginning of a blob's body. HEADs of manifests: `heads`; the size
+//! of a blob: `size`.
 //!
 //! What an answer proves is not decided here, but in `verdict` and `manifest`.
 
@@ -20,7 +21,7 @@ use super::retry::Attempts;
 use super::send::Call;
 use super::source::BlobSource;
 use super::upstream::Upstream;
-use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, HeadAnswer, ListKind, manifest, range};
+use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, ListKind, manifest, range};
 use crate::oci::{Digest, Reference, RepositoryName, media_type};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -61,62 +62,6 @@ impl Repository {
         self.upstream.endpoints.len()
     }
 
-    /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
-    ///
-    /// Only what a HEAD affirms counts. Where it fails, or does not say all that a GET would, the manifest is fetched
-    /// and returned. A HEAD that names the digest `known` says enough, and an endpoint that answers HEADs of tags with less, or not
-    /// at all, is asked for known ones by GET from then on. Where nothing is known and the GET fails without an answer about the
-    /// manifest, a HEAD's 404 is all that a client would have learnt: [`ClientError::Unconfirmed`].
-    pub async fn head_manifest(
-        &self,
-        reference: &Reference,
-        accept: &[String],
-        known: Option<&Digest>,
-    ) -> Result<HeadAnswer, ClientError> {
-        let call = manifest_call(Method::HEAD, reference, accept);
-        let mut attempts = Attempts::once(&self.upstream);
-        let is_tag = matches!(reference, Reference::Tag(_));
-        let mut untold = Vec::new();
-        while let Ok(turn) = attempts.next().await {
-            let (index, endpoint) = (turn.index, &self.upstream.endpoints[turn.index]);
-            if is_tag && known.is_some() && !endpoint.tag_heads.is_worth_trying(tokio::time::Instant::now()) {
-                continue;
-            }
-            let failure = match self.ask(index, &call).await {
-                Ok(response) => match manifest::info(response.headers(), reference, known) {
-                    Some(info) => {
-                        turn.settle(None);
-                        return Ok(HeadAnswer::Head(info));
-                    }
-                    None => Failure::Unconfirmed(response.status().as_u16()),
-                },
-                Err(failure) => failure,
-            };
-            if is_tag && matches!(failure, Failure::Unconfirmed(200 | 405)) {
-                untold.push(index);
-            }
-            attempts.failed(turn, failure);
-        }
-        let word = attempts.concluded();
-        attempts.in_another_way();
-        // One question: a token that came for the HEAD is as good as can be for the GET.
-        let call = Call { since: call.since, ..manifest_call(Method::GET, reference, accept) };
-        match (self.get(attempts, call, reference).await, word) {
-            (Err(error), Some(word @ Failure::Unconfirmed(404 | 410)))
-                if known.is_none() && !error.outweighs_a_head() =>
-            {
-                Err(word.into_error(self.upstream.name()))
-            }
-            (Ok((manifest, index)), _) => {
-                if untold.contains(&index) {
-                    self.upstream.endpoints[index].tag_heads.refused(tokio::time::Instant::now());
-                }
-                Ok(HeadAnswer::Manifest(manifest))
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
-
     /// GET of a manifest; checked against the digest when asked by one.
     pub async fn get_manifest(&self, reference: &Reference, accept: &[String]) -> Result<FetchedManifest, ClientError> {
         let attempts = Attempts::new(&self.upstream, &[]);
@@ -125,7 +70,7 @@ impl Repository {
     }
 
     /// The manifest, and the endpoint that gave it.
-    async fn get(
+    pub(super) async fn get(
         &self,
         mut attempts: Attempts,
         call: Call,
@@ -206,7 +151,7 @@ impl Repository {
         BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest))
     }
 
-    async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {
+    pub(super) async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {
         let answer = self.upstream.exchange(index, call, &self.caller).await?;
         self.upstream.accept(answer).await
     }
@@ -253,7 +198,7 @@ fn call(method: Method, path: String, accept: HeaderValue, kind: Kind, aim: Aim)
     Call { method, path, query: None, headers, blob: false, kind, aim, since: Instant::now() }
 }
 
-fn manifest_call(method: Method, reference: &Reference, accept: &[String]) -> Call {
+pub(super) fn manifest_call(method: Method, reference: &Reference, accept: &[String]) -> Call {
     let kind = if method == Method::HEAD { Kind::ManifestHead } else { Kind::Manifest };
     let aim = match reference {
         Reference::Digest(_) => Aim::Content,

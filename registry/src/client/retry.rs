@@ -152,7 +152,8 @@ impl Attempts {
 
     /// Whether the last address, whose word counts, has said what it will say again.
     fn is_decided(&self) -> bool {
-        self.failures.last().and_then(Option::as_ref).is_some_and(|last| !verdict::is_worth_another_try(last))
+        let asked = self.failures.last().is_some_and(Option::is_some);
+        asked && !self.order.contains(&(self.failures.len() - 1))
     }
 
     fn exhausted(&self) -> ClientError {
@@ -163,13 +164,21 @@ impl Attempts {
         self.concluded().unwrap_or_else(unasked).into_error(self.upstream.name())
     }
 
+    /// Takes note of a failure of an endpoint that is asked in another way at once.
+    pub(super) fn note(&mut self, index: usize, failure: Failure) {
+        if let Some(known) = self.failures.get_mut(index) {
+            *known = Some(failure);
+        }
+    }
+
     /// Takes note of a failure.
     pub(super) fn failed(&mut self, turn: Turn, failure: Failure) {
         let index = turn.index;
         turn.settle(Some(&failure));
         let failure = failure.at(self.upstream.endpoints[index].host(), None);
         self.dead |= matches!(failure, Failure::Dead(_));
-        if !verdict::is_worth_another_try(&failure)
+        let before = self.failures.get(index).and_then(Option::as_ref);
+        if !verdict::is_worth_another_try(&failure, before)
             && let Some(at) = self.order.iter().position(|other| *other == index)
         {
             self.order.remove(at);
@@ -178,9 +187,7 @@ impl Attempts {
                 self.position -= 1;
             }
         }
-        if let Some(known) = self.failures.get_mut(index) {
-            *known = Some(failure);
-        }
+        self.note(index, failure);
     }
 }
 

@@ -86,7 +86,8 @@ impl Upstream {
                 let body = self.read_beginning(response, REJECTION_LIMIT).await;
                 Failure::Rejected(Rejection { status: number, content_type, body })
             }
-            Verdict::Expired | Verdict::Transient => Failure::broken(format!("{from} {number}")),
+            Verdict::Expired => Failure::expired(format!("{from} {number}")),
+            Verdict::Transient => Failure::broken(format!("{from} {number}")),
             Verdict::Useless => Failure::invalid(format!("{from} {number}, which has no meaning here")),
         };
         Err(failure.at(&host, Some(number)))

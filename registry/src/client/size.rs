@@ -11,13 +11,12 @@ use super::pauses::Kind;
 use super::repository::Repository;
 use super::retry::Attempts;
 use super::send::Call;
-use super::source::BlobSource;
 use super::{BlobProbe, ClientError, range};
 use crate::oci::Digest;
 
 impl Repository {
-    /// HEAD of a blob: its size, where upstream tells it. A HEAD's 404 is [`ClientError::Unconfirmed`]; any other failure of
-    /// a HEAD is decided by a GET of the first byte.
+    /// HEAD of a blob: its size, where upstream tells it. A HEAD's 404 is [`ClientError::Unconfirmed`], and so is its 200 where it
+    /// says a length of 0 and a GET does not confirm it; any other failure of a HEAD is decided by a GET of the first byte.
     pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
         self.size(digest, true).await
     }
@@ -28,6 +27,9 @@ impl Repository {
         self.size(digest, false).await
     }
 
+    /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
+    /// method, so an object store behind a redirect often refuses a HEAD. An endpoint whose GET said more than its HEAD is
+    /// asked by GET at once from then on, for a client that sends a GET; one whose HEADs say 0 for what is longer, for all.
     async fn size(&self, digest: &Digest, absent_by_head: bool) -> Result<Option<u64>, ClientError> {
         let mut source = self.source(digest);
         let mut attempts = Attempts::new(&self.upstream, &[]);
@@ -35,16 +37,43 @@ impl Repository {
         let mut failed = Vec::new();
         loop {
             let turn = attempts.next().await?;
-            let index = turn.index;
-            let size = if failed.contains(&index) || self.is_sized_by_get(index, absent_by_head) {
-                source.probe(index).await.map(|probe| probe.size)
-            } else {
-                self.size_at(index, digest, absent_by_head, &mut source).await
-            };
-            match size {
-                Ok(size) => {
+            let (index, endpoint) = (turn.index, &self.upstream.endpoints[turn.index]);
+            let by_head = !failed.contains(&index) && !self.is_sized_by_get(index, absent_by_head);
+            let mut untold = false;
+            if by_head {
+                match self.ask_head(index, digest).await {
+                    Ok(HeadSize::Told(size)) => {
+                        turn.settle(None);
+                        return Ok(size);
+                    }
+                    Ok(HeadSize::Zero) => untold = true,
+                    Ok(HeadSize::Refused(failure)) if is_for_a_get(&failure, endpoint.last, absent_by_head) => {
+                        source.head_failed(index, &failure);
+                        attempts.note(index, failure);
+                    }
+                    Ok(HeadSize::Refused(failure)) | Err(failure) => {
+                        failed.push(index);
+                        attempts.failed(turn, failure);
+                        continue;
+                    }
+                }
+            }
+            match source.probe(index).await {
+                Ok(probe) => {
                     turn.settle(None);
-                    return Ok(size);
+                    let now = Instant::now();
+                    if by_head {
+                        endpoint.heads.refused(now);
+                    }
+                    if untold {
+                        endpoint.lengths.refused(now);
+                    }
+                    return Ok(probe.size);
+                }
+                // To a client that asks by HEAD, the HEAD has said that it is there. The right to it is for the GET to say.
+                Err(failure) if untold && absent_by_head => {
+                    turn.settle(Some(&failure));
+                    return Err(Failure::Unconfirmed(200).into_error(self.upstream.name()));
                 }
                 Err(failure) => {
                     failed.push(index);
@@ -83,50 +112,36 @@ impl Repository {
         }
     }
 
-    /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
-    /// method, so an object store behind a redirect often refuses a HEAD. An endpoint whose GET said more than its HEAD is
-    /// asked by GET at once from then on, for a client that sends a GET; one whose HEADs say 0 for what is longer, for all.
-    async fn size_at(
-        &self,
-        index: usize,
-        digest: &Digest,
-        absent_by_head: bool,
-        source: &mut BlobSource,
-    ) -> Result<Option<u64>, Failure> {
-        let endpoint = &self.upstream.endpoints[index];
+    async fn ask_head(&self, index: usize, digest: &Digest) -> Result<HeadSize, Failure> {
         let call = Call { method: Method::HEAD, blob: false, kind: Kind::BlobHead, ..self.blob_call(digest) };
-        let mut untold = false;
-        match self.upstream.exchange(index, &call, &self.caller).await {
-            Ok(answer) => match self.upstream.accept(answer).await {
-                Ok(response) => {
-                    let size = range::content_length(response.headers());
-                    let is_empty = || Digest::of(digest.algorithm(), b"") == *digest;
-                    if size != Some(0) || is_empty() {
-                        return Ok(size);
-                    }
-                    untold = true;
-                }
-                Err(absent @ Failure::Unconfirmed(404 | 410)) if absent_by_head => return Err(absent),
-                Err(failure) if !endpoint.last => return Err(failure),
-                Err(Failure::Unconfirmed(status)) => source.head_refused(status),
-                Err(_) => {}
-            },
-            Err(failure) if !endpoint.last => return Err(failure),
-            Err(Failure::Unconfirmed(status)) => source.head_refused(status),
+        let answer = match self.upstream.exchange(index, &call, &self.caller).await {
             // A limit of HEADs is none of GETs.
-            Err(Failure::RateLimited(..)) => {}
-            Err(failure) => return Err(failure),
-        }
-        let probe = match source.probe(index).await {
-            // The HEAD has said that it is there.
-            Err(_) if untold => return Ok(None),
-            probe => probe?,
+            Err(failure @ (Failure::Unconfirmed(_) | Failure::RateLimited(..))) => {
+                return Ok(HeadSize::Refused(failure));
+            }
+            answer => answer?,
         };
-        let now = Instant::now();
-        endpoint.heads.refused(now);
-        if untold {
-            endpoint.lengths.refused(now);
-        }
-        Ok(probe.size)
+        let response = match self.upstream.accept(answer).await {
+            Err(failure) => return Ok(HeadSize::Refused(failure)),
+            Ok(response) => response,
+        };
+        let size = range::content_length(response.headers());
+        let is_empty = || Digest::of(digest.algorithm(), b"") == *digest;
+        Ok(if size != Some(0) || is_empty() { HeadSize::Told(size) } else { HeadSize::Zero })
     }
+}
+
+/// What a HEAD says of a blob's size.
+enum HeadSize {
+    /// This much, or nothing.
+    Told(Option<u64>),
+    /// 0, which is wrong.
+    Zero,
+    /// It was answered with something else.
+    Refused(Failure),
+}
+
+/// Whether a GET decides after an answer to a HEAD. `last`: of the registry itself.
+fn is_for_a_get(failure: &Failure, last: bool, absent_by_head: bool) -> bool {
+    last && !(absent_by_head && matches!(failure, Failure::Unconfirmed(404 | 410)))
 }

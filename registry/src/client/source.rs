@@ -24,7 +24,9 @@ pub(super) struct BlobSource {
     call: Call,
     /// The endpoint that failed to answer a request for a range: it is asked without one where that will do, or once it fails again.
     plain: Option<usize>,
-    /// What a HEAD was refused with. A range that is refused with that too is refused for another reason than the range.
+    /// Endpoints that sent wrong bytes for this blob: perhaps for the range.
+    distrusted: Vec<usize>,
+    /// The 5xx that a HEAD was answered with. A range that is answered with that too fails for another reason than the range.
     head: Option<u16>,
 }
 
@@ -62,7 +64,7 @@ pub(super) enum Opening {
 impl BlobSource {
     /// `call` is the GET of the blob, without a range.
     pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call) -> BlobSource {
-        BlobSource { upstream, caller, call, plain: None, head: None }
+        BlobSource { upstream, caller, call, plain: None, distrusted: Vec::new(), head: None }
     }
 
     /// Begins a request of its own: a token from before it may have expired.
@@ -70,9 +72,18 @@ impl BlobSource {
         self.call.since = std::time::Instant::now();
     }
 
-    /// Notes that a HEAD of the blob was refused with this status.
-    pub(super) fn head_refused(&mut self, status: u16) {
-        self.head = Some(status);
+    /// Notes how a HEAD of the blob failed at the endpoint at `index`.
+    pub(super) fn head_failed(&mut self, index: usize, failure: &Failure) {
+        // Where the method is refused the range may be too, and only a no to the whole is one.
+        if matches!(failure, Failure::Unconfirmed(_)) {
+            self.plain = Some(index);
+        }
+        self.head = failure.status().filter(|status| *status >= 500);
+    }
+
+    /// Asks these endpoints without a range where that will do.
+    pub(super) fn distrust(&mut self, endpoints: &[usize]) {
+        self.distrusted = endpoints.to_vec();
     }
 
     /// What the header of the shortest possible GET tells of the blob.
@@ -97,11 +108,13 @@ impl BlobSource {
         // From its start the blob can be had without a range as well.
         let avoided = start == 0
             && range.is_some()
-            && (self.plain == Some(index) || !endpoint.ranges.is_worth_trying(Instant::now()));
+            && (self.plain == Some(index)
+                || self.distrusted.contains(&index)
+                || !endpoint.ranges.is_worth_trying(Instant::now()));
         let mut refused = false;
         if let Some(range) = range.filter(|_| !avoided) {
             let answer = match self.ask(index, Some((range, if_range))).await {
-                Err(Failure::Unauthorized) if endpoint.last && self.head != Some(401) => None,
+                Err(Failure::Unauthorized) if endpoint.last => None,
                 answer => Some(answer?),
             };
             let again = self.plain == Some(index);

@@ -74,13 +74,19 @@ fn is_no(failure: &Failure) -> bool {
         | Failure::Silent(_)
         | Failure::Astray(_)
         | Failure::Broken(_)
+        | Failure::Expired(_)
         | Failure::Invalid(_) => false,
     }
 }
 
-/// Whether the address that failed in this way may do better when it is asked again for this request.
-pub(super) fn is_worth_another_try(failure: &Failure) -> bool {
-    matches!(failure, Failure::Dead(_) | Failure::Broken(_))
+/// Whether the address that failed in this way may do better when it is asked again for this request. `before`: how it failed the
+/// last time.
+pub(super) fn is_worth_another_try(failure: &Failure, before: Option<&Failure>) -> bool {
+    match failure {
+        Failure::Dead(_) | Failure::Broken(_) => true,
+        Failure::Expired(_) => !matches!(before, Some(Failure::Expired(_))),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

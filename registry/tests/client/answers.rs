@@ -56,20 +56,21 @@ async fn where_head_is_not_allowed_get_is_asked() {
     assert_eq!(fake.seen()[1].header("accept"), Some("a/b"));
 }
 
-/// A tag that is known is asked for by HEAD, unless the HEADs of this registry do not tell what its GETs do: then by GET, for one
-/// request each. One that is not known yet is asked for by HEAD all the same.
+/// A tag is asked for by HEAD, unless the HEADs of this registry do not tell what its GETs do: then by GET, for one request each.
 #[tokio::test]
-async fn heads_that_tell_too_little_are_not_repeated_for_known_tags() {
+async fn heads_that_tell_too_little_are_not_repeated() {
     let told = format!("Docker-Content-Digest: {}", digest(b"{}"));
     let enough = ["HEAD", "HEAD", "HEAD"];
-    let too_little = ["HEAD", "GET", "GET", "HEAD", "GET"];
+    let too_little = ["HEAD", "GET", "GET", "GET"];
     for (status, label, expected) in [
         (200, told.as_str(), &enough[..]),
         (200, "Docker-Content-Digest: sha256:none", &too_little[..]),
         (200, "X: no digest", &too_little[..]),
         (405, "X: no HEAD", &too_little[..]),
-        // Of the tag, or the moment.
-        (404, "X: absent", &["HEAD", "GET", "HEAD", "GET", "HEAD", "GET"][..]),
+        (404, "X: absent", &too_little[..]),
+        (401, "X: no challenge", &too_little[..]),
+        // Of the moment.
+        (503, "X: fails", &["HEAD", "GET", "HEAD", "GET", "HEAD", "GET"][..]),
     ] {
         let lines = format!("Content-Length: 2\r\nContent-Type: a/b\r\n{label}");
         let fake = Fake::start(move |seen, _| match seen.method.as_str() {
@@ -84,6 +85,41 @@ async fn heads_that_tell_too_little_are_not_repeated_for_known_tags() {
         }
         let asked: Vec<_> = fake.seen().iter().map(|seen| seen.method.clone()).collect();
         assert_eq!(asked, expected, "{status} {label}");
+    }
+}
+
+/// Where a GET fails without proving absence, a client's HEAD gets what a HEAD says: also of an endpoint that is asked by GET first.
+#[tokio::test]
+async fn a_head_counts_where_the_get_fails() {
+    let told = format!("Docker-Content-Digest: {}", digest(b"{}"));
+    let wrong = format!("Docker-Content-Digest: {}", digest(b"[]"));
+    let (tag, by_digest) = ("latest".parse::<Reference>().unwrap(), Reference::Digest(digest(b"{}")));
+    // What the HEAD says beside the length 2; whether that is enough of the tag, and of the digest.
+    for (told, kind, of_tag, of_digest) in [
+        (told.as_str(), "Content-Type: application/octet-stream", true, true),
+        (told.as_str(), "X: no type", true, true),
+        (wrong.as_str(), "Content-Type: a/b", true, true),
+        // A page.
+        ("X: no digest", "Content-Type: text/html", false, false),
+    ] {
+        for (reference, expected) in [(&tag, of_tag), (&by_digest, of_digest)] {
+            for status in [400, 401, 403, 404, 429, 501] {
+                let lines = format!("Content-Length: 2\r\n{kind}\r\n{told}");
+                // The first GET is answered.
+                let fake = Fake::start(move |seen, number| match (seen.method.as_str(), number) {
+                    ("HEAD", _) => vec![head(200, &[&lines])],
+                    (_, 1) => answer(200, &[], b"{}"),
+                    _ => answer(status, &["Retry-After: 100"], b"no"),
+                })
+                .await;
+                let (repository, case) = (repository(&[fake.url()]), format!("{told} {kind} {reference} {status}"));
+                repository.head_manifest(reference, &[], None).await.unwrap();
+                let again = repository.head_manifest(reference, &[], None).await;
+                // Only a GET's 404 is an answer to a HEAD that said yes.
+                let affirmed = told == wrong && reference == &tag || expected && status != 404;
+                assert_eq!(again.is_ok(), affirmed, "{case}: {again:?}");
+            }
+        }
     }
 }
 

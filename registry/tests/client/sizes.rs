@@ -21,7 +21,7 @@ async fn a_head_may_say_yes_and_only_a_get_no() {
         (500, 200, true, true, 3),
         (404, 404, false, false, 3),
         (403, 403, false, false, 4),
-        (404, 403, false, false, 4),
+        (404, 403, false, false, 3),
     ] {
         let body = bytes.clone();
         let fake = Fake::start(move |seen, _| match (seen.method.as_str(), head_status, get_status) {
@@ -53,6 +53,7 @@ async fn a_length_of_0_from_a_head_is_looked_up_by_a_get() {
     for (get_status, expected, methods) in [
         (206, Some(1000), vec!["HEAD", "GET", "GET"]),
         (404, None, vec!["HEAD", "GET", "GET", "HEAD", "GET", "GET"]),
+        (403, None, vec!["HEAD", "GET", "GET", "HEAD", "GET", "GET"]),
         (503, None, vec!["HEAD", "GET", "HEAD", "GET"]),
     ] {
         let fake = Fake::start(move |seen, _| match (seen.method.as_str(), get_status) {
@@ -63,10 +64,15 @@ async fn a_length_of_0_from_a_head_is_looked_up_by_a_get() {
         .await;
         let repository = repository(&[fake.url()]);
         for _ in 0..2 {
-            assert_eq!(repository.head_blob(&digest(&bytes)).await.unwrap(), expected, "{get_status}");
+            match repository.head_blob(&digest(&bytes)).await {
+                Err(ClientError::Unconfirmed { status: 200, .. }) => assert_eq!(expected, None, "{get_status}"),
+                size => assert_eq!(size.unwrap(), expected, "{get_status}"),
+            }
         }
         let asked: Vec<_> = fake.seen().iter().map(|seen| seen.method.clone()).collect();
         assert_eq!(asked, methods, "{get_status}");
+        // Whether a blob may be had is for a GET to say.
+        assert_eq!(repository.find_blob(&digest(&bytes)).await.is_ok(), expected.is_some(), "{get_status}");
     }
 }
 
@@ -82,7 +88,7 @@ async fn a_length_that_head_does_not_tell_is_no_error() {
 /// Where both fail, a question costs one HEAD: further tries are by GET, without a range once one was refused.
 #[tokio::test]
 async fn a_size_that_cannot_be_had_costs_one_head() {
-    for (status, gets) in [(500, 4), (502, 3)] {
+    for (status, gets) in [(500, 3), (502, 3)] {
         let fake = Fake::start(move |seen, _| match seen.method.as_str() {
             "HEAD" => vec![head(status, &[])],
             _ => answer(status, &[], b"no"),
@@ -95,5 +101,24 @@ async fn a_size_that_cannot_be_had_costs_one_head() {
         let mut expected = vec![("HEAD".to_owned(), false)];
         expected.extend((0..gets).map(|number| ("GET".to_owned(), number == 0)));
         assert_eq!(asked, expected, "{status}");
+    }
+}
+
+/// What a HEAD and a range are refused with says nothing of the whole.
+#[tokio::test]
+async fn a_head_and_a_range_that_are_refused_alike_are_no_answer() {
+    let bytes = content(1000);
+    for status in [400, 401, 403, 404, 405, 410, 451] {
+        let body = bytes.clone();
+        let fake = Fake::start(move |seen, _| match seen.method.as_str() {
+            "HEAD" => vec![head(status, &[])],
+            _ if seen.header("range").is_some() => answer(status, &[], b"no"),
+            _ => answer(200, &[], &body),
+        })
+        .await;
+        let repository = repository(&[fake.url()]);
+        assert_eq!(repository.find_blob(&digest(&bytes)).await.unwrap(), Some(1000), "{status}");
+        let absent = [404, 410].contains(&status);
+        assert_eq!(repository.head_blob(&digest(&bytes)).await.is_err(), absent, "{status}");
     }
 }

@@ -47,6 +47,7 @@ mod origin_specification;
 mod origin_storage;
 mod origin_tenants;
 mod origin_tokens;
+mod partial;
 mod passthrough;
 mod pools;
 mod pulls;

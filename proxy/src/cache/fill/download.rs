@@ -122,6 +122,15 @@ pub(super) async fn first(
     open(origin, parties, digest, (0, large.then_some(STRETCH)), origin.hint, avoid).await
 }
 
+/// How what is missing of a fill is asked for.
+#[derive(Clone, Copy)]
+struct Manner<'a> {
+    /// By itself, and not within the whole.
+    parts: bool,
+    /// Endpoints that sent wrong bytes.
+    avoid: &'a [usize],
+}
+
 /// Fetches all that is missing of a fill, starting with `body` when there is one. The only one at a time of a fill.
 pub(super) async fn whole(
     lease: Lease,
@@ -136,15 +145,22 @@ pub(super) async fn whole(
     let narrow = fills.narrow(&fill.owner).unwrap_or(usize::MAX);
     let mut workers = workers(&fill, &origin, body.as_ref()).min(narrow).max(1);
     let mut first = body;
+    let mut manner = Manner { parts: true, avoid: &avoid };
     while !fill.over() {
         let before = fill.bytes();
-        match fetch_all(&fill, &fills, &origin, first.take(), workers, &avoid).await {
+        match fetch_all(&fill, &fills, &origin, first.take(), workers, manner).await {
             Ok(()) => {}
             Err(error) => match pause(&error).filter(|_| fill.bytes() > before) {
                 Some(pause) => {
                     tracing::debug!(digest = %fill.digest, %error, "fill goes on over one connection");
                     workers = 1;
                     tokio::time::sleep(pause).await;
+                }
+                // Upstream may fail for the rest alone, however it fails. Without this a blob of which some is here would never be
+                // had from it again.
+                None if manner.parts && fill.bytes() > 0 && matches!(error, BlobError::Upstream(_)) => {
+                    tracing::debug!(digest = %fill.digest, %error, "fill goes on with the whole");
+                    (workers, manner.parts) = (1, false);
                 }
                 None => {
                     tracing::warn!(digest = %fill.digest, %error, "fill stopped");
@@ -191,10 +207,10 @@ async fn fetch_all(
     origin: &Origin,
     mut first: Option<Body>,
     workers: usize,
-    avoid: &[usize],
+    manner: Manner<'_>,
 ) -> Result<(), BlobError> {
     let stretch = if workers > 1 { STRETCH } else { u64::MAX };
-    let work = (0..workers).map(|number| fetch(fill, fills, origin, first.take(), number, stretch, avoid));
+    let work = (0..workers).map(|number| fetch(fill, fills, origin, first.take(), number, stretch, manner));
     let mut work: FuturesUnordered<_> = work.collect();
     while let Some(done) = work.next().await {
         match done {
@@ -219,7 +235,7 @@ async fn fetch(
     mut first: Option<Body>,
     number: usize,
     stretch: u64,
-    avoid: &[usize],
+    manner: Manner<'_>,
 ) -> Result<(), BlobError> {
     while let Some(claimed) = fill.claim_next(stretch) {
         let surplus = number > 0 && fills.narrow(&fill.owner).is_some_and(|connections| number >= connections);
@@ -228,7 +244,8 @@ async fn fetch(
         }
         let body = match first.take() {
             Some(body) => body,
-            None => get(fill, origin, &claimed.range, avoid).await?,
+            None if manner.parts => get(fill, origin, &claimed.range, manner.avoid).await?,
+            None => get(fill, origin, &(0..u64::MAX), manner.avoid).await?,
         };
         copy(fill, body, &claimed.range).await?;
     }

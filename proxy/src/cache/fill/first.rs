@@ -113,7 +113,7 @@ impl Fills {
                     });
                 }
                 // Perhaps it lies beyond the end, or the server takes no ranges.
-                Err(BlobError::Upstream(ClientError::Invalid { .. })) => {}
+                Err(BlobError::Upstream(ClientError::Invalid { status: None | Some(..300 | 416), .. })) => {}
                 Err(BlobError::Upstream(ClientError::Unavailable { status: Some(500), .. })) => failed = true,
                 Err(error) => return Err(error),
             }

@@ -1,0 +1,142 @@
+//! Blobs of which some is here, at registries that send the whole and not the rest; and redirects whose target refuses them.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pierhead_tests::eventually;
+use pierhead_tests::http::{Answer, Request, Server, Step};
+use pierhead_tests::image::Blob;
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use serde_json::json;
+
+use super::layer4::LONG;
+
+const SIZE: usize = 300_000;
+
+fn answer(blob: &Blob) -> Answer {
+    Answer::new(200, &[("Accept-Ranges", "bytes")], blob.bytes.clone())
+}
+
+/// The half of a blob, and then the end of the connection.
+fn broken(blob: &Blob) -> Answer {
+    let length = blob.bytes.len().to_string();
+    let headers = [("Content-Length", length.as_str()), ("Accept-Ranges", "bytes")];
+    Answer::head(200, &headers).then(Step::Send(blob.bytes.slice(..SIZE / 2)))
+}
+
+async fn edge_of(upstream: &Server) -> Pierhead {
+    let keys = json!({
+        "default": true, "retries": 1, "cool_down": "50ms", "resume_for": "200ms", "negative_ttl": "1h", "idle_timeout": "1s",
+        "first_byte_timeout": "1s", "redirects_to": ["127.0.0.2"],
+    });
+    Setup::new().registry_with("up.test", upstream.url(), keys).start().await
+}
+
+/// However the rest is refused: a blob that broke off once comes whole the next time, as it does from the registry itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_broke_off_comes_within_the_whole() {
+    type Rest = fn() -> Answer;
+    let rests: [(&str, Rest); 12] = [
+        ("400", || Answer::new(400, &[], "no")),
+        ("403", || Answer::new(403, &[], "no")),
+        ("404", || Answer::new(404, &[], "no")),
+        ("408", || Answer::new(408, &[], "no")),
+        ("416", || Answer::new(416, &[("Content-Range", "bytes */7")], "no")),
+        ("429", || Answer::new(429, &[("Retry-After", "1")], "no")),
+        ("500", || Answer::new(500, &[], "no")),
+        ("503", || Answer::new(503, &[], "no")),
+        ("a page", || Answer::new(200, &[("Content-Type", "text/html")], "<html>Please log in</html>")),
+        ("no content", || Answer::new(204, &[], "")),
+        ("a redirect loop", || Answer::new(307, &[("Location", "?")], "")),
+        ("the end of the connection", Answer::default),
+    ];
+    for (what, rest) in rests {
+        let blob = Blob::random(1, SIZE);
+        let (held, first) = (blob.clone(), AtomicBool::new(true));
+        let upstream = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| match request.range() {
+            Some(_) => rest(),
+            None if first.swap(false, Ordering::SeqCst) => broken(&held),
+            None => answer(&held),
+        })
+        .await;
+        let edge = edge_of(&upstream).await;
+        let path = format!("/v2/team/app/blobs/{}", blob.digest);
+        let mut pulls = 0;
+        // A client that sees a body break asks again, and after a 429 waits for as long as it is told.
+        eventually(what, LONG, async || {
+            pulls += 1;
+            edge.client().blob("team/app", &blob.digest).await.ok()
+        })
+        .await;
+        if what != "429" {
+            assert!(pulls <= 3, "{what}: {pulls} pulls");
+        }
+        let known = upstream.count(|_| true);
+        assert_eq!(edge.client().get(&path).await.body, blob.bytes, "{what}");
+        assert_eq!(upstream.count(|_| true), known, "{what}: from the cache");
+    }
+}
+
+/// A redirect's target that refuses what it was redirected for is asked for by a new redirect once, and its refusal is passed on:
+/// clients do not repeat it, and nothing is remembered of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_refuses_is_a_refusal_of_the_moment() {
+    for status in [401, 403] {
+        let blob = Blob::random(1, SIZE);
+        let (held, refuses) = (blob.clone(), Arc::new(AtomicBool::new(true)));
+        let refusing = Arc::clone(&refuses);
+        let target =
+            Server::start(Ipv4Addr::new(127, 0, 0, 2), move |_: &Request| match refusing.load(Ordering::SeqCst) {
+                true => Answer::new(status, &[], "<Error>AccessDenied</Error>"),
+                false => answer(&held),
+            })
+            .await;
+        let location = format!("{}/store?signature=secret", target.url());
+        let redirect = move |_: &Request| Answer::new(307, &[("Location", &location)], "");
+        let upstream = Server::start(Ipv4Addr::LOCALHOST, redirect).await;
+        let edge = edge_of(&upstream).await;
+        let path = format!("/v2/team/app/blobs/{}", blob.digest);
+        let refused = edge.client().get(&path).await;
+        let body = String::from_utf8_lossy(&refused.body);
+        assert_eq!(refused.status, 403, "{body}");
+        assert!(body.contains("DENIED") && body.contains("up.test") && body.contains(&status.to_string()), "{body}");
+        assert!(!body.contains("secret"), "{body}");
+        assert_eq!(target.count(|_| true), 2, "{status}: once, and by a new redirect");
+        refuses.store(false, Ordering::SeqCst);
+        assert_eq!(edge.client().get(&path).await.body, blob.bytes);
+    }
+}
+
+/// The right to a blob that is here is for a GET to say where a HEAD says a length of 0: also to a stranger who asks by HEAD before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_without_a_length_opens_nothing_to_a_stranger() {
+    for status in [401, 403, 404, 410, 429, 451, 500, 503] {
+        let blob = Blob::random(1, SIZE);
+        let held = blob.clone();
+        let upstream = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+            let challenge = [("WWW-Authenticate", "Basic realm=\"x\"")];
+            match (request.method.as_str(), request.basic()) {
+                ("HEAD", _) => Answer::head(200, &[("Content-Length", "0")]),
+                (_, None) => Answer::new(401, &challenge, "{}"),
+                (_, Some((user, _))) if user == "alice" => answer(&held),
+                _ => Answer::new(status, &challenge, "{}"),
+            }
+        })
+        .await;
+        let keys = json!({ "default": true, "auth": "passthrough", "retries": 1, "negative_ttl": "1ms" });
+        let edge = Setup::new().registry_with("up.test", upstream.url(), keys).start().await;
+        let path = format!("/v2/team/app/blobs/{}", blob.digest);
+        let alice = edge.client().login("alice", "secret");
+        assert_eq!(alice.get(&path).await.body, blob.bytes, "{status}");
+        edge.committed(&blob.digest).await;
+        for stranger in [edge.client().login("mallory", "secret"), edge.client()] {
+            for _ in 0..2 {
+                let refused = stranger.get(&path).await;
+                assert!(refused.status >= 400, "{status}: {} and {} bytes", refused.status, refused.body.len());
+                stranger.head(&path).await;
+            }
+        }
+        assert_eq!(alice.get(&path).await.body, blob.bytes, "{status}: afterwards");
+    }
+}
