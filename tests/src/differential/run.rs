@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::behaviour::{Ask, Auth, Behaviour, Operation, Phase, Piece};
@@ -17,10 +17,8 @@ use super::tokens::ACCOUNT;
 use super::upstream::{ISSUER, Upstream};
 use crate::pierhead::{Pierhead, Setup};
 
-/// Registries of one edge.
+/// Registries of one edge, whose scripts run at once.
 const BATCH: usize = 150;
-/// Scripts that run at once.
-const AT_ONCE: usize = 50;
 
 /// A behaviour, and the content of its upstream.
 pub struct Case {
@@ -64,10 +62,9 @@ pub async fn run(cases: impl Iterator<Item = Case>) -> Vec<Comparison> {
             upstreams.push((behaviour, content, upstream));
         }
         let edge = setup.start().await;
-        let running = futures_util::stream::iter(upstreams)
-            .map(|(behaviour, content, upstream)| compare(behaviour, content, upstream, &edge))
-            .buffer_unordered(AT_ONCE);
-        comparisons.extend(running.collect::<Vec<_>>().await);
+        let running =
+            upstreams.into_iter().map(|(behaviour, content, upstream)| compare(behaviour, content, upstream, &edge));
+        comparisons.extend(join_all(running).await);
     }
     comparisons.sort_by_key(|comparison| comparison.seed);
     comparisons
