@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pierhead_config as config;
+use pierhead_registry::tls;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
@@ -36,7 +37,7 @@ pub(crate) enum ConnectError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// There is a connection, and no agreement on TLS.
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", tls::fault(.0).unwrap_or_else(|| .0.to_string()))]
     Tls(io::Error),
     /// It took too long.
     #[error("no connection in time")]

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::ClientError;
 use super::reach::Unreachable;
+use crate::tls;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -237,8 +238,11 @@ pub(super) fn reason(error: reqwest::Error) -> String {
     causes(&error.without_url())
 }
 
-/// The error and its causes.
-fn causes(error: &dyn Error) -> String {
+/// The error and its causes; of a failed handshake, what is wrong with it.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    if let Some(fault) = tls::fault(error) {
+        return format!("TLS: {fault}");
+    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

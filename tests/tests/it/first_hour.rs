@@ -20,6 +20,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use super::upstream_tls::version_1;
+
 const LONG: Duration = Duration::from_secs(30);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -254,27 +256,7 @@ async fn what_listens_is_said_with_its_url() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_version_1_is_refused_in_words() {
     let setup = with_tls(Setup::new(), "10s");
-    let dir = setup.dir.path();
-    let openssl = async |arguments: &[&str]| {
-        let mut command = Command::new("openssl");
-        command.args(arguments).current_dir(dir);
-        run(command, LONG).await.expect_success();
-    };
-    openssl(&[
-        "req",
-        "-new",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        "/CN=localhost",
-        "-keyout",
-        "tls.key",
-        "-out",
-        "tls.csr",
-    ])
-    .await;
-    openssl(&["x509", "-req", "-in", "tls.csr", "-signkey", "tls.key", "-days", "90", "-out", "tls.crt"]).await;
+    version_1(setup.dir.path()).await;
     let refused = setup.command(&["check"]).await.expect_failure();
     assert!(
         refused.stderr.contains("X.509 version 1") && refused.stderr.contains("subjectAltName"),

@@ -66,3 +66,4 @@ mod tls;
 mod tokens;
 mod unbroken;
 mod upgrade;
+mod upstream_tls;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use pierhead_registry::tls;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -14,8 +15,8 @@ use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::TlsError;
 use super::material::{File, Pair};
-use super::{TlsError, words};
 
 /// What is told of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -99,7 +100,7 @@ fn unusable(file: &File, error: &pem::Error, absent: &str) -> TlsError {
 
 fn describe(path: &Path, der: &CertificateDer<'static>) -> Result<Certificate, TlsError> {
     let broken = |reason: &dyn std::fmt::Display| TlsError::file(path, &format!("not a usable certificate: {reason}"));
-    let usable = EndEntityCert::try_from(der).map_err(|error| broken(&words::of(&error)))?;
+    let usable = EndEntityCert::try_from(der).map_err(|error| broken(&tls::certificate(&error)))?;
     let (_, parsed) = X509Certificate::from_der(der).map_err(|error| broken(&error))?;
     let mut names: Vec<String> = usable.valid_dns_names().map(str::to_ascii_lowercase).collect();
     if names.is_empty() {

@@ -17,7 +17,6 @@ mod policy;
 #[cfg(test)]
 mod tests;
 mod watch;
-mod words;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use pierhead_config::{Ciphers, Tls, TlsVersion};
+use pierhead_registry::tls;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::server::{
@@ -15,10 +16,10 @@ use rustls::server::{
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
+use super::TlsError;
 use super::certificate::{Usable, chain};
 use super::choice::Choice;
 use super::material::{File, Material};
-use super::{TlsError, words};
 
 /// Sessions of TLS 1.2 clients that do not take tickets.
 const SESSIONS: usize = 10_000;
@@ -104,7 +105,7 @@ fn client_verifier(
     let mut roots = RootCertStore::empty();
     for certificate in chain(file)? {
         webpki::anchor_from_trusted_cert(&certificate)
-            .map_err(|error| TlsError::file(&file.path, &words::of(&error)))?;
+            .map_err(|error| TlsError::file(&file.path, &tls::certificate(&error)))?;
         roots.add(certificate).map_err(|error| TlsError::file(&file.path, &error.to_string()))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
