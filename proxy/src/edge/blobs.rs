@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::RANGE;
-use pierhead_registry::client::ClientError;
+use pierhead_registry::client::{BlobHead, ClientError};
 use pierhead_registry::oci::Digest;
 
 use super::Edge;
@@ -44,9 +44,7 @@ impl Edge {
             Authorisation::Refuse => return Err(Refusal::Offline(Thing::Blob).into()),
             _ if scope.offline => return Err(Refusal::Offline(Thing::Blob).into()),
             // Nobody has any of its bytes: upstream's sending them is its yes.
-            Authorisation::Fresh | Authorisation::AskElseKnown | Authorisation::Ask
-                if !held && size.is_none() && !head =>
-            {
+            Authorisation::Fresh if size.is_none() && !head => {
                 self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
                 Right::ByFetching
             }
@@ -112,9 +110,6 @@ impl Edge {
             scope.learn(&self.cache, Thing::Blob, &Err::<(), _>(error.clone())).await;
         }
         let blob = opened?;
-        if !held {
-            scope.learn(&self.cache, Thing::Blob, &Ok(())).await;
-        }
         // What was known while its bytes were not here could not be written down.
         if !held || blob.state() != BlobState::Committed {
             scope.keep(self.cache.link(&scope.repository, digest)).await;
@@ -184,9 +179,22 @@ impl Edge {
             let (edge, scope, digest, key) = (Arc::clone(self), scope.clone(), *digest, key.clone());
             move || async move {
                 let source = scope.source();
-                let question =
-                    async { if head { source.head_blob(&digest).await } else { source.find_blob(&digest).await } };
-                let result = scope.ask(&edge.cache, Thing::Blob, question).await;
+                let question = async {
+                    match head {
+                        true => source.head_blob(&digest).await,
+                        false => source.find_blob(&digest).await.map(BlobHead::Size),
+                    }
+                };
+                let result = match question.await {
+                    // Good enough for the answer to a HEAD, and gives no right to anything.
+                    Ok(BlobHead::Unopened(error)) => {
+                        scope.learn(&edge.cache, Thing::Blob, &Err::<(), _>(error)).await;
+                        return Ok(None);
+                    }
+                    Ok(BlobHead::Size(size)) => Ok(size),
+                    Err(error) => Err(error),
+                };
+                scope.learn(&edge.cache, Thing::Blob, &result).await;
                 edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 if result.is_ok() {
                     scope.keep(edge.cache.link(&scope.repository, &digest)).await;
@@ -194,11 +202,7 @@ impl Edge {
                 result
             }
         };
-        match self.blobs.join(&scope.party, key, question).await? {
-            // Good enough for the answer to a HEAD, and gives no right to anything.
-            Err(ClientError::Unconfirmed { status: 200, .. }) if head => Ok(None),
-            result => result.map_err(|error| scope.blob_refused(&error)),
-        }
+        self.blobs.join(&scope.party, key, question).await?.map_err(|error| scope.blob_refused(&error))
     }
 }
 

@@ -118,7 +118,7 @@ impl Edge {
                 let reference = Reference::Tag(tag.clone());
                 // What is pinned must be kept, so its body is fetched even for a HEAD.
                 if wish.head && !self.cache.is_pinned(&scope.repository, Some(tag)) {
-                    self.fetch_head(scope, reference, None).await.map(|found| (found, Outcome::Miss))
+                    self.fetch_head(scope, reference, None, true).await.map(|found| (found, Outcome::Miss))
                 } else {
                     self.fetch(scope, reference).await.map(|manifest| (Found::Manifest(manifest), Outcome::Miss))
                 }
@@ -220,7 +220,7 @@ impl Edge {
         let reference = Reference::Digest(*digest);
         match self.cache.manifest(&scope.repository, digest).await {
             Some(known) if authorisation == Authorisation::Fresh => Ok((Found::Manifest(known), Outcome::Hit)),
-            Some(known) => match self.fetch_head(scope, reference, Some(*digest)).await {
+            Some(known) => match self.fetch_head(scope, reference, Some(*digest), head).await {
                 Ok(_) => Ok((Found::Manifest(known), Outcome::Revalidated)),
                 Err(refused) if authorisation == Authorisation::AskElseKnown && refused.refusal.is_failure() => {
                     Ok((Found::Manifest(known), Outcome::Stale(StaleReason::UpstreamFailed)))
@@ -228,7 +228,7 @@ impl Edge {
                 Err(refused) => Err(refused),
             },
             None if scope.offline => Err(Refusal::Offline(Thing::Manifest).into()),
-            None if head => self.fetch_head(scope, reference, None).await.map(|found| (found, Outcome::Miss)),
+            None if head => self.fetch_head(scope, reference, None, true).await.map(|found| (found, Outcome::Miss)),
             None => self.fetch(scope, reference).await.map(|manifest| (Found::Manifest(manifest), Outcome::Miss)),
         }
     }
@@ -305,16 +305,19 @@ impl Edge {
     }
 
     /// Gets a manifest's header from upstream, and its body only when the header does not tell enough: a HEAD is not
-    /// counted by upstreams that limit pulls. `known`: the digest of what is here, which need only be confirmed.
+    /// counted by upstreams that limit pulls. `known`: the digest of what is here, which need only be confirmed; `head`: the client
+    /// asks by HEAD.
     async fn fetch_head(
         self: &Arc<Self>,
         scope: &Scope,
         reference: Reference,
         known: Option<Digest>,
+        head: bool,
     ) -> Result<Found, Refused> {
         // A HEAD that says no is followed by a GET, so what is remembered of either is a GET's no.
         let negative = scope.key(Wanted::Manifest(reference.clone()));
-        if let Some(error) = self.negatives.get_for_head(&negative) {
+        let remembered = if head { self.negatives.get_for_head(&negative) } else { self.negatives.get(&negative) };
+        if let Some(error) = remembered {
             return Err(Refused { outcome: Outcome::Hit, ..scope.refused(&error) });
         }
         let key = scope.key(Wanted::ManifestHead(reference.clone()));

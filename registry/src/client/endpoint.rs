@@ -72,9 +72,11 @@ pub(super) struct Endpoint {
     pub(super) heads: Way,
     /// Whether its HEADs of blobs tell the length, and not 0 for all of them.
     pub(super) lengths: Way,
-    /// Whether its HEADs of manifests tell what its GETs do: by tag, and by digest.
+    /// Whether its HEADs of manifests are answered with their digest: by tag, and by digest.
     tag_heads: Way,
     digest_heads: Way,
+    /// Whether they tell the media type and the size, too.
+    pub(super) head_types: Way,
 }
 
 /// A way to ask that an endpoint may refuse although it gives what is asked for in another way.
@@ -155,6 +157,7 @@ impl Endpoint {
             lengths: Way::default(),
             tag_heads: Way::default(),
             digest_heads: Way::default(),
+            head_types: Way::default(),
             host: host_of(&endpoint.url),
             url: endpoint.url,
         })
@@ -170,7 +173,7 @@ impl Endpoint {
         self.transport.as_ref().filter(|transport| transport.carries(url))
     }
 
-    /// Whether its HEADs of what is named in this way tell what its GETs do.
+    /// Whether its HEADs of what is named in this way are answered with its digest.
     pub(super) fn heads_of(&self, reference: &Reference) -> &Way {
         match reference {
             Reference::Tag(_) => &self.tag_heads,

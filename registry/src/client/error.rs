@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 /// Why an upstream gave nothing.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// A GET found that upstream has no such thing: 404 or 410 of the address that is responsible for it. An answer,
     /// and the only one that may make a caller forget what it knows.

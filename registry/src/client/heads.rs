@@ -1,7 +1,7 @@
 //! HEADs of manifests, decided by GETs where they tell too little.
 //!
-//! Only what a HEAD affirms counts. An endpoint that answers HEADs with less than its GETs tell, or not at all, is asked by GET first
-//! from then on, and by HEAD where that fails: each costs one request then.
+//! Only what a HEAD affirms counts. An endpoint that refuses HEADs, or answers with less than its GETs tell, is asked by GET first
+//! from then on, and by HEAD where that fails and nothing is known: each costs one request then.
 
 use reqwest::Method;
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ struct Heads<'a> {
     known: Option<&'a Digest>,
     /// Endpoints that answered with less than a GET tells, or with a no.
     answered: Vec<usize>,
+    /// Endpoints, or their token services, that failed for the moment.
+    broken: Vec<usize>,
     /// What such an answer said all the same.
     said: Option<ManifestInfo>,
 }
@@ -29,8 +31,8 @@ impl Repository {
     /// HEAD of a manifest. `accept` are media types as the client sent them, empty for all.
     ///
     /// Where a HEAD fails, or does not say all that a GET would, the manifest is fetched and returned. A HEAD that names the digest
-    /// `known` says enough. Where nothing is known and the GET fails without proving absence, what a HEAD said is what a client
-    /// would have learnt: that it is there, or a 404 that proves nothing ([`ClientError::Unconfirmed`]).
+    /// `known` says enough. Where nothing is known and the GET fails without an answer about the manifest, what a HEAD said is what
+    /// a client would have learnt: that it is there, or a 404 that proves nothing ([`ClientError::Unconfirmed`]).
     pub async fn head_manifest(
         &self,
         reference: &Reference,
@@ -40,38 +42,48 @@ impl Repository {
         let call = manifest_call(Method::HEAD, reference, accept);
         // One question: a token that came for the HEAD is as good as can be for the GET.
         let get = Call { since: call.since, ..manifest_call(Method::GET, reference, accept) };
-        let mut heads = Heads { repository: self, call, reference, known, answered: Vec::new(), said: None };
+        let mut heads =
+            Heads { repository: self, call, reference, known, answered: Vec::new(), broken: Vec::new(), said: None };
         let mut attempts = Attempts::once(&self.upstream);
-        let skips = |index: usize| !self.upstream.endpoints[index].heads_of(reference).is_worth_trying(Instant::now());
-        let skipped = (0..self.endpoints()).any(skips);
+        let skips = |index: usize| {
+            let (endpoint, now) = (&self.upstream.endpoints[index], Instant::now());
+            let untyped = known.is_none() && !endpoint.head_types.is_worth_trying(now);
+            untyped || !endpoint.heads_of(reference).is_worth_trying(now)
+        };
+        let mut unasked: Vec<usize> = (0..self.endpoints()).filter(|index| skips(*index)).collect();
         if let Some(info) = heads.ask(&mut attempts, |index| !skips(index)).await {
             return Ok(HeadAnswer::Head(info));
         }
-        let word = attempts.concluded();
+        let mut word = attempts.concluded();
         attempts.in_another_way();
         let error = match self.get(attempts, get, reference).await {
             Ok((manifest, index)) => {
                 if heads.answered.contains(&index) {
-                    self.upstream.endpoints[index].heads_of(reference).refused(Instant::now());
+                    let endpoint = &self.upstream.endpoints[index];
+                    // One that names the digest is good enough for what is known.
+                    let way = if heads.said.is_some() { &endpoint.head_types } else { endpoint.heads_of(reference) };
+                    way.refused(Instant::now());
                 }
                 return Ok(HeadAnswer::Manifest(manifest));
             }
-            Err(error) if known.is_some() || matches!(error, ClientError::NotFound { .. }) => return Err(error),
+            // What a GET says of the manifest, or of the right to it, is the answer to a HEAD too.
+            Err(error) if known.is_some() || error.outweighs_a_head() => return Err(error),
             Err(error) => error,
         };
-        // A registry that answers GETs may answer a HEAD that has not been answered yet.
-        if skipped || error.is_answer() {
-            let answered = heads.answered.clone();
+        // A GET that was rejected says that the registry answers.
+        if error.is_answer() {
+            unasked.append(&mut heads.broken);
+        }
+        if !unasked.is_empty() {
             let mut attempts = Attempts::once(&self.upstream);
-            if let Some(info) = heads.ask(&mut attempts, |index| !answered.contains(&index)).await {
+            if let Some(info) = heads.ask(&mut attempts, |index| unasked.contains(&index)).await {
                 return Ok(HeadAnswer::Head(info));
             }
+            word = attempts.concluded().or(word);
         }
         match (heads.said, word) {
             (Some(info), _) => Ok(HeadAnswer::Head(info)),
-            (None, Some(word @ Failure::Unconfirmed(404 | 410))) if !error.outweighs_a_head() => {
-                Err(word.into_error(self.upstream.name()))
-            }
+            (None, Some(word @ Failure::Unconfirmed(404 | 410))) => Err(word.into_error(self.upstream.name())),
             _ => Err(error),
         }
     }
@@ -98,8 +110,10 @@ impl Heads<'_> {
                 },
                 Err(failure) => failure,
             };
-            if matches!(failure, Failure::Unconfirmed(_)) {
-                self.answered.push(index);
+            match failure {
+                Failure::Unconfirmed(_) => self.answered.push(index),
+                Failure::Broken(_) => self.broken.push(index),
+                _ => {}
             }
             attempts.failed(turn, failure);
         }

@@ -54,7 +54,7 @@ pub use login::AccountRefusal;
 pub use reach::RedirectTarget;
 pub use repository::Repository;
 pub use settings::{Account, AccountSettings, Credential, EndpointSettings, Settings};
-pub use source::BlobProbe;
+pub use source::{BlobHead, BlobProbe};
 pub use transport::{SharedTransport, Transport, TransportBody, TransportError};
 use upstream::Upstream;
 

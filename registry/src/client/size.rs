@@ -11,26 +11,28 @@ use super::pauses::Kind;
 use super::repository::Repository;
 use super::retry::Attempts;
 use super::send::Call;
-use super::{BlobProbe, ClientError, range};
+use super::{BlobHead, BlobProbe, ClientError, range};
 use crate::oci::Digest;
 
 impl Repository {
-    /// HEAD of a blob: its size, where upstream tells it. A HEAD's 404 is [`ClientError::Unconfirmed`], and so is its 200 where it
-    /// says a length of 0 and a GET does not confirm it; any other failure of a HEAD is decided by a GET of the first byte.
-    pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
+    /// HEAD of a blob. A HEAD's 404 is [`ClientError::Unconfirmed`]; any other failure of a HEAD is decided by a GET of the first byte.
+    pub async fn head_blob(&self, digest: &Digest) -> Result<BlobHead, ClientError> {
         self.size(digest, true).await
     }
 
     /// The question "may this credential read the blob here?", as a client asks it that sends a GET: a HEAD may say yes, and
     /// only a GET no. Returns the size, where upstream tells it.
     pub async fn find_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
-        self.size(digest, false).await
+        match self.size(digest, false).await? {
+            BlobHead::Size(size) => Ok(size),
+            BlobHead::Unopened(error) => Err(error),
+        }
     }
 
     /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
     /// method, so an object store behind a redirect often refuses a HEAD. An endpoint whose GET said more than its HEAD is
     /// asked by GET at once from then on, for a client that sends a GET; one whose HEADs say 0 for what is longer, for all.
-    async fn size(&self, digest: &Digest, absent_by_head: bool) -> Result<Option<u64>, ClientError> {
+    async fn size(&self, digest: &Digest, absent_by_head: bool) -> Result<BlobHead, ClientError> {
         let mut source = self.source(digest);
         let mut attempts = Attempts::new(&self.upstream, &[]);
         // Their HEADs failed: further tries are by GET, which would follow in any case.
@@ -44,7 +46,7 @@ impl Repository {
                 match self.ask_head(index, digest).await {
                     Ok(HeadSize::Told(size)) => {
                         turn.settle(None);
-                        return Ok(size);
+                        return Ok(BlobHead::Size(size));
                     }
                     Ok(HeadSize::Zero) => untold = true,
                     Ok(HeadSize::Refused(failure)) if is_for_a_get(&failure, endpoint.last, absent_by_head) => {
@@ -68,12 +70,12 @@ impl Repository {
                     if untold {
                         endpoint.lengths.refused(now);
                     }
-                    return Ok(probe.size);
+                    return Ok(BlobHead::Size(probe.size));
                 }
                 // To a client that asks by HEAD, the HEAD has said that it is there. The right to it is for the GET to say.
-                Err(failure) if untold && absent_by_head => {
+                Err(failure) if untold && absent_by_head && endpoint.last => {
                     turn.settle(Some(&failure));
-                    return Err(Failure::Unconfirmed(200).into_error(self.upstream.name()));
+                    return Ok(BlobHead::Unopened(failure.at(endpoint.host(), None).into_error(self.upstream.name())));
                 }
                 Err(failure) => {
                     failed.push(index);

@@ -10,6 +10,7 @@ use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RAN
 use reqwest::{Response, StatusCode};
 use tokio::time::Instant;
 
+use super::ClientError;
 use super::exchange::Caller;
 use super::failure::Failure;
 use super::range::{self, Extent, RangeError, Speaker};
@@ -51,6 +52,16 @@ pub struct BlobProbe {
     pub size: Option<u64>,
     /// Whether the server sends parts of it.
     pub ranges: bool,
+}
+
+/// What a HEAD of a blob came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobHead {
+    /// It is there, and this long where the server tells it.
+    Size(Option<u64>),
+    /// The HEAD has said so, but with a length of 0; and the GET that was to tell the length failed like this. Whoever sent a HEAD may
+    /// hear the first; the second is what counts for the right to the blob.
+    Unopened(ClientError),
 }
 
 /// What an endpoint has from a given byte on.

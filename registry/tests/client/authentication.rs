@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pierhead_registry::client::ClientError;
+use pierhead_registry::client::{BlobHead, ClientError};
 
 use crate::fake::{Fake, Seen, Step, answer, head};
 use crate::{as_account, client, configured, digest, login, settings, silent_about, team};
@@ -53,7 +53,7 @@ async fn a_token_is_asked_for_and_kept() {
     let fake = bearer_registry("@SELF@/token?account=x", issues, |shown| shown == "Bearer t0").await;
     let client = client(settings(&[fake.url()]));
     for _ in 0..3 {
-        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), Some(7));
+        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
     }
     let asked = token_requests(&fake);
     assert_eq!(asked.len(), 1);
@@ -92,7 +92,7 @@ async fn a_token_is_issued_to_its_caller() {
     let client = client(settings(&[fake.url()]));
     let name = "team/app".parse().unwrap();
     let alice = client.repository(&name, Some(&as_account(login("alice", "s3cret"))));
-    assert_eq!(alice.head_blob(&digest(b"x")).await.unwrap(), Some(7));
+    assert_eq!(alice.head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
     assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
     let mallory = client.repository(&name, Some(&as_account(login("alice", "guess"))));
     assert!(matches!(mallory.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
@@ -189,7 +189,7 @@ async fn many_callers_share_one_token_request() {
         })
         .collect();
     for caller in callers {
-        assert_eq!(caller.await.unwrap().unwrap(), Some(7));
+        assert_eq!(caller.await.unwrap().unwrap(), BlobHead::Size(Some(7)));
     }
     assert_eq!(token_requests(&fake).len(), 1);
 }
@@ -237,7 +237,7 @@ async fn token_services_that_fail() {
     }
     let twice_broken: Script = |seen, number| if number < 2 { answer(503, &[], b"") } else { issues(seen, 0) };
     let fake = bearer_registry("@SELF@/token", twice_broken, |shown| shown == "Bearer t0").await;
-    assert_eq!(team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x")).await.unwrap(), Some(7));
+    assert_eq!(team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pierhead_registry::client::{Client, ClientError};
+use pierhead_registry::client::{BlobHead, Client, ClientError};
 
 use crate::fake::{Fake, Seen, Step, answer, blob, head};
 use crate::{Watch, client, content, digest, drain, repository, settings, team};
@@ -380,6 +380,10 @@ async fn labels_do_not_keep_a_blob_from_being_read() {
         let fake = Fake::start(move |_, _| answer(200, &[label], &body)).await;
         let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
         assert!(drain(&mut body).await.unwrap() == bytes, "{label}");
-        assert_eq!(repository(&[fake.url()]).head_blob(&digest(&bytes)).await.unwrap(), Some(1000), "{label}");
+        assert_eq!(
+            repository(&[fake.url()]).head_blob(&digest(&bytes)).await.unwrap(),
+            BlobHead::Size(Some(1000)),
+            "{label}"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pierhead_registry::client::{Client, ClientError, ListKind, Observer};
+use pierhead_registry::client::{BlobHead, Client, ClientError, ListKind, Observer};
 use url::Url;
 
 use crate::fake::{Fake, Seen, Step, answer, head};
@@ -23,7 +23,7 @@ async fn a_dead_first_endpoint_costs_one_time_out() {
     (two.connect_timeout, two.first_byte_timeout) = (Duration::from_millis(200), Duration::from_millis(800));
     let client = client(two);
     for _ in 0..5 {
-        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), Some(7));
+        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
     }
     let asked = silent.seen().iter().filter(|request| !request.target.ends_with("/v2/")).count();
     assert_eq!((asked, good.seen().len()), (1, 5));
@@ -84,7 +84,7 @@ async fn a_restart_of_the_only_address_is_waited_for() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let fake = Fake::start_at(address, |_, _| vec![head(200, &["Content-Length: 7"])]).await;
-    assert_eq!(asking.await.unwrap().unwrap(), Some(7));
+    assert_eq!(asking.await.unwrap().unwrap(), BlobHead::Size(Some(7)));
     assert!(fake.seen().len() >= 2, "the lookout and the request");
 }
 

@@ -1,6 +1,6 @@
 //! Several addresses: mirrors that have only a part, refuse, or want a pause, before the registry itself.
 
-use pierhead_registry::client::{ClientError, ListKind};
+use pierhead_registry::client::{BlobHead, ClientError, ListKind};
 use pierhead_registry::oci::Reference;
 use url::Url;
 
@@ -44,7 +44,7 @@ async fn what_a_mirror_does_not_give_the_registry_is_asked_for() {
         assert!(repository.head_manifest(&latest, &[], None).await.is_ok(), "{status}");
         assert!(repository.get_manifest(&Reference::Digest(digest(b"{}")), &[]).await.is_ok(), "{status}");
         let before = mirror.seen().len();
-        assert_eq!(repository.head_blob(&blob).await.unwrap(), Some(1000), "{status}");
+        assert_eq!(repository.head_blob(&blob).await.unwrap(), BlobHead::Size(Some(1000)), "{status}");
         assert_eq!(repository.find_blob(&blob).await.unwrap(), Some(1000), "{status}");
         let mut body = repository.get_blob(&blob, 0, None, &[]).await.unwrap();
         assert!(drain(&mut body).await.unwrap() == bytes, "{status}");

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use pierhead_registry::client::ClientError;
+use pierhead_registry::client::{BlobHead, ClientError};
 use url::Url;
 
 use crate::fake::{Fake, answer};
@@ -39,7 +39,7 @@ async fn the_environments_proxy_is_used_except_where_it_says_not_and_on_this_mac
 async fn in_such_an_environment() {
     let Ok(here) = std::env::var(UPSTREAM) else { return };
     let ask = async |url: &str| repository(&[Url::parse(url).unwrap()]).head_blob(&digest(b"x")).await;
-    assert_eq!(ask("http://registry.invalid").await.unwrap(), Some(7));
+    assert_eq!(ask("http://registry.invalid").await.unwrap(), BlobHead::Size(Some(7)));
     let at = repository(&[Url::parse("http://registry.invalid").unwrap()]);
     assert_eq!(at.get_manifest(&"moved".parse().unwrap(), &[]).await.unwrap().bytes, b"1234567"[..]);
     assert!(matches!(ask("http://direct.invalid").await, Err(ClientError::Unavailable { .. })));

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use pierhead_registry::client::{BuildError, ClientError, ListKind};
+use pierhead_registry::client::{BlobHead, BuildError, ClientError, ListKind};
 use pierhead_registry::oci::{Reference, media_type};
 
 use crate::real::Registry;
@@ -14,7 +14,7 @@ async fn blobs_whole_in_part_and_their_size() {
     let bytes = content(1_000_000);
     let digest = registry.push_blob(&bytes, None).await;
     let repository = repository(&[registry.url("http")]);
-    assert_eq!(repository.head_blob(&digest).await.unwrap(), Some(1_000_000));
+    assert_eq!(repository.head_blob(&digest).await.unwrap(), BlobHead::Size(Some(1_000_000)));
     for (start, end) in
         [(0, None), (1, None), (0, Some(1)), (500_000, Some(500_010)), (999_999, None), (10, Some(9_999_999))]
     {
@@ -33,7 +33,7 @@ async fn an_empty_blob() {
     let registry = Registry::plain();
     let digest = registry.push_blob(b"", None).await;
     let repository = repository(&[registry.url("http")]);
-    assert_eq!(repository.head_blob(&digest).await.unwrap(), Some(0));
+    assert_eq!(repository.head_blob(&digest).await.unwrap(), BlobHead::Size(Some(0)));
     let mut body = repository.get_blob(&digest, 0, None, &[]).await.unwrap();
     assert_eq!((body.total(), drain(&mut body).await.unwrap().len()), (Some(0), 0));
 }
@@ -93,7 +93,7 @@ async fn basic_authentication() {
     let alice = login("alice", "s3cret");
     assert_eq!(
         anonymous.repository(&name, Some(&as_account(alice.clone()))).head_blob(&digest).await.unwrap(),
-        Some(7)
+        BlobHead::Size(Some(7))
     );
     let wrong = anonymous.repository(&name, Some(&as_account(login("alice", "guess")))).head_blob(&digest).await;
     assert!(matches!(wrong, Err(ClientError::Unauthorized { .. })));

@@ -8,7 +8,8 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use pierhead_registry::client::{
-    Client, ClientError, Credential, EndpointSettings, SharedTransport, Transport, TransportBody, TransportError,
+    BlobHead, Client, ClientError, Credential, EndpointSettings, SharedTransport, Transport, TransportBody,
+    TransportError,
 };
 use url::Url;
 
@@ -127,7 +128,7 @@ async fn an_account_is_shown_at_once_and_turned_into_a_token_where_that_is_wante
     let (name, here) = ("team/app".parse().unwrap(), digest(b"x"));
     let alice = as_account(login("alice", "s3cret"));
     for first in [true, false] {
-        assert_eq!(client.repository(&name, Some(&alice)).head_blob(&here).await.unwrap(), Some(5));
+        assert_eq!(client.repository(&name, Some(&alice)).head_blob(&here).await.unwrap(), BlobHead::Size(Some(5)));
         let path = format!("HEAD http://own.test/v2/team/app/blobs/{here}");
         let token = "GET https://own.test/token?service=own&scope=repository%3Ateam%2Fapp%3Apull";
         let basic = "Basic YWxpY2U6czNjcmV0";
@@ -165,5 +166,8 @@ async fn one_user_who_asks_too_often_silences_nobody_else() {
     let (name, here) = ("team/app".parse().unwrap(), digest(b"x"));
     let limited = client.repository(&name, Some(&verbatim("Bearer abc"))).head_blob(&here).await;
     assert!(matches!(limited, Err(ClientError::RateLimited { .. })));
-    assert_eq!(client.repository(&name, Some(&Credential::Verbatim(None))).head_blob(&here).await.unwrap(), Some(5));
+    assert_eq!(
+        client.repository(&name, Some(&Credential::Verbatim(None))).head_blob(&here).await.unwrap(),
+        BlobHead::Size(Some(5))
+    );
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pierhead_tests::eventually;
 use pierhead_tests::http::{Answer, Request, Server, Step};
-use pierhead_tests::image::Blob;
+use pierhead_tests::image::{Blob, Image};
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use serde_json::json;
 
@@ -139,4 +139,83 @@ async fn a_head_without_a_length_opens_nothing_to_a_stranger() {
         }
         assert_eq!(alice.get(&path).await.body, blob.bytes, "{status}: afterwards");
     }
+}
+
+/// A blob of which some is here, and which the cache no longer takes, is asked about for each repository: that nothing is stored is no yes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_here_gives_no_right_to_a_blob() {
+    let image = Image::new(7, &[1000]);
+    let secret = Blob::random(1, 8 << 20);
+    let (held, manifest) = (secret.clone(), image.manifest.clone());
+    let upstream = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+        let Some((user, _)) = request.basic() else {
+            return Answer::new(401, &[("WWW-Authenticate", "Basic realm=\"x\"")], "{}");
+        };
+        match (user.as_str(), request.path.as_str()) {
+            ("mallory", path) if path.starts_with("/v2/own/app/manifests/") => {
+                Answer::new(200, &[("Content-Type", &manifest.media_type)], manifest.blob.bytes.clone())
+            }
+            ("alice", path) if path.starts_with("/v2/team/secret/blobs/") => match request.range() {
+                Some((from, to)) => {
+                    let end = to.map_or(held.bytes.len(), |to| usize::try_from(to).unwrap() + 1).min(held.bytes.len());
+                    let range = format!("bytes {from}-{}/{}", end - 1, held.bytes.len());
+                    Answer::new(
+                        206,
+                        &[("Content-Range", &range)],
+                        held.bytes.slice(usize::try_from(from).unwrap()..end),
+                    )
+                }
+                None => answer(&held),
+            },
+            _ => Answer::new(404, &[], r#"{"errors":[]}"#),
+        }
+    })
+    .await;
+    let keys = json!({ "default": true, "auth": "passthrough", "retries": 1, "negative_ttl": "1ms" });
+    let mut edge = Setup::new().registry_with("up.test", upstream.url(), keys).start().await;
+    let resized = async |edge: &mut Pierhead, size: &str| {
+        edge.stop().await;
+        edge.rewrite(|config| config["cache"]["max_size"] = json!(size));
+        edge.start_again().await;
+    };
+    let [alice, mallory] = ["alice", "mallory"].map(|user| move |edge: &Pierhead| edge.client().login(user, "secret"));
+    let part = alice(&edge).range("team/secret", &secret.digest, "bytes=0-99").await;
+    assert_eq!((part.status, part.body), (206, secret.bytes.slice(..100)));
+    resized(&mut edge, "4MiB").await;
+    assert_eq!(mallory(&edge).get("/v2/own/app/manifests/latest").await.status, 200);
+    let path = format!("/v2/own/app/blobs/{}", secret.digest);
+    assert_eq!(mallory(&edge).get(&path).await.status, 404);
+    resized(&mut edge, "64MiB").await;
+    alice(&edge).blob("team/secret", &secret.digest).await.unwrap();
+    edge.committed(&secret.digest).await;
+    assert_eq!(mallory(&edge).get("/v2/own/app/manifests/latest").await.status, 200);
+    assert_eq!(mallory(&edge).get(&path).await.status, 404);
+}
+
+/// A registry that stopped sending parts costs one download of the whole, however many gaps there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_gaps_are_filled_from_one_download() {
+    let blob = Blob::random(1, 8 << 20);
+    let (held, parts) = (blob.clone(), Arc::new(AtomicBool::new(true)));
+    let sends_parts = Arc::clone(&parts);
+    let upstream = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| match request.range() {
+        Some((from, Some(to))) if sends_parts.load(Ordering::SeqCst) => {
+            let range = format!("bytes {from}-{to}/{}", held.bytes.len());
+            let part = held.bytes.slice(usize::try_from(from).unwrap()..=usize::try_from(to).unwrap());
+            Answer::new(206, &[("Content-Range", &range)], part)
+        }
+        Some(_) => Answer::new(500, &[], "no"),
+        None => answer(&held),
+    })
+    .await;
+    let edge = edge_of(&upstream).await;
+    for number in 0..8 {
+        let from = (number << 20) + 100;
+        let part = edge.client().range("team/app", &blob.digest, &format!("bytes={from}-{}", from + 999)).await;
+        assert_eq!(part.status, 206);
+    }
+    parts.store(false, Ordering::SeqCst);
+    let asked = |whole: bool| upstream.count(|request| request.range().is_none() == whole);
+    eventually("the whole", LONG, async || edge.client().blob("team/app", &blob.digest).await.ok()).await;
+    assert_eq!(asked(true), 1, "one download of the whole");
 }

@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A body of upstream's, with the connection that it takes of the registry's.
 pub(super) struct Body {
     body: BlobBody,
-    _permit: Permit,
+    permit: Permit,
     /// Another client wants the connection. Only for a body of which the rest can be asked for later.
     wanted: Option<CancellationToken>,
 }
@@ -66,6 +66,12 @@ impl Body {
     /// Goes on to the end of the blob where upstream sends all of it. True where it does.
     pub(super) fn widen(&mut self) -> bool {
         self.body.widen()
+    }
+
+    /// Is not given to another client: what comes of it would have to be asked for again from its start.
+    fn keep(&mut self) {
+        self.permit.gives_way(false);
+        self.wanted = None;
     }
 
     /// The next piece; `None` at the end, or where another client wants the connection.
@@ -107,7 +113,7 @@ pub(super) async fn open(
         if let Some(expected) = expected {
             body.expect(expected);
         }
-        return Ok(Body { body, _permit: permit, wanted: resumable.then_some(wanted) });
+        return Ok(Body { body, permit, wanted: resumable.then_some(wanted) });
     }
 }
 
@@ -158,7 +164,7 @@ pub(super) async fn whole(
                 }
                 // Upstream may fail for the rest alone, however it fails. Without this a blob of which some is here would never be
                 // had from it again.
-                None if manner.parts && fill.bytes() > 0 && matches!(error, BlobError::Upstream(_)) => {
+                None if manner.parts && fill.bytes() > 0 && may_be_of_the_part(&error) => {
                     tracing::debug!(digest = %fill.digest, %error, "fill goes on with the whole");
                     (workers, manner.parts) = (1, false);
                 }
@@ -200,6 +206,21 @@ fn pause(error: &BlobError) -> Option<Duration> {
     }
 }
 
+/// Whether upstream may fail in this way for a part alone. What it answered, it answered to a request for the whole as well.
+fn may_be_of_the_part(error: &BlobError) -> bool {
+    matches!(error, BlobError::Upstream(error) if !error.is_answer())
+}
+
+/// Fetches what is missing within the whole: that is read once, from its start to its end, and what is here is passed over.
+async fn fetch_within_the_whole(fill: &Arc<Fill>, origin: &Origin, avoid: &[usize]) -> Result<(), BlobError> {
+    let Some(free) = fill.claim_next(u64::MAX) else { return Ok(()) };
+    let claimed = fill.claim(free.range.start..u64::MAX);
+    let expected = fill.total().or(origin.hint);
+    let mut body = open(origin, &fill.parties, &fill.digest, (0, None), expected, avoid).await?;
+    body.keep();
+    copy(fill, body, &claimed.range).await
+}
+
 /// Fetches all free stretches, over as many connections as upstream lets the fill have. Fails when the last one does.
 async fn fetch_all(
     fill: &Arc<Fill>,
@@ -209,8 +230,11 @@ async fn fetch_all(
     workers: usize,
     manner: Manner<'_>,
 ) -> Result<(), BlobError> {
+    if !manner.parts {
+        return fetch_within_the_whole(fill, origin, manner.avoid).await;
+    }
     let stretch = if workers > 1 { STRETCH } else { u64::MAX };
-    let work = (0..workers).map(|number| fetch(fill, fills, origin, first.take(), number, stretch, manner));
+    let work = (0..workers).map(|number| fetch(fill, fills, origin, first.take(), number, stretch, manner.avoid));
     let mut work: FuturesUnordered<_> = work.collect();
     while let Some(done) = work.next().await {
         match done {
@@ -235,7 +259,7 @@ async fn fetch(
     mut first: Option<Body>,
     number: usize,
     stretch: u64,
-    manner: Manner<'_>,
+    avoid: &[usize],
 ) -> Result<(), BlobError> {
     while let Some(claimed) = fill.claim_next(stretch) {
         let surplus = number > 0 && fills.narrow(&fill.owner).is_some_and(|connections| number >= connections);
@@ -244,8 +268,7 @@ async fn fetch(
         }
         let body = match first.take() {
             Some(body) => body,
-            None if manner.parts => get(fill, origin, &claimed.range, manner.avoid).await?,
-            None => get(fill, origin, &(0..u64::MAX), manner.avoid).await?,
+            None => get(fill, origin, &claimed.range, avoid).await?,
         };
         copy(fill, body, &claimed.range).await?;
     }
@@ -336,7 +359,7 @@ async fn copy(fill: &Fill, mut body: Body, range: &Range<u64>) -> Result<(), Blo
         if fill.pieces.send(Piece { offset: at, bytes }).await.is_err() {
             return Ok(());
         }
-        if offset < range.end && fill.contiguous(offset) >= (offset + CUT).min(range.end) {
+        if body.wanted.is_some() && offset < range.end && fill.contiguous(offset) >= (offset + CUT).min(range.end) {
             break;
         }
     }

@@ -40,10 +40,12 @@ enum Opened {
         /// Whether upstream was asked, and so said yes to whoever opened it.
         asked: bool,
     },
-    /// It is not stored; upstream was asked for its size.
+    /// It is not stored.
     Uncached {
         /// Of the blob, where upstream tells it.
         size: Option<u64>,
+        /// Whether upstream was asked now.
+        asked: bool,
     },
     /// Its last fill was committed in the meantime.
     Committed,
@@ -165,7 +167,7 @@ impl Fills {
         };
         match opened {
             Some(Ok(Opened::Fill { lease, asked })) => Ok(Joined::Fill { lease, answered: first && asked }),
-            Some(Ok(Opened::Uncached { size })) => Ok(Joined::Uncached { size, answered: first }),
+            Some(Ok(Opened::Uncached { size, asked })) => Ok(Joined::Uncached { size, answered: first && asked }),
             Some(Ok(Opened::Committed)) => Ok(Joined::Again),
             // What upstream says to one repository, or one caller, is no answer to another.
             Some(Err(BlobError::Upstream(error)))
@@ -194,12 +196,14 @@ impl Fills {
         }
         let job = Arc::clone(store);
         let map = blocking(move || job.tree.partial_map(&digest)).await.ok().flatten();
+        // Of what is here in part upstream has told before, perhaps to somebody else.
+        let asked = map.is_none();
         let begun = match (&map, &origin) {
             (Some(map), _) => Begun::known(map.total, want),
             (None, None) => return Err(BlobError::Offline { digest }),
             (None, Some(origin)) => match self.begin(store, &registry, &digest, want, origin, &parties).await? {
                 Asked::Begun(begun) => *begun,
-                Asked::TooLarge { size } => return Ok(Opened::Uncached { size }),
+                Asked::TooLarge { size } => return Ok(Opened::Uncached { size, asked: true }),
             },
         };
         let Begun { size, want, part, whole, unranged } = begun;
@@ -215,7 +219,7 @@ impl Fills {
         };
         if let Err(why) = reserved {
             tracing::warn!(%digest, size, %why, "served through, uncached");
-            return Ok(Opened::Uncached { size });
+            return Ok(Opened::Uncached { size, asked });
         }
         let job = Arc::clone(store);
         let file = match blocking(move || job.tree.open_partial(&digest)).await.and_then(|file| file) {
@@ -223,7 +227,7 @@ impl Fills {
             Err(error) => {
                 store.failed("making a partial blob", &error);
                 store.ledger.remove(&digest);
-                return Ok(Opened::Uncached { size });
+                return Ok(Opened::Uncached { size, asked });
             }
         };
         let (pieces, receiver) = mpsc::channel(writer::QUEUE);
@@ -238,7 +242,6 @@ impl Fills {
             users: AtomicUsize::new(0),
             idle: Notify::new(),
         });
-        let asked = map.is_none();
         let claims = map.map(|map| map.claims).unwrap_or_default();
         tokio::spawn(writer::run(Arc::clone(&fill), Arc::clone(store), Arc::clone(self), receiver, claims));
         // Leased while it becomes visible, so that it is not retired before whoever asked holds it.
