@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pierhead_registry::oci::media_type::OCI_INDEX;
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 use super::behaviour::{
     Auth, Behaviour, DigestLabel, Etag, Fault, Length, Mirror, Pages, Phase, Ranges, Site, Thing, Way, What, When,
@@ -31,6 +32,8 @@ pub struct Upstream {
     pub addresses: Vec<String>,
     /// Dropping them ends them.
     _servers: Vec<Server>,
+    /// The port of a mirror that is not there, which nobody else may get meanwhile.
+    _dead: Option<TcpSocket>,
     state: Arc<Mutex<State>>,
 }
 
@@ -89,7 +92,7 @@ impl Upstream {
         let registry = serve(Ipv4Addr::LOCALHOST, Role::Registry).await;
         let mut addresses = vec![registry.url()];
         let (mut target, mut issuer) = (registry.url(), registry.url());
-        let mut servers = vec![registry];
+        let (mut servers, mut dead) = (vec![registry], None);
         if behaviour.redirect.as_ref().is_some_and(|redirect| redirect.elsewhere) {
             servers.push(serve(TARGET, Role::Target).await);
             target = servers[servers.len() - 1].url();
@@ -99,10 +102,14 @@ impl Upstream {
             issuer = servers[servers.len() - 1].url();
         }
         if let Some(mirror) = &behaviour.mirror {
-            let server = serve(Ipv4Addr::LOCALHOST, Role::Mirror).await;
-            addresses.insert(0, server.url());
-            // Of one that is dead the address remains.
-            if !mirror.dead {
+            if mirror.dead {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+                addresses.insert(0, format!("http://{}", socket.local_addr().unwrap()));
+                dead = Some(socket);
+            } else {
+                let server = serve(Ipv4Addr::LOCALHOST, Role::Mirror).await;
+                addresses.insert(0, server.url());
                 servers.push(server);
             }
         }
@@ -110,7 +117,7 @@ impl Upstream {
             let mut state = state.lock().unwrap();
             (state.target, state.issuer) = (target, issuer);
         }
-        Upstream { addresses, _servers: servers, state }
+        Upstream { addresses, _servers: servers, _dead: dead, state }
     }
 
     /// The next part of the script begins.
