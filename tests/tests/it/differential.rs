@@ -13,7 +13,7 @@ use pierhead_tests::differential::content::Content;
 use pierhead_tests::differential::run::{Case, overview, run};
 
 /// Seeds of every run.
-const USUAL: u64 = 300;
+const USUAL: u64 = 200;
 /// Reports that are printed.
 const REPORTS: usize = 3;
 const LAYERS: usize = 10;
@@ -30,7 +30,6 @@ fn seeds() -> Range<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "some upstreams are still worse through the edge; `make test-long` runs it"]
 async fn heavy_through_is_never_worse_than_direct() {
     let seeds = seeds();
     let count = seeds.end - seeds.start;
