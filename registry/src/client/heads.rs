@@ -21,10 +21,10 @@ struct Heads<'a> {
     known: Option<&'a Digest>,
     /// Endpoints that answered with less than a GET tells, or with a no.
     answered: Vec<usize>,
-    /// Endpoints, or their token services, that failed for the moment.
-    broken: Vec<usize>,
     /// What such an answer said all the same.
     said: Option<ManifestInfo>,
+    /// Endpoints that failed for the moment, or whose token services did.
+    broken: Vec<usize>,
 }
 
 impl Repository {
@@ -43,7 +43,7 @@ impl Repository {
         // One question: a token that came for the HEAD is as good as can be for the GET.
         let get = Call { since: call.since, ..manifest_call(Method::GET, reference, accept) };
         let mut heads =
-            Heads { repository: self, call, reference, known, answered: Vec::new(), broken: Vec::new(), said: None };
+            Heads { repository: self, call, reference, known, answered: Vec::new(), said: None, broken: Vec::new() };
         let mut attempts = Attempts::once(&self.upstream);
         let skips = |index: usize| {
             let (endpoint, now) = (&self.upstream.endpoints[index], Instant::now());
