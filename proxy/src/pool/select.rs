@@ -65,6 +65,8 @@ pub(super) enum Choice {
 
 /// Makes the choice.
 pub(super) fn select(candidates: impl Iterator<Item = Candidate> + Clone, rule: Rule<'_>) -> Choice {
+    let again = candidates.clone().any(|candidate| candidate.tried);
+    let class = move |candidate| class(candidate, again);
     let Some(best) = candidates.clone().filter_map(class).min() else { return Choice::Nobody };
     let all = candidates.enumerate();
     let eligible = all.filter(move |(_, candidate)| !candidate.full && class(*candidate) == Some(best));
@@ -78,14 +80,15 @@ pub(super) fn select(candidates: impl Iterator<Item = Candidate> + Clone, rule: 
 }
 
 /// The smaller, the better. A server that failed this request is as good as down for it, so an untried backup goes
-/// before it; one of weight 0 is for when all others are away.
-fn class(candidate: Candidate) -> Option<u8> {
+/// before it, and, `again`, one that failed others lately: it may have come back. One of weight 0 is for when all others are away.
+fn class(candidate: Candidate, again: bool) -> Option<u8> {
     let Candidate { open, weight, tried, backup, .. } = candidate;
     match open {
         Open::No => None,
-        Open::Last => Some(6 + u8::from(tried)),
-        Open::Yes if weight == 0 => Some(4 + u8::from(tried)),
-        Open::Yes => Some(2 * u8::from(tried) + u8::from(backup)),
+        Open::Last if again && !tried => Some(2),
+        Open::Last => Some(7 + u8::from(tried)),
+        Open::Yes if weight == 0 => Some(5 + u8::from(tried)),
+        Open::Yes => Some(3 * u8::from(tried) + u8::from(backup)),
     }
 }
 

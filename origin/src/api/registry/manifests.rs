@@ -92,7 +92,8 @@ async fn pull(
             headers.insert(name, value);
         }
     }
-    if status == StatusCode::OK {
+    // The length that a 200 would have, or none (RFC 9110, section 8.6): left alone, a 304 to a HEAD would say 0.
+    if status == StatusCode::OK || (status == StatusCode::NOT_MODIFIED && wanted.method == Method::HEAD) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(found.size));
     }
     Ok(response)

@@ -33,7 +33,14 @@ pub(super) async fn blob(
     let etag = format!("\"{digest}\"");
     match conditional::evaluate(headers, &etag) {
         Verdict::Proceed => {}
-        Verdict::NotModified => return Ok(dressed(StatusCode::NOT_MODIFIED, digest, &etag, Body::empty())),
+        Verdict::NotModified => {
+            let mut response = dressed(StatusCode::NOT_MODIFIED, digest, &etag, Body::empty());
+            // The length that a 200 would have, or none (RFC 9110, section 8.6): left alone, it would be 0.
+            if wanted.method == Method::HEAD {
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+            }
+            return Ok(response);
+        }
         Verdict::Failed => return Ok(dressed(StatusCode::PRECONDITION_FAILED, digest, &etag, Body::empty())),
     }
     if wanted.method == Method::HEAD {

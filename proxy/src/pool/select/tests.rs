@@ -44,14 +44,20 @@ fn classes_come_in_their_order() {
     let none = server(0);
     let held = Candidate { open: Open::Last, ..up };
     let down = Candidate { open: Open::No, ..up };
-    let order = [up, backup, tried, tried_backup, none, held];
-    for better in 0..order.len() {
-        for worse in better + 1..order.len() {
-            for chosen in by_every_rule(&[down, order[worse], order[better], order[worse]]) {
-                assert_eq!(chosen, Choice::Server(2), "{better} before {worse}");
+    let tried_down = Candidate { tried: true, ..down };
+    let tried_held = Candidate { tried: true, ..held };
+    let first_try = (down, vec![up, backup, none, held]);
+    // What failed others may have come back, and what failed this request has just failed.
+    let later_try = (tried_down, vec![up, backup, held, tried, tried_backup, none, tried_held]);
+    for (away, order) in [first_try, later_try] {
+        for better in 0..order.len() {
+            for worse in better + 1..order.len() {
+                for chosen in by_every_rule(&[away, order[worse], order[better], order[worse]]) {
+                    assert_eq!(chosen, Choice::Server(2), "{better} before {worse} of {order:?}");
+                }
             }
+            assert!(by_every_rule(&[away, order[better]]).iter().all(|chosen| *chosen == Choice::Server(1)));
         }
-        assert!(by_every_rule(&[down, order[better]]).iter().all(|chosen| *chosen == Choice::Server(1)));
     }
     assert!(by_every_rule(&[down, down]).iter().all(|chosen| *chosen == Choice::Nobody));
     assert!(by_every_rule(&[]).iter().all(|chosen| *chosen == Choice::Nobody));

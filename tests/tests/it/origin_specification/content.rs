@@ -34,6 +34,8 @@ async fn blobs_are_pulled_whole_in_part_and_only_when_wanted() {
     assert_eq!(code(&past), "RANGE_INVALID");
     let etag = head.header("etag").to_owned();
     assert_eq!(client.get_with(&path, &[("if-none-match", &etag)]).await.status, 304);
+    let unchanged = send(&client, "HEAD", &path, &[("if-none-match", &etag)], Bytes::new()).await;
+    assert_eq!((unchanged.status, unchanged.header("content-length")), (304, "1000000"));
     assert_eq!(client.get_with(&path, &[("if-match", "\"other\"")]).await.status, 412);
     assert_eq!(client.get_with(&path, &[("if-range", "\"other\""), ("range", "bytes=0-0")]).await.status, 200);
     let unknown = client.get(&format!("/v2/{REPOSITORY}/blobs/{}", Blob::random(9, 9).digest)).await;
@@ -59,6 +61,8 @@ async fn manifests_are_kept_as_they_came() {
         assert_eq!(head.header("content-length"), bytes.len().to_string());
         assert_eq!(head.header("docker-content-digest"), index.digest().to_string());
         assert_eq!(client.get_with(&path, &[("if-none-match", head.header("etag"))]).await.status, 304);
+        let unchanged = send(&client, "HEAD", &path, &[("if-none-match", head.header("etag"))], Bytes::new()).await;
+        assert_eq!((unchanged.status, unchanged.header("content-length")), (304, bytes.len().to_string().as_str()));
     }
     assert_eq!(client.pull(REPOSITORY, "latest").await.unwrap(), 2 * index.images.len());
 
