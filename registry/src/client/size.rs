@@ -72,7 +72,7 @@ impl Repository {
                     }
                     return Ok(BlobHead::Size(probe.size));
                 }
-                // To a client that asks by HEAD, the HEAD has said that it is there. The right to it is for the GET to say.
+                // A client's HEAD may be answered with 200. Whether the client may read the blob is for the GET to say.
                 Err(failure) if untold && absent_by_head && endpoint.last => {
                     turn.settle(Some(&failure));
                     return Ok(BlobHead::Unopened(failure.at(endpoint.host(), None).into_error(self.upstream.name())));

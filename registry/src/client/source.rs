@@ -59,8 +59,8 @@ pub struct BlobProbe {
 pub enum BlobHead {
     /// It is there, and this long where the server tells it.
     Size(Option<u64>),
-    /// The HEAD has said so, but with a length of 0; and the GET that was to tell the length failed like this. Whoever sent a HEAD may
-    /// hear the first; the second is what counts for the right to the blob.
+    /// The HEAD was answered with 200 and a length of 0, and the GET that asked for the length failed with this. A client's HEAD may be
+    /// answered with 200. Whether the client may read the blob is decided by the failure of the GET.
     Unopened(ClientError),
 }
 

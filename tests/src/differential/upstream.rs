@@ -32,7 +32,7 @@ pub struct Upstream {
     pub addresses: Vec<String>,
     /// Dropping them ends them.
     _servers: Vec<Server>,
-    /// The port of a mirror that is not there, which nobody else may get meanwhile.
+    /// The port of a dead mirror, bound so that no other server gets it.
     _dead: Option<TcpSocket>,
     state: Arc<Mutex<State>>,
 }

@@ -63,7 +63,7 @@ async fn a_blob_that_broke_off_comes_within_the_whole() {
         let edge = edge_of(&upstream).await;
         let path = format!("/v2/team/app/blobs/{}", blob.digest);
         let mut pulls = 0;
-        // A client that sees a body break asks again, and after a 429 waits for as long as it is told.
+        // Clients ask again when a body breaks, and after a 429 when `Retry-After` has passed.
         eventually(what, LONG, async || {
             pulls += 1;
             edge.client().blob("team/app", &blob.digest).await.ok()

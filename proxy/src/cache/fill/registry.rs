@@ -196,7 +196,7 @@ impl Fills {
         }
         let job = Arc::clone(store);
         let map = blocking(move || job.tree.partial_map(&digest)).await.ok().flatten();
-        // Of what is here in part upstream has told before, perhaps to somebody else.
+        // A part that is here may have been fetched for another caller: then upstream is not asked now.
         let asked = map.is_none();
         let begun = match (&map, &origin) {
             (Some(map), _) => Begun::known(map.total, want),
