@@ -53,9 +53,19 @@ struct State {
 impl Pace {
     /// A client that the server is waiting for from `now` on.
     pub(super) fn new(floor: Floor, flow: Flow, now: Instant) -> Pace {
-        let moved = flow.counted.as_ref().map_or(0, |counted| counted.load(Ordering::Relaxed));
-        let state = State { waiting: Some(now), mark: (Duration::ZERO, moved), ..State::default() };
-        Pace { floor, state: Mutex::new(state), flow }
+        let pace = Pace { floor, state: Mutex::new(State::default()), flow };
+        pace.begin(now);
+        pace
+    }
+
+    /// Begins anew: a client that had to wait for its unit could move nothing until now.
+    pub(super) fn begin(&self, now: Instant) {
+        let mark = (Duration::ZERO, self.counted());
+        *self.state.lock() = State { waiting: Some(now), mark, ..State::default() };
+    }
+
+    fn counted(&self) -> u64 {
+        self.flow.counted.as_ref().map_or(0, |counted| counted.load(Ordering::Relaxed))
     }
 
     /// The server waits for the client from now on.
@@ -90,7 +100,7 @@ impl Pace {
 
     /// The rate of a client that the server waits for and that is below the floor.
     pub(super) fn slow(&self, now: Instant) -> Option<u64> {
-        let counted = self.flow.counted.as_ref().map_or(0, |counted| counted.load(Ordering::Relaxed));
+        let counted = self.counted();
         self.state.lock().slow(self.floor, counted, now)
     }
 }

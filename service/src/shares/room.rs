@@ -277,7 +277,10 @@ impl State {
                 self.ledger.grow(id, amount);
                 id
             }
-            None => self.ledger.take(party.clone(), amount, Arc::clone(pace)),
+            None => {
+                pace.begin(Instant::now());
+                self.ledger.take(party.clone(), amount, Arc::clone(pace))
+            }
         }
     }
 
@@ -471,6 +474,31 @@ mod tests {
         let _next = room.enter(party(2, "bob")).await.unwrap();
         holder.await.unwrap();
         assert!(begun.elapsed() <= LOOK, "{:?}", begun.elapsed());
+    }
+
+    /// The time in the queue is not the client's.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waited_for_its_unit_is_not_slow_when_it_gets_it() {
+        let room = Room::new(Rules { room: 1, ..RULES }, ());
+        let first = room.enter(party(1, "ann")).await.unwrap();
+        first.pace().moved(0);
+        let enter = |network| {
+            let room = Arc::clone(&room);
+            tokio::spawn(async move { room.enter(party(network, "")).await })
+        };
+        let second = enter(2);
+        tokio::task::yield_now().await;
+        let third = enter(3);
+        tokio::time::sleep(2 * RULES.floor.grace).await;
+        drop(first);
+        let second = second.await.unwrap().unwrap();
+        tokio::time::sleep(RULES.floor.grace - 2 * LOOK).await;
+        assert!(!second.pace().is_cut(), "it has the whole grace");
+        tokio::time::timeout(3 * LOOK, second.pace().when_cut().cancelled())
+            .await
+            .expect("it was slow, and another waits");
+        drop(second);
+        assert!(third.await.unwrap().is_ok());
     }
 
     #[tokio::test(start_paused = true)]
