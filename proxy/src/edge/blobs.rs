@@ -195,7 +195,9 @@ impl Edge {
                     Err(error) => Err(error),
                 };
                 scope.learn(&edge.cache, Thing::Blob, &result).await;
-                edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
+                if !head {
+                    edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
+                }
                 if result.is_ok() {
                     scope.keep(edge.cache.link(&scope.repository, &digest)).await;
                 }

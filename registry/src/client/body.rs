@@ -22,6 +22,10 @@ use super::range::{self, Extent, RangeError};
 use super::retry::{Attempts, Turn, order, pause};
 use super::source::{BlobSource, Opened, Opening};
 
+/// An answer that brings less than this before it breaks is worth no more than a failed attempt: the pause before the next one grows. Else
+/// a server could have a request for each few bytes.
+const WORTH: u64 = 16 << 10;
+
 /// One connection's answer, being read.
 struct Reply {
     response: Response,
@@ -57,9 +61,11 @@ pub struct BlobBody {
     etag: Option<HeaderValue>,
     /// The endpoints still worth asking, the next one first.
     order: Vec<usize>,
-    /// How often it was tried to go on since the last byte, and when it is to be tried again. Kept here, so that a
-    /// caller who drops [`BlobBody::chunk`] now and then does not start the wait over.
+    /// How often it was tried to go on since an answer brought something, and when it is to be tried again. Kept here, so that
+    /// a caller who drops [`BlobBody::chunk`] now and then does not start the wait over.
     tried: u32,
+    /// What the present answer brought.
+    brought: u64,
     due: Option<Instant>,
     /// Since when nothing came although it was waited for; a reader's own pauses do not count.
     broken: Option<Instant>,
@@ -114,6 +120,7 @@ impl BlobBody {
                         reply: opened.map(Reply::new),
                         order,
                         tried: 0,
+                        brought: 0,
                         due: None,
                         broken: None,
                         ended: None,
@@ -229,7 +236,10 @@ impl BlobBody {
         let (Ok(skip), Ok(keep)) = (skip, keep) else { return Ok(None) };
         piece = piece.slice(skip..keep);
         self.at = to;
-        self.tried = 0;
+        self.brought += piece.len() as u64;
+        if self.brought >= WORTH {
+            self.tried = 0;
+        }
         self.broken = None;
         Ok(Some(piece))
     }
@@ -298,6 +308,7 @@ impl BlobBody {
             let opened = opened.and_then(|opening| self.agrees(opening));
             turn.settle(opened.as_ref().err());
             self.tried += 1;
+            self.brought = 0;
             self.due = None;
             match opened {
                 // It ended where it broke.

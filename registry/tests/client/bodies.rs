@@ -23,6 +23,23 @@ async fn reset_at_half_is_resumed_where_it_stopped() {
     assert_eq!(watch.bytes.load(std::sync::atomic::Ordering::SeqCst), 100_000, "each byte came once");
 }
 
+/// A server that sends a few bytes an answer gets fewer and fewer requests; one whose connections break after something worth it does not.
+#[tokio::test]
+async fn answers_that_bring_little_are_asked_for_ever_more_seldom() {
+    // Each pause is at least half as long as it may be: 50 ms, and twice as long after each answer that brought too little.
+    for (each, answers, least, most) in [(10, 6, 1500, 60_000), (16 << 10, 12, 0, 10_000)] {
+        let bytes = content(each * answers);
+        let body = bytes.clone();
+        let fake = Fake::start(move |seen, _| blob(seen, &body, each)).await;
+        let begun = Instant::now();
+        let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+        assert!(drain(&mut body).await.unwrap() == bytes);
+        let took = begun.elapsed().as_millis();
+        assert!((least..most).contains(&took), "{answers} answers of {each} bytes: {took} ms");
+        assert_eq!(fake.seen().len(), answers);
+    }
+}
+
 #[tokio::test]
 async fn a_part_is_resumed_up_to_its_end() {
     let bytes = content(1000);
