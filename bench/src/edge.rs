@@ -53,6 +53,11 @@ impl Plan {
         Plan::front(servers).set("/listeners/0/mode", "tcp")
     }
 
+    /// One more registry.
+    pub(crate) fn registry(self, name: &str, upstream: String) -> Plan {
+        Plan { setup: self.setup.registry(name, upstream) }
+    }
+
     /// Sets a key, named as a JSON pointer.
     pub(crate) fn set(self, pointer: &str, value: impl Into<Value>) -> Plan {
         Plan { setup: self.setup.set(pointer, value) }

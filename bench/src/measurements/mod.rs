@@ -1,6 +1,8 @@
 //! The list of measurements, and how they are run: one after the other, each by itself, so that one that fails takes no
 //! other with it.
 
+mod attack;
+mod attacked;
 mod blob_http1;
 mod blob_http2;
 mod cold;
@@ -50,6 +52,7 @@ const ALL: &[Measurement] = &[
     Measurement { name: "herd", about: herd::ABOUT, measure: |scale| herd::measure(scale).boxed_local() },
     Measurement { name: "cold", about: cold::ABOUT, measure: |scale| cold::measure(scale).boxed_local() },
     Measurement { name: "refusals", about: refusals::ABOUT, measure: |scale| refusals::measure(scale).boxed_local() },
+    Measurement { name: "attacked", about: attacked::ABOUT, measure: |scale| attacked::measure(scale).boxed_local() },
     Measurement { name: "memory", about: memory::ABOUT, measure: |scale| memory::measure(scale).boxed_local() },
     Measurement { name: "front-small", about: front::SMALL, measure: |scale| front::small(scale).boxed_local() },
     Measurement { name: "front-large", about: front::LARGE, measure: |scale| front::large(scale).boxed_local() },

@@ -1,16 +1,16 @@
 //! Pushes, pulls and logins beside 1 000 hostile connections, measured by the same work without them.
 
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pierhead_registry::oci::Digest;
-use pierhead_tests::hostile::{Attack, Then};
+use pierhead_tests::hostile::Then;
 use pierhead_tests::image::Image;
 use pierhead_tests::origin::{Origin, Setup};
 use pierhead_tests::pull::Client;
 
+use crate::measurements::attack::{Kind, beside, timed};
 use crate::options::Scale;
-use crate::report::{Figure, Findings, Series, Target};
+use crate::report::Findings;
 use crate::statistics::median;
 
 /// What is measured.
@@ -19,21 +19,10 @@ pub(crate) const ABOUT: &str =
 
 /// How often the work is done in a run.
 const TIMES: usize = 15;
-/// What the others may be slowed down by.
-const SLOWED: f64 = 2.0;
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const PASSWORD: &str = "the password of bench";
-
-/// One kind of attack.
-struct Kind {
-    name: &'static str,
-    first: String,
-    then: Then,
-}
 
 /// Measures it.
 pub(crate) async fn measure(scale: Scale) -> Findings {
-    let count = scale.pick(1000, 100);
     let setup = Setup::new().set("/access_log", false);
     for name in ["ann", "mallory"] {
         setup.user(name, PASSWORD, &[]).await;
@@ -50,30 +39,9 @@ pub(crate) async fn measure(scale: Scale) -> Findings {
         .await
         .push_blob("mallory/image", &large.digest, large.bytes.clone())
         .await;
-    let mut figures = Vec::new();
-    for kind in kinds(&token, &large.digest) {
-        let (mut free, mut attacked) = (Vec::new(), Vec::new());
-        for run in 0..scale.runs {
-            free.push(work(&origin, &ann, run as u64).await);
-            let first = kind.first.clone().into_bytes();
-            let attack = Attack::begin(count, ELSEWHERE, origin.registry, |_| first.clone(), kind.then).await;
-            attacked.push(work(&origin, &ann, 1000 + run as u64).await);
-            drop(attack);
-        }
-        for (at, what) in ["push", "pull", "login"].into_iter().enumerate() {
-            let of = |runs: &[[f64; 3]]| runs.iter().map(|run| run[at]).collect();
-            figures.push(Figure::ratio(
-                format!("{what}, {}", kind.name),
-                Series::new("attacked", "ms", of(&attacked)),
-                Series::new("not attacked", "ms", of(&free)),
-                Some(Target::AtMost(SLOWED)),
-            ));
-        }
-    }
-    let notes = vec![format!(
-        "{count} connections from another address, made again when they are closed; none of the others' requests failed"
-    )];
-    Findings { figures, notes, settings: Vec::new() }
+    let kinds = kinds(&token, &large.digest);
+    beside(scale, origin.registry, &kinds, ["push", "pull", "login"], async |seed| work(&origin, &ann, seed).await)
+        .await
 }
 
 fn kinds(token: &str, large: &Digest) -> [Kind; 4] {
@@ -121,12 +89,6 @@ async fn work(origin: &Origin, ann: &Client, seed: u64) -> [f64; 3] {
         times[2].push(timed(async { drop(origin.token("ann", PASSWORD, &["repository:ann/image:pull"]).await) }).await);
     }
     times.map(|times| median(&times))
-}
-
-async fn timed(work: impl Future<Output = ()>) -> f64 {
-    let begun = Instant::now();
-    work.await;
-    begun.elapsed().as_secs_f64() * 1000.0
 }
 
 async fn push(client: &Client, image: &Image) {
