@@ -27,8 +27,10 @@ pub(crate) enum TlsError {
     /// The file has no certificate.
     #[error("{0}: holds no certificate")]
     Empty(PathBuf),
-    /// The two are no pair.
-    #[error("{0} and {1}: {2}")]
+    /// The two are no pair, or the key is of no kind that can be used: RSA of less than 2048 bits.
+    #[error(
+        "{0} and {1}: {2}; a key must be RSA of at least 2048 bits, ECDSA (P-256, P-384, P-521) or Ed25519, and the certificate's"
+    )]
     Pair(PathBuf, PathBuf, rustls::Error),
 }
 

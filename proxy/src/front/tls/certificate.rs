@@ -60,10 +60,12 @@ impl Usable {
             Err(pem::Error::NoItemsFound) if pair.key.is_none() => return Ok(None),
             Err(error) => return Err(unusable(key_file, &error, "holds no private key")),
         };
-        let key = CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Mismatch {
-            cert: pair.cert.path.clone(),
-            key: key_file.path.clone(),
-            source,
+        let key = CertifiedKey::from_der(chain, key, provider).map_err(|source| {
+            let (cert, key) = (pair.cert.path.clone(), key_file.path.clone());
+            match source {
+                rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { cert, key, source },
+                source => TlsError::Key { key, source },
+            }
         })?;
         Ok(Some(Usable { key: Arc::new(key), about }))
     }

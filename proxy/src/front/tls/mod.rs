@@ -56,6 +56,16 @@ pub(crate) enum TlsError {
         /// What the library says.
         source: rustls::Error,
     },
+    /// It is a key, and of no kind that can be used.
+    #[error(
+        "{key}: cannot be used; a key must be RSA of at least 2048 bits, ECDSA (P-256, P-384, P-521) or Ed25519: {source}"
+    )]
+    Key {
+        /// The key's file.
+        key: PathBuf,
+        /// What the library says.
+        source: rustls::Error,
+    },
     /// Clients would not believe it, and they believe the one in use.
     #[error("{path}: {doubt}: the one in use stays, for {left} more days")]
     Worse {

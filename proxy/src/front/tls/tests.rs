@@ -47,8 +47,11 @@ fn what_is_wrong_is_named_with_its_file() {
     let broken = write(folder.path(), "broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let cut = write(folder.path(), "cut.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
     let absent = folder.path().join("absent.pem");
+    let made = std::process::Command::new("openssl").args(["genrsa", "1024"]).output().unwrap();
+    let short = write(folder.path(), "short.pem", &String::from_utf8(made.stdout).unwrap());
     for (cert, key, expected) in [
         (&one.cert, &two.key, format!("{}: is not the key of {}", two.key.display(), one.cert.display())),
+        (&one.cert, &short, format!("{}: cannot be used; a key must be RSA of at least 2048 bits", short.display())),
         (&text, &one.key, format!("{}: holds no certificate", text.display())),
         (&broken, &one.key, format!("{}: not a usable certificate", broken.display())),
         (&cut, &one.key, format!("{}: not PEM", cut.display())),
