@@ -110,6 +110,13 @@ impl Answer {
         Answer::head(status, &headers).then(Step::Send(body))
     }
 
+    /// The status of its header; 0: it has none.
+    pub fn status(&self) -> u16 {
+        let Some(Step::Send(head)) = self.steps.first() else { return 0 };
+        let code = head.split(|byte| *byte == b' ').nth(1).and_then(|code| std::str::from_utf8(code).ok());
+        code.and_then(|code| code.parse().ok()).unwrap_or_default()
+    }
+
     /// One more step.
     pub fn then(mut self, step: Step) -> Answer {
         self.steps.push(step);

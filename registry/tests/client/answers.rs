@@ -56,6 +56,26 @@ async fn where_head_is_not_allowed_get_is_asked() {
     assert_eq!(fake.seen()[1].header("accept"), Some("a/b"));
 }
 
+/// Where GETs are sent in the place of HEADs, a refusal of one is no more than a HEAD's: a GET after it is asked, as a client would.
+#[tokio::test]
+async fn a_refusal_of_a_get_in_a_heads_place_is_asked_about_once_more() {
+    for (status, refusals, more, found) in
+        [(403, 1, 2, true), (401, 1, 2, true), (403, 9, 2, false), (404, 1, 1, false)]
+    {
+        let fake = Fake::start(move |seen, number| match seen.method.as_str() {
+            "HEAD" => vec![head(405, &[])],
+            // The first HEAD and its GET come before.
+            _ if (2..2 + refusals).contains(&number) => answer(status, &[], b"{}"),
+            _ => answer(200, &[], b"{}"),
+        })
+        .await;
+        let (repository, latest) = (repository(&[fake.url()]), "latest".parse().unwrap());
+        repository.head_manifest(&latest, &[], None).await.unwrap();
+        let again = repository.head_manifest(&latest, &[], None).await;
+        assert_eq!((again.is_ok(), fake.seen().len()), (found, 2 + more), "{status} {refusals} times");
+    }
+}
+
 /// A tag is asked for by HEAD, unless the HEADs of this registry do not tell what its GETs do: then by GET, for one request each.
 #[tokio::test]
 async fn heads_that_tell_too_little_are_not_repeated() {

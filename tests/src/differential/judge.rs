@@ -29,11 +29,14 @@ pub struct Done {
     pub outcome: Outcome,
     /// How many requests its upstream has got for it, those for tokens and redirects included.
     pub requests: usize,
+    /// Whether its upstream's last answer was 401 or 403.
+    pub refused: bool,
 }
 
 /// Judges one operation. `right`: what it gives where nothing is wrong.
-pub fn judge(operation: Operation, right: Option<&Right>, direct: &Outcome, through: &Outcome) -> Verdict {
+pub fn judge(operation: Operation, right: Option<&Right>, pair: &Pair) -> Verdict {
     use Outcome::{Absent, Failed, Got, Limited, Refused, Rejected};
+    let (direct, through) = (&pair.direct.outcome, &pair.through.outcome);
     // A client reads any failure of the referrers API as "there is none", and has another way to the referrers.
     let optional = operation == Operation::Referrers;
     let worse = |why| Verdict::Worse(why);
@@ -53,10 +56,14 @@ pub fn judge(operation: Operation, right: Option<&Right>, direct: &Outcome, thro
         (_, Absent) if optional => Verdict::Fine,
         // It does not exist, and a GET has proven that; the direct client's HEAD met a fault.
         (_, Absent) if right.is_none() => Verdict::Fine,
+        // The edge's account is refused, by a GET that the direct client never came to: the labels of its HEAD's answer stopped it.
+        (Failed(_), Absent) if pair.through.refused => Verdict::Fine,
         (_, Absent) => worse("said to be absent, and directly not"),
         (Rejected(its), Rejected(status)) if its == status => Verdict::Fine,
         (Rejected(_), Rejected(_)) => worse("another rejection than directly"),
         (Rejected(_), Failed(_)) => Verdict::Fine,
+        // An earlier 429's `Retry-After` is obeyed by the edge, and not by the direct client.
+        (Rejected(_), Limited) if pair.through.requests == 0 => Verdict::Fine,
         (Rejected(_), _) => worse("refused or limited, and directly rejected"),
         (Limited | Failed(_), Limited | Failed(_)) => Verdict::Fine,
         (Limited | Failed(_), Refused) => worse("refused, and directly not"),
@@ -92,6 +99,11 @@ mod tests {
 
     fn right(digest: &str, media_type: Option<&str>) -> Right {
         Right { digest: digest.to_owned(), size: 1, media_type: media_type.map(str::to_owned) }
+    }
+
+    fn pair(direct: Outcome, through: Outcome) -> Pair {
+        let done = |outcome| Done { outcome, requests: 1, refused: false };
+        Pair { direct: done(direct), through: done(through) }
     }
 
     fn got(digest: &str) -> Outcome {
@@ -150,22 +162,34 @@ mod tests {
             (referrers, failed(), Absent, true),
         ] {
             let expected = right("a", Some("a/b"));
-            let verdict = judge(operation, Some(&expected), &direct, &through);
+            let pair = pair(direct.clone(), through.clone());
+            let verdict = judge(operation, Some(&expected), &pair);
             assert_eq!(verdict == Verdict::Fine, fine, "{operation:?} {direct:?} {through:?}: {verdict:?}");
         }
         // Nothing is there, and something came.
-        assert_ne!(judge(manifest, None, &Outcome::Absent, &got("a")), Verdict::Fine);
+        assert_ne!(judge(manifest, None, &pair(Outcome::Absent, got("a"))), Verdict::Fine);
         // Nothing is there, and only through the edge that is found out.
         for direct in [Limited, failed(), Rejected(416), Refused] {
-            assert_eq!(judge(manifest, None, &direct, &Absent), Verdict::Fine, "{direct:?}");
+            assert_eq!(judge(manifest, None, &pair(direct.clone(), Absent)), Verdict::Fine, "{direct:?}");
         }
+        let known = |direct, through, change: fn(&mut Done)| {
+            let mut pair = pair(direct, through);
+            change(&mut pair.through);
+            judge(manifest, Some(&right("a", None)), &pair) == Verdict::Fine
+        };
+        // A refusal is told as absence; a pause is obeyed.
+        assert!(known(failed(), Absent, |done| done.refused = true));
+        assert!(!known(got("a"), Absent, |done| done.refused = true));
+        assert!(known(Rejected(405), Limited, |done| done.requests = 0));
+        assert!(!known(got("a"), Limited, |done| done.requests = 0));
     }
 
     #[test]
     fn a_success_costs_no_more_than_directly() {
-        let pair = |outcome: Outcome, direct, through| Pair {
-            direct: Done { outcome: outcome.clone(), requests: direct },
-            through: Done { outcome, requests: through },
+        let pair = |outcome: Outcome, direct, through| {
+            let mut pair = pair(outcome.clone(), outcome);
+            (pair.direct.requests, pair.through.requests) = (direct, through);
+            pair
         };
         for (pairs, fine) in [
             (vec![pair(got("a"), 3, 3), pair(got("b"), 1, 2)], true),

@@ -122,7 +122,8 @@ impl Side<'_> {
     async fn perform(&mut self, ask: Ask) -> Done {
         let before = self.upstream.requests();
         let outcome = perform(&mut self.client, self.address, self.content, ask).await;
-        Done { outcome, requests: self.upstream.requests() - before }
+        let refused = matches!(self.upstream.last_status(before), Some(401 | 403));
+        Done { outcome, requests: self.upstream.requests() - before, refused }
     }
 }
 
@@ -147,7 +148,7 @@ async fn compare(
         content,
     };
     let (mut pairs, mut worse, mut transcript) = (Vec::new(), Vec::new(), String::new());
-    let mut parts = Vec::new();
+    let (mut parts, mut doubts) = (Vec::new(), Doubts::default());
     for (phase, asks) in &behaviour.script {
         own.enter(*phase);
         upstream.enter(*phase);
@@ -155,7 +156,7 @@ async fn compare(
             let marks = [direct.client.transcript.len(), through.client.transcript.len(), upstream.requests()];
             let pair = Pair { direct: direct.perform(*ask).await, through: through.perform(*ask).await };
             let right = content.right(ask.repository, ask.operation);
-            let verdict = judge(ask.operation, right.as_ref(), &pair.direct.outcome, &pair.through.outcome);
+            let verdict = judge(ask.operation, right.as_ref(), &pair);
             pairs.push(pair.clone());
             // The length of the blob may have to be asked for, and whether a repository holds what came for the other one.
             if let Operation::Part(piece, ..) = ask.operation
@@ -164,7 +165,8 @@ async fn compare(
             {
                 parts.push((ask.repository, piece));
             }
-            let counted = judge_requests(&pairs, allowance(behaviour, parts.len(), &pairs));
+            doubts.note(behaviour, *ask, &pair);
+            let counted = judge_requests(&pairs, allowance(behaviour, parts.len(), &pairs) + doubts.requests);
             describe(&mut transcript, *phase, *ask, &pair, &verdict);
             let sides = [
                 ("direct", &direct.client.transcript[marks[0]..]),
@@ -202,6 +204,34 @@ fn allowance(behaviour: &Behaviour, parts: usize, pairs: &[Pair]) -> usize {
     let absent = pairs.iter().filter(|pair| pair.through.outcome == Outcome::Absent).count();
     let hops = behaviour.redirect.as_ref().map_or(0, |redirect| redirect.hops as usize);
     parts + (1 + parts) * hops + (1 + parts + absent) * renewal
+}
+
+/// What a refusal costs by design: until the repository has said yes again, each blob that the edge has none of is asked about before it
+/// is fetched, by HEAD and where that is refused by GET. A 401 costs a renewal of the token as well.
+#[derive(Default)]
+struct Doubts {
+    repositories: Vec<usize>,
+    requests: usize,
+}
+
+impl Doubts {
+    fn note(&mut self, behaviour: &Behaviour, ask: Ask, pair: &Pair) {
+        let doubted = self.repositories.contains(&ask.repository);
+        if pair.through.refused && !pair.through.outcome.is_success() {
+            self.repositories.push(ask.repository);
+            return;
+        }
+        if doubted && pair.through.requests > 0 {
+            let hops = behaviour.redirect.as_ref().map_or(0, |redirect| redirect.hops as usize);
+            let renewal = match &behaviour.auth {
+                Auth::Bearer(bearer) => 1 + usize::from(bearer.moved.is_some()),
+                Auth::None | Auth::Basic => 0,
+            };
+            let blob = matches!(ask.operation, Operation::Blob(_) | Operation::Part(..) | Operation::Exists(_));
+            self.requests += renewal + if blob { 2 * (1 + hops) } else { 0 };
+            self.repositories.retain(|repository| *repository != ask.repository);
+        }
+    }
 }
 
 fn describe(transcript: &mut String, phase: Phase, ask: Ask, pair: &Pair, verdict: &Verdict) {

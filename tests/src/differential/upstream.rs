@@ -51,7 +51,8 @@ struct State {
     /// Base URL of the token service.
     issuer: String,
     /// Each request, a line.
-    log: Vec<String>,
+    /// Requests, and the status that each got.
+    log: Vec<(String, u16)>,
 }
 
 /// Which of the servers was asked.
@@ -132,7 +133,12 @@ impl Upstream {
 
     /// The requests that its servers have got from a place on, a line each.
     pub fn log(&self, from: usize) -> Vec<String> {
-        self.state.lock().unwrap().log[from..].to_vec()
+        self.state.lock().unwrap().log[from..].iter().map(|(line, status)| format!("{line} → {status}")).collect()
+    }
+
+    /// The status of the last answer, of those to the requests from a place on.
+    pub fn last_status(&self, from: usize) -> Option<u16> {
+        self.state.lock().unwrap().log[from..].last().map(|(_, status)| *status)
     }
 }
 
@@ -148,7 +154,15 @@ fn line(request: &Request) -> String {
 
 impl State {
     fn answer(&mut self, role: Role, request: &Request) -> Answer {
-        self.log.push(line(request));
+        self.log.push((line(request), 0));
+        let answer = self.decide(role, request);
+        if let Some((_, status)) = self.log.last_mut() {
+            *status = answer.status();
+        }
+        answer
+    }
+
+    fn decide(&mut self, role: Role, request: &Request) -> Answer {
         if let Some(path) = request.path.strip_prefix("/token") {
             return match self.behaviour.auth.clone() {
                 Auth::Bearer(bearer) => self.gate.issue(&bearer, path, request),
