@@ -215,14 +215,14 @@ impl Cache {
             let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
             if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
                 if !held {
-                    ask(digest, source).await?;
+                    ask(digest, source, Some(size)).await?;
                 }
                 return Ok(Blob::committed(&self.store, &self.fills, *digest, file, size));
             }
             match self.fills.join(&self.store, &repository.registry, digest, want, origin.clone()).await? {
                 Joined::Fill { lease, answered } => {
                     if !held && !answered {
-                        ask(digest, source).await?;
+                        ask(digest, source, lease.total()).await?;
                     }
                     match (want, &origin) {
                         (Want::Part(_), _) => lease.forgive(),
@@ -236,7 +236,7 @@ impl Cache {
                 }
                 Joined::Uncached { size, answered } => {
                     if !held && !answered {
-                        ask(digest, source).await?;
+                        ask(digest, source, size).await?;
                     }
                     let origin = origin.ok_or(BlobError::Offline { digest: *digest })?;
                     return Ok(Blob::uncached(&self.store, &self.fills, *digest, size, origin));
@@ -272,10 +272,10 @@ impl Cache {
     }
 }
 
-/// Asks upstream whether the repository holds the blob.
-async fn ask(digest: &Digest, source: Option<&Repository>) -> Result<(), BlobError> {
+/// Asks upstream whether the repository holds the blob, of which some is here: `size` is its length, where that is known.
+async fn ask(digest: &Digest, source: Option<&Repository>, size: Option<u64>) -> Result<(), BlobError> {
     let source = source.ok_or(BlobError::Offline { digest: *digest })?;
-    source.find_blob(digest).await?;
+    source.find_blob(digest, size).await?;
     Ok(())
 }
 

@@ -48,15 +48,15 @@ impl Edge {
                 self.not_refused(scope, &scope.key(Wanted::Blob(*digest)))?;
                 Right::ByFetching
             }
-            Authorisation::AskElseKnown if held => match self.ask_blob(scope, digest, head).await {
+            Authorisation::AskElseKnown if held => match self.ask_blob(scope, digest, size, head).await {
                 Ok(_) => Right::Asked,
                 Err(refused) if refused.refusal.is_failure() => Right::Stale,
                 Err(refused) => return Err(refused),
             },
             _ => {
-                let size = self.ask_blob(scope, digest, head).await?;
+                let found = self.ask_blob(scope, digest, size, head).await?;
                 if head {
-                    return Ok(self.blob_head(digest, size));
+                    return Ok(self.blob_head(digest, &found));
                 }
                 Right::Asked
             }
@@ -72,8 +72,8 @@ impl Edge {
             if scope.offline {
                 return Err(Refusal::Offline(Thing::Blob).into());
             }
-            let size = self.ask_blob(scope, digest, head).await?;
-            return Ok(self.blob_head(digest, size));
+            let found = self.ask_blob(scope, digest, None, head).await?;
+            return Ok(self.blob_head(digest, &found));
         }
         let opened = match right {
             Right::ByFetching if want == Want::Whole => self.open_together(scope, digest, want).await?,
@@ -97,8 +97,12 @@ impl Edge {
     }
 
     /// What a client's HEAD gets. Upstream need not tell a size; then a manifest that was seen does, if there is one.
-    fn blob_head(&self, digest: &Digest, size: Option<u64>) -> Served {
-        let size = size.or_else(|| self.cache.announced_size(digest));
+    fn blob_head(&self, digest: &Digest, found: &BlobHead) -> Served {
+        let told = match found {
+            BlobHead::Size(size) | BlobHead::Mirrored(size) | BlobHead::Page(size) => *size,
+            BlobHead::Unopened(_) => None,
+        };
+        let size = told.or_else(|| self.cache.announced_size(digest));
         Served::new(Content::BlobHead(*digest, size), Outcome::Miss)
     }
 
@@ -107,7 +111,7 @@ impl Edge {
         let held = self.cache.holds(&scope.repository, digest).await;
         let opened = self.cache.open_blob(&scope.repository, digest, want, source).await;
         if let Err(BlobError::Upstream(error)) = &opened {
-            scope.learn(&self.cache, Thing::Blob, &Err::<(), _>(error.clone())).await;
+            scope.learn(&self.cache, Thing::Blob, &Err::<(), _>(error.clone()), |()| false).await;
         }
         let blob = opened?;
         // What was known while its bytes were not here could not be written down.
@@ -167,8 +171,15 @@ impl Edge {
     }
 
     /// Asks upstream about a blob: does this repository hold it, and may the caller have it? `head`: the caller asks by HEAD, so
-    /// upstream's no to a HEAD is the answer. For a GET only a GET's no counts: another cache behind may fetch for a GET alone.
-    async fn ask_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest, head: bool) -> Result<Option<u64>, Refused> {
+    /// upstream's no to a HEAD is the answer. For a GET only a GET's no counts: another cache behind may fetch for a GET alone. `size`: the
+    /// length of the blob, where it is here.
+    async fn ask_blob(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        size: Option<u64>,
+        head: bool,
+    ) -> Result<BlobHead, Refused> {
         let refused = scope.key(Wanted::Blob(*digest));
         match head {
             true => self.remembered(scope, self.negatives.get_for_head(&refused))?,
@@ -179,22 +190,20 @@ impl Edge {
             let (edge, scope, digest, key) = (Arc::clone(self), scope.clone(), *digest, key.clone());
             move || async move {
                 let source = scope.source();
-                let question = async {
-                    match head {
-                        true => source.head_blob(&digest).await,
-                        false => source.find_blob(&digest).await.map(BlobHead::Size),
-                    }
+                let result = match head {
+                    true => source.head_blob(&digest, size).await,
+                    false => source.find_blob(&digest, size).await,
                 };
-                let result = match question.await {
-                    // Good enough for the answer to a HEAD, and gives no right to anything.
-                    Ok(BlobHead::Unopened(error)) => {
-                        scope.learn(&edge.cache, Thing::Blob, &Err::<(), _>(error)).await;
-                        return Ok(None);
-                    }
-                    Ok(BlobHead::Size(size)) => Ok(size),
-                    Err(error) => Err(error),
-                };
-                scope.learn(&edge.cache, Thing::Blob, &result).await;
+                // Both are good enough for the answer to a HEAD, and give no right to anything.
+                if let Ok(BlobHead::Unopened(error)) = &result {
+                    scope.learn(&edge.cache, Thing::Blob, &Err::<(), _>(error.clone()), |()| false).await;
+                    return result;
+                }
+                if let Ok(BlobHead::Page(_)) = &result {
+                    return result;
+                }
+                let mirrored = |found: &BlobHead| matches!(found, BlobHead::Mirrored(_));
+                scope.learn(&edge.cache, Thing::Blob, &result, mirrored).await;
                 if !head {
                     edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 }

@@ -36,7 +36,7 @@ const WATCHED: Duration = Duration::from_secs(10);
 pub(super) const WATCHES: usize = 1000;
 /// How often the origin is asked for one token.
 const QUESTIONS: usize = 4;
-/// The smallest question that takes the right to pull.
+/// The smallest question that takes the right to pull from a registry with tokens, whose service we are asked through.
 const QUESTION: &str = "n=1";
 
 /// A token that was asked for.
@@ -112,8 +112,10 @@ async fn ask(edge: &Arc<Edge>, scope: &Scope) {
         let (edge, scope) = (Arc::clone(edge), scope.clone());
         move || async move { edge.list_upstream(&scope, &ListKind::Tags, Some(QUESTION), &name).await }
     };
-    // What came of it is written down by whoever asked; that there are too many questions already is no harm.
-    let _ = edge.lists.join(&scope.party, key, question).await;
+    // That there are too many questions already is no harm.
+    if let Ok(Ok(_)) = edge.lists.join(&scope.party, key, question).await {
+        scope.allowed(&edge.cache).await;
+    }
 }
 
 /// The repositories that a token is to be good for pulling from: `scope=repository:team/app:pull,push`, as often as

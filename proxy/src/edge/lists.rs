@@ -96,7 +96,7 @@ impl Edge {
                 }),
             }
         };
-        let fetched = scope.ask(&self.cache, thing(kind), question).await?;
+        let fetched = scope.ask(&self.cache, thing(kind), question, |_| false).await?;
         let list = Arc::new(ListRecord {
             media_type: fetched.media_type,
             link: fetched.link,

@@ -182,17 +182,24 @@ impl Edge {
         authorisation: Authorisation,
     ) -> Result<Arrival, ClientError> {
         let (source, reference) = (scope.source(), Reference::Tag(tag.clone()));
-        let result =
-            match scope.ask(&self.cache, Thing::Manifest, source.head_manifest(&reference, &[], Some(&known))).await {
-                Ok(head) if head.digest() == known => {
-                    let record = TagRecord { digest: known, checked: SystemTime::now() };
-                    scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
-                    return Ok(Arrival::Unchanged);
-                }
-                Ok(HeadAnswer::Manifest(fetched)) => Ok(self.keep_manifest(scope, &reference, fetched).await),
-                Ok(HeadAnswer::Head(_)) => self.fetch_upstream(scope, &reference).await,
-                Err(error) => Err(error),
-            };
+        let result = match scope
+            .ask(
+                &self.cache,
+                Thing::Manifest,
+                source.head_manifest(&reference, &[], Some(&known)),
+                HeadAnswer::is_mirrored,
+            )
+            .await
+        {
+            Ok(head) if head.digest() == known => {
+                let record = TagRecord { digest: known, checked: SystemTime::now() };
+                scope.keep(self.cache.put_tag(&scope.repository, tag, record)).await;
+                return Ok(Arrival::Unchanged);
+            }
+            Ok(HeadAnswer::Manifest(fetched)) => Ok(self.keep_manifest(scope, &reference, fetched).await),
+            Ok(HeadAnswer::Head(_)) => self.fetch_upstream(scope, &reference).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = &result {
             let decision = scope.unconfirmed(Thing::Manifest, error, authorisation);
             if decision == Unconfirmed::Forget {
@@ -276,7 +283,9 @@ impl Edge {
 
     async fn fetch_upstream(&self, scope: &Scope, reference: &Reference) -> Result<Arrival, ClientError> {
         let source = scope.source();
-        let fetched = scope.ask(&self.cache, Thing::Manifest, source.get_manifest(reference, &[])).await?;
+        let fetched = scope
+            .ask(&self.cache, Thing::Manifest, source.get_manifest(reference, &[]), |fetched| fetched.mirrored)
+            .await?;
         Ok(self.keep_manifest(scope, reference, fetched).await)
     }
 
@@ -344,11 +353,13 @@ impl Edge {
         known: Option<&Digest>,
     ) -> Result<Arrival, ClientError> {
         let source = scope.source();
-        let ManifestInfo { digest, media_type, size } =
-            match scope.ask(&self.cache, Thing::Manifest, source.head_manifest(reference, &[], known)).await? {
-                HeadAnswer::Head(info) => info,
-                HeadAnswer::Manifest(fetched) => return Ok(self.keep_manifest(scope, reference, fetched).await),
-            };
+        let ManifestInfo { digest, media_type, size, .. } = match scope
+            .ask(&self.cache, Thing::Manifest, source.head_manifest(reference, &[], known), HeadAnswer::is_mirrored)
+            .await?
+        {
+            HeadAnswer::Head(info) => info,
+            HeadAnswer::Manifest(fetched) => return Ok(self.keep_manifest(scope, reference, fetched).await),
+        };
         if let Reference::Tag(tag) = reference {
             // The client follows with a GET by digest. Were the tag not kept now, it would be unknown when offline.
             let record = TagRecord { digest, checked: SystemTime::now() };

@@ -21,6 +21,7 @@ mod keys;
 mod link;
 mod lists;
 mod manifests;
+mod negatives;
 mod negotiate;
 mod outcome;
 mod passage;
@@ -44,7 +45,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use pierhead_config::{Access, Registry};
-use pierhead_registry::client::Client;
+use pierhead_registry::client::{BlobHead, Client};
 use pierhead_registry::oci::Action;
 use pingora_core::protocols::http::ServerSession;
 
@@ -53,13 +54,14 @@ use self::flights::{Flights, QUESTION};
 use self::gate::Visit;
 pub(crate) use self::gate::{Gate, Generation, Target};
 use self::manifests::Arrival;
+use self::negatives::Negatives;
 use self::outcome::{BypassReason, Kind, Outcome};
 use self::ping::ByPath;
 pub(crate) use self::record::Recorder;
 use self::record::Trace;
 use self::resolve::Found;
 use self::route::Routes;
-use self::scope::{Key, Negatives, Questions, Upstream};
+use self::scope::{Key, Questions, Upstream};
 use self::served::Refused;
 use self::verifier::Verifier;
 use crate::admin::metrics::Metrics;
@@ -117,7 +119,7 @@ pub(crate) struct Edge {
     offline: bool,
     negatives: Negatives,
     manifests: Questions<Arrival>,
-    blobs: Questions<Option<u64>>,
+    blobs: Questions<BlobHead>,
     openings: Flights<Key, Result<Arc<Blob>, BlobError>>,
     lists: Questions<Arc<ListRecord>>,
 }

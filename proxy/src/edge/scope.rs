@@ -7,9 +7,8 @@
 //! its refusal. With `auth: shared` that holds for a whole repository, and it is kept over a restart ([`REFUSED`]).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use moka::sync::Cache as Memory;
 use pierhead_config::{AuthMode, Registry};
 use pierhead_registry::client::{AccountRefusal, Client, ClientError, Repository};
 use pierhead_registry::oci::{Digest, Reference, Tag};
@@ -31,8 +30,6 @@ use crate::admin::metrics::Metrics;
 use crate::cache::{BlobConnections, BlobSource, Cache, RepositoryId};
 use crate::pool::Pool;
 
-/// Negative answers that are remembered.
-const NEGATIVES: u64 = 20_000;
 /// Stands among the callers of a repository while it is refused to the edge's own account. No keyed hash is that.
 const REFUSED: [u8; 32] = [0; 32];
 
@@ -142,42 +139,68 @@ impl Scope {
         BlobSource { repository, connections, party: self.party.clone() }
     }
 
-    /// Asks upstream, and learns from the answer.
+    /// Asks upstream, and learns from the answer. `mirrored`: whether a mirror gave it.
     pub(crate) async fn ask<T>(
         &self,
         cache: &Cache,
         thing: Thing,
         question: impl Future<Output = Result<T, ClientError>>,
+        mirrored: impl Fn(&T) -> bool,
     ) -> Result<T, ClientError> {
         let result = question.await;
-        self.learn(cache, thing, &result).await;
+        self.learn(cache, thing, &result, mirrored).await;
         result
     }
 
     /// Learns from what upstream said whether it fails, and whether it lets the caller in.
-    pub(crate) async fn learn<T>(&self, cache: &Cache, thing: Thing, result: &Result<T, ClientError>) {
+    ///
+    /// The right to manifests and blobs is one, and that to lists another: some registries show lists to accounts that may not pull, or refuse
+    /// them to accounts that may. And only the registry itself gives it: a mirror's yes is good for what it came with.
+    pub(crate) async fn learn<T>(
+        &self,
+        cache: &Cache,
+        thing: Thing,
+        result: &Result<T, ClientError>,
+        mirrored: impl Fn(&T) -> bool,
+    ) {
         self.upstream.condition.note(thing, result);
         self.upstream.account_refused.set(self.upstream.client.account_refused().is_some().into());
-        let refused = matches!(result, Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }));
+        let allowed = match (thing, result) {
+            (Thing::Tags | Thing::Referrers, _) => return,
+            (_, Ok(answer)) if !mirrored(answer) => true,
+            (_, Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. })) => false,
+            _ => return,
+        };
+        match allowed {
+            true => self.allowed(cache).await,
+            false => self.refused_by_upstream(cache).await,
+        }
+    }
+
+    /// The registry says that the caller may pull from the repository.
+    pub(super) async fn allowed(&self, cache: &Cache) {
         let Some(caller) = &self.caller else {
-            if refused || result.is_ok() {
-                self.set_refused(cache, refused && !self.upstream.config.keep_deleted).await;
-            }
+            self.set_refused(cache, false).await;
             return;
         };
-        if refused {
-            cache.put_authorised(&self.repository, &caller.id, None, caller.lasting).await;
-            if let Some(verifier) = &self.upstream.verifier
-                && caller.verdict == Some(Verdict::Granted)
-            {
-                verifier.refused(&caller.id, &self.repository.name);
-            }
-        } else if result.is_ok() {
-            let now = Some(SystemTime::now());
-            self.keep(cache.put_authorised(&self.repository, &caller.id, now, caller.lasting)).await;
-            if let Some(user) = &caller.user {
-                self.keep(cache.put_authorised(&self.repository, user, now, true)).await;
-            }
+        let now = Some(SystemTime::now());
+        self.keep(cache.put_authorised(&self.repository, &caller.id, now, caller.lasting)).await;
+        if let Some(user) = &caller.user {
+            self.keep(cache.put_authorised(&self.repository, user, now, true)).await;
+        }
+    }
+
+    /// The registry says that the caller may not.
+    async fn refused_by_upstream(&self, cache: &Cache) {
+        let Some(caller) = &self.caller else {
+            self.set_refused(cache, !self.upstream.config.keep_deleted).await;
+            return;
+        };
+        cache.put_authorised(&self.repository, &caller.id, None, caller.lasting).await;
+        if let Some(verifier) = &self.upstream.verifier
+            && caller.verdict == Some(Verdict::Granted)
+        {
+            verifier.refused(&caller.id, &self.repository.name);
         }
     }
 
@@ -302,43 +325,3 @@ pub(crate) struct Key {
 
 /// Flights of one kind of answer.
 pub(crate) type Questions<T> = Flights<Key, Result<T, ClientError>>;
-
-/// Remembers for a short time that upstream said no. In memory only: after a restart upstream is asked again.
-pub(crate) struct Negatives {
-    known: Memory<Key, (ClientError, Instant)>,
-}
-
-impl Negatives {
-    /// Nothing is remembered yet.
-    pub(crate) fn new() -> Negatives {
-        Negatives { known: Memory::builder().max_capacity(NEGATIVES).time_to_live(Duration::from_secs(3600)).build() }
-    }
-
-    /// Upstream's no, if it is recent.
-    pub(crate) fn get(&self, key: &Key) -> Option<ClientError> {
-        self.known.get(key).filter(|(_, until)| Instant::now() < *until).map(|(error, _)| error)
-    }
-
-    /// Upstream's no, if it is recent and holds for a HEAD too: only that there is no such thing. A rejection (405, 416 …) and a
-    /// refusal are about the request and its method.
-    pub(crate) fn get_for_head(&self, key: &Key) -> Option<ClientError> {
-        self.get(key).filter(|error| matches!(error, ClientError::NotFound { .. }))
-    }
-
-    /// Remembers a failure to answer that asking again would only repeat.
-    pub(crate) fn keep_failure(&self, key: Key, error: &ClientError, ttl: Duration) {
-        if !ttl.is_zero() {
-            self.known.insert(key, (error.clone(), Instant::now() + ttl));
-        }
-    }
-
-    /// Remembers an error if it is a no, and not a failure to answer.
-    pub(crate) fn keep<T>(&self, key: Key, result: &Result<T, ClientError>, ttl: Duration) {
-        match result {
-            Err(error) if error.is_answer() && !ttl.is_zero() => {
-                self.known.insert(key, (error.clone(), Instant::now() + ttl));
-            }
-            _ => {}
-        }
-    }
-}

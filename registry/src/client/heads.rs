@@ -107,10 +107,12 @@ impl Heads<'_> {
                 Ok(response) => match manifest::info(response.headers(), self.reference, self.known) {
                     Some(info) => {
                         turn.settle(None);
-                        return Some(info);
+                        return Some(ManifestInfo { mirrored: self.repository.is_mirror(index), ..info });
                     }
                     None => {
-                        self.said = self.said.take().or_else(|| manifest::said(response.headers(), self.reference));
+                        let mirrored = self.repository.is_mirror(index);
+                        let said = || manifest::said(response.headers(), self.reference);
+                        self.said = self.said.take().or_else(|| Some(ManifestInfo { mirrored, ..said()? }));
                         Failure::Unconfirmed(response.status().as_u16())
                     }
                 },

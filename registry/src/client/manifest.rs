@@ -13,7 +13,8 @@ use crate::oci::{Algorithm, Digest, Manifest, Reference, media_type, schema1};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// What the header of a HEAD's answer says of a manifest, if that is all that a GET would say (RFC 9110, section 9.3.2).
+/// What the header of a HEAD's answer says of a manifest, if that is all that a GET would say (RFC 9110, section 9.3.2). Of what is known
+/// it need only name the digest. Where it does not, a page in place of the manifest would say as much.
 pub(super) fn info(headers: &HeaderMap, reference: &Reference, known: Option<&Digest>) -> Option<ManifestInfo> {
     let told = content_digest(headers);
     let digest = match reference {
@@ -21,12 +22,12 @@ pub(super) fn info(headers: &HeaderMap, reference: &Reference, known: Option<&Di
         Reference::Digest(asked) => told.is_none_or(|told| told == *asked).then_some(*asked)?,
         Reference::Tag(_) => told?,
     };
-    if known == Some(&digest) {
-        let media_type = content_type(headers).unwrap_or_default();
-        return Some(ManifestInfo { digest, media_type, size: range::content_length(headers).unwrap_or_default() });
+    if known == Some(&digest) && told == known.copied() {
+        let (media_type, size) = (content_type(headers).unwrap_or_default(), range::content_length(headers));
+        return Some(ManifestInfo { digest, media_type, size: size.unwrap_or_default(), mirrored: false });
     }
     let size = range::content_length(headers).filter(|size| *size > 0)?;
-    Some(ManifestInfo { digest, media_type: content_type(headers)?, size })
+    Some(ManifestInfo { digest, media_type: content_type(headers)?, size, mirrored: false })
 }
 
 /// What the header of a HEAD's answer says of a manifest where it says less than a GET would: as it is written there.
@@ -40,7 +41,7 @@ pub(super) fn said(headers: &HeaderMap, reference: &Reference) -> Option<Manifes
     let size = range::content_length(headers).filter(|size| *size > 0)?;
     let media_type =
         headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/octet-stream");
-    Some(ManifestInfo { digest, media_type: media_type.to_owned(), size })
+    Some(ManifestInfo { digest, media_type: media_type.to_owned(), size, mirrored: false })
 }
 
 /// Refuses a login page, and a body without a length that was cut short: where no digest tells, JSON does.
@@ -72,7 +73,7 @@ pub(super) fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Re
         }
     };
     let media_type = content_type(&headers).unwrap_or_else(|| media_type_of(&bytes));
-    Ok(FetchedManifest { digest, media_type, bytes })
+    Ok(FetchedManifest { digest, media_type, bytes, mirrored: false })
 }
 
 /// What a manifest may be named by: of a signed one of schema 1 the digest is over what was signed, else over all of it.
@@ -88,7 +89,7 @@ fn media_type_of(bytes: &[u8]) -> String {
     manifest.media_type.clone().filter(|named| !named.is_empty()).unwrap_or_else(|| by_shape().to_owned())
 }
 
-fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+pub(super) fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
 }
 
@@ -144,6 +145,11 @@ mod tests {
             (&by_digest, None, "a/b", "2", None, true),
             (&by_digest, None, "a/b", "2", Some(wrong), false),
             (&by_digest, None, "", "2", Some(right), false),
+            (&by_digest, Some(right), "", "", Some(right), true),
+            (&by_digest, Some(right), "a/b", "2", None, true),
+            // A page, perhaps.
+            (&by_digest, Some(right), "text/html", "2", None, false),
+            (&by_digest, Some(right), "", "", None, false),
             (&by_digest, None, "a/b", "0", None, false),
         ] {
             let headers = headers(kind, length, told);

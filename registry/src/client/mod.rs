@@ -111,6 +111,8 @@ pub struct ManifestInfo {
     pub media_type: String,
     /// Its length, from `Content-Length`.
     pub size: u64,
+    /// Whether a mirror said so, an address before the last: that is no word of the registry on anybody's rights.
+    pub mirrored: bool,
 }
 
 /// What asking for a manifest's header brought.
@@ -128,6 +130,14 @@ impl HeadAnswer {
         match self {
             HeadAnswer::Head(info) => info.digest,
             HeadAnswer::Manifest(manifest) => manifest.digest,
+        }
+    }
+
+    /// Whether a mirror said so, an address before the last.
+    pub fn is_mirrored(&self) -> bool {
+        match self {
+            HeadAnswer::Head(info) => info.mirrored,
+            HeadAnswer::Manifest(manifest) => manifest.mirrored,
         }
     }
 
@@ -157,6 +167,8 @@ pub struct FetchedManifest {
     pub media_type: String,
     /// The body.
     pub bytes: Bytes,
+    /// Whether a mirror sent it, an address before the last.
+    pub mirrored: bool,
 }
 
 /// A list that upstream makes: tags or referrers.

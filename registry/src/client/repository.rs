@@ -57,6 +57,11 @@ impl Repository {
         self.upstream.name()
     }
 
+    /// Whether the endpoint at `index` is a mirror: one before the last.
+    pub(super) fn is_mirror(&self, index: usize) -> bool {
+        !self.upstream.endpoints[index].last
+    }
+
     /// How many endpoints the registry has.
     pub fn endpoints(&self) -> usize {
         self.upstream.endpoints.len()
@@ -82,7 +87,7 @@ impl Repository {
                 Ok(manifest) => {
                     let index = turn.index;
                     turn.settle(None);
-                    return Ok((manifest, index));
+                    return Ok((FetchedManifest { mirrored: self.is_mirror(index), ..manifest }, index));
                 }
                 Err(failure) => attempts.failed(turn, failure),
             }
@@ -148,7 +153,7 @@ impl Repository {
     }
 
     pub(super) fn source(&self, digest: &Digest) -> BlobSource {
-        BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest))
+        BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest), *digest)
     }
 
     pub(super) async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {

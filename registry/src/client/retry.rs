@@ -108,6 +108,10 @@ impl Attempts {
         let known = self.failures.iter().enumerate();
         let open = known.filter(|(_, failure)| !failure.as_ref().is_some_and(is_final));
         self.order = open.map(|(index, _)| index).collect();
+        // A no to the first way is none to what is asked now.
+        for failure in &mut self.failures {
+            failure.take_if(|failure| matches!(failure, Failure::Unconfirmed(_)));
+        }
         (self.position, self.round, self.rounds) = (0, 0, self.upstream.settings.retries);
     }
 

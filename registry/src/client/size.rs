@@ -2,6 +2,9 @@
 //!
 //! A HEAD may say yes, and only a GET no. What a HEAD did not tell is asked by the shortest possible GET, and remembered of the
 //! endpoint, so that later questions cost one request.
+//!
+//! Not every 200 is a yes: servers also send a login page, or an application's, for any path. What is labelled as a page, and a length
+//! other than the known one, give nobody a right to bytes that are here already.
 
 use reqwest::Method;
 use tokio::time::Instant;
@@ -11,28 +14,29 @@ use super::pauses::Kind;
 use super::repository::Repository;
 use super::retry::Attempts;
 use super::send::Call;
-use super::{BlobHead, BlobProbe, ClientError, range};
+use super::source::is_page;
+use super::{BlobHead, BlobProbe, ClientError, manifest, range};
 use crate::oci::Digest;
 
 impl Repository {
     /// HEAD of a blob. A HEAD's 404 is [`ClientError::Unconfirmed`]; any other failure of a HEAD is decided by a GET of the first byte.
-    pub async fn head_blob(&self, digest: &Digest) -> Result<BlobHead, ClientError> {
-        self.size(digest, true).await
+    /// `known`: the length of the blob, where it is here.
+    pub async fn head_blob(&self, digest: &Digest, known: Option<u64>) -> Result<BlobHead, ClientError> {
+        self.size(digest, true, known).await
     }
 
     /// The question "may this credential read the blob here?", as a client asks it that sends a GET: a HEAD may say yes, and
-    /// only a GET no. Returns the size, where upstream tells it.
-    pub async fn find_blob(&self, digest: &Digest) -> Result<Option<u64>, ClientError> {
-        match self.size(digest, false).await? {
-            BlobHead::Size(size) => Ok(size),
-            BlobHead::Unopened(error) => Err(error),
-        }
+    /// only a GET no. It is answered by [`BlobHead::Size`] or [`BlobHead::Mirrored`].
+    pub async fn find_blob(&self, digest: &Digest, known: Option<u64>) -> Result<BlobHead, ClientError> {
+        self.size(digest, false, known).await
     }
 
     /// By HEAD; where that is not to be had, from the header of the shortest possible GET. Presigned URLs bind the
     /// method, so an object store behind a redirect often refuses a HEAD. An endpoint whose GET said more than its HEAD is
     /// asked by GET at once from then on, for a client that sends a GET; one whose HEADs say 0 for what is longer, for all.
-    async fn size(&self, digest: &Digest, absent_by_head: bool) -> Result<BlobHead, ClientError> {
+    async fn size(&self, digest: &Digest, absent_by_head: bool, known: Option<u64>) -> Result<BlobHead, ClientError> {
+        let yes =
+            |index: usize, size| if self.is_mirror(index) { BlobHead::Mirrored(size) } else { BlobHead::Size(size) };
         let mut source = self.source(digest);
         let mut attempts = Attempts::new(&self.upstream, &[]);
         // Their HEADs failed: further tries are by GET, which would follow in any case.
@@ -43,11 +47,16 @@ impl Repository {
             let by_head = !failed.contains(&index) && !self.is_sized_by_get(index, absent_by_head);
             let mut untold = false;
             if by_head {
-                match self.ask_head(index, digest).await {
+                match self.ask_head(index, digest, known).await {
                     Ok(HeadSize::Told(size)) => {
                         turn.settle(None);
-                        return Ok(BlobHead::Size(size));
+                        return Ok(yes(index, size));
                     }
+                    Ok(HeadSize::Other(size)) if absent_by_head && known.is_none() => {
+                        turn.settle(None);
+                        return Ok(BlobHead::Page(size));
+                    }
+                    Ok(HeadSize::Other(_)) => {}
                     Ok(HeadSize::Zero) => untold = true,
                     Ok(HeadSize::Refused(failure)) if is_for_a_get(&failure, endpoint.last, absent_by_head) => {
                         source.head_failed(index, &failure);
@@ -61,6 +70,11 @@ impl Repository {
                 }
             }
             match source.probe(index).await {
+                Ok(probe) if is_other(probe.size, probe.page, known) => {
+                    failed.push(index);
+                    let reason = if probe.page { "a page in place of the blob" } else { "a blob of another length" };
+                    attempts.failed(turn, Failure::invalid(reason));
+                }
                 Ok(probe) => {
                     turn.settle(None);
                     let now = Instant::now();
@@ -70,7 +84,7 @@ impl Repository {
                     if untold {
                         endpoint.lengths.refused(now);
                     }
-                    return Ok(BlobHead::Size(probe.size));
+                    return Ok(yes(index, probe.size));
                 }
                 // A client's HEAD may be answered with 200. Whether the client may read the blob is for the GET to say.
                 Err(failure) if untold && absent_by_head && endpoint.last => {
@@ -114,7 +128,7 @@ impl Repository {
         }
     }
 
-    async fn ask_head(&self, index: usize, digest: &Digest) -> Result<HeadSize, Failure> {
+    async fn ask_head(&self, index: usize, digest: &Digest, known: Option<u64>) -> Result<HeadSize, Failure> {
         let call = Call { method: Method::HEAD, blob: false, kind: Kind::BlobHead, ..self.blob_call(digest) };
         let answer = match self.upstream.exchange(index, &call, &self.caller).await {
             // A limit of HEADs is none of GETs.
@@ -127,9 +141,16 @@ impl Repository {
             Err(failure) => return Ok(HeadSize::Refused(failure)),
             Ok(response) => response,
         };
-        let size = range::content_length(response.headers());
+        let headers = response.headers();
+        let size = range::content_length(headers);
         let is_empty = || Digest::of(digest.algorithm(), b"") == *digest;
-        Ok(if size != Some(0) || is_empty() { HeadSize::Told(size) } else { HeadSize::Zero })
+        if size == Some(0) && !is_empty() {
+            return Ok(HeadSize::Zero);
+        }
+        // Some registries label a HEAD with the digest and a length of their own.
+        let named = manifest::content_digest(headers) == Some(*digest);
+        let other = !named && is_other(size, is_page(headers, digest), known);
+        Ok(if other { HeadSize::Other(size) } else { HeadSize::Told(size) })
     }
 }
 
@@ -139,8 +160,18 @@ enum HeadSize {
     Told(Option<u64>),
     /// 0, which is wrong.
     Zero,
+    /// It may be about something else.
+    Other(Option<u64>),
     /// It was answered with something else.
     Refused(Failure),
+}
+
+/// Whether an answer may be about something else than the blob: it has another length than is known, or is labelled as a page.
+fn is_other(told: Option<u64>, page: bool, known: Option<u64>) -> bool {
+    match (told, known) {
+        (Some(told), Some(known)) => told != known,
+        (None, Some(_)) | (_, None) => page,
+    }
 }
 
 /// Whether a GET decides after an answer to a HEAD. `last`: of the registry itself.

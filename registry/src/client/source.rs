@@ -6,16 +6,18 @@
 
 use std::sync::Arc;
 
-use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use reqwest::header::{ACCEPT_RANGES, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use reqwest::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::ClientError;
 use super::exchange::Caller;
 use super::failure::Failure;
+use super::manifest;
 use super::range::{self, Extent, RangeError, Speaker};
 use super::send::{Answer, Call};
 use super::upstream::Upstream;
+use crate::oci::Digest;
 
 /// Where a blob comes from.
 pub(super) struct BlobSource {
@@ -23,6 +25,7 @@ pub(super) struct BlobSource {
     pub(super) upstream: Arc<Upstream>,
     caller: Caller,
     call: Call,
+    digest: Digest,
     /// The endpoint that failed to answer a request for a range: it is asked without one where that will do, or once it fails again.
     plain: Option<usize>,
     /// Endpoints that sent wrong bytes for this blob: perhaps for the range.
@@ -52,6 +55,8 @@ pub struct BlobProbe {
     pub size: Option<u64>,
     /// Whether the server sends parts of it.
     pub ranges: bool,
+    /// Whether it is labelled as a page, and not with the digest.
+    pub(super) page: bool,
 }
 
 /// What a HEAD of a blob came to.
@@ -59,6 +64,10 @@ pub struct BlobProbe {
 pub enum BlobHead {
     /// It is there, and this long where the server tells it.
     Size(Option<u64>),
+    /// The same, said by a mirror: no word of the registry on anybody's rights.
+    Mirrored(Option<u64>),
+    /// The HEAD was answered with what may be about a page in place of the blob, of this length. A client's HEAD may be answered with that.
+    Page(Option<u64>),
     /// The HEAD was answered with 200 and a length of 0, and the GET that asked for the length failed with this. A client's HEAD may be
     /// answered with 200. Whether the client may read the blob is decided by the failure of the GET.
     Unopened(ClientError),
@@ -74,8 +83,8 @@ pub(super) enum Opening {
 
 impl BlobSource {
     /// `call` is the GET of the blob, without a range.
-    pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call) -> BlobSource {
-        BlobSource { upstream, caller, call, plain: None, distrusted: Vec::new(), head: None }
+    pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call, digest: Digest) -> BlobSource {
+        BlobSource { upstream, caller, call, digest, plain: None, distrusted: Vec::new(), head: None }
     }
 
     /// Begins a request of its own: a token from before it may have expired.
@@ -100,8 +109,11 @@ impl BlobSource {
     /// What the header of the shortest possible GET tells of the blob.
     pub(super) async fn probe(&mut self, index: usize) -> Result<BlobProbe, Failure> {
         match self.open(index, 0, Some(1), None).await? {
-            Opening::Body(opened) => Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges }),
-            Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true }),
+            Opening::Body(opened) => {
+                let page = is_page(opened.response.headers(), &self.digest);
+                Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges, page })
+            }
+            Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true, page: false }),
         }
     }
 
@@ -193,6 +205,14 @@ impl BlobSource {
         let proven = carried || range::content_length(headers).is_some() || headers.contains_key(TRANSFER_ENCODING);
         Ok(Opened { extent, etag: strong_etag(headers), ranges, proven, response })
     }
+}
+
+/// Whether an answer may be a login page, or that of an application, in place of the blob: it is labelled so, and not with the digest.
+pub(super) fn is_page(headers: &HeaderMap, digest: &Digest) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    let html = ["text/html", "application/xhtml+xml"].iter().any(|page| essence.eq_ignore_ascii_case(page));
+    html && manifest::content_digest(headers) != Some(*digest)
 }
 
 fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {

@@ -53,7 +53,7 @@ async fn a_token_is_asked_for_and_kept() {
     let fake = bearer_registry("@SELF@/token?account=x", issues, |shown| shown == "Bearer t0").await;
     let client = client(settings(&[fake.url()]));
     for _ in 0..3 {
-        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
+        assert_eq!(team(&client).head_blob(&digest(b"x"), None).await.unwrap(), BlobHead::Size(Some(7)));
     }
     let asked = token_requests(&fake);
     assert_eq!(asked.len(), 1);
@@ -69,7 +69,7 @@ async fn a_token_is_asked_for_and_kept() {
     for (number, (name, requests)) in [("other", 4), ("third", 3)].into_iter().enumerate() {
         let before = fake.seen().len();
         let repository = client.repository(&name.parse().unwrap(), None);
-        assert!(matches!(repository.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+        assert!(matches!(repository.head_blob(&digest(b"x"), None).await, Err(ClientError::Unauthorized { .. })));
         assert!(token_requests(&fake)[number + 1].target.ends_with(&format!("scope=repository%3A{name}%3Apull")));
         assert_eq!(fake.seen().len() - before, requests, "{name}");
     }
@@ -92,10 +92,10 @@ async fn a_token_is_issued_to_its_caller() {
     let client = client(settings(&[fake.url()]));
     let name = "team/app".parse().unwrap();
     let alice = client.repository(&name, Some(&as_account(login("alice", "s3cret"))));
-    assert_eq!(alice.head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
-    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    assert_eq!(alice.head_blob(&digest(b"x"), None).await.unwrap(), BlobHead::Size(Some(7)));
+    assert!(matches!(team(&client).head_blob(&digest(b"x"), None).await, Err(ClientError::Unauthorized { .. })));
     let mallory = client.repository(&name, Some(&as_account(login("alice", "guess"))));
-    assert!(matches!(mallory.head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    assert!(matches!(mallory.head_blob(&digest(b"x"), None).await, Err(ClientError::Unauthorized { .. })));
     let toward_registry = fake.seen().into_iter().filter(|seen| !seen.target.starts_with("/token"));
     for seen in toward_registry {
         assert!(!seen.header("authorization").unwrap_or_default().starts_with("Basic"), "{seen:?}");
@@ -111,12 +111,12 @@ async fn a_refused_token_is_refreshed_once() {
     })
     .await;
     let client = client(settings(&[fake.url()]));
-    assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+    assert!(team(&client).head_blob(&digest(b"x"), None).await.is_ok());
     good.store(1, Ordering::SeqCst);
-    assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+    assert!(team(&client).head_blob(&digest(b"x"), None).await.is_ok());
     assert_eq!(token_requests(&fake).len(), 2);
     good.store(usize::MAX, Ordering::SeqCst);
-    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unauthorized { .. })));
+    assert!(matches!(team(&client).head_blob(&digest(b"x"), None).await, Err(ClientError::Unauthorized { .. })));
     assert_eq!(token_requests(&fake).len(), 3);
 }
 
@@ -156,7 +156,11 @@ async fn a_token_that_is_used_up_is_renewed() {
         let client = client(settings(&[fake.url()]));
         for round in 0..4 {
             let before = fake.seen().len();
-            assert_eq!(team(&client).find_blob(&blob_of).await.unwrap(), Some(1), "{uses} {wider} {round}");
+            assert_eq!(
+                team(&client).find_blob(&blob_of, None).await.unwrap(),
+                BlobHead::Size(Some(1)),
+                "{uses} {wider} {round}"
+            );
             let cost = fake.seen().len() - before;
             assert!(cost <= if round == 0 { 8 } else { 3 }, "{uses} {wider} {round}: {cost}");
         }
@@ -171,7 +175,7 @@ async fn a_token_is_renewed_before_it_expires() {
     let deadline = Instant::now() + Duration::from_secs(20);
     while token_requests(&fake).len() < 2 {
         assert!(Instant::now() < deadline, "the token was never renewed");
-        assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+        assert!(team(&client).head_blob(&digest(b"x"), None).await.is_ok());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let refused = fake.seen().iter().filter(|seen| seen.header("authorization").is_none()).count();
@@ -185,7 +189,7 @@ async fn many_callers_share_one_token_request() {
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let repository = team(&client);
-            tokio::spawn(async move { repository.head_blob(&digest(b"x")).await })
+            tokio::spawn(async move { repository.head_blob(&digest(b"x"), None).await })
         })
         .collect();
     for caller in callers {
@@ -203,7 +207,7 @@ async fn a_hostile_realm_is_never_contacted() {
     let fake = Fake::start(move |_, _| answer(401, &[&challenge, "WWW-Authenticate: Basic realm=\"x\""], b"")).await;
     let mut with_password = settings(&[fake.url()]);
     with_password.endpoints[0].account = Some(configured(login("alice", "s3cret")));
-    let error = team(&client(with_password.clone())).head_blob(&digest(b"x")).await.unwrap_err();
+    let error = team(&client(with_password.clone())).head_blob(&digest(b"x"), None).await.unwrap_err();
     assert!(matches!(error, ClientError::Invalid { .. }), "{error}");
     silent_about(&error, &["alice", "s3cret"]);
     assert!(thief.seen().is_empty());
@@ -211,7 +215,7 @@ async fn a_hostile_realm_is_never_contacted() {
 
     // Unless the configuration knows it.
     with_password.realms = vec!["localhost".to_owned()];
-    assert!(team(&client(with_password)).head_blob(&digest(b"x")).await.is_err());
+    assert!(team(&client(with_password)).head_blob(&digest(b"x"), None).await.is_err());
     assert_eq!(thief.seen().len(), 1);
 }
 
@@ -225,7 +229,7 @@ async fn token_services_that_fail() {
     for (script, what) in [(denied, "denied"), (redirects, "redirects"), (endless, "endless"), (gibberish, "gibberish")]
     {
         let fake = bearer_registry("@SELF@/token", script, |_| true).await;
-        let error = team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x")).await.unwrap_err();
+        let error = team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x"), None).await.unwrap_err();
         let expected = match error {
             ClientError::Forbidden { .. } => what == "denied",
             ClientError::Invalid { .. } => what != "denied",
@@ -237,7 +241,10 @@ async fn token_services_that_fail() {
     }
     let twice_broken: Script = |seen, number| if number < 2 { answer(503, &[], b"") } else { issues(seen, 0) };
     let fake = bearer_registry("@SELF@/token", twice_broken, |shown| shown == "Bearer t0").await;
-    assert_eq!(team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
+    assert_eq!(
+        team(&client(settings(&[fake.url()]))).head_blob(&digest(b"x"), None).await.unwrap(),
+        BlobHead::Size(Some(7))
+    );
 }
 
 #[tokio::test]
@@ -256,10 +263,10 @@ async fn a_registry_may_change_its_mind() {
     })
     .await;
     let client = client(settings(&[fake.url()]));
-    assert!(team(&client).head_blob(&digest(b"x")).await.is_ok());
+    assert!(team(&client).head_blob(&digest(b"x"), None).await.is_ok());
     public.store(1, Ordering::SeqCst);
     let other = client.repository(&"other".parse().unwrap(), None);
-    assert!(other.head_blob(&digest(b"x")).await.is_ok());
+    assert!(other.head_blob(&digest(b"x"), None).await.is_ok());
 }
 
 #[tokio::test]
@@ -274,7 +281,7 @@ async fn a_dead_token_service_is_waited_for_once() {
     let client = client(impatient);
     for scope in ["one", "two", "three"] {
         let repository = client.repository(&scope.parse().unwrap(), None);
-        assert!(matches!(repository.head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+        assert!(matches!(repository.head_blob(&digest(b"x"), None).await, Err(ClientError::Unavailable { .. })));
         assert!(!client.available(), "without tokens the endpoint is of no use");
     }
     let asked = silent.seen().iter().filter(|request| request.target.contains("scope=")).count();

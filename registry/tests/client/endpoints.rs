@@ -23,7 +23,7 @@ async fn a_dead_first_endpoint_costs_one_time_out() {
     (two.connect_timeout, two.first_byte_timeout) = (Duration::from_millis(200), Duration::from_millis(800));
     let client = client(two);
     for _ in 0..5 {
-        assert_eq!(team(&client).head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(7)));
+        assert_eq!(team(&client).head_blob(&digest(b"x"), None).await.unwrap(), BlobHead::Size(Some(7)));
     }
     let asked = silent.seen().iter().filter(|request| !request.target.ends_with("/v2/")).count();
     assert_eq!((asked, good.seen().len()), (1, 5));
@@ -38,11 +38,11 @@ async fn with_all_dead_nobody_waits() {
     dead.retries = 10;
     let client = client(dead);
     assert!(client.available());
-    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+    assert!(matches!(team(&client).head_blob(&digest(b"x"), None).await, Err(ClientError::Unavailable { .. })));
     assert!(!client.available());
     let begun = Instant::now();
     for _ in 0..100 {
-        assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+        assert!(matches!(team(&client).head_blob(&digest(b"x"), None).await, Err(ClientError::Unavailable { .. })));
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     let asked = silent.seen().iter().filter(|request| !request.target.ends_with("/v2/")).count();
@@ -57,7 +57,7 @@ async fn the_lookout_finds_out_when_it_is_back() {
     (short.connect_timeout, short.first_byte_timeout) = (Duration::from_millis(200), Duration::from_millis(800));
     short.retries = 0;
     let client = client(short);
-    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unavailable { .. })));
+    assert!(matches!(team(&client).head_blob(&digest(b"x"), None).await, Err(ClientError::Unavailable { .. })));
     assert!(!client.available());
     let deadline = Instant::now() + Duration::from_secs(10);
     while !client.available() {
@@ -66,7 +66,7 @@ async fn the_lookout_finds_out_when_it_is_back() {
     }
     let paths: Vec<_> = fake.seen().into_iter().skip(1).map(|request| request.target).collect();
     assert_eq!(paths, ["/v2/", "/v2/", "/v2/"], "nobody else asked meanwhile");
-    assert!(matches!(team(&client).head_blob(&digest(b"x")).await, Err(ClientError::Unconfirmed { .. })));
+    assert!(matches!(team(&client).head_blob(&digest(b"x"), None).await, Err(ClientError::Unconfirmed { .. })));
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_restart_of_the_only_address_is_waited_for() {
     patient.retries = 3;
     let watch = Arc::new(Watch::default());
     let client = Client::new(patient, Arc::clone(&watch) as Arc<dyn Observer>).unwrap();
-    let asking = tokio::spawn(async move { team(&client).head_blob(&digest(b"x")).await });
+    let asking = tokio::spawn(async move { team(&client).head_blob(&digest(b"x"), None).await });
     let deadline = Instant::now() + Duration::from_secs(10);
     while watch.statuses.lock().unwrap().is_empty() {
         assert!(Instant::now() < deadline, "the address was never asked");

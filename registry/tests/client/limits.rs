@@ -37,7 +37,7 @@ async fn a_long_pause_stops_one_kind_of_request_and_nothing_else() {
     let error = repository.get_manifest(&"two".parse().unwrap(), &[]).await.unwrap_err();
     assert!(limited(&error, 3600), "{error}");
     assert_eq!(fake.seen().len(), 1, "nothing of that kind goes out meanwhile");
-    assert_eq!(repository.head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(2)));
+    assert_eq!(repository.head_blob(&digest(b"x"), None).await.unwrap(), BlobHead::Size(Some(2)));
     assert!(repository.get_blob(&digest(b"{}"), 0, None, &[]).await.is_ok());
     assert!(repository.get_list(&ListKind::Tags, None).await.is_ok());
     assert!(repository.get_list(&ListKind::Referrers(digest(b"x")), None).await.is_ok());

@@ -1,10 +1,12 @@
 //! Several addresses: mirrors that have only a part, refuse, or want a pause, before the registry itself.
 
+use std::time::Duration;
+
 use pierhead_registry::client::{BlobHead, ClientError, ListKind};
 use pierhead_registry::oci::Reference;
 use url::Url;
 
-use crate::fake::{Fake, Seen, answer, head};
+use crate::fake::{Fake, Seen, Step, answer, head};
 use crate::{client, configured, content, digest, drain, login, repository, settings, team};
 
 /// A mirror that answers everything with one status.
@@ -32,6 +34,36 @@ async fn registry(bytes: Vec<u8>) -> Fake {
     .await
 }
 
+/// A mirror's no to a HEAD is none to the GET that it could not be asked for any more.
+#[tokio::test]
+async fn a_mirrors_no_to_a_head_proves_nothing_where_its_get_was_not_sent() {
+    let mirror = mirror(404).await;
+    let registry = Fake::start(|seen, _| match seen.method.as_str() {
+        "HEAD" => {
+            vec![Step::Drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(), Duration::from_millis(20))]
+        }
+        _ => answer(404, &[], b"{}"),
+    })
+    .await;
+    let mut settings = settings(&[mirror.url(), registry.url()]);
+    settings.retries = 0;
+    let repository = team(&client(settings));
+    let checking = {
+        let repository = repository.clone();
+        tokio::spawn(async move { repository.head_manifest(&"kept".parse().unwrap(), &[], Some(&digest(b"{}"))).await })
+    };
+    while registry.seen().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    drop(mirror);
+    // Others find it dead, and leave it alone.
+    for _ in 0..3 {
+        assert!(repository.get_manifest(&"other".parse().unwrap(), &[]).await.is_err());
+    }
+    let error = checking.await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Unconfirmed { .. }), "{error}");
+}
+
 /// buildbuddy#1861: a mirror's no is not the registry's.
 #[tokio::test]
 async fn what_a_mirror_does_not_give_the_registry_is_asked_for() {
@@ -44,8 +76,8 @@ async fn what_a_mirror_does_not_give_the_registry_is_asked_for() {
         assert!(repository.head_manifest(&latest, &[], None).await.is_ok(), "{status}");
         assert!(repository.get_manifest(&Reference::Digest(digest(b"{}")), &[]).await.is_ok(), "{status}");
         let before = mirror.seen().len();
-        assert_eq!(repository.head_blob(&blob).await.unwrap(), BlobHead::Size(Some(1000)), "{status}");
-        assert_eq!(repository.find_blob(&blob).await.unwrap(), Some(1000), "{status}");
+        assert_eq!(repository.head_blob(&blob, None).await.unwrap(), BlobHead::Size(Some(1000)), "{status}");
+        assert_eq!(repository.find_blob(&blob, None).await.unwrap(), BlobHead::Size(Some(1000)), "{status}");
         let mut body = repository.get_blob(&blob, 0, None, &[]).await.unwrap();
         assert!(drain(&mut body).await.unwrap() == bytes, "{status}");
         // A request that fails costs the mirror one; one that wants a range may cost one more where that is refused.

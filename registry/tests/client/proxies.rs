@@ -38,7 +38,7 @@ async fn the_environments_proxy_is_used_except_where_it_says_not_and_on_this_mac
 #[ignore = "needs the environment that the test above prepares"]
 async fn in_such_an_environment() {
     let Ok(here) = std::env::var(UPSTREAM) else { return };
-    let ask = async |url: &str| repository(&[Url::parse(url).unwrap()]).head_blob(&digest(b"x")).await;
+    let ask = async |url: &str| repository(&[Url::parse(url).unwrap()]).head_blob(&digest(b"x"), None).await;
     assert_eq!(ask("http://registry.invalid").await.unwrap(), BlobHead::Size(Some(7)));
     let at = repository(&[Url::parse("http://registry.invalid").unwrap()]);
     assert_eq!(at.get_manifest(&"moved".parse().unwrap(), &[]).await.unwrap().bytes, b"1234567"[..]);

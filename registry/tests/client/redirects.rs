@@ -96,7 +96,7 @@ async fn a_target_is_asked_for_as_it_is_written() {
             let repository = team(&client(own));
             let mut body = repository.get_blob(&digest(&bytes), 10, None, &[]).await.unwrap();
             assert!(drain(&mut body).await.unwrap() == bytes[10..]);
-            assert_eq!(repository.head_blob(&digest(&bytes)).await.unwrap(), BlobHead::Size(Some(1000)));
+            assert_eq!(repository.head_blob(&digest(&bytes), None).await.unwrap(), BlobHead::Size(Some(1000)));
             let manifest = Reference::Digest(digest(&bytes));
             assert!(repository.get_manifest(&manifest, &[]).await.unwrap().bytes == bytes);
             let seen = if elsewhere { store.seen() } else { fake.seen() };
@@ -142,7 +142,7 @@ async fn an_object_store_that_refuses_head_is_asked_by_get() {
     .await;
     let location = format!("Location: {}", store.on("localhost"));
     let fake = Fake::start(move |_, _| vec![head(307, &[&location])]).await;
-    assert_eq!(repository(&[fake.url()]).head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(Some(1000)));
+    assert_eq!(repository(&[fake.url()]).head_blob(&digest(b"x"), None).await.unwrap(), BlobHead::Size(Some(1000)));
     assert_eq!(store.seen()[1].header("range"), Some("bytes=0-0"));
 }
 

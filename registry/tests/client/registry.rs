@@ -14,7 +14,7 @@ async fn blobs_whole_in_part_and_their_size() {
     let bytes = content(1_000_000);
     let digest = registry.push_blob(&bytes, None).await;
     let repository = repository(&[registry.url("http")]);
-    assert_eq!(repository.head_blob(&digest).await.unwrap(), BlobHead::Size(Some(1_000_000)));
+    assert_eq!(repository.head_blob(&digest, None).await.unwrap(), BlobHead::Size(Some(1_000_000)));
     for (start, end) in
         [(0, None), (1, None), (0, Some(1)), (500_000, Some(500_010)), (999_999, None), (10, Some(9_999_999))]
     {
@@ -33,7 +33,7 @@ async fn an_empty_blob() {
     let registry = Registry::plain();
     let digest = registry.push_blob(b"", None).await;
     let repository = repository(&[registry.url("http")]);
-    assert_eq!(repository.head_blob(&digest).await.unwrap(), BlobHead::Size(Some(0)));
+    assert_eq!(repository.head_blob(&digest, None).await.unwrap(), BlobHead::Size(Some(0)));
     let mut body = repository.get_blob(&digest, 0, None, &[]).await.unwrap();
     assert_eq!((body.total(), drain(&mut body).await.unwrap().len()), (Some(0), 0));
 }
@@ -72,7 +72,7 @@ async fn what_is_not_there() {
     assert!(is_not_found(repository.head_manifest(&latest, &[], None).await.unwrap_err()));
     assert!(is_not_found(repository.get_manifest(&latest, &[]).await.unwrap_err()));
     assert!(is_not_found(repository.get_manifest(&Reference::Digest(missing), &[]).await.unwrap_err()));
-    let head = repository.head_blob(&missing).await;
+    let head = repository.head_blob(&missing, None).await;
     assert!(matches!(head, Err(ClientError::Unconfirmed { status: 404, .. })), "a HEAD alone proves nothing");
     assert!(is_not_found(repository.get_blob(&missing, 0, None, &[]).await.unwrap_err()));
     assert!(is_not_found(repository.get_list(&ListKind::Tags, None).await.unwrap_err()));
@@ -86,18 +86,18 @@ async fn basic_authentication() {
     });
     let digest = registry.push_blob(b"private", Some(("alice", "s3cret"))).await;
     let anonymous = client(settings(&[registry.url("http")]));
-    assert!(matches!(team(&anonymous).head_blob(&digest).await, Err(ClientError::Unauthorized { .. })));
+    assert!(matches!(team(&anonymous).head_blob(&digest, None).await, Err(ClientError::Unauthorized { .. })));
 
     // A caller's credential counts for that caller alone.
     let name = "team/app".parse().unwrap();
     let alice = login("alice", "s3cret");
     assert_eq!(
-        anonymous.repository(&name, Some(&as_account(alice.clone()))).head_blob(&digest).await.unwrap(),
+        anonymous.repository(&name, Some(&as_account(alice.clone()))).head_blob(&digest, None).await.unwrap(),
         BlobHead::Size(Some(7))
     );
-    let wrong = anonymous.repository(&name, Some(&as_account(login("alice", "guess")))).head_blob(&digest).await;
+    let wrong = anonymous.repository(&name, Some(&as_account(login("alice", "guess")))).head_blob(&digest, None).await;
     assert!(matches!(wrong, Err(ClientError::Unauthorized { .. })));
-    assert!(matches!(team(&anonymous).head_blob(&digest).await, Err(ClientError::Unauthorized { .. })));
+    assert!(matches!(team(&anonymous).head_blob(&digest, None).await, Err(ClientError::Unauthorized { .. })));
 
     let mut own = settings(&[registry.url("http")]);
     own.endpoints[0].account = Some(configured(alice));
@@ -130,7 +130,7 @@ async fn tls_with_own_authority_and_client_certificate() {
     whole.endpoints[0].ca = Some(file("ca.crt"));
     whole.endpoints[0].client_certificate = Some((file("client.crt"), file("client.key")));
     let repository = team(&client(whole.clone()));
-    assert!(matches!(repository.head_blob(&missing).await, Err(ClientError::Unconfirmed { .. })));
+    assert!(matches!(repository.head_blob(&missing, None).await, Err(ClientError::Unconfirmed { .. })));
     assert!(matches!(repository.get_blob(&missing, 0, None, &[]).await, Err(ClientError::NotFound { .. })));
     // A blob has a connection of its own, everything else shares one.
     registry.logged("\"HEAD /v2/team/app/blobs/", "HTTP/2.0").await;
@@ -138,11 +138,11 @@ async fn tls_with_own_authority_and_client_certificate() {
 
     let mut nameless = whole.clone();
     nameless.endpoints[0].client_certificate = None;
-    assert!(matches!(team(&client(nameless)).head_blob(&missing).await, Err(ClientError::Unavailable { .. })));
+    assert!(matches!(team(&client(nameless)).head_blob(&missing, None).await, Err(ClientError::Unavailable { .. })));
 
     let mut distrustful = whole.clone();
     distrustful.endpoints[0].ca = None;
-    assert!(matches!(team(&client(distrustful)).head_blob(&missing).await, Err(ClientError::Unavailable { .. })));
+    assert!(matches!(team(&client(distrustful)).head_blob(&missing, None).await, Err(ClientError::Unavailable { .. })));
 
     for path in ["absent", "config.yml"] {
         let mut broken = whole.clone();

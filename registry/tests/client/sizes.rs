@@ -37,8 +37,8 @@ async fn a_head_may_say_yes_and_only_a_get_no() {
         .await;
         let case = format!("{head_status} {get_status}");
         let repository = repository(&[fake.url()]);
-        assert_eq!(repository.head_blob(&digest(&bytes)).await.is_ok(), by_head, "{case}");
-        assert_eq!(repository.find_blob(&digest(&bytes)).await.is_ok(), by_get, "{case}");
+        assert_eq!(repository.head_blob(&digest(&bytes), None).await.is_ok(), by_head, "{case}");
+        assert_eq!(repository.find_blob(&digest(&bytes), None).await.is_ok(), by_get, "{case}");
         assert_eq!(fake.seen().len(), requests, "{case}: {:?}", fake.seen());
         // A limit of HEADs stops no GET.
         let body = repository.get_blob(&digest(&bytes), 0, None, &[]).await;
@@ -64,15 +64,16 @@ async fn a_length_of_0_from_a_head_is_looked_up_by_a_get() {
         .await;
         let repository = repository(&[fake.url()]);
         for _ in 0..2 {
-            match repository.head_blob(&digest(&bytes)).await.unwrap() {
+            match repository.head_blob(&digest(&bytes), None).await.unwrap() {
                 BlobHead::Unopened(_) => assert_eq!(expected, None, "{get_status}"),
                 BlobHead::Size(size) => assert_eq!(size, expected, "{get_status}"),
+                other => panic!("{get_status}: {other:?}"),
             }
         }
         let asked: Vec<_> = fake.seen().iter().map(|seen| seen.method.clone()).collect();
         assert_eq!(asked, methods, "{get_status}");
         // Whether a blob may be had is for a GET to say.
-        assert_eq!(repository.find_blob(&digest(&bytes)).await.is_ok(), expected.is_some(), "{get_status}");
+        assert_eq!(repository.find_blob(&digest(&bytes), None).await.is_ok(), expected.is_some(), "{get_status}");
     }
 }
 
@@ -80,7 +81,7 @@ async fn a_length_of_0_from_a_head_is_looked_up_by_a_get() {
 async fn a_length_that_head_does_not_tell_is_no_error() {
     let fake = Fake::start(|_, _| vec![head(200, &["Transfer-Encoding: chunked"])]).await;
     let repository = repository(&[fake.url()]);
-    assert_eq!(repository.head_blob(&digest(b"x")).await.unwrap(), BlobHead::Size(None));
+    assert_eq!(repository.head_blob(&digest(b"x"), None).await.unwrap(), BlobHead::Size(None));
     assert_eq!(fake.seen().len(), 1, "it costs one request");
     assert_eq!(repository.probe_blob(&digest(b"x"), false).await.unwrap().size, None);
 }
@@ -94,7 +95,7 @@ async fn a_size_that_cannot_be_had_costs_one_head() {
             _ => answer(status, &[], b"no"),
         })
         .await;
-        let error = repository(&[fake.url()]).head_blob(&digest(b"x")).await.unwrap_err();
+        let error = repository(&[fake.url()]).head_blob(&digest(b"x"), None).await.unwrap_err();
         assert!(matches!(error, ClientError::Unavailable { .. }), "{status}: {error}");
         let asked: Vec<_> =
             fake.seen().iter().map(|seen| (seen.method.clone(), seen.header("range").is_some())).collect();
@@ -117,8 +118,49 @@ async fn a_head_and_a_range_that_are_refused_alike_are_no_answer() {
         })
         .await;
         let repository = repository(&[fake.url()]);
-        assert_eq!(repository.find_blob(&digest(&bytes)).await.unwrap(), Some(1000), "{status}");
+        assert_eq!(repository.find_blob(&digest(&bytes), None).await.unwrap(), BlobHead::Size(Some(1000)), "{status}");
         let absent = [404, 410].contains(&status);
-        assert_eq!(repository.head_blob(&digest(&bytes)).await.is_err(), absent, "{status}");
+        assert_eq!(repository.head_blob(&digest(&bytes), None).await.is_err(), absent, "{status}");
+    }
+}
+
+/// A 200 about something else is no yes to a blob that is here: a login page, an application's, another length. The GET decides.
+#[tokio::test]
+async fn a_page_in_place_of_a_blob_is_no_yes() {
+    let bytes = content(1000);
+    let named = format!("Docker-Content-Digest: {}", digest(&bytes));
+    // What a HEAD and a GET are labelled with, how long the page is, and what comes of it where 1000 bytes are known.
+    for (head, get, length, yes) in [
+        ("Content-Type: text/html", "Content-Type: text/html; charset=utf-8", 39, false),
+        ("Content-Type: application/octet-stream", "Content-Type: application/octet-stream", 39, false),
+        ("Content-Type: application/json", "Content-Type: application/json", 39, false),
+        // Labels alone refuse nothing.
+        ("Content-Type: text/html", "Content-Type: text/html", 1000, true),
+        (named.as_str(), "Content-Type: application/json", 39, true),
+    ] {
+        let (body, case) = (content(length), format!("{head}, {get}, {length}"));
+        let (head, get) = (head.to_owned(), get.to_owned());
+        let fake =
+            Fake::start(move |seen, _| answer(200, &[if seen.method == "HEAD" { &head } else { &get }], &body)).await;
+        let repository = repository(&[fake.url()]);
+        assert_eq!(repository.head_blob(&digest(&bytes), Some(1000)).await.is_ok(), yes, "{case}");
+        assert_eq!(repository.find_blob(&digest(&bytes), Some(1000)).await.is_ok(), yes, "{case}");
+    }
+}
+
+/// What a mirror says is told from what the registry says.
+#[tokio::test]
+async fn a_mirrors_yes_is_named() {
+    let has = || Fake::start(|_, _| answer(200, &[], &content(1000)));
+    let lacks = || Fake::start(|_, _| answer(404, &[], b"{}"));
+    for (mirror, registry, expected) in [
+        (has().await, lacks().await, BlobHead::Mirrored(Some(1000))),
+        (lacks().await, has().await, BlobHead::Size(Some(1000))),
+    ] {
+        let repository = repository(&[mirror.url(), registry.url()]);
+        for known in [None, Some(1000)] {
+            assert_eq!(repository.head_blob(&digest(b"x"), known).await.unwrap(), expected);
+            assert_eq!(repository.find_blob(&digest(b"x"), known).await.unwrap(), expected);
+        }
     }
 }

@@ -105,7 +105,7 @@ async fn what_a_caller_brings_is_shown_as_it_is() {
     let (client, transport) = start(|_| Ok(challenge("Bearer realm=\"https://own.test/token\",service=\"own\"")));
     let (name, here) = ("team/app".parse().unwrap(), digest(b"x"));
     for (credential, shown) in [(verbatim("Bearer abc"), "Bearer abc"), (Credential::Verbatim(None), "-")] {
-        let refused = client.repository(&name, Some(&credential)).head_blob(&here).await;
+        let refused = client.repository(&name, Some(&credential)).head_blob(&here, None).await;
         assert!(matches!(refused, Err(ClientError::Unauthorized { .. })));
         // A HEAD's no proves nothing, so a GET decides.
         let asked = ["HEAD", "GET"].map(|method| format!("{method} http://own.test/v2/team/app/blobs/{here} {shown}"));
@@ -128,7 +128,10 @@ async fn an_account_is_shown_at_once_and_turned_into_a_token_where_that_is_wante
     let (name, here) = ("team/app".parse().unwrap(), digest(b"x"));
     let alice = as_account(login("alice", "s3cret"));
     for first in [true, false] {
-        assert_eq!(client.repository(&name, Some(&alice)).head_blob(&here).await.unwrap(), BlobHead::Size(Some(5)));
+        assert_eq!(
+            client.repository(&name, Some(&alice)).head_blob(&here, None).await.unwrap(),
+            BlobHead::Size(Some(5))
+        );
         let path = format!("HEAD http://own.test/v2/team/app/blobs/{here}");
         let token = "GET https://own.test/token?service=own&scope=repository%3Ateam%2Fapp%3Apull";
         let basic = "Basic YWxpY2U6czNjcmV0";
@@ -137,7 +140,7 @@ async fn an_account_is_shown_at_once_and_turned_into_a_token_where_that_is_wante
         assert_eq!(transport.seen(), if first { all.to_vec() } else { vec![bearer] });
     }
     let mallory = as_account(login("alice", "guess"));
-    let refused = client.repository(&name, Some(&mallory)).head_blob(&here).await;
+    let refused = client.repository(&name, Some(&mallory)).head_blob(&here, None).await;
     assert!(matches!(refused, Err(ClientError::Unauthorized { .. })));
 }
 
@@ -145,14 +148,14 @@ async fn an_account_is_shown_at_once_and_turned_into_a_token_where_that_is_wante
 async fn whether_anybody_is_there_is_for_the_transport_to_say() {
     let (client, transport) = start(|_| Err(TransportError::Dead("no server is up".to_owned())));
     let (name, here) = ("team/app".parse().unwrap(), digest(b"x"));
-    let failed = client.repository(&name, None).head_blob(&here).await;
+    let failed = client.repository(&name, None).head_blob(&here, None).await;
     assert!(matches!(failed, Err(ClientError::Unavailable { reason, .. }) if reason == "no server is up"));
     assert_eq!(transport.seen().len(), 3, "as often as the settings say");
     // No breaker keeps the next one from asking.
     assert!(client.available());
     transport.available.store(false, Ordering::SeqCst);
     assert!(!client.available());
-    assert!(client.repository(&name, None).head_blob(&here).await.is_err());
+    assert!(client.repository(&name, None).head_blob(&here, None).await.is_err());
     assert_eq!(transport.seen().len(), 0);
 }
 
@@ -164,10 +167,10 @@ async fn one_user_who_asks_too_often_silences_nobody_else() {
         Ok(response.body(Vec::new()).unwrap())
     });
     let (name, here) = ("team/app".parse().unwrap(), digest(b"x"));
-    let limited = client.repository(&name, Some(&verbatim("Bearer abc"))).head_blob(&here).await;
+    let limited = client.repository(&name, Some(&verbatim("Bearer abc"))).head_blob(&here, None).await;
     assert!(matches!(limited, Err(ClientError::RateLimited { .. })));
     assert_eq!(
-        client.repository(&name, Some(&Credential::Verbatim(None))).head_blob(&here).await.unwrap(),
+        client.repository(&name, Some(&Credential::Verbatim(None))).head_blob(&here, None).await.unwrap(),
         BlobHead::Size(Some(5))
     );
 }

@@ -54,6 +54,7 @@ mod pulls;
 mod ranges;
 mod registries;
 mod reload;
+mod rights;
 mod seen;
 mod servers;
 mod shares_edge;

@@ -1,0 +1,201 @@
+//! Who may have what is in the cache: only whom the registry itself lets pull it, and nobody by a yes to something else.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pierhead_tests::http::{Answer, Request, Server};
+use pierhead_tests::image::Image;
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::pull::Client;
+use serde_json::{Value, json};
+
+const PASSWORD: &str = "password";
+
+/// What a repository holds, as a registry without a deviation answers.
+fn held(image: &Image, request: &Request) -> Answer {
+    let Some((_, rest)) = request.path.split_once("/team/app/") else { return Answer::new(200, &[], "{}") };
+    let (kind, name) = rest.split_once('/').unwrap();
+    let manifest = &image.manifest.blob;
+    match kind {
+        "manifests" if name == "v1" || name == manifest.digest.to_string() => {
+            let digest = manifest.digest.to_string();
+            let headers = [("Content-Type", image.manifest.media_type.as_str()), ("Docker-Content-Digest", &digest)];
+            Answer::new(200, &headers, manifest.bytes.clone())
+        }
+        "blobs" => match image.blobs().find(|blob| blob.digest.to_string() == name) {
+            Some(blob) => Answer::new(200, &[], blob.bytes.clone()),
+            None => Answer::new(404, &[], "{}"),
+        },
+        "tags" => Answer::new(200, &[], r#"{"name":"team/app","tags":["v1"]}"#),
+        "referrers" => {
+            let body = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+            Answer::new(200, &[("Content-Type", "application/vnd.oci.image.index.v1+json")], body)
+        }
+        _ => Answer::new(404, &[], "{}"),
+    }
+}
+
+fn refused(status: u16) -> Answer {
+    let challenge = [("WWW-Authenticate", "Basic realm=\"r\"")];
+    Answer::new(status, if status == 401 { &challenge } else { &[] }, r#"{"errors":[]}"#)
+}
+
+fn is_content(request: &Request) -> bool {
+    ["/manifests/", "/blobs/"].iter().any(|kind| request.path.contains(kind))
+}
+
+fn is_of(request: &Request, user: &str) -> bool {
+    request.basic().is_some_and(|(name, _)| name == user)
+}
+
+async fn edge_of(upstream: Value, keys: Value) -> Pierhead {
+    let mut registry = json!({ "name": "up.test", "upstream": upstream, "insecure": true, "default": true });
+    registry.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    Setup::new().with("registries", registry).start().await
+}
+
+fn passthrough() -> Value {
+    json!({ "auth": "passthrough", "negative_ttl": "0s", "retries": 0 })
+}
+
+fn shared() -> Value {
+    json!({ "negative_ttl": "0s", "retries": 0, "tag_ttl": "1d" })
+}
+
+/// The statuses of the tag, of the manifest and of a blob.
+async fn looks(client: &Client, image: &Image) -> [u16; 3] {
+    let blob = image.blobs().next().unwrap().digest;
+    let mut statuses = [0; 3];
+    for (at, path) in
+        [format!("blobs/{blob}"), format!("manifests/{}", image.digest()), "manifests/v1".to_owned()].iter().enumerate()
+    {
+        statuses[2 - at] = client.get(&format!("/v2/team/app/{path}")).await.status;
+    }
+    statuses
+}
+
+fn none_of(statuses: [u16; 3]) -> bool {
+    statuses.iter().all(|status| *status >= 400)
+}
+
+/// Some registries show lists to accounts that may not pull, and refuse them to accounts that may.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_say_nothing_about_the_right_to_pull() {
+    let image = Image::new(1, &[1000]);
+    let lists = ["tags/list".to_owned(), format!("referrers/{}", image.digest())];
+    for status in [401, 403] {
+        let content = image.clone();
+        let upstream = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+            match is_content(request) && !is_of(request, "ann") {
+                // Nobody shows an account that is not asked for.
+                true => refused(if request.basic().is_none() { 401 } else { status }),
+                false => held(&content, request),
+            }
+        })
+        .await;
+        let edge = edge_of(json!(upstream.url()), passthrough()).await;
+        let [ann, bob] = ["ann", "bob"].map(|name| edge.client().login(name, PASSWORD));
+        ann.pull("team/app", "v1").await.unwrap();
+        for list in &lists {
+            assert_eq!(bob.get(&format!("/v2/team/app/{list}")).await.status, 200, "{list}");
+            assert!(none_of(looks(&bob, &image).await), "{status} after {list}");
+        }
+        // The other way round.
+        let (content, closed) = (image.clone(), Arc::new(AtomicBool::new(false)));
+        let is_closed = Arc::clone(&closed);
+        let upstream = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+            match is_content(request) == is_closed.load(Ordering::SeqCst) {
+                true => refused(status),
+                false => held(&content, request),
+            }
+        })
+        .await;
+        let edge = edge_of(json!(upstream.url()), shared()).await;
+        let client = edge.client();
+        client.pull("team/app", "v1").await.unwrap();
+        for list in &lists {
+            assert!(client.get(&format!("/v2/team/app/{list}")).await.status >= 400, "{list}");
+            assert_eq!(looks(&client, &image).await, [200; 3], "{status} after {list}");
+        }
+        closed.store(true, Ordering::SeqCst);
+        // The repository is refused, and hidden from now on.
+        let absent = format!("manifests/sha256:{}", "0".repeat(64));
+        assert!(client.get(&format!("/v2/team/app/{absent}")).await.status >= 400);
+        for list in &lists {
+            assert_eq!(client.get(&format!("/v2/team/app/{list}")).await.status, 200, "{list}");
+            assert!(none_of(looks(&client, &image).await), "{status} after {list}");
+        }
+    }
+}
+
+/// A login page, or an application's, is sent with 200 for any path.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_lets_nobody_in() {
+    const PAGE: &str = "<!DOCTYPE html><html>Please log in</html>";
+    let image = Image::new(2, &[200_000]);
+    let pages: [fn() -> Answer; 3] = [
+        || Answer::new(200, &[("Content-Type", "text/html; charset=utf-8")], PAGE),
+        || Answer::new(200, &[], PAGE),
+        || Answer::new(200, &[("Content-Type", "application/json")], r#"{"error":"please log in"}"#),
+    ];
+    for (at, page) in pages.into_iter().enumerate() {
+        let content = image.clone();
+        let upstream = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| match request.basic() {
+            None => refused(401),
+            Some((user, _)) if user == "ann" => held(&content, request),
+            Some(_) => page(),
+        })
+        .await;
+        let edge = edge_of(json!(upstream.url()), passthrough()).await;
+        edge.client().login("ann", PASSWORD).pull("team/app", "v1").await.unwrap();
+        for stranger in [edge.client(), edge.client().login("mallory", PASSWORD)] {
+            for _ in 0..2 {
+                let digest = format!("/v2/team/app/manifests/{}", image.digest());
+                assert!(stranger.get(&digest).await.status >= 400, "page {at}");
+                for blob in image.blobs() {
+                    let answer = stranger.get(&format!("/v2/team/app/blobs/{}", blob.digest)).await;
+                    assert!(answer.status >= 400, "page {at}: a blob of {} bytes", blob.bytes.len());
+                }
+            }
+        }
+    }
+}
+
+/// What a mirror gives to anybody says nothing of what the registry gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrors_yes_is_good_for_what_it_came_with() {
+    let (image, public) = (Image::new(3, &[1000]), Image::new(4, &[1000]));
+    let pub_digest = format!("/v2/team/app/manifests/{}", public.digest());
+    for keys in [passthrough(), shared()] {
+        let open = public.clone();
+        let mirror = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| held(&open, request)).await;
+        let (content, closed) = (image.clone(), Arc::new(AtomicBool::new(false)));
+        let is_closed = Arc::clone(&closed);
+        let registry = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+            match is_closed.load(Ordering::SeqCst) && !is_of(request, "ann") {
+                true => refused(403),
+                false => held(&content, request),
+            }
+        })
+        .await;
+        let edge = edge_of(json!([mirror.url(), registry.url()]), keys).await;
+        let ann = edge.client().login("ann", PASSWORD);
+        let digest = format!("/v2/team/app/manifests/{}", image.digest());
+        assert_eq!(ann.get(&digest).await.status, 200);
+        for blob in image.blobs() {
+            ann.blob("team/app", &blob.digest).await.unwrap();
+        }
+        closed.store(true, Ordering::SeqCst);
+        let absent = format!("/v2/team/app/manifests/sha256:{}", "0".repeat(64));
+        // With a shared account nobody is ann.
+        let bob = edge.client().login("bob", PASSWORD);
+        assert!(bob.get(&absent).await.status >= 400);
+        assert_eq!(bob.get(&pub_digest).await.status, 200);
+        assert!(bob.get(&digest).await.status >= 400);
+        for blob in image.blobs() {
+            assert!(bob.get(&format!("/v2/team/app/blobs/{}", blob.digest)).await.status >= 400);
+        }
+        assert_eq!(bob.get(&pub_digest).await.status, 200);
+    }
+}
