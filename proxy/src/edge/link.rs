@@ -26,7 +26,10 @@ pub(super) fn path(kind: &ListKind) -> String {
 /// The query of the next page; `None`: the list ends here. The error says why there is a next page that cannot be had.
 pub(super) fn next_query(link: &str, kind: &ListKind) -> Result<Option<String>, String> {
     let links = link_lenient(link.trim()).map_err(|_| "its Link header cannot be read (RFC 8288)".to_owned())?;
-    let Some(next) = links.iter().flatten().find(|link| is_next(link)) else { return Ok(None) };
+    let links: Vec<&LinkData<'_>> = links.iter().flatten().collect();
+    let next = links.iter().find(|link| is_next(link));
+    // Clients in Go follow the first link, whatever it is.
+    let Some(next) = next.or_else(|| links.first().filter(|link| relation(link).is_none())) else { return Ok(None) };
     let path = path(kind);
     let unreadable = |_| "the target of its Link header is no URL".to_owned();
     let target = Url::parse(BASE).and_then(|base| base.join(&path)?.join(next.url)).map_err(unreadable)?;
@@ -38,10 +41,13 @@ pub(super) fn next_query(link: &str, kind: &ListKind) -> Result<Option<String>, 
     query.list.map(Some).ok_or_else(|| "its Link header names the first page as the next".to_owned())
 }
 
-fn is_next(link: &LinkData<'_>) -> bool {
+fn relation<'a>(link: &'a LinkData<'_>) -> Option<&'a str> {
     let relation = link.params.iter().find(|parameter| parameter.key.eq_ignore_ascii_case("rel"));
-    let names = relation.and_then(|relation| relation.val.as_deref()).unwrap_or_default();
-    names.split_ascii_whitespace().any(|name| name.eq_ignore_ascii_case("next"))
+    relation.map(|relation| relation.val.as_deref().unwrap_or_default())
+}
+
+fn is_next(link: &LinkData<'_>) -> bool {
+    relation(link).unwrap_or_default().split_ascii_whitespace().any(|name| name.eq_ignore_ascii_case("next"))
 }
 
 /// The link to the page with this query, below the name that the client used.
@@ -77,7 +83,11 @@ mod tests {
             ("<list?last=v1>; rel=\"next\"", Ok(Some("last=v1"))),
             ("</v2/team/app/tags/list?next_page=x%3D%3D>; rel=\"next\"", Ok(Some("next_page=x%3D%3D"))),
             ("</v2/team/app/tags/list?last=v1>; rel=\"prev\"", Ok(None)),
-            ("</v2/team/app/tags/list?last=v1>; title=\"next\"", Ok(None)),
+            ("</v2/team/app/tags/list?last=v1>; title=\"next\"", Ok(Some("last=v1"))),
+            ("</v2/team/app/tags/list?last=v1>", Ok(Some("last=v1"))),
+            ("</a?x=1>, </v2/team/app/tags/list?last=v1>; rel=\"next\"", Ok(Some("last=v1"))),
+            ("</a?x=1>; rel=\"prev\", </v2/team/app/tags/list?last=v1>", Ok(None)),
+            ("</a?x=1>", Err("another path")),
             ("</v2/team/app/tags/list?last=v1>; rel=\"prev\"; rel=\"next\"", Ok(None)),
             ("</v2/team/app/tags/list/cursor-1>; rel=\"next\"", Err("another path")),
             ("</v2/team/app/xtags/list?last=v1>; rel=\"next\"", Err("another path")),

@@ -272,6 +272,11 @@ impl BlobBody {
 
     fn broke(&mut self, reason: String) {
         self.reply = None;
+        // It answered for the rest and brought next to nothing of it: the others come first now.
+        if self.tried > 0 && self.brought < WORTH {
+            self.order.retain(|index| *index != self.endpoint);
+            self.order.push(self.endpoint);
+        }
         let upstream = &self.source.upstream;
         let (registry, host) = (upstream.name(), upstream.endpoints[self.endpoint].host());
         tracing::debug!(registry, host, at = self.at, total = self.total, reason, "body broke; resuming");

@@ -200,6 +200,10 @@ impl BlobSource {
             return Err(Failure::invalid(format!("unexpected status {}", status.as_u16())));
         }
         let extent = range::check(status, headers, start, end).map_err(Failure::invalid)?;
+        // No byte would come that the digest could refuse.
+        if extent.total == Some(0) && Digest::of(self.digest.algorithm(), b"") != self.digest {
+            return Err(Failure::invalid("nothing in place of the blob"));
+        }
         let ranges = status == StatusCode::PARTIAL_CONTENT
             || headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
         let proven = carried || range::content_length(headers).is_some() || headers.contains_key(TRANSFER_ENCODING);

@@ -6,7 +6,7 @@ use pierhead_registry::client::{BlobHead, ClientError, ListKind};
 use pierhead_registry::oci::Reference;
 use url::Url;
 
-use crate::fake::{Fake, Seen, Step, answer, head};
+use crate::fake::{Fake, Seen, Step, answer, blob, head};
 use crate::{client, configured, content, digest, drain, login, repository, settings, team};
 
 /// A mirror that answers everything with one status.
@@ -40,7 +40,7 @@ async fn a_mirrors_no_to_a_head_proves_nothing_where_its_get_was_not_sent() {
     let mirror = mirror(404).await;
     let registry = Fake::start(|seen, _| match seen.method.as_str() {
         "HEAD" => {
-            vec![Step::Drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(), Duration::from_millis(20))]
+            vec![Step::Drip(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n".to_vec(), Duration::from_millis(20))]
         }
         _ => answer(404, &[], b"{}"),
     })
@@ -62,6 +62,33 @@ async fn a_mirrors_no_to_a_head_proves_nothing_where_its_get_was_not_sent() {
     }
     let error = checking.await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::Unconfirmed { .. }), "{error}");
+}
+
+/// A mirror that goes on answering and sends nothing, or nothing new, is not asked for ever: the registry sends the blob.
+#[tokio::test]
+async fn a_blob_that_a_mirror_never_finishes_comes_from_the_registry() {
+    let bytes = content(3_000_000);
+    type Script = fn(&Seen, &[u8]) -> Vec<Step>;
+    let scripts: [(&str, Script); 4] = [
+        ("the same half", |seen, bytes| blob(seen, bytes, bytes.len() / 2 - seen.from().min(bytes.len() / 2))),
+        ("ten bytes, then silence", |seen, bytes| {
+            let mut steps = blob(seen, bytes, 10);
+            steps.push(Step::Hang);
+            steps
+        }),
+        ("nothing", |_, _| answer(200, &[], b"")),
+        ("a header", |_, bytes| vec![head(200, &[&format!("Content-Length: {}", bytes.len())])]),
+    ];
+    for (what, script) in scripts {
+        let (held, whole) = (bytes.clone(), bytes.clone());
+        let mirror = Fake::start(move |seen, _| script(seen, &held)).await;
+        let registry = Fake::start(move |seen, _| blob(seen, &whole, usize::MAX)).await;
+        let mut settings = settings(&[mirror.url(), registry.url()]);
+        settings.idle_timeout = Duration::from_millis(300);
+        let mut body = team(&client(settings)).get_blob(&digest(&bytes), 0, None, &[]).await.expect(what);
+        assert!(drain(&mut body).await.expect(what) == bytes, "{what}");
+        assert!(mirror.seen().len() <= 3, "{what}: {} requests", mirror.seen().len());
+    }
 }
 
 /// buildbuddy#1861: a mirror's no is not the registry's.
