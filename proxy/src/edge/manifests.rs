@@ -220,9 +220,13 @@ impl Edge {
         head: bool,
         now: SystemTime,
     ) -> Result<(Found, Outcome), Refused> {
-        let authorisation = scope.authorisation(&self.cache, now).await;
+        let mut authorisation = scope.authorisation(&self.cache, now).await;
         if authorisation == Authorisation::Refuse {
             return Err(Refusal::Offline(Thing::Manifest).into());
+        }
+        // By HEAD whoever pushes an index asks which of its manifests are still to be pushed: its origin may have lost what is here.
+        if head && authorisation == Authorisation::Fresh && scope.upstream.is_reachable() && !scope.offline {
+            authorisation = Authorisation::AskElseKnown;
         }
         let reference = Reference::Digest(*digest);
         match self.cache.manifest(&scope.repository, digest).await {

@@ -1,4 +1,5 @@
-//! Who may have what is in the cache: only whom the registry itself lets pull it, and nobody by a yes to something else.
+//! Who may have what is in the cache: only whom the registry itself lets pull it, and nobody by a yes to something else. And what is said
+//! to be there, to somebody who pushes.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -8,7 +9,10 @@ use pierhead_tests::http::{Answer, Request, Server};
 use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::pull::Client;
+use reqwest::Method;
 use serde_json::{Value, json};
+
+use super::origin::setup as edge_before;
 
 const PASSWORD: &str = "password";
 
@@ -198,4 +202,32 @@ async fn a_mirrors_yes_is_good_for_what_it_came_with() {
         }
         assert_eq!(bob.get(&pub_digest).await.status, 200);
     }
+}
+
+/// By HEAD of their digests, clients that push an index ask which of its manifests are there already: the origin says so, and the cache only
+/// while it is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_origin_lost_is_not_said_to_be_there() {
+    let (image, lost) = (Image::new(5, &[1000]), Arc::new(AtomicBool::new(false)));
+    let (content, is_lost) = (image.clone(), Arc::clone(&lost));
+    let origin = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+        match is_content(request) && is_lost.load(Ordering::SeqCst) {
+            true => Answer::new(404, &[], "{}"),
+            false => held(&content, request),
+        }
+    })
+    .await;
+    let more = json!({ "hosts": ["registry.test"], "tag_ttl": "1h", "authorization_ttl": "1h", "negative_ttl": "0s" });
+    let edge = edge_before([origin.address].into_iter(), more).start().await;
+    let client = edge.client();
+    client.pull("team/app", "v1").await.unwrap();
+    let path = format!("/v2/team/app/manifests/{}", image.digest());
+    let head = async || client.request(Method::HEAD, &path).send().await.unwrap().status().as_u16();
+    assert_eq!(head().await, 200);
+    lost.store(true, Ordering::SeqCst);
+    assert_eq!(head().await, 404);
+    lost.store(false, Ordering::SeqCst);
+    client.pull("team/app", "v1").await.unwrap();
+    drop(origin);
+    assert_eq!(head().await, 200, "the origin is away");
 }
