@@ -4,6 +4,9 @@
 //! the challenge of the answer at hand always counts more than what was remembered. A credential is only ever sent when
 //! it is asked for: Basic to the endpoint itself, or to its token service once the realm was found to be its own. What a
 //! caller brings is for the registry itself, the last of the addresses, and not for a mirror before it.
+//!
+//! Where Basic was asked for and is refused (401, 403), `/v2/` is asked whether the account is: one more request for each GET that is
+//! refused.
 
 use std::sync::Arc;
 
@@ -11,17 +14,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode};
+use tokio::time::Instant;
 
 use super::challenge::{self, Challenge};
 use super::endpoint::Endpoint;
 use super::failure::Failure;
+use super::login::Since;
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::realm;
 use super::schemes::{Expected, Realm, Scheme, SchemeKey};
 use super::send::{Answer, Call};
 use super::token::{Token, TokenKey};
-use super::upstream::{Asking, Line, Upstream};
+use super::upstream::{Asking, Line, Upstream, sent_at};
+use super::verdict::{self, AccountVerdict};
 use super::{Account, Credential};
 use crate::oci::RepositoryName;
 
@@ -133,7 +139,17 @@ impl Upstream {
             };
             if answer.response.status() != StatusCode::UNAUTHORIZED || answer.foreign {
                 match (&shown, &purse) {
-                    (Shown::Basic(_), Purse::Own(_)) => endpoint.login.worked(tokio::time::Instant::now()),
+                    (Shown::Basic(_), Purse::Own(account)) => {
+                        // The registry itself has redirected.
+                        let status = if answer.foreign { StatusCode::FOUND } else { answer.response.status() };
+                        match verdict::judge_account(status) {
+                            AccountVerdict::Taken => endpoint.login.worked(account, answer.sent),
+                            AccountVerdict::Refused if answered == Some(Scheme::Basic) => {
+                                self.basic_refused(endpoint, account, &call.method, answer.sent).await?;
+                            }
+                            _ => {}
+                        }
+                    }
                     (Shown::Token(_, token), _) => token.accept(),
                     _ => {}
                 }
@@ -147,10 +163,10 @@ impl Upstream {
             match &shown {
                 Shown::Verbatim(_) => return Err(refused),
                 Shown::Basic(_) if matches!(scheme, None | Some(Scheme::Basic)) => {
-                    return match self.basic_refused(endpoint, &purse).await {
-                        Failure::Unauthorized => Err(refused),
-                        failure => Err(failure),
-                    };
+                    if let Purse::Own(account) = &purse {
+                        self.basic_refused(endpoint, account, &call.method, answer.sent).await?;
+                    }
+                    return Err(refused);
                 }
                 Shown::Token(token_key, token) => {
                     let less = match (&scheme, &answered) {
@@ -190,7 +206,7 @@ impl Upstream {
         match &caller.credential {
             None => {
                 if endpoint.login.refusal().is_some() {
-                    endpoint.login.renew(tokio::time::Instant::now()).await;
+                    endpoint.login.renew(Instant::now()).await;
                 }
                 endpoint.login.account().map_or(Purse::Nothing, Purse::Own)
             }
@@ -270,7 +286,7 @@ impl Upstream {
             Scheme::Basic => {
                 let Some(account) = purse.account() else { return Ok(Shown::Nothing) };
                 if matches!(purse, Purse::Own(_)) {
-                    self.endpoints[index].login.admit(tokio::time::Instant::now())?;
+                    self.endpoints[index].login.admit(Instant::now())?;
                 }
                 return basic(account).map(Shown::Basic);
             }
@@ -284,14 +300,27 @@ impl Upstream {
         Ok(Shown::Token(key, token))
     }
 
-    /// What it means that the endpoint itself refused user name and password: whether `/v2/` refuses them too.
-    async fn basic_refused(&self, endpoint: &Endpoint, purse: &Purse) -> Failure {
-        let Purse::Own(account) = purse else { return Failure::Unauthorized };
-        if endpoint.login.is_proven(tokio::time::Instant::now()) {
-            return Failure::Unauthorized;
+    /// Fails where the endpoint's own account is refused, and not only what was asked for with it by a request from `sent`: where
+    /// `/v2/` refuses it too.
+    async fn basic_refused(
+        &self,
+        endpoint: &Endpoint,
+        account: &Account,
+        method: &Method,
+        sent: Instant,
+    ) -> Result<(), Failure> {
+        let login = &endpoint.login;
+        // A HEAD decides nothing. The GET that does follows.
+        if method == Method::HEAD && login.is_proven(Instant::now()) {
+            return Ok(());
         }
-        let Ok(header) = basic(account) else { return Failure::Unauthorized };
-        let headers = HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, header)]);
+        let _turn = login.turn().await;
+        match login.since(account, sent) {
+            Since::Worked => return Ok(()),
+            Since::Refused(failure) => return Err(failure),
+            Since::Unknown => {}
+        }
+        let headers = HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, basic(account)?)]);
         let asking = Asking {
             line: Line::Api,
             method: &Method::GET,
@@ -300,21 +329,19 @@ impl Upstream {
             aim: Aim::Other,
             patient: false,
         };
-        let now = tokio::time::Instant::now();
-        match self.request(endpoint, &asking, &endpoint.base(), &headers).await {
-            Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
-                endpoint.login.refused(endpoint.host(), 401, now)
+        let response = self.request(endpoint, &asking, &endpoint.base(), &headers).await?;
+        let (status, asked) = (response.status().as_u16(), sent_at(&response));
+        match verdict::judge_account(response.status()) {
+            AccountVerdict::Taken => login.worked(account, asked),
+            AccountVerdict::Refused => {
+                return Err(login.refused(account, endpoint.host(), status, asked, Instant::now()));
             }
-            Ok(response) if response.status().is_server_error() => {
-                let status = response.status().as_u16();
-                Failure::broken(format!("status {status}")).at(endpoint.host(), Some(status))
+            AccountVerdict::Failed => {
+                return Err(Failure::broken(format!("status {status}")).at(endpoint.host(), Some(status)));
             }
-            Ok(_) => {
-                endpoint.login.worked(now);
-                Failure::Unauthorized
-            }
-            Err(failure) => failure,
+            AccountVerdict::Silent => {}
         }
+        Ok(())
     }
 }
 

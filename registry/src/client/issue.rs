@@ -2,23 +2,28 @@
 //!
 //! Redirects are followed within the realm's origin only: elsewhere they would lead past the pinned realm. A refusal of
 //! the configured account is a failure of this client, and a refusal of one scope to an account that works is an answer:
-//! a login without a scope tells them apart.
+//! a login without a scope tells them apart, or any other login that worked after the refused request was sent.
+//!
+//! Costs: a refused scope costs two requests where one would do to hear the refusal. Scopes that are refused at the same time share the
+//! login without a scope.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
+use tokio::time::Instant;
 use url::Url;
 
+use super::Account;
 use super::endpoint::Endpoint;
 use super::exchange::basic;
 use super::failure::{Failure, host_of};
+use super::login::Since;
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::target::{Target, redirect};
 use super::token::{ANSWER_LIMIT, Token, TokenKey};
-use super::upstream::{Asking, Line, Upstream};
+use super::upstream::{Asking, Line, Upstream, sent_at};
 
 /// Most redirects of a token service.
 const REDIRECTS: usize = 5;
@@ -28,43 +33,76 @@ impl Upstream {
     pub(super) async fn issue(self: &Arc<Self>, index: usize, key: &TokenKey) -> Result<Token, Failure> {
         let endpoint = &self.endpoints[index];
         let login = &endpoint.login;
-        let now = tokio::time::Instant::now;
-        // While it is open whether the account works, one tries it, and the others learn from that.
-        let _turn = if key.own && !login.is_proven(now()) { Some(login.trying.lock().await) } else { None };
-        if key.own {
-            login.admit(now())?;
+        let own = key.account.as_deref().filter(|_| key.own);
+        let mut turn = None;
+        if own.is_some() {
+            login.check(Instant::now())?;
+            // While it is open whether the account works, one tries it, and the others learn from that.
+            turn = login.turn_unless_proven().await;
+            login.admit(Instant::now())?;
         }
         let host = host_of(&key.realm.url);
-        let received = Instant::now();
+        let received = std::time::Instant::now();
         let response = self.ask_token_service(endpoint, key, Some(&key.scope)).await?;
-        let status = response.status();
-        match status.as_u16() {
-            200 => {
+        let (status, sent) = (response.status(), sent_at(&response));
+        match (status.as_u16(), own) {
+            (200, _) => {
                 let token = Token::parse(&self.read(response, ANSWER_LIMIT).await?, received);
-                if key.own {
-                    login.worked(now());
+                if let Some(account) = own {
+                    login.worked(account, sent);
                 }
                 token.map_err(|failure| failure.at(&host, Some(200)))
             }
-            401 if key.own => Err(login.refused(&host, 401, now())),
-            401 => Err(Failure::Unauthorized),
-            403 if !key.own => Err(Failure::Forbidden),
             // Either of what was asked for, or of the account, or of the service itself.
-            400 | 403 | 404 if key.own && login.is_proven(now()) => Err(refusal(status)),
-            400 | 403 | 404 => {
-                let response = self.ask_token_service(endpoint, key, None).await?;
-                match response.status().as_u16() {
-                    200 if key.own => {
-                        login.worked(now());
-                        Err(refusal(status))
-                    }
-                    200 => Err(refusal(status)),
-                    status @ (401 | 403) if key.own => Err(login.refused(&host, status, now())),
-                    401 | 403 => Err(refusal(status)),
-                    _ => Err(useless(status, &host)),
-                }
+            (400 | 401 | 403 | 404, Some(account)) => {
+                drop(response);
+                let _turn = match turn {
+                    None => login.turn().await,
+                    turn => turn,
+                };
+                Err(self.scope_refused(endpoint, key, account, status, sent).await)
             }
+            (401 | 403, None) => Err(refusal(status)),
+            (400 | 404, None) => match self.ask_token_service(endpoint, key, None).await?.status().as_u16() {
+                200 | 401 | 403 => Err(refusal(status)),
+                _ => Err(useless(status, &host)),
+            },
             _ => Err(useless(status, &host)),
+        }
+    }
+
+    /// What it means that the endpoint's own account was refused a scope with `status`, in answer to a request from `sent`: whether
+    /// the account itself is refused.
+    async fn scope_refused(
+        &self,
+        endpoint: &Endpoint,
+        key: &TokenKey,
+        account: &Account,
+        status: StatusCode,
+        sent: Instant,
+    ) -> Failure {
+        let (login, host) = (&endpoint.login, host_of(&key.realm.url));
+        match login.since(account, sent) {
+            Since::Worked => return refusal(status),
+            Since::Refused(failure) => return failure,
+            Since::Unknown => {}
+        }
+        let response = match self.ask_token_service(endpoint, key, None).await {
+            Ok(response) => response,
+            Err(failure) => return failure,
+        };
+        let (bare, bare_sent) = (response.status(), sent_at(&response));
+        match bare.as_u16() {
+            200 => {
+                login.worked(account, bare_sent);
+                refusal(status)
+            }
+            401 | 403 => login.refused(account, &host, bare.as_u16(), bare_sent, Instant::now()),
+            500..=599 => useless(bare, &host),
+            // Some services want a scope: this login says nothing.
+            _ if login.since(account, sent) == Since::Worked => refusal(status),
+            _ if status == StatusCode::UNAUTHORIZED => login.refused(account, &host, 401, sent, Instant::now()),
+            _ => useless(status, &host),
         }
     }
 

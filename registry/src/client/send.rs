@@ -18,7 +18,7 @@ use super::failure::{Failure, Rejection, host_of};
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::target::{Target, redirect};
-use super::upstream::{Asking, Line, Upstream};
+use super::upstream::{Asking, Line, Upstream, sent_at};
 use super::verdict::{self, Verdict};
 use crate::oci::RepositoryName;
 
@@ -62,6 +62,8 @@ pub(super) struct Answer {
     pub(super) response: Response,
     /// Whether that was past the endpoint's own origin.
     pub(super) foreign: bool,
+    /// When the last request to the endpoint itself was sent.
+    pub(super) sent: tokio::time::Instant,
     /// Of the last hop.
     host: String,
     method: Method,
@@ -70,7 +72,7 @@ pub(super) struct Answer {
 impl Upstream {
     /// Fails unless an answer carries what was asked for.
     pub(super) async fn accept(&self, answer: Answer) -> Result<Response, Failure> {
-        let Answer { response, foreign, host, method } = answer;
+        let Answer { response, foreign, host, method, .. } = answer;
         let status = response.status();
         let number = status.as_u16();
         let from = if foreign { "the redirect's target answered" } else { "status" };
@@ -109,6 +111,7 @@ impl Upstream {
         let mut line = if call.blob { Line::Body } else { Line::Api };
         let mut visited = vec![Target::from(endpoint.within(repository, &call.path, call.query.as_deref()))];
         let mut foreign = false;
+        let mut sent = tokio::time::Instant::now();
         // A mirror before the registry is not waited for, nor a HEAD where a GET decides.
         let patient = endpoint.last && !matches!(call.kind, Kind::ManifestHead | Kind::BlobHead);
         loop {
@@ -117,10 +120,13 @@ impl Upstream {
             let asking = Asking { line, method: &call.method, target, kind: call.kind, aim: call.aim, patient };
             let result = self.request(endpoint, &asking, url, &headers).await;
             let response = result.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
+            if !foreign {
+                sent = sent_at(&response);
+            }
             let at = |failure: Failure| failure.at(&host_of(url), Some(response.status().as_u16()));
             let Some(target) = redirect(&response, url, &endpoint.url).map_err(at)? else {
                 let host = host_of(url);
-                return Ok(Answer { response, foreign, host, method: call.method.clone() });
+                return Ok(Answer { response, foreign, sent, host, method: call.method.clone() });
             };
             if visited.contains(&target) {
                 return Err(at(Failure::invalid("a redirect loop")));

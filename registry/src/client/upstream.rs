@@ -36,6 +36,15 @@ pub(super) enum Line {
     Foreign,
 }
 
+/// When a request was sent, kept with its answer.
+#[derive(Clone, Copy)]
+struct Sent(Instant);
+
+/// When the request of this answer was sent: after the pauses that it waited for.
+pub(super) fn sent_at(response: &Response) -> Instant {
+    response.extensions().get::<Sent>().map_or_else(Instant::now, |sent| sent.0)
+}
+
 /// How something is asked for.
 #[derive(Clone, Copy)]
 pub(super) struct Asking<'a> {
@@ -122,8 +131,9 @@ impl Upstream {
                 self.wait_for_turn(&key, patience).await.map_err(limited)?;
             }
             let sent = Instant::now();
-            let response =
+            let mut response =
                 self.once(endpoint, asking, url, headers).await.map_err(|failure| failure.at(&key.host, None))?;
+            response.extensions_mut().insert(Sent(sent));
             if response.status() != StatusCode::TOO_MANY_REQUESTS {
                 self.pauses.answered(&key, sent);
                 if asking.is_judged(endpoint, url) {

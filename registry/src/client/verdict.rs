@@ -48,6 +48,29 @@ pub(super) fn judge(method: &Method, status: StatusCode, foreign: bool) -> Verdi
     }
 }
 
+/// What an answer of the registry says of the account that its request showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AccountVerdict {
+    /// The account was taken: the registry went on to the request itself.
+    Taken,
+    /// It is refused, or what was asked for is refused to it.
+    Refused,
+    /// The registry could not answer.
+    Failed,
+    /// It does not say.
+    Silent,
+}
+
+/// Reads the status of the registry's own answer to a request that showed an account as it was asked to.
+pub(super) fn judge_account(status: StatusCode) -> AccountVerdict {
+    match status.as_u16() {
+        200..=399 | 404..=406 | 410 | 416 => AccountVerdict::Taken,
+        401 | 403 => AccountVerdict::Refused,
+        408 | 421 | 425 | 500..=599 => AccountVerdict::Failed,
+        _ => AccountVerdict::Silent,
+    }
+}
+
 /// What the failures of all addresses come to, in the order of the settings; `None` where an address was not asked,
 /// because it does not answer. The last address is the registry itself, and so its word counts. While another address
 /// failed its "not found" proves nothing: that address might have had it.
@@ -95,7 +118,7 @@ mod tests {
 
     use reqwest::{Method, StatusCode};
 
-    use super::{Failure, Verdict, conclude, judge};
+    use super::{AccountVerdict, Failure, Verdict, conclude, judge, judge_account};
 
     #[test]
     fn statuses() {
@@ -133,6 +156,21 @@ mod tests {
             assert_eq!(judge(&Method::GET, code, false), get, "GET {status}");
             assert_eq!(judge(&Method::HEAD, code, false), head, "HEAD {status}");
             assert_eq!(judge(&Method::GET, code, true), foreign, "GET {status} after a redirect");
+        }
+    }
+
+    #[test]
+    fn accounts() {
+        use AccountVerdict::{Failed, Refused, Silent, Taken};
+        for (verdict, statuses) in [
+            (Taken, &[200, 206, 301, 304, 307, 404, 405, 406, 410, 416][..]),
+            (Refused, &[401, 403]),
+            (Failed, &[408, 421, 425, 500, 501, 502, 503, 504, 507, 599]),
+            (Silent, &[101, 400, 402, 407, 409, 411, 412, 418, 429, 431, 451]),
+        ] {
+            for status in statuses {
+                assert_eq!(judge_account(StatusCode::from_u16(*status).unwrap()), verdict, "{status}");
+            }
         }
     }
 

@@ -8,18 +8,18 @@ use pierhead_registry::client::{AccountSettings, Client, ClientError, ListKind, 
 use crate::fake::{Fake, Seen, Step, answer, head};
 use crate::{client, configured, login, settings, team};
 
-fn with_account(fake: &Fake) -> Client {
+pub(crate) fn with_account(fake: &Fake) -> Client {
     let mut own = settings(&[fake.url()]);
     own.endpoints[0].account = Some(configured(login("alice", "s3cret")));
     client(own)
 }
 
-fn challenge(seen: &Seen, path: &str, rest: &str) -> Vec<Step> {
+pub(crate) fn challenge(seen: &Seen, path: &str, rest: &str) -> Vec<Step> {
     let host = seen.header("host").unwrap();
     answer(401, &[&format!("WWW-Authenticate: Bearer realm=\"http://{host}{path}\",service=\"s\"{rest}")], b"")
 }
 
-fn asked(fake: &Fake, start: &str) -> usize {
+pub(crate) fn asked(fake: &Fake, start: &str) -> usize {
     fake.seen().iter().filter(|seen| seen.target.starts_with(start)).count()
 }
 
@@ -28,6 +28,11 @@ async fn a_refusal_of_the_account_is_told_from_that_of_a_repository() {
     // The token service's answer to a login with a scope, and to one without; what it means.
     for (scoped, bare, refused) in [
         (401, 401, true),
+        (401, 403, true),
+        (401, 200, false),
+        // Some services want a scope.
+        (401, 400, true),
+        (401, 404, true),
         (403, 401, true),
         (403, 403, true),
         (403, 200, false),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
 use tokio::task::JoinHandle;
 use url::Url;
 
@@ -14,6 +15,7 @@ use url::Url;
 const ENDLESS: usize = 64 * 1024 * 1024;
 
 /// What a fake does after it read a request. When the steps end, the connection is closed.
+#[derive(Clone)]
 pub(crate) enum Step {
     /// Sends bytes.
     Send(Vec<u8>),
@@ -21,6 +23,8 @@ pub(crate) enum Step {
     Drip(Vec<u8>, Duration),
     /// Sends the same bytes until the other side has had enough, or [`ENDLESS`] are sent.
     Endless(Vec<u8>),
+    /// Waits until as many requests wait here as the barrier says.
+    Meet(Arc<Barrier>),
     /// Says nothing more, and keeps the connection.
     Hang,
 }
@@ -132,6 +136,9 @@ async fn serve(
                 for _ in 0..ENDLESS / bytes.len() {
                     stream.write_all(&bytes).await.ok()?;
                 }
+            }
+            Step::Meet(barrier) => {
+                barrier.wait().await;
             }
             Step::Hang => std::future::pending().await,
         }

@@ -10,6 +10,7 @@ mod documents;
 mod endpoints;
 mod fake;
 mod limits;
+mod logins;
 mod mirrors;
 mod proxies;
 mod ranges;
