@@ -130,7 +130,7 @@ impl Scope {
     /// The repository upstream, with the credential that decides.
     pub(crate) fn source(&self) -> Repository {
         let credential = self.caller.as_ref().and_then(|caller| caller.credential.as_ref());
-        self.upstream.client.repository(&self.repository.name, credential)
+        self.upstream.client.repository(&self.repository.name, credential).on_behalf_of(self.party.address())
     }
 
     /// The repository upstream as blobs come from it: over connections that are shared with other clients.

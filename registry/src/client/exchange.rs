@@ -5,15 +5,19 @@
 //! it is asked for: Basic to the endpoint itself, or to its token service once the realm was found to be its own. What a
 //! caller brings is for the registry itself, the last of the addresses, and not for a mirror before it.
 //!
+//! Some registries challenge at `/v2/` alone, where most clients begin, and refuse or deny everything else to whoever shows nothing. So
+//! `/v2/` is asked, once in a while, before such an answer to a GET counts, where there is an account to show.
+//!
 //! Where Basic was asked for and is refused (401, 403), `/v2/` is asked whether the account is: one more request for each GET that is
 //! refused.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::challenge::{self, Challenge};
@@ -41,6 +45,8 @@ pub(super) struct Caller {
     pub(super) repository: RepositoryName,
     /// `None`: the endpoint's own account, or anonymous where it has none.
     pub(super) credential: Option<Identity>,
+    /// The client's address, for the token service of the origin that we are the front of.
+    pub(super) address: Option<IpAddr>,
 }
 
 /// As which caller.
@@ -121,7 +127,7 @@ impl Upstream {
             (Purse::Verbatim(header), _) => Shown::Verbatim(header.clone()),
             (_, Some(expected)) => {
                 answered = Some(expected.scheme().clone());
-                self.show_expected(index, expected, &key, &purse).await?
+                self.show_expected(index, expected, &key, &purse, caller.address).await?
             }
             // The origin that we are the front of would get it anyway, and may be open to all and yet tell more to some.
             (_, None) if endpoint.transport.is_some() => {
@@ -137,7 +143,24 @@ impl Upstream {
                 }
                 (answer, _) => answer?,
             };
-            if answer.response.status() != StatusCode::UNAUTHORIZED || answer.foreign {
+            let status = answer.response.status();
+            let unshown = answered.is_none() && call.method == Method::GET && purse.account().is_some();
+            if status != StatusCode::UNAUTHORIZED || answer.foreign {
+                if unshown
+                    && !answer.foreign
+                    && matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
+                    && let Some(scheme) = self.scheme_of_base(endpoint, &key).await
+                {
+                    match self.show(index, &scheme, &key, &purse, caller.address).await {
+                        Ok(Shown::Nothing) => return Ok(answer),
+                        Ok(other) => shown = other,
+                        Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => return Err(failure),
+                        Err(_) => return Ok(answer),
+                    }
+                    endpoint.schemes.learn(key.clone(), scheme.clone());
+                    answered = Some(scheme);
+                    continue;
+                }
                 match (&shown, &purse) {
                     (Shown::Basic(_), Purse::Own(account)) => {
                         // The registry itself has redirected.
@@ -157,6 +180,7 @@ impl Upstream {
             }
             let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
             let mut scheme = match self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), &key) {
+                Err(Failure::Unauthorized) if unshown => self.scheme_of_base(endpoint, &key).await,
                 Err(Failure::Unauthorized) => None,
                 scheme => Some(scheme?),
             };
@@ -187,6 +211,8 @@ impl Upstream {
                     if renewed || scheme.is_none() || scheme == answered {
                         self.tokens.forget(token_key, &token.header).await;
                     }
+                    // Some registries challenge only whoever shows nothing. Another token is wanted all the same.
+                    scheme = scheme.or_else(|| answered.clone());
                 }
                 Shown::Nothing | Shown::Basic(_) => {}
             }
@@ -195,7 +221,7 @@ impl Upstream {
                 return Err(refused);
             }
             endpoint.schemes.learn(key.clone(), scheme.clone());
-            shown = self.show(index, &scheme, &key, &purse).await?;
+            shown = self.show(index, &scheme, &key, &purse, caller.address).await?;
             answered = Some(scheme);
         }
         Err(refused)
@@ -249,10 +275,11 @@ impl Upstream {
         expected: Expected,
         key: &SchemeKey,
         purse: &Purse,
+        address: Option<IpAddr>,
     ) -> Result<Shown, Failure> {
         let learnt = matches!(expected, Expected::Learnt(_));
         let guessed = matches!(expected, Expected::Guessed(_));
-        match self.show(index, expected.scheme(), key, purse).await {
+        match self.show(index, expected.scheme(), key, purse, address).await {
             Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => Err(failure),
             Err(failure @ (Failure::Unauthorized | Failure::Forbidden)) if learnt => Err(failure),
             Err(failure @ (Failure::Dead(_) | Failure::Silent(_) | Failure::Astray(_))) if learnt => {
@@ -281,6 +308,7 @@ impl Upstream {
         scheme: &Scheme,
         key: &SchemeKey,
         purse: &Purse,
+        address: Option<IpAddr>,
     ) -> Result<Shown, Failure> {
         let (realm, scope) = match scheme {
             Scheme::Basic => {
@@ -296,8 +324,32 @@ impl Upstream {
         let own = matches!(purse, Purse::Own(_));
         let key = TokenKey { realm, scope, account: purse.account().cloned(), own };
         let (upstream, wanted) = (Arc::clone(self), key.clone());
-        let token = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted).await }).await?;
+        let token = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted, address).await }).await?;
         Ok(Shown::Token(key, token))
+    }
+
+    /// What `/v2/` wants to see of whoever shows nothing, if it was asked lately or can be asked now.
+    async fn scheme_of_base(&self, endpoint: &Endpoint, key: &SchemeKey) -> Option<Scheme> {
+        // The origin that we are the front of is asked as its clients ask us.
+        if endpoint.transport.is_some() {
+            return None;
+        }
+        if let Some(known) = endpoint.schemes.of_base(Instant::now()) {
+            return known;
+        }
+        let response = self.ask_base(endpoint, &HeaderMap::new()).await.ok()?;
+        let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|line| line.to_str().ok());
+        let challenged = response.status() == StatusCode::UNAUTHORIZED;
+        let scheme = challenged.then(|| self.choose(endpoint, lines, key).ok()).flatten();
+        endpoint.schemes.base_wants(scheme.clone(), Instant::now());
+        scheme
+    }
+
+    /// GET of `/v2/`.
+    async fn ask_base(&self, endpoint: &Endpoint, headers: &HeaderMap) -> Result<Response, Failure> {
+        let (line, method, kind) = (Line::Api, &Method::GET, Kind::Other);
+        let asking = Asking { line, method, target: None, kind, aim: Aim::Other, patient: false };
+        self.request(endpoint, &asking, &endpoint.base(), headers).await
     }
 
     /// Fails where the endpoint's own account is refused, and not only what was asked for with it by a request from `sent`: where
@@ -321,15 +373,7 @@ impl Upstream {
             Since::Unknown => {}
         }
         let headers = HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, basic(account)?)]);
-        let asking = Asking {
-            line: Line::Api,
-            method: &Method::GET,
-            target: None,
-            kind: Kind::Other,
-            aim: Aim::Other,
-            patient: false,
-        };
-        let response = self.request(endpoint, &asking, &endpoint.base(), &headers).await?;
+        let response = self.ask_base(endpoint, &headers).await?;
         let (status, asked) = (response.status().as_u16(), sent_at(&response));
         match verdict::judge_account(response.status()) {
             AccountVerdict::Taken => login.worked(account, asked),

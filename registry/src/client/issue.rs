@@ -7,9 +7,10 @@
 //! Costs: a refused scope costs two requests where one would do to hear the refusal. Scopes that are refused at the same time share the
 //! login without a scope.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use tokio::time::Instant;
 use url::Url;
@@ -25,12 +26,21 @@ use super::target::{Target, redirect};
 use super::token::{ANSWER_LIMIT, Token, TokenKey};
 use super::upstream::{Asking, Line, Upstream, sent_at};
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Most redirects of a token service.
 const REDIRECTS: usize = 5;
 
 impl Upstream {
     /// Has the token service issue a token.
-    pub(super) async fn issue(self: &Arc<Self>, index: usize, key: &TokenKey) -> Result<Token, Failure> {
+    ///
+    /// `address` is that of the client whose account it is. The origin that we are the front of is told, so that it slows down whoever
+    /// guesses passwords, and nobody else.
+    pub(super) async fn issue(
+        self: &Arc<Self>,
+        index: usize,
+        key: &TokenKey,
+        address: Option<IpAddr>,
+    ) -> Result<Token, Failure> {
         let endpoint = &self.endpoints[index];
         let login = &endpoint.login;
         let own = key.account.as_deref().filter(|_| key.own);
@@ -43,7 +53,8 @@ impl Upstream {
         }
         let host = host_of(&key.realm.url);
         let received = std::time::Instant::now();
-        let response = self.ask_token_service(endpoint, key, Some(&key.scope)).await?;
+        let address = address.filter(|_| !key.own);
+        let response = self.ask_token_service(endpoint, key, Some(&key.scope), address).await?;
         let (status, sent) = (response.status(), sent_at(&response));
         match (status.as_u16(), own) {
             (200, _) => {
@@ -63,7 +74,7 @@ impl Upstream {
                 Err(self.scope_refused(endpoint, key, account, status, sent).await)
             }
             (401 | 403, None) => Err(refusal(status)),
-            (400 | 404, None) => match self.ask_token_service(endpoint, key, None).await?.status().as_u16() {
+            (400 | 404, None) => match self.ask_token_service(endpoint, key, None, address).await?.status().as_u16() {
                 200 | 401 | 403 => Err(refusal(status)),
                 _ => Err(useless(status, &host)),
             },
@@ -87,7 +98,7 @@ impl Upstream {
             Since::Refused(failure) => return failure,
             Since::Unknown => {}
         }
-        let response = match self.ask_token_service(endpoint, key, None).await {
+        let response = match self.ask_token_service(endpoint, key, None, None).await {
             Ok(response) => response,
             Err(failure) => return failure,
         };
@@ -99,8 +110,8 @@ impl Upstream {
             }
             401 | 403 => login.refused(account, &host, bare.as_u16(), bare_sent, Instant::now()),
             500..=599 => useless(bare, &host),
-            // Some services want a scope: this login says nothing.
-            _ if login.since(account, sent) == Since::Worked => refusal(status),
+            // Some services want a scope: this login says nothing, and one of the last minute must do.
+            _ if login.is_proven(Instant::now()) => refusal(status),
             _ if status == StatusCode::UNAUTHORIZED => login.refused(account, &host, 401, sent, Instant::now()),
             _ => useless(status, &host),
         }
@@ -112,6 +123,7 @@ impl Upstream {
         endpoint: &Endpoint,
         key: &TokenKey,
         scope: Option<&str>,
+        address: Option<IpAddr>,
     ) -> Result<Response, Failure> {
         let mut url = key.realm.url.clone();
         if key.realm.service.is_some() || scope.is_some() {
@@ -129,6 +141,9 @@ impl Upstream {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(account) = &key.account {
             headers.insert(AUTHORIZATION, basic(account)?);
+        }
+        if let Some(address) = address.filter(|_| endpoint.carrier(&url).is_some()) {
+            headers.insert(FORWARDED_FOR, HeaderValue::try_from(address.to_string()).map_err(Failure::invalid)?);
         }
         let mut visited = vec![Target::from(url)];
         loop {

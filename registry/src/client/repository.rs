@@ -4,6 +4,7 @@
 //! What an answer proves is not decided here, but in `verdict` and `manifest`.
 
 use std::io::Read;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,7 +39,16 @@ pub struct Repository {
 
 impl Repository {
     pub(super) fn new(upstream: Arc<Upstream>, name: RepositoryName, credential: Option<Credential>) -> Repository {
-        Repository { upstream, caller: Caller { repository: name, credential: credential.map(Identity::from) } }
+        Repository {
+            upstream,
+            caller: Caller { repository: name, credential: credential.map(Identity::from), address: None },
+        }
+    }
+
+    /// The same, for a client at this address: the token service of an origin that is reached by a transport is told.
+    pub fn on_behalf_of(mut self, address: Option<IpAddr>) -> Repository {
+        self.caller.address = address;
+        self
     }
 
     /// Whether an error that another request was given holds for this repository and credential as well: the registry

@@ -6,12 +6,16 @@
 //! repository wants for the one is tried for the other.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::time::Instant;
 use url::Url;
 
 /// Clients name repositories at will, so the number that is remembered is bounded.
 const KEPT: u64 = 4096;
+/// For how long `/v2/` is not asked again what it wants to see.
+const BASE_FOR: Duration = Duration::from_secs(3600);
 
 /// What an endpoint wants to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +99,8 @@ struct Learnt {
 pub(super) struct Schemes {
     known: Cache<SchemeKey, Learnt>,
     guess: Mutex<Guess>,
+    /// What `/v2/` wants to see, and when it was asked.
+    base: Mutex<Option<(Option<Scheme>, Instant)>>,
 }
 
 /// A scheme, and how it is known.
@@ -120,7 +126,22 @@ impl Expected {
 impl Schemes {
     /// Nothing is known.
     pub(super) fn new() -> Schemes {
-        Schemes { known: Cache::builder().max_capacity(KEPT).build(), guess: Mutex::new(Guess::Nothing) }
+        Schemes {
+            known: Cache::builder().max_capacity(KEPT).build(),
+            guess: Mutex::new(Guess::Nothing),
+            base: Mutex::default(),
+        }
+    }
+
+    /// What `/v2/` wants to see, if that was found out lately. `Some(None)`: nothing.
+    pub(super) fn of_base(&self, now: Instant) -> Option<Option<Scheme>> {
+        let base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.as_ref().filter(|(_, asked)| now.duration_since(*asked) < BASE_FOR).map(|(scheme, _)| scheme.clone())
+    }
+
+    /// `/v2/` was asked, and wants to see this.
+    pub(super) fn base_wants(&self, scheme: Option<Scheme>, now: Instant) {
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = Some((scheme, now));
     }
 
     /// What the endpoint is expected to want.

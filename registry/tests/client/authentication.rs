@@ -120,6 +120,73 @@ async fn a_refused_token_is_refreshed_once() {
     assert_eq!(token_requests(&fake).len(), 3);
 }
 
+/// A token that ended before it said is refused, and some registries challenge only whoever shows nothing.
+#[tokio::test]
+async fn a_token_that_is_refused_without_a_challenge_is_renewed() {
+    let good = Arc::new(AtomicUsize::new(0));
+    let accepted = Arc::clone(&good);
+    let issued = AtomicUsize::new(0);
+    let fake = Fake::start(move |seen, _| {
+        let realm = format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+        match (seen.target.starts_with("/token"), seen.header("authorization")) {
+            (true, _) => issues(seen, issued.fetch_add(1, Ordering::SeqCst)),
+            (_, None) => answer(401, &[&realm], b""),
+            (_, Some(shown)) if shown == format!("Bearer t{}", accepted.load(Ordering::SeqCst)) => seven(),
+            _ => answer(401, &[], b""),
+        }
+    })
+    .await;
+    let client = client(settings(&[fake.url()]));
+    for number in 0..3 {
+        good.store(number, Ordering::SeqCst);
+        assert!(team(&client).head_blob(&digest(b"x"), None).await.is_ok(), "{number}");
+        assert_eq!(token_requests(&fake).len(), number + 1);
+    }
+    good.store(usize::MAX, Ordering::SeqCst);
+    let before = fake.seen().len();
+    assert!(matches!(team(&client).head_blob(&digest(b"x"), None).await, Err(ClientError::Unauthorized { .. })));
+    assert!(fake.seen().len() - before <= 5, "{:?}", fake.seen());
+}
+
+/// containerd#3291: some registries challenge at `/v2/` alone, and refuse or deny everything else to whoever shows nothing.
+#[tokio::test]
+async fn a_challenge_of_the_base_counts_where_nothing_else_challenges() {
+    for account in [None, Some(login("edge", "secret"))] {
+        for status in [401, 403, 404] {
+            for challenges in [true, false] {
+                let wants = account.as_ref().map(|_| format!("Basic {}", STANDARD.encode("edge:secret")));
+                let fake = Fake::start(move |seen, _| {
+                    let realm =
+                        format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+                    match (seen.target.as_str(), seen.header("authorization")) {
+                        (target, shown) if target.starts_with("/token") => match shown == wants.as_deref() {
+                            true => answer(200, &[], br#"{"token":"t"}"#),
+                            false => answer(401, &[], b""),
+                        },
+                        ("/v2/", _) if challenges => answer(401, &[&realm], b""),
+                        ("/v2/", _) => answer(200, &[], b"{}"),
+                        (_, Some("Bearer t")) => answer(200, &[], b"{}"),
+                        _ => answer(status, &[], b"{}"),
+                    }
+                })
+                .await;
+                let mut settings = settings(&[fake.url()]);
+                settings.endpoints[0].account = account.clone().map(configured);
+                let client = client(settings);
+                let case = format!("{status}, {} account, {challenges}", if account.is_some() { "an" } else { "no" });
+                let asked = |path: &str| fake.seen().iter().filter(|seen| seen.target == path).count();
+                let asks = account.is_some();
+                for name in ["team/app", "team/other", "team/app"] {
+                    let repository = client.repository(&name.parse().unwrap(), None);
+                    let found = repository.get_manifest(&"latest".parse().unwrap(), &[]).await;
+                    assert_eq!(found.is_ok(), challenges && asks, "{case} {name}");
+                }
+                assert_eq!(asked("/v2/"), usize::from(asks), "{case}: once for all");
+            }
+        }
+    }
+}
+
 /// A token may be good for a few requests only; its registry says so (RFC 6750). Then it is renewed for the scope that is
 /// known to be wanted, also between a HEAD and the GET that decides.
 #[tokio::test]

@@ -113,6 +113,32 @@ async fn what_a_caller_brings_is_shown_as_it_is() {
     }
 }
 
+/// The origin slows down whoever guesses passwords. So its token service hears which client shows an account, and nobody else's does.
+#[tokio::test]
+async fn the_origins_token_service_hears_which_client_asks() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let (client, _transport) = start(move |request| {
+        let client = request.headers().get("x-forwarded-for").map(|client| client.to_str().unwrap().to_owned());
+        hears.lock().unwrap().push((request.uri().path() == "/token", client));
+        Ok(match request.uri().path() {
+            "/token" => Response::builder().status(401).body(Vec::new()).unwrap(),
+            _ => challenge("Bearer realm=\"https://own.test/token\",service=\"own\""),
+        })
+    });
+    let (name, here) = ("team/app".parse().unwrap(), digest(b"x"));
+    let alice = as_account(login("alice", "guess"));
+    for address in ["192.0.2.1", "2001:db8::"] {
+        let repository = client.repository(&name, Some(&alice)).on_behalf_of(Some(address.parse().unwrap()));
+        assert!(repository.head_blob(&here, None).await.is_err());
+        let heard = std::mem::take(&mut *heard.lock().unwrap());
+        assert!(heard.iter().any(|(token, _)| *token));
+        for (token, client) in heard {
+            assert_eq!(client.as_deref(), token.then_some(address));
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_account_is_shown_at_once_and_turned_into_a_token_where_that_is_wanted() {
     let (client, transport) = start(|request| {

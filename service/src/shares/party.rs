@@ -66,8 +66,8 @@ impl Party {
         }
     }
 
-    /// The network's address, for the log.
-    pub(super) fn address(&self) -> Option<IpAddr> {
+    /// The network's address.
+    pub fn address(&self) -> Option<IpAddr> {
         match self.network {
             Some(Key::Network(address)) => Some(address),
             _ => None,
