@@ -39,7 +39,7 @@ use crate::oci::RepositoryName;
 const TRIES: usize = 4;
 
 /// Who asks, and about which repository.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Caller {
     /// As clients name it.
     pub(super) repository: RepositoryName,
@@ -50,7 +50,7 @@ pub(super) struct Caller {
 }
 
 /// As which caller.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum Identity {
     Account(Arc<Account>),
     Verbatim(Option<HeaderValue>),

@@ -37,6 +37,15 @@ pub struct Repository {
     pub(super) caller: Caller,
 }
 
+/// Equal: the same repository of the same registry, seen with the same credential. Upstream's answer to one is its answer to the other.
+impl PartialEq for Repository {
+    fn eq(&self, other: &Repository) -> bool {
+        Arc::ptr_eq(&self.upstream, &other.upstream) && self.caller == other.caller
+    }
+}
+
+impl Eq for Repository {}
+
 impl Repository {
     pub(super) fn new(upstream: Arc<Upstream>, name: RepositoryName, credential: Option<Credential>) -> Repository {
         Repository {
