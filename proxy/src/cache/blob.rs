@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
+use pierhead_registry::client::Repository;
 use pierhead_registry::oci::{Digest, Hasher};
 use prometheus::IntGauge;
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::BlobError;
 use super::fill::download;
@@ -121,15 +123,22 @@ impl Blob {
 
     /// Waits until the length is known, if it may become so within `patience`.
     pub(crate) async fn settle(&self, patience: Duration) {
-        if let (None, BlobBytes::Filling(lease)) = (self.size(), &self.bytes) {
-            lease.settled(patience).await;
-        }
+        let (None, BlobBytes::Filling(lease)) = (self.size(), &self.bytes) else { return };
+        let Context { store, fills, origin, .. } = &self.context;
+        let settled = async {
+            while lease.settled(self.context.party()).await
+                && let Some(origin) = origin
+            {
+                fills.go_on(store, lease, origin);
+            }
+        };
+        let _ = timeout(patience, settled).await;
     }
 
     /// Waits until the hash of the blob, if it is being fetched whole, has proven its length; at most for `patience`.
     pub(crate) async fn prove(&self, patience: Duration) -> Result<(), BlobError> {
         match &self.bytes {
-            BlobBytes::Filling(lease) => lease.proven(patience).await,
+            BlobBytes::Filling(lease) => lease.proven(patience, self.context.party()).await,
             BlobBytes::Committed(_) | BlobBytes::Uncached => Ok(()),
         }
     }
@@ -240,9 +249,18 @@ impl BlobReader {
 }
 
 impl Context {
+    /// In whose name upstream is asked; `None` where it may not be.
+    fn party(&self) -> Option<&Repository> {
+        self.origin.as_ref().map(Origin::party)
+    }
+
     /// The size as a manifest tells it.
     fn hint(&self) -> Option<u64> {
         self.origin.as_ref().and_then(|origin| origin.hint)
+    }
+
+    fn origin(&self) -> Result<&Origin, BlobError> {
+        self.origin.as_ref().ok_or(BlobError::Offline { digest: self.digest })
     }
 
     fn storage(&self, error: &io::Error) -> BlobError {
@@ -292,13 +310,15 @@ impl FillReader {
     ) -> Result<u64, BlobError> {
         loop {
             self.changes.mark_unchanged();
-            match self.lease.find(position, range, whole) {
+            match self.lease.find(position, range, whole, context.party()) {
                 Found::Until(end) => return Ok(end),
                 Found::End => return Ok(position),
                 Found::Failed(error) => return Err(error),
                 Found::Wait => {}
-                Found::Nobody => {
-                    let origin = context.origin.clone().ok_or(BlobError::Offline { digest: context.digest })?;
+                // Another party's answer ends no reader: it goes on in its own name, and ends with its own answer.
+                Found::Refused if whole => context.fills.go_on(&context.store, &self.lease, context.origin()?),
+                Found::Nobody | Found::Refused => {
+                    let origin = context.origin()?.clone();
                     if self.demand.is_none() {
                         let (store, fills) = (Arc::clone(&context.store), Arc::clone(&context.fills));
                         let stretch = position..range.end.min(position + download::READ_ON);
@@ -387,7 +407,7 @@ impl Upstream {
         let body = match &mut self.body {
             Some(body) => body,
             none => {
-                let origin = context.origin.as_ref().ok_or(BlobError::Offline { digest: context.digest })?;
+                let origin = context.origin()?;
                 // Open-ended where that is the end of the blob: presigned URLs are happier that way.
                 let end = if context.size == Some(self.end) { ENDLESS } else { self.end };
                 let expected = context.size.or(origin.hint);

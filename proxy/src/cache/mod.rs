@@ -54,7 +54,7 @@ pub(crate) use self::pins::Pins;
 pub(crate) use self::records::{CachedManifest, Extent, ListRecord, RepositoryId, TagRecord};
 pub(crate) use self::room::Disk;
 
-/// How often a blob is looked for that was committed between two looks, or that upstream refused to others meanwhile.
+/// How often a blob is looked for that was committed between two looks, or that upstream refused to other parties meanwhile.
 const LOOKS: usize = 5;
 /// How often the index hears of what was used.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -194,7 +194,8 @@ impl Cache {
     /// upstream may be asked). Returns, for a new fill, at upstream's first byte, which mostly tells the size.
     ///
     /// Unless the repository is known to hold the blob, upstream is asked for it with `source` before anything is returned.
-    /// So success says that it does, which is for the caller to keep. A fill that is started here goes on when the caller goes away.
+    /// So success says that it does, which is for the caller to keep. An error of upstream's is its answer to `source` or a failure of the
+    /// registry, and never an answer to another party. A fill that is started here goes on when the caller goes away.
     pub(crate) async fn open_blob(
         self: &Arc<Self>,
         repository: &RepositoryId,
@@ -210,7 +211,8 @@ impl Cache {
             parallel_above: parallel.map_or(u64::MAX, |parallel| parallel.above),
             connections: parallel.map_or(1, |parallel| parallel.connections),
         });
-        let source = origin.as_ref().map(|origin| &origin.source.repository);
+        let source = origin.as_ref().map(Origin::party);
+        let mut refused = false;
         for _ in 0..LOOKS {
             let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
             if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
@@ -224,13 +226,9 @@ impl Cache {
                     if !held && !answered {
                         ask(digest, source, lease.total()).await?;
                     }
-                    match (want, &origin) {
-                        (Want::Part(_), _) => lease.forgive(),
-                        (Want::Whole, Some(origin)) => self.fills.answered(&self.store, &lease, origin).await?,
-                        (Want::Whole, None) if !lease.will_be_whole() => {
-                            return Err(BlobError::Offline { digest: *digest });
-                        }
-                        (Want::Whole, None) => lease.answered().await?,
+                    if want == Want::Whole && !self.fills.answered(&self.store, &lease, origin.as_ref()).await? {
+                        refused = true;
+                        break;
                     }
                     return Ok(Blob::filling(&self.store, &self.fills, lease, origin));
                 }
@@ -242,7 +240,13 @@ impl Cache {
                     return Ok(Blob::uncached(&self.store, &self.fills, *digest, size, origin));
                 }
                 Joined::Again => {}
+                Joined::Refused => refused = true,
             }
+        }
+        // Other parties were refused each time. This one gets its own answer without them, past the store.
+        if refused && let Some(origin) = origin {
+            ask(digest, Some(origin.party())).await?;
+            return Ok(Blob::uncached(&self.store, &self.fills, *digest, None, origin));
         }
         Err(BlobError::Storage {
             digest: *digest,

@@ -48,6 +48,7 @@ mod origin_storage;
 mod origin_tenants;
 mod origin_tokens;
 mod partial;
+mod parties;
 mod passthrough;
 mod pools;
 mod pulls;

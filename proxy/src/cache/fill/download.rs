@@ -18,6 +18,7 @@ use pierhead_registry::oci::Digest;
 use pierhead_service::shares::Permit;
 use tokio_util::sync::CancellationToken;
 
+use super::answers::Failure;
 use super::connections::Parties;
 use super::lease::Lease;
 use super::registry::{Fills, Origin};
@@ -152,6 +153,7 @@ pub(super) async fn whole(
     let mut workers = workers(&fill, &origin, body.as_ref()).min(narrow).max(1);
     let mut first = body;
     let mut manner = Manner { parts: true, avoid: &avoid };
+    let mut failed = None;
     while !fill.over() {
         let before = fill.bytes();
         match fetch_all(&fill, &fills, &origin, first.take(), workers, manner).await {
@@ -170,14 +172,15 @@ pub(super) async fn whole(
                 }
                 None => {
                     tracing::warn!(digest = %fill.digest, %error, "fill stopped");
-                    fill.fail(error);
+                    failed = Some(Failure::new(error, Some(&origin)));
+                    break;
                 }
             },
         }
         // What is left is being fetched for readers of ranges, who may fail.
         fill.wait(|state| state.is_over() || state.next_free().is_some()).await;
     }
-    fill.end_whole();
+    fill.end_whole(failed);
     let again = matches!(fill.failure(), Some(BlobError::Mismatch { .. }))
         && fills.refused(&fill.digest).len() < origin.source.repository.endpoints();
     drop(lease);

@@ -1,30 +1,53 @@
 //! Keeps a fill registered, for as long as anybody reads from it or is about to.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Fill;
+use pierhead_registry::client::Repository;
+
+use super::{Fill, Found};
 
 /// Keeps a fill registered.
-pub(in crate::cache) struct Lease(Arc<Fill>);
+pub(in crate::cache) struct Lease {
+    fill: Arc<Fill>,
+    /// How many downloads of the whole had failed when this was taken. What upstream said to those answers an earlier request.
+    since: u64,
+}
 
 impl Lease {
     /// One more.
     pub(super) fn new(fill: &Arc<Fill>) -> Lease {
         fill.users.fetch_add(1, Ordering::SeqCst);
-        Lease(Arc::clone(fill))
+        Lease { fill: Arc::clone(fill), since: fill.ends() }
     }
 
     /// The fill itself.
     pub(super) fn fill(&self) -> &Arc<Fill> {
-        &self.0
+        &self.fill
+    }
+
+    /// See [`Fill::find`].
+    pub(in crate::cache) fn find(
+        &self,
+        position: u64,
+        range: &Range<u64>,
+        whole: bool,
+        party: Option<&Repository>,
+    ) -> Found {
+        self.fill.find(position, range, whole, party, self.since)
+    }
+
+    /// How many downloads of the whole had failed when this was taken.
+    pub(super) fn since(&self) -> u64 {
+        self.since
     }
 }
 
 impl Clone for Lease {
     fn clone(&self) -> Lease {
-        Lease::new(&self.0)
+        self.fill.users.fetch_add(1, Ordering::SeqCst);
+        Lease { fill: Arc::clone(&self.fill), since: self.since }
     }
 }
 
@@ -32,14 +55,14 @@ impl Deref for Lease {
     type Target = Fill;
 
     fn deref(&self) -> &Fill {
-        &self.0
+        &self.fill
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.idle.notify_one();
+        if self.fill.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.fill.idle.notify_one();
         }
     }
 }

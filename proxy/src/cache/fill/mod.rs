@@ -7,9 +7,12 @@
 //! Invariants: bytes are readable only once they are in the file; the last [`TAIL`] bytes of a blob that is being filled
 //! whole are readable only once its hash was checked; one fill a digest at a time ([`registry`]).
 //!
+//! What upstream refuses to one of those who share a fill ends it for no other ([`answers`]).
+//!
 //! Upstream need not tell the length of a blob. Then the fill learns it from the end of the body; until then the last
 //! [`TAIL`] bytes of what is here are held back, for each of them may be the last of the blob.
 
+mod answers;
 pub(super) mod connections;
 pub(super) mod download;
 mod first;
@@ -21,14 +24,14 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use pierhead_registry::client::Repository;
 use pierhead_registry::oci::Digest;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::timeout;
 
+use self::answers::{Ends, Meaning};
 use self::connections::Parties;
 use super::BlobError;
 use super::segments::Segments;
@@ -74,9 +77,12 @@ struct State {
     /// What an earlier process left is still being checked.
     checking: bool,
     verified: bool,
+    /// Why the writer has ended: nothing more comes, for any reader.
     failed: Option<BlobError>,
     /// A download of the whole blob is running.
     whole: bool,
+    /// How such downloads failed. The next one may succeed.
+    ends: Ends,
     /// Upstream has answered it.
     answered: bool,
     /// What is being fetched at the moment.
@@ -126,6 +132,8 @@ pub(super) enum Found {
     Wait,
     /// Nobody fetches it.
     Nobody,
+    /// Nobody fetches it any more: upstream's answer to another party ended its download.
+    Refused,
     /// It will not come.
     Failed(BlobError),
 }
@@ -153,8 +161,8 @@ impl Fill {
     }
 
     /// What a reader of `range` finds at `position`; `whole` when it reads the blob from its start to its end, which is
-    /// [`ENDLESS`] for a reader that does not know it.
-    pub(super) fn find(&self, position: u64, range: &Range<u64>, whole: bool) -> Found {
+    /// [`ENDLESS`] for a reader that does not know it. `party`: in whose name it reads, `since` when ([`Ends::count`]).
+    fn find(&self, position: u64, range: &Range<u64>, whole: bool, party: Option<&Repository>, since: u64) -> Found {
         let state = self.state.lock();
         let asked = if range.end == ENDLESS { state.bound() } else { range.end };
         // The reader was told another length, by a manifest: it must not take this for that.
@@ -174,9 +182,14 @@ impl Fill {
         if let Some(error) = &state.failed {
             return Found::Failed(error.clone());
         }
+        let left = || match state.ends.since(since, party) {
+            Some(Meaning::Own(error) | Meaning::Shared(error)) => Found::Failed(error),
+            Some(Meaning::Strangers) => Found::Refused,
+            None => Found::Nobody,
+        };
         if state.checking || position >= end {
             // Past `end` only the hash is missing.
-            return if state.checking || state.whole || state.is_whole() { Found::Wait } else { Found::Nobody };
+            return if state.checking || state.whole || state.is_whole() { Found::Wait } else { left() };
         }
         let arriving = state.in_flight.iter().any(|flight| {
             let front = state.segments.contiguous(flight.start, flight.end);
@@ -186,7 +199,7 @@ impl Fill {
             let claimed = state.in_flight.iter().map(|flight| flight.end).max().unwrap_or(0);
             position >= claimed && position - claimed <= REACH
         };
-        if arriving || next || (state.whole && (whole || state.unranged)) { Found::Wait } else { Found::Nobody }
+        if arriving || next || (state.whole && (whole || state.unranged)) { Found::Wait } else { left() }
     }
 
     /// Bytes that are here.
@@ -237,7 +250,7 @@ impl Fill {
         self.state.lock().failed.clone()
     }
 
-    /// Marks the fill as failed; everybody who waits for more learns of it.
+    /// Marks the fill as failed, when its writer ends; everybody who waits for more learns of it.
     pub(super) fn fail(&self, error: BlobError) {
         self.update(|state| {
             state.failed.get_or_insert(error);
@@ -247,34 +260,6 @@ impl Fill {
     /// Whether nothing more will come: verified or failed.
     fn over(&self) -> bool {
         self.state.lock().is_over()
-    }
-
-    /// Becomes the one download of the whole blob, unless there is one or none is needed. A new attempt forgets that
-    /// upstream failed the last one; after any other failure the writer has ended, and with it the fill.
-    fn begin_whole(&self) -> bool {
-        self.update(|state| {
-            let ended = state.failed.as_ref().is_some_and(|error| !matches!(error, BlobError::Upstream(_)));
-            let begin = !state.whole && !state.verified && !ended;
-            if begin {
-                state.whole = true;
-                state.answered = false;
-                state.failed = None;
-            }
-            begin
-        })
-    }
-
-    /// Somebody who wants a part asks for himself: that upstream failed a download which is over need not mean him.
-    pub(super) fn forgive(&self) {
-        self.update(|state| {
-            if !state.whole && matches!(state.failed, Some(BlobError::Upstream(_))) {
-                state.failed = None;
-            }
-        });
-    }
-
-    fn end_whole(&self) {
-        self.update(|state| state.whole = false);
     }
 
     /// Claims the first stretch that is neither here nor being fetched, at most `most` long.
@@ -324,33 +309,10 @@ impl Fill {
         self.changed.send_replace(());
     }
 
-    /// Waits until upstream has answered the download of the whole blob, or failed to: whoever is given a part that an
-    /// earlier download left should learn of an upstream that is gone before the first byte, not in the middle.
-    pub(super) async fn answered(&self) -> Result<(), BlobError> {
-        self.wait(|state| state.answered || state.checking || !state.whole || state.is_over()).await;
-        let state = self.state.lock();
-        match &state.failed {
-            Some(error) if !matches!(error, BlobError::Storage { .. }) => Err(error.clone()),
-            _ => Ok(()),
-        }
-    }
-
     /// Whether all that was ever missing is here or on its way.
     pub(super) fn will_be_whole(&self) -> bool {
         let state = self.state.lock();
         state.whole || state.checking || state.is_whole()
-    }
-
-    /// Waits until the length of the blob is known, or the fill over; at most for `patience`.
-    pub(super) async fn settled(&self, patience: Duration) -> Option<u64> {
-        let _ = timeout(patience, self.wait(|state| state.total.is_some() || state.is_over())).await;
-        self.total()
-    }
-
-    /// Waits until a download of the whole blob has proven its length, or failed; at most for `patience`.
-    pub(super) async fn proven(&self, patience: Duration) -> Result<(), BlobError> {
-        let _ = timeout(patience, self.wait(|state| !state.whole || state.is_over())).await;
-        self.failure().map_or(Ok(()), Err)
     }
 
     /// Waits until what an earlier process left was checked.

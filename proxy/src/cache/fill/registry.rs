@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
+use pierhead_registry::client::Repository;
 use pierhead_registry::oci::Digest;
 use pierhead_service::shares::Party;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::answers::{Failure, Meaning};
 use super::connections::{Parties, Source, Wanted};
-use super::download::Body;
 use super::first::{Asked, Begun};
 use super::lease::Lease;
 use super::{Fill, State, download, writer};
@@ -51,7 +52,7 @@ enum Opened {
     Committed,
 }
 
-type Opening = watch::Receiver<Option<Result<Opened, BlobError>>>;
+type Opening = watch::Receiver<Option<Result<Opened, Failure>>>;
 
 enum Slot {
     Opening(Opening),
@@ -82,6 +83,13 @@ pub(in crate::cache) struct Origin {
     pub(in crate::cache) connections: usize,
 }
 
+impl Origin {
+    /// In whose name it is fetched.
+    pub(in crate::cache) fn party(&self) -> &Repository {
+        &self.source.repository
+    }
+}
+
 /// What [`Fills::join`] found.
 pub(in crate::cache) enum Joined {
     /// A fill, new or running.
@@ -98,8 +106,10 @@ pub(in crate::cache) enum Joined {
         /// As above.
         answered: bool,
     },
-    /// Committed since the caller looked, or refused to somebody else: it should look again.
+    /// Committed since the caller looked: it should look again.
     Again,
+    /// Upstream refused it to another party, which opened it: the caller should look again, and ask in its own name.
+    Refused,
 }
 
 impl Fills {
@@ -143,12 +153,12 @@ impl Fills {
                     let (fills, store, digest, origin) = (Arc::clone(self), Arc::clone(store), *digest, origin.clone());
                     let registry = Arc::clone(registry);
                     tokio::spawn(async move {
-                        let opened = fills.open(&store, registry, digest, want, origin, wanted).await;
+                        let opened = fills.open(&store, registry, digest, want, origin.clone(), wanted).await;
                         if !matches!(opened, Ok(Opened::Fill { .. })) {
                             fills.slots.lock().remove(&digest);
                         }
                         // Nobody may be waiting any more.
-                        let _ = sender.send(Some(opened));
+                        let _ = sender.send(Some(opened.map_err(|error| Failure::new(error, origin.as_ref()))));
                     });
                     (opening, true)
                 }
@@ -169,13 +179,10 @@ impl Fills {
             Some(Ok(Opened::Fill { lease, asked })) => Ok(Joined::Fill { lease, answered: first && asked }),
             Some(Ok(Opened::Uncached { size, asked })) => Ok(Joined::Uncached { size, answered: first && asked }),
             Some(Ok(Opened::Committed)) => Ok(Joined::Again),
-            // What upstream says to one repository, or one caller, is no answer to another.
-            Some(Err(BlobError::Upstream(error)))
-                if !first && origin.as_ref().is_some_and(|origin| !origin.source.repository.shares(&error)) =>
-            {
-                Ok(Joined::Again)
-            }
-            Some(Err(error)) => Err(error),
+            Some(Err(failure)) => match failure.meaning(origin.as_ref().map(Origin::party)) {
+                Meaning::Own(error) | Meaning::Shared(error) => Err(error),
+                Meaning::Strangers => Ok(Joined::Refused),
+            },
             None => Err(BlobError::Storage { digest: *digest, reason: "opening the fill was given up".into() }),
         }
     }
@@ -263,45 +270,6 @@ impl Fills {
     pub(super) fn fetches_from(&self, registry: &str) -> bool {
         let slots = self.slots.lock();
         slots.values().any(|slot| matches!(slot, Slot::Open(fill) if *fill.owner == *registry && fill.is_fetched()))
-    }
-
-    /// Makes sure that the whole blob is being fetched, and waits until upstream has answered whoever fetches it. When that
-    /// is somebody else, and is refused, the caller's own right to it is what counts.
-    pub(in crate::cache) async fn answered(
-        self: &Arc<Self>,
-        store: &Arc<Store>,
-        lease: &Lease,
-        origin: &Origin,
-    ) -> Result<(), BlobError> {
-        self.ensure_whole(store, lease, origin, None);
-        match lease.answered().await {
-            Err(BlobError::Upstream(error)) if !origin.source.repository.shares(&error) => {
-                self.ensure_whole(store, lease, origin, None);
-                lease.answered().await
-            }
-            answered => answered,
-        }
-    }
-
-    /// Makes sure that the whole blob is being fetched.
-    pub(super) fn ensure_whole(
-        self: &Arc<Self>,
-        store: &Arc<Store>,
-        lease: &Lease,
-        origin: &Origin,
-        body: Option<Body>,
-    ) {
-        if lease.begin_whole() {
-            let avoid = self.refused(&lease.digest);
-            tokio::spawn(download::whole(
-                lease.clone(),
-                Arc::clone(store),
-                Arc::clone(self),
-                origin.clone(),
-                body,
-                avoid,
-            ));
-        }
     }
 
     /// Whether there might be space.
