@@ -245,7 +245,7 @@ impl Cache {
         }
         // Other parties were refused each time. This one gets its own answer without them, past the store.
         if refused && let Some(origin) = origin {
-            ask(digest, Some(origin.party())).await?;
+            ask(digest, Some(origin.party()), None).await?;
             return Ok(Blob::uncached(&self.store, &self.fills, *digest, None, origin));
         }
         Err(BlobError::Storage {

@@ -39,7 +39,7 @@ use crate::oci::RepositoryName;
 const TRIES: usize = 4;
 
 /// Who asks, and about which repository.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) struct Caller {
     /// As clients name it.
     pub(super) repository: RepositoryName,
@@ -47,6 +47,13 @@ pub(super) struct Caller {
     pub(super) credential: Option<Identity>,
     /// The client's address, for the token service of the origin that we are the front of.
     pub(super) address: Option<IpAddr>,
+}
+
+impl Caller {
+    /// Whether both ask the same with the same right, from wherever.
+    pub(super) fn asks_as(&self, other: &Caller) -> bool {
+        self.repository == other.repository && self.credential == other.credential
+    }
 }
 
 /// As which caller.

@@ -40,7 +40,7 @@ pub struct Repository {
 /// Equal: the same repository of the same registry, seen with the same credential. Upstream's answer to one is its answer to the other.
 impl PartialEq for Repository {
     fn eq(&self, other: &Repository) -> bool {
-        Arc::ptr_eq(&self.upstream, &other.upstream) && self.caller == other.caller
+        Arc::ptr_eq(&self.upstream, &other.upstream) && self.caller.asks_as(&other.caller)
     }
 }
 
