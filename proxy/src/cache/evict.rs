@@ -3,16 +3,32 @@
 //! Eviction goes by recency, closed over images: an entry counts as recently used as the most recent manifest that
 //! needs it, and of equals the one that needs goes before the one that is needed. So a kept manifest always has what
 //! it had, and what is pinned (infinitely recent) keeps all that it refers to.
+//!
+//! The records of a repository go after content of the same recency: they are small, and they name what is kept.
 
 use std::collections::HashMap;
 
 use pierhead_registry::oci::Digest;
 
+use super::records::RecordGroup;
+
+/// What can be evicted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Victim {
+    /// A blob, a manifest, or a partial.
+    Content(Digest),
+    /// Records of a repository.
+    Records(RecordGroup),
+}
+
+/// Deeper than any content is below a manifest.
+const LAST: u32 = 100;
+
 /// What the plan needs to know of an entry.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
-    /// Its name.
-    pub(super) digest: Digest,
+    /// What it is.
+    pub(super) victim: Victim,
     /// What evicting it gives back.
     pub(super) size: u64,
     /// When it was last used, in milliseconds.
@@ -29,11 +45,17 @@ pub(super) struct Candidate {
 
 /// The victims, in the order in which they must go, that together give back at least `need` bytes; `None` when
 /// there is not that much to evict.
-pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Digest>> {
-    let positions: HashMap<Digest, usize> =
-        candidates.iter().enumerate().map(|(position, candidate)| (candidate.digest, position)).collect();
-    let mut rank: Vec<(u64, u32)> =
-        candidates.iter().map(|candidate| (if candidate.pinned { u64::MAX } else { candidate.used }, 0)).collect();
+pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Victim>> {
+    let position = |(position, candidate): (usize, &Candidate)| match candidate.victim {
+        Victim::Content(digest) => Some((digest, position)),
+        Victim::Records(_) => None,
+    };
+    let positions: HashMap<Digest, usize> = candidates.iter().enumerate().filter_map(position).collect();
+    let first_rank = |candidate: &Candidate| {
+        let depth = if matches!(candidate.victim, Victim::Records(_)) { LAST } else { 0 };
+        (if candidate.pinned { u64::MAX } else { candidate.used }, depth)
+    };
+    let mut rank: Vec<(u64, u32)> = candidates.iter().map(first_rank).collect();
     let mut spared: Vec<bool> = candidates.iter().map(|candidate| candidate.spared).collect();
     // Recency and depth flow down from every manifest. Content addressing rules out cycles; the bound on the depth
     // is for an index that nests deeper than any client would follow.
@@ -62,14 +84,16 @@ pub(super) fn plan(candidates: &[Candidate], need: u64) -> Option<Vec<Digest>> {
             break;
         }
         freed += candidate.size;
-        victims.push(candidate.digest);
+        victims.push(candidate.victim.clone());
     }
     (freed >= need).then_some(victims)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Candidate, plan};
+    use super::{Candidate, Victim, plan};
+    use crate::cache::RepositoryId;
+    use crate::cache::records::{RecordGroup, RecordKind};
     use pierhead_registry::oci::{Algorithm, Digest};
 
     fn digest(name: &str) -> Digest {
@@ -78,7 +102,7 @@ mod tests {
 
     fn entry(name: &str, used: u64, children: &[&str]) -> Candidate {
         Candidate {
-            digest: digest(name),
+            victim: Victim::Content(digest(name)),
             size: 10,
             used,
             pinned: false,
@@ -88,12 +112,8 @@ mod tests {
         }
     }
 
-    fn names(victims: Option<Vec<Digest>>) -> Option<Vec<Digest>> {
-        victims
-    }
-
-    fn expect(order: &[&str]) -> Option<Vec<Digest>> {
-        Some(order.iter().map(|name| digest(name)).collect())
+    fn expect(order: &[&str]) -> Option<Vec<Victim>> {
+        Some(order.iter().map(|name| Victim::Content(digest(name))).collect())
     }
 
     #[test]
@@ -105,8 +125,8 @@ mod tests {
             entry("new", 9, &["shared-layer", "new-layer"]),
             entry("new-layer", 3, &[]),
         ];
-        assert_eq!(names(plan(&candidates, 20)), expect(&["old", "old-layer"]));
-        assert_eq!(plan(&candidates, 30).map(|v| v[2]), Some(digest("new")));
+        assert_eq!(plan(&candidates, 20), expect(&["old", "old-layer"]));
+        assert_eq!(plan(&candidates, 30).map(|v| v[2].clone()), Some(Victim::Content(digest("new"))));
         assert_eq!(plan(&candidates, 51), None);
         assert_eq!(plan(&candidates, 0), Some(vec![]));
     }
@@ -152,5 +172,39 @@ mod tests {
     fn a_cycle_that_cannot_be_ends_all_the_same() {
         let candidates = [entry("a", 1, &["b"]), entry("b", 2, &["a"])];
         assert_eq!(plan(&candidates, 20).map(|v| v.len()), Some(2));
+    }
+
+    #[test]
+    fn records_go_by_their_use_and_after_content_of_the_same_recency() {
+        let records = |name: &str, kind, used| {
+            let repository = RepositoryId { registry: "r".into(), name: name.parse().unwrap() };
+            Candidate { victim: Victim::Records(RecordGroup { repository, kind }), ..entry(name, used, &[]) }
+        };
+        let old = records("old", RecordKind::Names, 1);
+        let lists = records("app", RecordKind::Lists, 4);
+        let names = records("app", RecordKind::Names, 5);
+        // (spared, pinned): what an eviction of all that may go chooses, in order.
+        for (spared, pinned, expected) in [
+            (false, false, &["records old", "records lists", "manifest", "records names", "layer"][..]),
+            (false, true, &["records old", "records lists", "manifest", "layer"]),
+            (true, false, &["records lists", "manifest", "records names", "layer"]),
+        ] {
+            let candidates = [
+                Candidate { spared, ..old.clone() },
+                lists.clone(),
+                Candidate { pinned, ..names.clone() },
+                entry("manifest", 5, &["layer"]),
+                entry("layer", 6, &[]),
+            ];
+            let of = |name: &&str| match *name {
+                "records old" => old.victim.clone(),
+                "records lists" => lists.victim.clone(),
+                "records names" => names.victim.clone(),
+                content => Victim::Content(digest(content)),
+            };
+            let expected: Vec<Victim> = expected.iter().map(of).collect();
+            assert_eq!(plan(&candidates, 10 * expected.len() as u64), Some(expected.clone()), "{spared} {pinned}");
+            assert_eq!(plan(&candidates, 10 * expected.len() as u64 + 1), None, "{spared} {pinned}");
+        }
     }
 }

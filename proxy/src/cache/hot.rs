@@ -3,6 +3,7 @@
 //! Each cache is bounded by the bytes it holds. What falls out is read from the store again; what is removed from the
 //! store is removed here in the same step.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -138,6 +139,19 @@ impl Hot {
         // As for one repository.
         let _ = self.lists.invalidate_entries_if(move |(id, _), _| covers(id));
         self.forget_authorised(registry, extent);
+    }
+
+    /// Forgets all that is known of some repositories, but for their lists: those say when they were made.
+    pub(super) fn forget_names(&self, repositories: &HashSet<RepositoryId>) {
+        if repositories.is_empty() {
+            return;
+        }
+        let covers = |id: &RepositoryId| repositories.contains(id);
+        forget_where(&self.manifests, covers);
+        forget_where(&self.tags, covers);
+        forget_where(&self.links, covers);
+        forget_where(&self.authorised, covers);
+        repositories.iter().for_each(|id| self.created.invalidate(id));
     }
 
     /// Forgets whom upstream let in to a part of a registry.

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use pierhead_registry::oci::{Digest, Tag};
 
+use super::records::RecordGroup;
 use super::store::blocking;
 use super::{Cache, CachedManifest, Extent, ListRecord, RepositoryId, TagRecord};
 
@@ -20,6 +21,7 @@ impl Cache {
         if let Some(hot) = self.store.hot.manifest(repository, digest) {
             if hot.first_use(now) {
                 self.store.ledger.committed(digest, now);
+                self.store.ledger.use_records(&RecordGroup::names(repository), now);
             }
             return Some(hot.manifest);
         }
@@ -27,6 +29,7 @@ impl Cache {
         let read = blocking(move || {
             let media_type = store.read_link(&id, &digest).filter(|media_type| !media_type.is_empty())?;
             store.ledger.committed(&digest, now)?;
+            store.ledger.use_records(&RecordGroup::names(&id), now);
             let bytes = Bytes::from(store.read(&digest)?);
             let manifest = Arc::new(CachedManifest { digest, media_type: media_type.into(), bytes });
             store.hot.put_manifest(&id, Arc::clone(&manifest));
@@ -90,6 +93,7 @@ impl Cache {
     /// A list. `key` names it within the repository, query included.
     pub(crate) async fn list(&self, repository: &RepositoryId, key: &str) -> Option<Arc<ListRecord>> {
         let key: Arc<str> = key.into();
+        self.store.ledger.use_records(&RecordGroup::lists(repository), SystemTime::now());
         if let Some(record) = self.store.hot.list(repository, &key) {
             return Some(record);
         }
@@ -110,22 +114,16 @@ impl Cache {
         let key: Arc<str> = key.into();
         self.store.hot.put_list(repository, &key, Arc::clone(&record));
         let (store, id) = (Arc::clone(&self.store), repository.clone());
-        let stored = blocking(move || {
-            if let Err(error) = store.tree.write_list(&id, &key, &record) {
-                store.failed("writing a list", &error);
-            }
-        });
-        self.done(stored.await);
+        self.done(blocking(move || store.put_list(&id, &key, &record)).await);
     }
 
     /// Forgets all lists of a repository: something was written to it.
     pub(crate) async fn remove_lists(&self, repository: &RepositoryId) {
         let (store, id) = (Arc::clone(&self.store), repository.clone());
         let removed = blocking(move || {
-            if let Err(error) = store.tree.remove_lists(&id) {
+            if let Err(error) = store.remove_lists(&id) {
                 store.failed("deleting lists", &error);
             }
-            store.hot.forget_lists(&id);
         });
         self.done(removed.await);
     }
@@ -195,6 +193,7 @@ impl Cache {
             if store.read_link(&id, &name).is_none() {
                 return false;
             }
+            store.ledger.use_records(&RecordGroup::names(&id), SystemTime::now());
             store.hot.put_link(&id, &name);
             if store.read_link(&id, &name).is_none() {
                 store.hot.forget(&id, &name);

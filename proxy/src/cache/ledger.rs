@@ -2,7 +2,9 @@
 //!
 //! Space is reserved before it is written and given back after it is freed, so the count is never below what the tree
 //! holds. Sizes are rounded up to blocks, since that is what a file takes. The ledger lives in memory (some 100 bytes an
-//! entry); the index remembers it across restarts.
+//! entry); the index remembers it across restarts. Records of repositories are counted and evicted as content is.
+
+mod records;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,11 +14,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 use pierhead_registry::oci::Digest;
 
-use super::evict::{self, Candidate};
+use super::evict::{self, Candidate, Victim};
+use super::records::{BLOCK, RecordGroup};
+use super::room::Held;
 use crate::admin::metrics::Metrics;
 
-/// The unit in which file systems give space.
-const BLOCK: u64 = 4096;
+pub(super) use self::records::{RecordEntry, RecordRoom};
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +76,11 @@ struct State {
     by_owner: HashMap<Arc<str>, u64>,
     /// Digests whose recency changed since the index last heard.
     touched: Vec<Digest>,
+    /// The records of repositories.
+    records: HashMap<RecordGroup, RecordEntry>,
+    record_bytes: u64,
+    /// Records that changed, or were used, since the index last heard.
+    touched_records: HashSet<RecordGroup>,
     /// Evictions that are being carried out.
     evictions: usize,
     /// What manifests that were used meanwhile need: the plans of those evictions did not know.
@@ -117,7 +125,7 @@ impl State {
 /// What to evict, in order. While this lives, what is used is spared.
 pub(super) struct Victims<'a> {
     ledger: &'a Ledger,
-    pub(super) digests: Vec<Digest>,
+    pub(super) victims: Vec<Victim>,
 }
 
 impl Drop for Victims<'_> {
@@ -140,8 +148,18 @@ fn blocks(size: u64) -> u64 {
 }
 
 impl Ledger {
-    pub(super) fn new(limit: u64, entries: HashMap<Digest, Entry>, metrics: Arc<Metrics>) -> Ledger {
+    pub(super) fn new(
+        limit: u64,
+        entries: HashMap<Digest, Entry>,
+        records: HashMap<RecordGroup, RecordEntry>,
+        metrics: Arc<Metrics>,
+    ) -> Ledger {
         let mut state = State::default();
+        for (group, entry) in &records {
+            state.add(Some(&group.repository.registry), entry.size);
+            state.record_bytes += entry.size;
+        }
+        state.records = records;
         for entry in entries.values() {
             state.add(entry.owner.as_ref(), blocks(entry.size));
         }
@@ -157,9 +175,11 @@ impl Ledger {
     }
 
     fn show(&self, state: &State) {
-        self.metrics.cache_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
-        self.metrics.cache_entries.set(i64::try_from(state.entries.len()).unwrap_or(i64::MAX));
-        self.metrics.cache_limit.set(i64::try_from(self.limit()).unwrap_or(i64::MAX));
+        let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.metrics.cache_bytes.set(gauge(state.bytes.saturating_sub(state.record_bytes)));
+        self.metrics.cache_record_bytes.set(gauge(state.record_bytes));
+        self.metrics.cache_entries.set(gauge(state.entries.len() as u64));
+        self.metrics.cache_limit.set(gauge(self.limit()));
     }
 
     /// Most bytes: as configured, or what the disk can hold.
@@ -300,9 +320,12 @@ impl Ledger {
 
     /// Pins these entries and no others.
     pub(super) fn set_pins(&self, pinned: &HashSet<Digest>) {
-        for (digest, entry) in &mut self.state().entries {
+        let mut state = self.state();
+        for (digest, entry) in &mut state.entries {
             entry.pinned = pinned.contains(digest);
         }
+        // What is pinned among records is found out when they are evicted.
+        state.records.values_mut().for_each(|entry| entry.kept = false);
     }
 
     /// What a registry takes.
@@ -323,28 +346,35 @@ impl Ledger {
     pub(super) fn choose(&self, need: u64, of: Option<&[Arc<str>]>) -> Option<Victims<'_>> {
         let mut state = self.state();
         state.evictions += 1;
-        let mut victims = Victims { ledger: self, digests: Vec::new() };
+        let mut victims = Victims { ledger: self, victims: Vec::new() };
         // Planning looks at every entry, so it works on a copy: hits must not wait for it.
-        let candidates: Vec<Candidate> = state
-            .entries
-            .iter()
-            .map(|(digest, entry)| Candidate {
-                digest: *digest,
-                size: blocks(entry.size),
-                used: entry.used,
-                pinned: entry.pinned,
-                busy: entry.kind == Kind::Partial { busy: true },
-                spared: of.is_some_and(|of| !entry.owner.as_ref().is_some_and(|owner| of.contains(owner))),
-                children: match &entry.kind {
-                    Kind::Committed { children } => children.clone(),
-                    Kind::Partial { .. } => Box::default(),
-                },
-            })
-            .collect();
+        let spared = |owner: Option<&Arc<str>>| of.is_some_and(|of| !owner.is_some_and(|owner| of.contains(owner)));
+        let contents = state.entries.iter().map(|(digest, entry)| Candidate {
+            victim: Victim::Content(*digest),
+            size: blocks(entry.size),
+            used: entry.used,
+            pinned: entry.pinned,
+            busy: entry.kind == Kind::Partial { busy: true },
+            spared: spared(entry.owner.as_ref()),
+            children: match &entry.kind {
+                Kind::Committed { children } => children.clone(),
+                Kind::Partial { .. } => Box::default(),
+            },
+        });
+        let records = state.records.iter().map(|(group, entry)| Candidate {
+            victim: Victim::Records(group.clone()),
+            size: entry.size,
+            used: entry.used,
+            pinned: entry.kept,
+            busy: false,
+            spared: spared(Some(&group.repository.registry)),
+            children: Box::default(),
+        });
+        let candidates: Vec<Candidate> = contents.chain(records).collect();
         drop(state);
         let spare = self.limit() / 100;
         let plan = evict::plan(&candidates, need.saturating_add(spare)).or_else(|| evict::plan(&candidates, need));
-        victims.digests = plan.filter(|plan| !plan.is_empty())?;
+        victims.victims = plan.filter(|plan| !plan.is_empty())?;
         Some(victims)
     }
 
@@ -368,6 +398,14 @@ impl Ledger {
         self.state().bytes
     }
 
+    /// What lies on disk or is reserved.
+    pub(super) fn held(&self) -> Held {
+        let state = self.state();
+        // Most records take one block.
+        let records = state.record_bytes / BLOCK;
+        Held { bytes: state.bytes, files: (state.entries.len() as u64).saturating_add(records) }
+    }
+
     /// All digests of committed content.
     pub(super) fn all_committed(&self) -> Vec<Digest> {
         let state = self.state();
@@ -387,7 +425,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, Kind, Ledger};
+    use super::{Entry, Kind, Ledger, Victim};
     use crate::admin::metrics::Metrics;
     use pierhead_registry::oci::{Algorithm, Digest};
     use std::collections::HashMap;
@@ -399,7 +437,7 @@ mod tests {
     }
 
     fn ledger(limit: u64) -> Ledger {
-        Ledger::new(limit, HashMap::new(), Arc::new(Metrics::new().unwrap()))
+        Ledger::new(limit, HashMap::new(), HashMap::new(), Arc::new(Metrics::new().unwrap()))
     }
 
     #[test]
@@ -427,7 +465,7 @@ mod tests {
         assert!(ledger.choose(4096, None).is_none());
         let kind = Kind::Partial { busy: false };
         ledger.set(&digest(1), Entry { owner: None, size: 10, used: 0, pinned: false, suspect: false, kind });
-        assert_eq!(ledger.choose(4096, None).unwrap().digests, [digest(1)]);
+        assert_eq!(ledger.choose(4096, None).unwrap().victims, [Victim::Content(digest(1))]);
     }
 
     #[test]
@@ -445,7 +483,7 @@ mod tests {
         ledger.set(&digest(2), committed(&[digest(3)]));
         ledger.set(&digest(3), committed(&[]));
         let victims = ledger.choose(3 * 4096, None).unwrap();
-        assert_eq!(victims.digests, [digest(1), digest(2), digest(3)]);
+        assert_eq!(victims.victims, [1, 2, 3].map(|n| Victim::Content(digest(n))));
         ledger.evicted(&digest(1));
         assert!(ledger.is_victim(&digest(3)));
         ledger.set(&digest(1), committed(&[digest(2)]));

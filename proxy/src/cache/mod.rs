@@ -39,7 +39,7 @@ use crate::admin::metrics::Metrics;
 
 use self::fill::registry::{Fills, Joined, Origin};
 use self::hot::Hot;
-use self::index::Index;
+use self::index::{Index, Known};
 use self::layout::Layout;
 use self::ledger::{Entry, Kind, Ledger};
 use self::store::{Limits, Store, blocking};
@@ -289,7 +289,8 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
     let io = |source| OpenError::Io { path: root.clone(), source };
     let tree = Tree::open(Layout::new(settings.path), settings.fsync)?;
     let caller_key = tree.caller_key().map_err(io)?;
-    let (index, mut entries) = Index::open(&tree).map_err(|error| OpenError::Index(error.to_string()))?;
+    let (index, Known { mut entries, records }) =
+        Index::open(&tree).map_err(|error| OpenError::Index(error.to_string()))?;
     tree.restrict_index().map_err(io)?;
     for (digest, size) in tree.partials().map_err(io)? {
         // What is committed needs no partial.
@@ -306,7 +307,7 @@ fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<(Store, [u8; 32]), 
     tracing::info!(entries = entries.len(), path = %root.display(), "cache open");
     let Changing { max_size, min_free, shares, pins, .. } = settings.changing;
     let pins = pins.with_operators(tree.read_pins());
-    let ledger = Ledger::new(max_size, entries, Arc::clone(&metrics));
+    let ledger = Ledger::new(max_size, entries, records, Arc::clone(&metrics));
     let hot = Hot::new(settings.memory);
     let store = Store::new(tree, ledger, index, hot, pins, Limits::new(min_free, shares), metrics);
     store.look_at_the_disk();

@@ -22,6 +22,60 @@ impl fmt::Display for RepositoryId {
     }
 }
 
+/// Records of a repository that are counted, and evicted, together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct RecordGroup {
+    pub(super) repository: RepositoryId,
+    pub(super) kind: RecordKind,
+}
+
+/// Which records of a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum RecordKind {
+    /// What it holds, its tags, who may read it, and when it was made.
+    Names,
+    /// Lists of tags and of referrers: large, and needed by few.
+    Lists,
+}
+
+impl RecordKind {
+    /// All of them.
+    pub(super) const ALL: [RecordKind; 2] = [RecordKind::Names, RecordKind::Lists];
+}
+
+impl RecordGroup {
+    /// A repository's records but for its lists.
+    pub(super) fn names(repository: &RepositoryId) -> RecordGroup {
+        RecordGroup { repository: repository.clone(), kind: RecordKind::Names }
+    }
+
+    /// A repository's lists.
+    pub(super) fn lists(repository: &RepositoryId) -> RecordGroup {
+        RecordGroup { repository: repository.clone(), kind: RecordKind::Lists }
+    }
+
+    /// What the directories take that its files lie in: one a part of the name, and those of the records. Directories that
+    /// several repositories share are counted for each.
+    pub(super) fn directories(&self) -> u64 {
+        (self.repository.name.as_str().split('/').count() as u64 + 2) * BLOCK
+    }
+}
+
+/// The unit in which file systems give space.
+pub(super) const BLOCK: u64 = 4096;
+
+/// What the file of a record takes: an empty one, too, for it has a name.
+pub(super) fn record_size(length: u64) -> u64 {
+    length.div_ceil(BLOCK).max(1).saturating_mul(BLOCK)
+}
+
+/// What the file of a record took before it was written, and takes now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) before: u64,
+    pub(super) after: u64,
+}
+
 /// A part of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {

@@ -9,10 +9,12 @@
 //! room was free goes first when another registry wants room.
 
 mod contents;
+mod eviction;
 mod fault;
 mod records;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -26,9 +28,10 @@ use pierhead_registry::oci::{Digest, schema1};
 use self::fault::{Fault, fault};
 use super::hot::Hot;
 use super::index::Index;
-use super::ledger::{self, Entry, Kind, Ledger, Victims};
+use super::ledger::{self, Entry, Kind, Ledger, RecordRoom};
 use super::pins::Pins;
-use super::room::{self, Disk};
+use super::records::RecordGroup;
+use super::room::Disk;
 use super::tree::{self, Tree};
 use crate::admin::metrics::{Metrics, VerificationPlace};
 
@@ -179,6 +182,23 @@ impl Store {
         }
     }
 
+    /// Finds out whether the disk that failed works again: else only content that is stored would tell. Blocks.
+    fn look_whether_it_works(&self) {
+        let waits = || self.failing.lock().as_ref().is_some_and(|(until, _)| Instant::now() < *until);
+        if self.writable() || self.tree.is_released() || waits() || self.measure().is_none() {
+            return;
+        }
+        if self.ledger.limit() >= USELESS && self.tree.probe().is_ok() {
+            self.worked();
+        }
+    }
+
+    /// The time is over in which a disk that failed is left alone.
+    #[cfg(test)]
+    pub(super) fn forgive(&self) {
+        *self.failing.lock() = None;
+    }
+
     /// Says it when the disk is smaller than the store is meant to be. Blocks.
     pub(super) fn look_at_the_disk(&self) {
         let Some((disk, min_free)) = self.measure() else { return };
@@ -199,7 +219,7 @@ impl Store {
     fn measure(&self) -> Option<(Disk, u64)> {
         let disk = Disk::of(self.tree.layout.root()).ok()?;
         let min_free = self.limits.load().min_free;
-        self.ledger.set_ceiling(disk.capacity(self.ledger.bytes(), min_free));
+        self.ledger.set_ceiling(disk.capacity(self.ledger.held(), min_free));
         Some((disk, disk.min_free(min_free)))
     }
 
@@ -220,8 +240,9 @@ impl Store {
     /// Gives the tree and the index away, for good: from here on nothing changes in either. What is committed can still be
     /// read; fills that run go on in files that have no name any more. Blocks.
     pub(super) fn release(&self) -> io::Result<()> {
-        self.save_recency();
         self.tree.release(&self.ledger.busy())?;
+        // From here on what is counted is what the next process finds.
+        self.save_recency();
         self.index.release();
         self.tree.unlock()
     }
@@ -236,11 +257,7 @@ impl Store {
         }
         let excess = self.ledger.resize(max_size);
         self.look_at_the_disk();
-        if excess > 0
-            && let Err(why) = self.evict(excess, self.ledger.choose(excess, None))
-        {
-            tracing::warn!(excess, %why, "the cache is larger than its new max_size");
-        }
+        self.shrink(excess);
     }
 
     // --- space
@@ -256,8 +273,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the store can hold `size` bytes at all, as disk and configuration are now.
-    fn limit(&self, digest: &Digest, size: u64) -> Result<(), NotStored> {
+    /// Whether the store can hold `size` bytes of something at all, as disk and configuration are now.
+    fn limit(&self, what: &dyn Display, size: u64) -> Result<(), NotStored> {
         if self.tree.is_released() {
             return Err(NotStored::Released);
         }
@@ -280,7 +297,7 @@ impl Store {
                 self.metrics.storage_errors.inc();
                 self.says(false, &format!("the disk is full of something else: {why}"));
             }
-            tracing::debug!(%digest, %why, "not stored");
+            tracing::debug!(%what, %why, "not stored");
             return Err(why);
         }
         Ok(())
@@ -297,54 +314,14 @@ impl Store {
         }
     }
 
-    /// What a registry may evict to get `need` more bytes: of its own content when it would take more than its share; else first of the
-    /// registries that took more than theirs while room was free, and then of all.
-    fn victims(&self, registry: &Arc<str>, need: u64) -> Option<Victims<'_>> {
-        let (limit, limits) = (self.ledger.limit(), self.limits.load());
-        let share = |registry: &str| room::share(limit, limits.share(registry));
-        if self.ledger.taken_by(registry).saturating_add(need) > share(registry) {
-            return self.ledger.choose(need, Some(&[Arc::clone(registry)]));
-        }
-        let beyond = self.ledger.beyond(share);
-        let theirs = if beyond.is_empty() { None } else { self.ledger.choose(need, Some(&beyond)) };
-        theirs.or_else(|| self.ledger.choose(need, None))
-    }
-
-    /// Evicts what was chosen to give back `need` bytes.
-    fn evict(&self, need: u64, victims: Option<Victims<'_>>) -> Result<(), NotStored> {
-        let victims = victims.ok_or(NotStored::Full { need })?;
-        tracing::debug!(entries = victims.digests.len(), need, "evicting");
-        for victim in &victims.digests {
-            let _order = self.tree.order();
-            if !self.ledger.is_victim(victim) {
-                continue;
-            }
-            let Some(_held) = self.tree.hold() else { return Err(NotStored::Released) };
-            if let Err(error) = self.tree.remove_content(victim) {
-                self.failed("evicting", &error);
-                if fault(&error) == Fault::Disk {
-                    return Err(NotStored::Failing(error.to_string()));
-                }
-                // What cannot be deleted is not the store's: a directory in the place of a file, for one.
-                self.ledger.remove(victim);
-                self.forget(victim);
-                continue;
-            }
-            self.ledger.evicted(victim);
-            self.forget(victim);
-        }
-        Ok(())
-    }
-
-    /// Removes every record of content that is gone.
-    fn forget(&self, digest: &Digest) {
-        for repository in self.index.remove_content(digest) {
-            self.hot.forget(&repository, digest);
-            for tag in self.index.tags_of(&repository, digest) {
-                self.remove_tag(&repository, &tag);
-            }
-            if let Err(error) = self.tree.remove_link(&repository, digest) {
-                tracing::warn!(%error, %repository, "removing a link");
+    /// Room for a record of `size` bytes in its registry's share, made by evicting what must go. Not while the order of
+    /// commits is held. Blocks.
+    pub(super) fn reserve_record(&self, group: &RecordGroup, size: u64) -> Result<RecordRoom<'_>, NotStored> {
+        self.limit(&group.repository, size)?;
+        loop {
+            match self.ledger.try_reserve_records(group, size, SystemTime::now()) {
+                Ok(room) => return Ok(room),
+                Err(ledger::NoRoom(need)) => self.evict(need, self.victims(&group.repository.registry, need))?,
             }
         }
     }
@@ -457,6 +434,8 @@ impl Store {
 
     /// What is done now and then: the index hears of what was used, and forgets what upstream said long ago. Blocks.
     pub(super) fn tidy(&self, now: SystemTime) {
+        self.look_whether_it_works();
+        self.shrink(self.ledger.bytes().saturating_sub(self.ledger.configured()));
         self.save_recency();
         self.restrict_index();
         self.tell_evictions();
@@ -493,6 +472,10 @@ impl Store {
             if let Some(entry) = self.ledger.get(&digest).filter(|entry| matches!(entry.kind, Kind::Committed { .. })) {
                 self.index.put_entry(&digest, &entry);
             }
+        }
+        for group in self.ledger.take_touched_records() {
+            let _order = self.tree.order();
+            self.index.put_records(&group, self.ledger.records(&group));
         }
     }
 }

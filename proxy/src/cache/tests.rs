@@ -1,5 +1,7 @@
 //! What the store does about content that goes wrong on disk, and about what would fill the disk.
 
+mod records;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

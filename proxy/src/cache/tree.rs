@@ -39,6 +39,8 @@ pub(super) struct Tree {
     order: Mutex<()>,
     /// Held shared while anything changes; true once the tree was given away.
     released: RwLock<bool>,
+    /// Held while records appear and vanish, so that each is counted once, and their directories vanish only empty.
+    records: Mutex<()>,
     /// Held while the file of a repository's callers is read and written again.
     callers: Mutex<()>,
     /// The lock on the tree, given up when this closes.
@@ -94,6 +96,7 @@ impl Tree {
             fsync,
             counter: AtomicU64::new(0),
             order: Mutex::new(()),
+            records: Mutex::new(()),
             callers: Mutex::new(()),
             released: RwLock::new(false),
             lock,
@@ -159,7 +162,17 @@ impl Tree {
 
     /// Writes a file whole, or not at all. Readable by the owner only: content may be private.
     fn write(&self, path: &Path, parts: &[&[u8]], sync: bool) -> io::Result<()> {
-        let Some(_held) = self.hold() else { return Ok(()) };
+        self.write_and(parts, sync, |tmp| self.rename(tmp, path, sync))
+    }
+
+    /// Writes a temporary file whole, and does with it what gives it its name.
+    fn write_and<T: Default>(
+        &self,
+        parts: &[&[u8]],
+        sync: bool,
+        name: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let Some(_held) = self.hold() else { return Ok(T::default()) };
         let tmp = self.layout.tmp().join(self.counter.fetch_add(1, Ordering::Relaxed).to_string());
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
@@ -169,12 +182,17 @@ impl Tree {
             if sync {
                 file.sync_data()?;
             }
-            self.rename(&tmp, path, sync)
+            name(&tmp)
         })();
         if written.is_err() {
             let _ = fs::remove_file(&tmp);
         }
         written
+    }
+
+    /// Finds out whether something can be written.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        self.write_and(&[&[0; 64 << 10]], self.fsync, |tmp| fs::remove_file(tmp))
     }
 
     fn rename(&self, from: &Path, to: &Path, sync: bool) -> io::Result<()> {

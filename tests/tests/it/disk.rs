@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
+use pierhead_tests::misbehaving::Upstream;
 use pierhead_tests::pierhead::Setup;
 use pierhead_tests::process::run;
 use pierhead_tests::registry::DockerRegistry;
@@ -188,4 +190,66 @@ async fn a_read_only_disk_is_served_past() {
     })
     .await;
     edge.kill().await;
+}
+
+/// A list of tags that is as large as a hostile registry likes.
+fn long_list(bytes: usize) -> String {
+    let tags: Vec<String> = (0..bytes / 40).map(|number| format!("t{number:036}")).collect();
+    json!({ "name": "any", "tags": tags }).to_string()
+}
+
+/// A stranger asks for lists of ever new repositories, which a hostile registry makes as large as it likes, or as many as it
+/// likes. They are bounded by `max_size`, and by what the disk can have of files; they evict nothing of another registry, and
+/// caching goes on, also after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_any_number_of_repositories_do_not_fill_the_disk() {
+    const MIB: u64 = 1 << 20;
+    for (disk, list, repositories) in [("48m", long_list(2 << 20), 30), ("48m,nr_inodes=1500", long_list(40), 500)] {
+        let (mut good, hostile) = (DockerRegistry::start().await, Upstream::start().await);
+        let images = [1, 2].map(|seed| Image::new(seed, &[3 << 20]));
+        for (number, image) in images.iter().enumerate() {
+            good.push("team/app", &format!("v{number}"), image).await;
+        }
+        let list = Bytes::from(list);
+        for number in 0..2 * repositories {
+            let path = format!("/v2/fill{number}/x/tags/list");
+            hostile.hold_other(&path, &[("Content-Type", "application/json")], list.clone());
+        }
+        let setup = (Setup::new().registry_with("good.test", good.url(), json!({ "default": true, "retries": 0 })))
+            .registry_with("hostile.test", hostile.url(), json!({ "max_share": "50%" }))
+            .set("/cache/max_size", "16MiB");
+        let Some(mounted) = SmallDisk::mount(setup.cache(), disk).await else {
+            eprintln!("skipped: mounting a tmpfs is not permitted here");
+            return;
+        };
+        let mut edge = setup.start().await;
+        edge.client().pull("team/app", "v0").await.unwrap();
+        edge.committed(&images[0].layers[0].digest).await;
+        for round in 0..2 {
+            for number in round * repositories..(round + 1) * repositories {
+                let reply = edge.client().get(&format!("/v2/hostile.test/fill{number}/x/tags/list")).await;
+                assert_eq!((reply.status, reply.body.len()), (200, list.len()), "{disk}: {number}");
+            }
+            let content = edge.metric("pierhead_cache_bytes", &[]).await;
+            let records = edge.metric("pierhead_cache_record_bytes", &[]).await;
+            assert!(records > 0.0 && content + records <= (16 * MIB) as f64, "{disk}: {content} {records}");
+            assert!(edge.disk_usage() <= 16 * MIB, "{disk}: {}", edge.disk_usage());
+            assert_eq!(edge.metric("pierhead_cache_writable", &[]).await, 1.0, "{disk}");
+            assert_eq!(edge.metric("pierhead_cache_storage_errors_total", &[]).await, 0.0, "{disk}");
+            assert_eq!(edge.operator().get("/health/endtoend").await.status, 200, "{disk}");
+            if round == 0 {
+                edge.stop().await;
+                edge.start_again().await;
+            }
+        }
+        // What another registry has here is kept, and what it has new is cached.
+        edge.client().pull("team/app", "v1").await.unwrap();
+        edge.committed(&images[1].layers[0].digest).await;
+        good.stop().await;
+        for tag in ["v0", "v1"] {
+            edge.client().pull("team/app", tag).await.unwrap();
+        }
+        edge.kill().await;
+        drop(mounted);
+    }
 }

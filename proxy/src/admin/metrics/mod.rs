@@ -56,6 +56,8 @@ pub(crate) struct Metrics {
     pub(crate) fill_readers: IntGauge,
     /// `pierhead_cache_bytes`
     pub(crate) cache_bytes: IntGauge,
+    /// `pierhead_cache_record_bytes`
+    pub(crate) cache_record_bytes: IntGauge,
     /// `pierhead_cache_limit_bytes`
     pub(crate) cache_limit: IntGauge,
     /// `pierhead_cache_entries`
@@ -103,10 +105,11 @@ impl Metrics {
             fills: gauge(&r, "pierhead_fills_in_progress", "Blobs being fetched.")?,
             fill_readers: gauge(&r, "pierhead_fill_readers", "Clients reading blobs being fetched.")?,
             cache_bytes: gauge(&r, "pierhead_cache_bytes", "Bytes of content on disk, partial blobs included.")?,
+            cache_record_bytes: gauge(&r, "pierhead_cache_record_bytes", "Bytes of records of repositories on disk.")?,
             cache_limit: gauge(
                 &r,
                 "pierhead_cache_limit_bytes",
-                "Most bytes of content: max_size, or what the disk can hold where that is less.",
+                "Most bytes of content and records: max_size, or what the disk can hold where that is less.",
             )?,
             cache_entries: gauge(&r, "pierhead_cache_entries", "Blobs and manifests on disk, partial ones included.")?,
             evictions: counter(&r, "pierhead_cache_evictions_total", "Evicted entries.")?,

@@ -18,7 +18,8 @@ use std::time::{Duration, SystemTime};
 use parking_lot::RwLock;
 use pierhead_registry::oci::{Digest, Tag};
 
-use super::ledger::Entry;
+use super::ledger::{Entry, RecordEntry};
+use super::records::RecordGroup;
 use super::tree::{Tree, permissions};
 use super::{Extent, RepositoryId, TagRecord};
 
@@ -26,12 +27,21 @@ use super::{Extent, RepositoryId, TagRecord};
 const AUTHORISATION_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Present while a process has the index open; found at start, it tells of a crash.
 const OPEN_MARK: &[u8] = b"open";
+/// Present once the records of the tree were counted, which earlier versions did not do.
+const COUNTED: &[u8] = b"records counted";
 /// When the last scrub ended.
 const SCRUBBED: &[u8] = b"scrubbed";
 
 /// The index. Once it was released it knows nothing and keeps nothing.
 pub(super) struct Index {
     open: RwLock<Option<Database>>,
+}
+
+/// What the index knows at start of what lies in the tree.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) entries: HashMap<Digest, Entry>,
+    pub(super) records: HashMap<RecordGroup, RecordEntry>,
 }
 
 /// sled, open.
@@ -41,6 +51,7 @@ struct Database {
     links: sled::Tree,
     tags: sled::Tree,
     authorised: sled::Tree,
+    records: sled::Tree,
 }
 
 /// Why the index cannot be used even after it was made anew.
@@ -59,32 +70,37 @@ pub(super) enum IndexError {
 
 impl Index {
     /// Opens the index and returns it with all entries. What cannot be read is thrown away and made anew.
-    pub(super) fn open(tree: &Tree) -> Result<(Index, HashMap<Digest, Entry>), IndexError> {
+    pub(super) fn open(tree: &Tree) -> Result<(Index, Known), IndexError> {
         let path = tree.layout.index();
         let fresh = !path.exists();
         // sled panics on some kinds of damage; to us they are all the same.
         let opened = catch_unwind(AssertUnwindSafe(|| Index::read(&path))).unwrap_or(Err(IndexError::Corrupt));
         match opened {
-            Ok((index, entries, false)) if !fresh => Ok((index, entries)),
+            Ok((index, mut known, false)) if !fresh => {
+                if index.with(|open| note(open.db.get(COUNTED))).flatten().is_none() {
+                    known.records = rebuild::count(&index, tree, &known.records)?;
+                }
+                Ok((index, known))
+            }
             Ok((index, known, _)) => {
                 if !fresh {
                     tracing::info!("the last run ended unexpectedly: reconciling the index with the cache");
                 }
-                let entries = rebuild::rebuild(&index, tree, known)?;
-                Ok((index, entries))
+                let known = rebuild::rebuild(&index, tree, known)?;
+                Ok((index, known))
             }
             Err(error) => {
                 tracing::warn!(%error, "the cache index is unusable: making it anew");
                 std::fs::remove_dir_all(&path)?;
                 let (index, known, _) = Index::read(&path)?;
-                let entries = rebuild::rebuild(&index, tree, known)?;
-                Ok((index, entries))
+                let known = rebuild::rebuild(&index, tree, known)?;
+                Ok((index, known))
             }
         }
     }
 
     /// Opens, and reads every entry; the last value tells whether the last run ended without closing.
-    fn read(path: &Path) -> Result<(Index, HashMap<Digest, Entry>, bool), IndexError> {
+    fn read(path: &Path) -> Result<(Index, Known, bool), IndexError> {
         permissions::make_index(path)?;
         let db = sled::Config::new()
             .path(path)
@@ -97,17 +113,23 @@ impl Index {
             links: db.open_tree("links")?,
             tags: db.open_tree("tags")?,
             authorised: db.open_tree("authorised")?,
+            records: db.open_tree("records")?,
             db,
         };
-        let mut entries = HashMap::new();
+        let mut known = Known::default();
         for pair in &database.entries {
             let (key, value) = pair?;
             let (digest, entry) = record::read_entry(&key, &value).ok_or(IndexError::Corrupt)?;
-            entries.insert(digest, entry);
+            known.entries.insert(digest, entry);
+        }
+        for pair in &database.records {
+            let (key, value) = pair?;
+            let read = record::read_group(&key).zip(record::read_group_value(&value));
+            known.records.extend([read.ok_or(IndexError::Corrupt)?]);
         }
         let crashed = database.db.insert(OPEN_MARK, &[])?.is_some();
         database.db.flush()?;
-        Ok((Index { open: RwLock::new(Some(database)) }, entries, crashed))
+        Ok((Index { open: RwLock::new(Some(database)) }, known, crashed))
     }
 
     fn with<T: Default>(&self, work: impl FnOnce(&Database) -> T) -> T {
@@ -248,6 +270,28 @@ impl Index {
     /// Forgets upstream's yes to anybody about a part of a registry.
     pub(super) fn remove_authorised(&self, registry: &str, extent: &Extent) {
         self.with(|open| remove_all(&open.authorised, registry, extent));
+    }
+
+    /// Keeps what is counted of records; `None`: there are none any more.
+    pub(super) fn put_records(&self, group: &RecordGroup, entry: Option<RecordEntry>) {
+        self.with(|open| match entry {
+            Some(entry) => note(open.records.insert(record::group(group), record::group_value(entry).to_vec())),
+            None => note(open.records.remove(record::group(group))),
+        });
+    }
+
+    /// Keeps what is counted of all records.
+    fn set_records(&self, counted: &HashMap<RecordGroup, RecordEntry>) {
+        self.with(|open| note(open.records.clear()));
+        counted.iter().for_each(|(group, entry)| self.put_records(group, Some(*entry)));
+        self.with(|open| note(open.db.insert(COUNTED, &[])));
+    }
+
+    /// As an earlier version leaves it.
+    #[cfg(test)]
+    pub(super) fn forget_records(&self) {
+        self.with(|open| note(open.records.clear()));
+        self.with(|open| note(open.db.remove(COUNTED)));
     }
 
     /// When the last scrub ended.

@@ -12,17 +12,15 @@ use std::path::Path;
 
 use pierhead_registry::oci::{Digest, Manifest};
 
-use super::{Index, IndexError};
-use crate::cache::ledger::{self, Entry, Kind};
+use super::{Index, IndexError, Known};
+use crate::cache::ledger::{self, Entry, Kind, RecordEntry};
+use crate::cache::records::RecordGroup;
 use crate::cache::tree::{self, Tree};
 use crate::cache::{RepositoryId, layout};
 
 /// Walks the tree; `known` are the entries the index had, whose recency is kept.
-pub(super) fn rebuild(
-    index: &Index,
-    tree: &Tree,
-    mut known: HashMap<Digest, Entry>,
-) -> Result<HashMap<Digest, Entry>, IndexError> {
+pub(super) fn rebuild(index: &Index, tree: &Tree, known: Known) -> Result<Known, IndexError> {
+    let Known { entries: mut known, records } = known;
     let mut entries = HashMap::new();
     for algorithm in directories(&tree.layout.blobs())? {
         for shard in directories(&algorithm)? {
@@ -65,9 +63,25 @@ pub(super) fn rebuild(
     for (digest, entry) in &entries {
         index.put_entry(digest, entry);
     }
+    let records = count(index, tree, &records)?;
     index.flush()?;
-    tracing::info!(entries = entries.len(), "cache index made from the tree");
-    Ok(entries)
+    tracing::info!(entries = entries.len(), records = records.len(), "cache index made from the tree");
+    Ok(Known { entries, records })
+}
+
+/// Counts what records take. Where it is not known when they were last used, it counts when they were last written.
+pub(super) fn count(
+    index: &Index,
+    tree: &Tree,
+    known: &HashMap<RecordGroup, RecordEntry>,
+) -> Result<HashMap<RecordGroup, RecordEntry>, IndexError> {
+    let mut counted = HashMap::new();
+    for (group, size, written) in tree.count_records()? {
+        let used = known.get(&group).map_or(ledger::milliseconds(written), |known| known.used);
+        counted.insert(group, RecordEntry { size, used, kept: false });
+    }
+    index.set_records(&counted);
+    Ok(counted)
 }
 
 fn read_links(index: &Index, tree: &Tree, id: &RepositoryId, entries: &mut HashMap<Digest, Entry>) -> io::Result<()> {

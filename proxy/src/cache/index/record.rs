@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pierhead_registry::oci::{Algorithm, Digest, Tag};
 
-use crate::cache::ledger::{Entry, Kind};
+use crate::cache::ledger::{Entry, Kind, RecordEntry};
+use crate::cache::records::{RecordGroup, RecordKind};
 use crate::cache::{Extent, RepositoryId, TagRecord};
 
 /// Set when nobody vouches for an entry.
@@ -145,6 +146,38 @@ pub(super) fn authorisation(id: &RepositoryId, caller: &[u8; 32]) -> Vec<u8> {
     key
 }
 
+/// A byte for the kind follows the repository.
+pub(super) fn group(group: &RecordGroup) -> Vec<u8> {
+    let mut key = tag_prefix(&group.repository);
+    key.push(match group.kind {
+        RecordKind::Names => 1,
+        RecordKind::Lists => 2,
+    });
+    key
+}
+
+pub(super) fn read_group(key: &[u8]) -> Option<RecordGroup> {
+    let kind = match key.last()? {
+        1 => RecordKind::Names,
+        2 => RecordKind::Lists,
+        _ => return None,
+    };
+    Some(RecordGroup { repository: read_repository(key)?, kind })
+}
+
+pub(super) fn group_value(entry: RecordEntry) -> [u8; 16] {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&entry.size.to_le_bytes());
+    value[8..].copy_from_slice(&entry.used.to_le_bytes());
+    value
+}
+
+pub(super) fn read_group_value(value: &[u8]) -> Option<RecordEntry> {
+    let (size, used) = value.split_at_checked(8)?;
+    let (size, used) = (size.try_into().ok()?, used.try_into().ok()?);
+    Some(RecordEntry { size: u64::from_le_bytes(size), used: u64::from_le_bytes(used), kept: false })
+}
+
 /// Milliseconds since 1970.
 pub(super) fn time(time: SystemTime) -> [u8; 8] {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -157,7 +190,7 @@ pub(super) fn read_time(value: &[u8]) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, Kind, RepositoryId, TagRecord};
+    use super::{Entry, Kind, RecordEntry, RecordGroup, RecordKind, RepositoryId, TagRecord};
     use pierhead_registry::oci::{Algorithm, Digest};
     use std::time::{Duration, UNIX_EPOCH};
 
@@ -175,6 +208,13 @@ mod tests {
         let tag: pierhead_registry::oci::Tag = "v1".parse().unwrap();
         assert_eq!(super::read_tag_key(&super::tag(&id, &tag)), Some((id.clone(), tag)));
         assert_eq!(super::read_repository(&super::authorisation(&id, &[0xff; 32])), Some(id.clone()));
+        for kind in RecordKind::ALL {
+            let group = RecordGroup { repository: id.clone(), kind };
+            assert_eq!(super::read_group(&super::group(&group)), Some(group));
+        }
+        let counted = RecordEntry { size: 1 << 40, used: 9, kept: false };
+        assert_eq!(super::read_group_value(&super::group_value(counted)), Some(counted));
+        assert_eq!(super::read_group_value(&[0; 15]), None);
         let record = TagRecord { digest: b, checked: UNIX_EPOCH + Duration::from_millis(1234) };
         assert_eq!(super::read_tag(&super::tag_value(record)), Some(record));
     }

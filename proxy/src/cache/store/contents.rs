@@ -142,8 +142,7 @@ impl Store {
             doomed.insert(digest);
         }
         doomed.iter().for_each(|digest| self.unlink(id, digest));
-        self.tree.remove_lists(id)?;
-        self.hot.forget_lists(id);
+        self.remove_lists(id)?;
         Ok(doomed)
     }
 
@@ -181,7 +180,7 @@ impl Store {
     }
 
     /// Manifests, and all that they refer to as far as that is known here.
-    fn closure(&self, roots: impl IntoIterator<Item = Digest>) -> HashSet<Digest> {
+    pub(super) fn closure(&self, roots: impl IntoIterator<Item = Digest>) -> HashSet<Digest> {
         let (mut known, mut work) = (HashSet::new(), roots.into_iter().collect::<Vec<_>>());
         while let Some(digest) = work.pop() {
             if known.len() < LARGEST_IMAGE

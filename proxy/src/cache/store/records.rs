@@ -9,8 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::{NotStored, Store};
-use crate::cache::ledger::Kind;
-use crate::cache::{CachedManifest, Extent, RepositoryId, TagRecord, index};
+use crate::cache::ledger::{Kind, RecordRoom};
+use crate::cache::records::{BLOCK, RecordGroup};
+use crate::cache::tree::Tree;
+use crate::cache::{CachedManifest, Extent, ListRecord, RepositoryId, TagRecord, index};
 
 /// In seconds.
 const DAY: u64 = 24 * 3600;
@@ -25,11 +27,12 @@ impl Store {
     ) -> Result<(), NotStored> {
         let digest = &manifest.digest;
         let size = manifest.bytes.len() as u64;
+        let room = self.room_for_link(id, digest, &manifest.media_type)?;
         {
             let _order = self.tree.order();
             if self.ledger.committed(digest, SystemTime::now()) == Some(size) {
                 self.recognise(manifest);
-                return self.link_manifest(id, manifest, pinned);
+                return self.link_manifest(id, manifest, room, pinned);
             }
         }
         self.reserve(&id.registry, digest, size)?;
@@ -44,7 +47,7 @@ impl Store {
             return Err(NotStored::Failing(error.to_string()));
         }
         self.committed(&id.registry, digest, size, index::children(&manifest.bytes));
-        self.link_manifest(id, manifest, pinned)
+        self.link_manifest(id, manifest, room, pinned)
     }
 
     /// A manifest may have come as a blob, of which nobody knew that it refers to anything.
@@ -58,21 +61,52 @@ impl Store {
     }
 
     /// In the same order as the manifest itself, so that an eviction finds both or neither.
-    fn link_manifest(&self, id: &RepositoryId, manifest: &CachedManifest, pinned: bool) -> Result<(), NotStored> {
+    fn link_manifest(
+        &self,
+        id: &RepositoryId,
+        manifest: &CachedManifest,
+        room: Option<RecordRoom<'_>>,
+        pinned: bool,
+    ) -> Result<(), NotStored> {
         if pinned {
             self.ledger.pin(&manifest.digest);
         }
-        self.link(id, &manifest.digest, &manifest.media_type)
+        self.write_link(id, &manifest.digest, &manifest.media_type, room)
     }
 
     /// Keeps that a repository holds content. Blocks.
     pub(in crate::cache) fn link(&self, id: &RepositoryId, digest: &Digest, media_type: &str) -> Result<(), NotStored> {
+        let room = self.room_for_link(id, digest, media_type)?;
+        self.write_link(id, digest, media_type, room)
+    }
+
+    /// Room for a link; `None` when it is there.
+    fn room_for_link(
+        &self,
+        id: &RepositoryId,
+        digest: &Digest,
+        media_type: &str,
+    ) -> Result<Option<RecordRoom<'_>>, NotStored> {
         if self.index.link(id, digest).is_some_and(|known| known == media_type || media_type.is_empty()) {
-            return Ok(());
+            return Ok(None);
         }
-        if let Err(error) = self.tree.write_link(id, digest, media_type) {
-            self.failed("writing a link", &error);
-            return Err(NotStored::Failing(error.to_string()));
+        self.reserve_record(&RecordGroup::names(id), BLOCK).map(Some)
+    }
+
+    fn write_link(
+        &self,
+        id: &RepositoryId,
+        digest: &Digest,
+        media_type: &str,
+        room: Option<RecordRoom<'_>>,
+    ) -> Result<(), NotStored> {
+        let Some(room) = room else { return Ok(()) };
+        match self.tree.write_link(id, digest, media_type) {
+            Ok(written) => room.settle(written),
+            Err(error) => {
+                self.failed("writing a link", &error);
+                return Err(NotStored::Failing(error.to_string()));
+            }
         }
         self.index.put_link(id, digest, media_type);
         Ok(())
@@ -94,8 +128,9 @@ impl Store {
 
     /// Forgets that a repository holds content. Blocks.
     pub(in crate::cache) fn unlink(&self, id: &RepositoryId, digest: &Digest) {
-        if let Err(error) = self.tree.remove_link(id, digest) {
-            self.failed("removing a link", &error);
+        match self.tree.remove_link(id, digest) {
+            Ok(freed) => self.ledger.free_records(&RecordGroup::names(id), freed),
+            Err(error) => self.failed("removing a link", &error),
         }
         self.index.remove_link(id, digest);
         self.hot.forget(id, digest);
@@ -110,10 +145,15 @@ impl Store {
     /// Blocks.
     pub(in crate::cache) fn put_tag(&self, id: &RepositoryId, tag: &Tag, record: TagRecord) {
         let before = self.read_tag(id, tag).map(|before| before.digest);
-        if before != Some(record.digest)
-            && let Err(error) = self.tree.write_tag(id, tag, record)
-        {
-            self.failed("writing a tag", &error);
+        if before != Some(record.digest) {
+            let room = self.reserve_record(&RecordGroup::names(id), BLOCK);
+            match room.map(|room| (self.tree.write_tag(id, tag, record), room)) {
+                Ok((Ok(written), room)) => room.settle(written),
+                Ok((Err(error), _)) => self.failed("writing a tag", &error),
+                // A tag that is new stays in memory only: the index has what the tree has.
+                Err(_) if before.is_none() => return,
+                Err(why) => tracing::debug!(repository = %id, %tag, %why, "tag not stored"),
+            }
         }
         self.index.put_tag(id, tag, record);
         if before.is_some_and(|before| before != record.digest) && self.pins.load().any(&id.registry) {
@@ -125,11 +165,33 @@ impl Store {
 
     /// Forgets a tag. Blocks.
     pub(in crate::cache) fn remove_tag(&self, id: &RepositoryId, tag: &Tag) {
-        if let Err(error) = self.tree.remove_tag(id, tag) {
-            self.failed("removing a tag", &error);
+        match self.tree.remove_tag(id, tag) {
+            Ok(freed) => self.ledger.free_records(&RecordGroup::names(id), freed),
+            Err(error) => self.failed("removing a tag", &error),
         }
         self.index.remove_tag(id, tag);
         self.hot.forget_tag(id, tag);
+    }
+
+    /// Keeps a list, where there is room for it. Blocks.
+    pub(in crate::cache) fn put_list(&self, id: &RepositoryId, key: &str, record: &ListRecord) {
+        let written = Tree::list_size(record).map(|size| {
+            let room = self.reserve_record(&RecordGroup::lists(id), size)?;
+            Ok((self.tree.write_list(id, key, record), room))
+        });
+        match written {
+            Ok(Ok((Ok(written), room))) => room.settle(written),
+            Ok(Err::<_, NotStored>(why)) => tracing::debug!(repository = %id, %why, "list not stored"),
+            Ok(Ok((Err(error), _))) | Err(error) => self.failed("writing a list", &error),
+        }
+    }
+
+    /// Forgets all lists of a repository. Blocks.
+    pub(in crate::cache) fn remove_lists(&self, id: &RepositoryId) -> io::Result<()> {
+        let freed = self.tree.remove_lists(id);
+        self.hot.forget_lists(id);
+        self.ledger.free_records(&RecordGroup::lists(id), freed?);
+        Ok(())
     }
 
     /// Forgets all that is known of a part of a registry. The content stays, for others may hold it too. Blocks.
@@ -169,7 +231,7 @@ impl Store {
         }
         let forgotten = (self.try_forget_all(&id.registry, &Extent::Repository(id.name.clone())))
             .and_then(|()| self.index.flush().map_err(io::Error::other))
-            .and_then(|()| self.tree.write_created(id, created));
+            .and_then(|()| self.write_created(id, created));
         match &forgotten {
             Ok(()) => self.hot.put_created(id, Some(created)),
             Err(error) => self.failed("forgetting a repository", error),
@@ -177,15 +239,39 @@ impl Store {
         forgotten.is_ok()
     }
 
+    fn write_created(&self, id: &RepositoryId, created: i64) -> io::Result<()> {
+        let room = self.reserve_record(&RecordGroup::names(id), BLOCK).map_err(io::Error::other)?;
+        room.settle(self.tree.write_created(id, created)?);
+        Ok(())
+    }
+
     /// Keeps upstream's yes to a caller (`Some`), or forgets it (`None`). The tree hears of a yes once a day: its time only tells
     /// when it is too old to count at all. Blocks.
     pub(in crate::cache) fn put_authorised(&self, id: &RepositoryId, caller: &[u8; 32], when: Option<SystemTime>) {
         let day = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / DAY);
         let known = || self.index.authorised(id, caller).map(day);
-        if when.is_none_or(|when| known() != Some(day(when)))
-            && let Err(error) = self.tree.write_caller(id, caller, when)
-        {
-            self.failed("writing a permission", &error);
+        if when.is_none_or(|when| known() != Some(day(when))) {
+            let group = RecordGroup::names(id);
+            // The file of a repository's callers grows by one line at most.
+            let room = when.map(|_| self.reserve_record(&group, BLOCK)).transpose();
+            match room.map(|room| (self.tree.write_caller(id, caller, when), room)) {
+                Ok((Ok((written, dropped)), room)) => {
+                    match room {
+                        Some(room) => room.settle(written),
+                        None => self.ledger.free_records(&group, written.before.saturating_sub(written.after)),
+                    }
+                    // The index has no more callers than the tree.
+                    dropped.iter().for_each(|caller| self.index.put_authorised(id, caller, None));
+                }
+                Ok((Err(error), _)) => self.failed("writing a permission", &error),
+                Err(why) => {
+                    tracing::debug!(repository = %id, %why, "permission not stored");
+                    // Of a repository that is known, the index keeps it: what is known must not outlive a refusal.
+                    if self.ledger.records(&group).is_none() {
+                        return;
+                    }
+                }
+            }
         }
         self.index.put_authorised(id, caller, when);
     }
@@ -193,7 +279,8 @@ impl Store {
     fn remove_records(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<()> {
         for id in self.tree.repositories(registry, extent)? {
             let links = self.tree.links(&id)?;
-            self.tree.remove_records(&id)?;
+            self.remove_lists(&id)?;
+            self.ledger.free_records(&RecordGroup::names(&id), self.tree.remove_names(&id)?);
             links.iter().for_each(|digest| self.index.remove_link(&id, digest));
         }
         Ok(())
@@ -202,7 +289,11 @@ impl Store {
     /// Forgets whom upstream let in to a part of a registry. Blocks.
     pub(in crate::cache) fn forget_authorised(&self, registry: &Arc<str>, extent: &Extent) {
         let ids = self.tree.repositories(registry, extent);
-        if let Err(error) = ids.and_then(|ids| ids.iter().try_for_each(|id| self.tree.remove_callers(id))) {
+        let remove = |id: &RepositoryId| {
+            self.ledger.free_records(&RecordGroup::names(id), self.tree.remove_callers(id)?);
+            Ok(())
+        };
+        if let Err(error) = ids.and_then(|ids| ids.iter().try_for_each(remove)) {
             self.failed("removing permissions", &error);
         }
         self.index.remove_authorised(registry, extent);

@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Tree, read_small, remove_if_there};
+use super::{Tree, read_small};
 use crate::cache::RepositoryId;
+use crate::cache::records::Written;
 
 /// Most callers of one repository.
 const CALLERS: usize = 10_000;
@@ -22,13 +23,13 @@ const CALLERS: usize = 10_000;
 type Permissions = HashMap<[u8; 32], u64>;
 
 impl Tree {
-    /// Keeps (`Some`) or forgets (`None`) that a caller is authorised.
+    /// Keeps (`Some`) or forgets (`None`) that a caller is authorised. Returns, too, the callers that there is no room for.
     pub(in crate::cache) fn write_caller(
         &self,
         id: &RepositoryId,
         caller: &[u8; 32],
         when: Option<SystemTime>,
-    ) -> io::Result<()> {
+    ) -> io::Result<(Written, Vec<[u8; 32]>)> {
         let path = self.layout.callers(id);
         let _alone = self.callers.lock();
         let mut permissions = match read_small(&path) {
@@ -40,13 +41,14 @@ impl Tree {
             Some(when) => {
                 permissions.insert(*caller, when.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
             }
-            None if permissions.remove(caller).is_none() => return Ok(()),
+            None if permissions.remove(caller).is_none() => return Ok(Default::default()),
             None => {}
         }
         if permissions.is_empty() {
-            return self.change(|| remove_if_there(&path));
+            return Ok((Written { before: self.remove_record(&path)?, after: 0 }, Vec::new()));
         }
-        self.write(&path, &[text(&permissions).as_bytes()], false)
+        let (text, dropped) = text(&permissions);
+        Ok((self.write_record(&path, &[text.as_bytes()])?, dropped))
     }
 
     /// All callers that are authorised for a repository.
@@ -56,10 +58,10 @@ impl Tree {
         permissions.into_iter().filter_map(|(caller, seconds)| Some((caller, time(seconds)?))).collect()
     }
 
-    /// Forgets all callers of a repository.
-    pub(in crate::cache) fn remove_callers(&self, id: &RepositoryId) -> io::Result<()> {
+    /// Forgets all callers of a repository. Returns what they took.
+    pub(in crate::cache) fn remove_callers(&self, id: &RepositoryId) -> io::Result<u64> {
         let _alone = self.callers.lock();
-        self.change(|| remove_if_there(&self.layout.callers(id)))
+        self.remove_record(&self.layout.callers(id))
     }
 }
 
@@ -73,16 +75,16 @@ fn parse(bytes: &[u8]) -> Permissions {
     text.lines().filter_map(line).collect()
 }
 
-/// The newest first, and no more than there may be.
-fn text(permissions: &Permissions) -> String {
+/// The newest first, and no more than there may be; and whose are left out.
+fn text(permissions: &Permissions) -> (String, Vec<[u8; 32]>) {
     let mut newest: Vec<_> = permissions.iter().collect();
     newest.sort_unstable_by_key(|(caller, seconds)| (std::cmp::Reverse(**seconds), **caller));
     let mut text = String::with_capacity(80 * newest.len().min(CALLERS));
-    for (caller, seconds) in newest.into_iter().take(CALLERS) {
+    for (caller, seconds) in newest.iter().take(CALLERS) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{} {seconds}", URL_SAFE_NO_PAD.encode(caller));
     }
-    text
+    (text, newest.into_iter().skip(CALLERS).map(|(caller, _)| *caller).collect())
 }
 
 #[cfg(test)]
@@ -100,8 +102,10 @@ mod tests {
             caller
         };
         let many: Permissions = (0..CALLERS as u64 + 5).map(|number| (caller(number), 1000 + number)).collect();
-        let kept = parse(text(&many).as_bytes());
-        assert_eq!(kept.len(), CALLERS);
+        let (text, dropped) = text(&many);
+        let kept = parse(text.as_bytes());
+        assert_eq!((kept.len(), dropped.len()), (CALLERS, 5));
+        assert!((0..5).all(|number| dropped.contains(&caller(number))));
         assert!((0..5).all(|number| !kept.contains_key(&caller(number))));
         assert_eq!(kept[&caller(7)], 1007);
         let [zeroes, ones] = [[0; 32], [1; 32]].map(|caller: [u8; 32]| URL_SAFE_NO_PAD.encode(caller));
