@@ -11,6 +11,7 @@
 mod body;
 mod breaker;
 mod challenge;
+mod class;
 mod document;
 mod endpoint;
 mod error;

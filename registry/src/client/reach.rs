@@ -13,16 +13,21 @@
 //! | private | where the upstream is private or on loopback |
 //! | any other | yes |
 //!
+//! The upstream's own address is the most open one that its name has had since the start: whoever owns the name may change
+//! its addresses at any time, and must not open private ones by that.
+//!
 //! IPv4 inside IPv6 (mapped, NAT64, 6to4) counts as that IPv4. Behind a proxy from the environment the proxy resolves
 //! names, so there only addresses written in a URL are judged.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
+
+use super::class::{Class, class, within};
 
 /// What an upstream may redirect to besides what the rule allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,66 +61,6 @@ pub(super) enum Unreachable {
     Edge(String),
 }
 
-/// Kinds of addresses, the most open first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
-    Public,
-    Private,
-    Loopback,
-    /// Unspecified, link-local, multicast, reserved.
-    Never,
-}
-
-impl std::fmt::Display for Class {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Class::Public => "a public",
-            Class::Private => "a private",
-            Class::Loopback => "a loopback",
-            Class::Never => "a link-local, multicast or reserved",
-        })
-    }
-}
-
-/// Sorts an address.
-pub(super) fn class(address: IpAddr) -> Class {
-    match address {
-        IpAddr::V4(address) => class_v4(address),
-        IpAddr::V6(address) => within(address).map_or_else(|| class_v6(address), class_v4),
-    }
-}
-
-fn class_v4(address: Ipv4Addr) -> Class {
-    match address.octets() {
-        [127, ..] => Class::Loopback,
-        [0 | 224..=255, ..] | [169, 254, ..] => Class::Never,
-        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [192, 0, 0, _] | [100, 64..=127, ..] | [198, 18..=19, ..] => {
-            Class::Private
-        }
-        _ => Class::Public,
-    }
-}
-
-fn class_v6(address: Ipv6Addr) -> Class {
-    match address.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 1] => Class::Loopback,
-        [0, 0, 0, 0, 0, 0, 0, 0] | [0xff00..=0xffff, ..] | [0xfe80..=0xfebf, ..] => Class::Never,
-        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] | [0x64, 0xff9b, 1, ..] => Class::Private,
-        _ => Class::Public,
-    }
-}
-
-/// The IPv4 address that an IPv6 address stands for, if it does: mapped, compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
-fn within(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match address.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
-        [0x2002, high, low, ..] => Some(v4(high, low)),
-        _ => None,
-    }
-}
-
 /// What is asked for, as far as the rule cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Aim {
@@ -125,11 +70,16 @@ pub(super) enum Aim {
     Other,
 }
 
+/// Above every [`Class`]: no address is known yet.
+const UNKNOWN: u8 = u8::MAX;
+
 /// The rule of one endpoint.
 pub(super) struct Reach {
     allowed: Vec<RedirectTarget>,
     listeners: Vec<SocketAddr>,
-    /// The most open class among the upstream's own addresses, as last resolved.
+    /// The upstream's own host, where it is a name: what its addresses are is learnt.
+    name: Option<String>,
+    /// The most open class among the upstream's own addresses since the start; [`UNKNOWN`] before the first one.
     own: AtomicU8,
     /// Names are resolved by a proxy.
     proxied: bool,
@@ -146,27 +96,32 @@ impl Reach {
         proxied: bool,
     ) -> Reach {
         let own = match literal(url) {
-            _ if inside => Class::Loopback,
-            Some(address) => class(address),
-            None if is_localhost(url) => Class::Loopback,
-            None => Class::Public,
+            _ if inside => Class::Loopback as u8,
+            Some(address) => class(address) as u8,
+            None if is_localhost(url) => Class::Loopback as u8,
+            None => UNKNOWN,
         };
-        Reach { allowed, listeners, own: AtomicU8::new(own as u8), proxied }
+        // The operator's own pool is where it is, whatever the name says; and behind a proxy no name is resolved.
+        let name = (!inside && !proxied && literal(url).is_none()).then(|| host_name(url));
+        Reach { allowed, listeners, name, own: AtomicU8::new(own), proxied }
     }
 
+    /// What is not known counts as public.
     fn own(&self) -> Class {
         match self.own.load(Ordering::Relaxed) {
-            0 => Class::Public,
             1 => Class::Private,
             2 => Class::Loopback,
-            _ => Class::Never,
+            3 => Class::Never,
+            _ => Class::Public,
         }
     }
 
-    /// Learns where the upstream itself is.
-    fn learn(&self, addresses: &[SocketAddr]) {
-        if let Some(own) = addresses.iter().map(|address| class(address.ip())).min() {
-            self.own.store(own as u8, Ordering::Relaxed);
+    /// Learns addresses of the upstream itself. `name` is what was resolved: a token service that the configuration lists
+    /// is resolved in the same way, and says nothing of the upstream.
+    fn learn(&self, name: &str, addresses: &[SocketAddr]) {
+        let is_own = self.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name.trim_end_matches('.')));
+        if is_own && let Some(class) = addresses.iter().map(|address| class(address.ip())).min() {
+            self.own.fetch_min(class as u8, Ordering::Relaxed);
         }
     }
 
@@ -250,7 +205,7 @@ fn is_listener(listener: SocketAddr, address: IpAddr, port: u16) -> bool {
         && (listener.ip() == address || address.is_unspecified() || (listener.ip().is_unspecified() && is_here()))
 }
 
-/// Resolves names for connections to an endpoint itself, and notes where it is.
+/// Resolves names for connections to an endpoint itself, and learns where it is.
 pub(super) struct OwnResolver(pub(super) Arc<Reach>);
 
 impl Resolve for OwnResolver {
@@ -258,9 +213,7 @@ impl Resolve for OwnResolver {
         let reach = Arc::clone(&self.0);
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if !reach.proxied {
-                reach.learn(&found);
-            }
+            reach.learn(name.as_str(), &found);
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
@@ -288,44 +241,11 @@ impl Resolve for JudgingResolver {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, SocketAddr};
 
     use url::Url;
 
-    use super::{Aim, Class, Reach, RedirectTarget, class};
-
-    #[test]
-    fn sorts_addresses() {
-        for (text, expected) in [
-            ("1.1.1.1", Class::Public),
-            ("2606:4700::1111", Class::Public),
-            ("10.0.0.1", Class::Private),
-            ("172.31.255.255", Class::Private),
-            ("172.32.0.1", Class::Public),
-            ("192.168.1.1", Class::Private),
-            ("100.100.100.200", Class::Private),
-            ("fd00:ec2::254", Class::Private),
-            ("127.0.0.1", Class::Loopback),
-            ("127.9.9.9", Class::Loopback),
-            ("::1", Class::Loopback),
-            ("::ffff:127.0.0.1", Class::Loopback),
-            ("::7f00:1", Class::Loopback),
-            ("64:ff9b::7f00:1", Class::Loopback),
-            ("2002:7f00:1::", Class::Loopback),
-            ("::ffff:10.0.0.1", Class::Private),
-            ("64:ff9b::a9fe:a9fe", Class::Never),
-            ("169.254.169.254", Class::Never),
-            ("fe80::1", Class::Never),
-            ("0.0.0.0", Class::Never),
-            ("::", Class::Never),
-            ("::ffff:0.0.0.0", Class::Never),
-            ("224.0.0.1", Class::Never),
-            ("ff02::1", Class::Never),
-            ("255.255.255.255", Class::Never),
-        ] {
-            assert_eq!(class(text.parse::<IpAddr>().unwrap()), expected, "{text}");
-        }
-    }
+    use super::{Aim, Class, Reach, RedirectTarget};
 
     #[tokio::test]
     async fn judges_where_an_upstream_may_lead() {
@@ -370,6 +290,59 @@ mod tests {
                 let result = reach.check(&Url::parse(target).unwrap(), aim).await;
                 assert_eq!(result.is_ok(), expected, "{upstream} [{allowed}] {target} {aim:?}: {result:?}");
             }
+        }
+    }
+    #[tokio::test]
+    async fn a_later_address_of_the_upstream_opens_nothing() {
+        let target = Url::parse("http://10.7.7.8/v2/x").unwrap();
+        // upstream, what names resolve to one after the other, what the upstream then is
+        for (upstream, answers, expected) in [
+            ("http://up.example.org", &[][..], Class::Public),
+            ("http://up.example.org", &[("up.example.org", "93.184.1.10")], Class::Public),
+            (
+                "http://up.example.org",
+                &[("up.example.org", "93.184.1.10"), ("up.example.org", "10.9.9.9")],
+                Class::Public,
+            ),
+            (
+                "http://up.example.org",
+                &[("up.example.org", "93.184.1.10"), ("up.example.org", "127.0.0.1")],
+                Class::Public,
+            ),
+            (
+                "http://up.example.org",
+                &[("up.example.org", "10.9.9.9"), ("up.example.org", "93.184.1.10")],
+                Class::Public,
+            ),
+            ("http://up.example.org", &[("up.example.org", "10.9.9.9 93.184.1.10")], Class::Public),
+            ("http://up.example.org", &[("up.example.org", "10.9.9.9")], Class::Private),
+            (
+                "http://up.example.org",
+                &[("up.example.org", "10.9.9.9"), ("up.example.org", "127.0.0.1")],
+                Class::Private,
+            ),
+            ("http://Up.Example.org.", &[("up.example.org.", "10.9.9.9")], Class::Private),
+            ("http://up.example.org", &[("up.example.org", "127.0.0.1")], Class::Loopback),
+            ("http://up.example.org", &[("up.example.org", "169.254.169.254")], Class::Never),
+            ("http://up.example.org", &[("up.example.org", "")], Class::Public),
+            // Another name says nothing of the upstream.
+            ("http://up.example.org", &[("sso.example.org", "10.9.9.9")], Class::Public),
+            (
+                "http://up.example.org",
+                &[("up.example.org", "10.9.9.9"), ("sso.example.org", "9.9.9.9")],
+                Class::Private,
+            ),
+            ("http://10.0.0.5", &[("sso.example.org", "9.9.9.9")], Class::Private),
+            ("http://localhost:5000", &[("localhost", "127.0.0.1 ::1")], Class::Loopback),
+        ] {
+            let reach = Reach::new(&Url::parse(upstream).unwrap(), Vec::new(), Vec::new(), false, false);
+            for (name, addresses) in answers {
+                let ips = addresses.split_whitespace().map(|address| address.parse::<IpAddr>().unwrap());
+                reach.learn(name, &ips.map(|ip| SocketAddr::new(ip, 0)).collect::<Vec<_>>());
+            }
+            assert_eq!(reach.own(), expected, "{upstream} {answers:?}");
+            let private = reach.check(&target, Aim::Other).await.is_ok();
+            assert_eq!(private, matches!(expected, Class::Private | Class::Loopback), "{upstream} {answers:?}");
         }
     }
 }
