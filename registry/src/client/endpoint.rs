@@ -1,8 +1,9 @@
 //! One address of a registry, with all that belongs to it alone: its HTTP clients, its circuit breaker, its account, the
 //! challenges that it sent, and where it may lead.
 //!
-//! Unless it has a transport of its own there are three HTTP clients, because three things must not be shared: a blob has a connection of its own
-//! (HTTP/1.1), so that one slow body never stalls another; a redirect's target never sees the client certificate.
+//! Unless it has a transport of its own there are several HTTP clients, because some things must not be shared: a blob has a connection of its own
+//! (HTTP/1.1), so that one slow body never stalls another; a redirect's target never sees the client certificate, and is
+//! judged before it is connected to.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +23,7 @@ use super::breaker::Breaker;
 use super::exact::{Exact, Means};
 use super::failure::host_of;
 use super::login::Login;
-use super::reach::{JudgingResolver, OwnResolver, Reach, is_localhost};
+use super::reach::{OtherResolver, OwnResolver, Reach, is_localhost};
 use super::schemes::Schemes;
 use super::transport::Transport;
 use super::{BuildError, EndpointSettings, Settings};
@@ -46,12 +47,10 @@ pub(super) struct Endpoint {
     pub(super) api: reqwest::Client,
     /// For blobs.
     pub(super) body: reqwest::Client,
-    /// For hosts that are not the endpoint's.
-    pub(super) foreign: reqwest::Client,
     /// For URLs of the endpoint's that must be written exactly as a redirect wrote them.
     pub(super) exact: Exact,
-    /// For such URLs of other hosts.
-    pub(super) exact_foreign: Exact,
+    /// For hosts that are not the endpoint's.
+    pub(super) foreign: Exact,
     /// How it is reached, when it is not by these clients.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// Whether to ask it at all; of no meaning with a transport.
@@ -104,14 +103,9 @@ impl Endpoint {
         let reach = Arc::new(Reach::new(&endpoint.url, allowed, listeners, inside, is_proxied()));
         let roots = endpoint.ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
         let identity = endpoint.client_certificate.as_ref().map(|(cert, key)| identity(cert, key)).transpose()?;
-        let client = |adapt: fn(ClientBuilder) -> ClientBuilder, identity: Option<&Identity>, judged: bool| {
+        let client = |adapt: fn(ClientBuilder) -> ClientBuilder, identity: Option<&Identity>| {
             let prepare = || {
-                let builder = adapt(base(&endpoint.url, settings));
-                let mut builder = if judged {
-                    builder.dns_resolver(JudgingResolver(Arc::clone(&reach)))
-                } else {
-                    builder.dns_resolver(OwnResolver(Arc::clone(&reach)))
-                };
+                let mut builder = adapt(base(&endpoint.url, settings)).dns_resolver(OwnResolver(Arc::clone(&reach)));
                 if let Some(identity) = identity {
                     builder = builder.identity(identity.clone());
                 }
@@ -126,10 +120,11 @@ impl Endpoint {
         let pem = endpoint.ca.as_deref().map(read).transpose()?.unwrap_or_default();
         let pair = |(cert, key): &(PathBuf, PathBuf)| Ok::<_, BuildError>((read(cert)?, read(key)?));
         let pair = endpoint.client_certificate.as_ref().map(pair).transpose()?;
-        let exact = |resolver: Arc<dyn Resolve>, pair: Option<(Vec<u8>, Vec<u8>)>| {
+        let exact = |resolver: Arc<dyn Resolve>, rule: Option<Arc<Reach>>, pair: Option<(Vec<u8>, Vec<u8>)>| {
             let (pem, plain) = (pem.clone(), endpoint.url.scheme() == "http");
             let means = Means {
                 resolver,
+                rule,
                 proxies: !is_loopback(&endpoint.url),
                 connect_timeout: settings.connect_timeout,
                 keepalive: PING_EVERY,
@@ -140,11 +135,10 @@ impl Endpoint {
         let multiplexed =
             |builder: ClientBuilder| builder.http2_keep_alive_interval(PING_EVERY).http2_keep_alive_timeout(PING_EVERY);
         Ok(Endpoint {
-            api: client(multiplexed, identity.as_ref(), false)?,
-            body: client(ClientBuilder::http1_only, identity.as_ref(), false)?,
-            foreign: client(ClientBuilder::http1_only, None, true)?,
-            exact: exact(Arc::new(OwnResolver(Arc::clone(&reach))), pair),
-            exact_foreign: exact(Arc::new(JudgingResolver(Arc::clone(&reach))), None),
+            api: client(multiplexed, identity.as_ref())?,
+            body: client(ClientBuilder::http1_only, identity.as_ref())?,
+            exact: exact(Arc::new(OwnResolver(Arc::clone(&reach))), None, pair),
+            foreign: exact(Arc::new(OtherResolver), Some(Arc::clone(&reach)), None),
             transport: endpoint.transport.map(|shared| shared.0),
             breaker: Breaker::default(),
             schemes: Schemes::new(),

@@ -1,9 +1,10 @@
-//! Requests whose path and query go out as they are given: for URLs that the HTTP client of all other requests would spell
-//! in another way.
+//! Requests whose path and query go out as they are given, over connections that are judged before they are made: for all
+//! requests to other hosts than the endpoint's, and for those URLs of the endpoint's that the HTTP client of all other
+//! requests would spell in another way.
 //!
-//! A connection is made by the rules of the others: names by the endpoint's resolver, so that addresses are judged; TLS with
-//! the endpoint's roots; the environment's proxies; the settings' limit for connecting. Few URLs need this, so all of it is
-//! made when the first one comes.
+//! The other client's resolver knows no port, and so no listener of this edge. Here the connector judges: it knows name,
+//! port and addresses. All else is as the other client has it: TLS with the endpoint's roots; the environment's proxies; the
+//! settings' limit for connecting. It is made when the first request comes.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -34,14 +35,17 @@ use url::Url;
 
 use super::endpoint;
 use super::failure::Failure;
+use super::reach::Reach;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// How connections are made.
 #[derive(Clone)]
 pub(super) struct Means {
-    /// Resolves names, and judges addresses where that is needed.
+    /// Resolves names.
     pub(super) resolver: Arc<dyn Resolve>,
+    /// Judges what they resolve to; `None`: all may be connected to.
+    pub(super) rule: Option<Arc<Reach>>,
     /// Whether the environment's proxies are used.
     pub(super) proxies: bool,
     /// How long connecting may take.
@@ -52,7 +56,7 @@ pub(super) struct Means {
     pub(super) idle: Duration,
 }
 
-/// Sends requests exactly as they are given.
+/// Sends requests exactly as they are given, and connects only where it may.
 pub(super) struct Exact {
     means: Means,
     tls: Box<dyn Fn() -> Result<ClientConfig, rustls::Error> + Send + Sync>,
@@ -81,12 +85,13 @@ impl Exact {
         made.as_ref().map_err(Failure::invalid)
     }
 
-    /// One request, up to the header of its answer. Path and query of `url` do not count, but those of `target`.
+    /// One request, up to the header of its answer. Where there is a `target`, path and query are its, and not those of
+    /// `url`.
     pub(super) async fn send(
         &self,
         method: &Method,
         url: &Url,
-        target: &PathAndQuery,
+        target: Option<&PathAndQuery>,
         headers: &HeaderMap,
     ) -> Result<Response, Failure> {
         let client = self.client()?;
@@ -108,8 +113,9 @@ impl Exact {
     }
 }
 
-/// The URI of `target` at the URL's server.
-pub(super) fn uri(url: &Url, target: &PathAndQuery) -> Result<Uri, Failure> {
+/// The URI of `target` at the URL's server; without one, the URL's own.
+pub(super) fn uri(url: &Url, target: Option<&PathAndQuery>) -> Result<Uri, Failure> {
+    let Some(target) = target else { return url.as_str().parse().map_err(Failure::invalid) };
     let uri = Uri::builder().scheme(url.scheme()).authority(url.authority()).path_and_query(target.clone());
     uri.build().map_err(Failure::invalid)
 }
@@ -122,11 +128,7 @@ fn unanswered(error: legacy::Error) -> Failure {
 impl Client {
     fn new(means: &Means, tls: ClientConfig) -> Client {
         let proxies = means.proxies.then(|| Arc::new(Matcher::from_env()));
-        let mut http = HttpConnector::new_with_resolver(Names(Arc::clone(&means.resolver)));
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_keepalive(Some(means.keepalive));
-        let connector = Connector { http, tls: Arc::new(tls), proxies: proxies.clone(), limit: means.connect_timeout };
+        let connector = Connector { means: means.clone(), tls: Arc::new(tls), proxies: proxies.clone() };
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(means.idle)
             .pool_timer(TokioTimer::new())
@@ -135,12 +137,16 @@ impl Client {
     }
 }
 
-/// The endpoint's resolver.
+/// Resolves the name that one connection goes to.
 #[derive(Clone)]
-struct Names(Arc<dyn Resolve>);
+struct Names {
+    resolver: Arc<dyn Resolve>,
+    /// With the port that is connected to.
+    rule: Option<(Arc<Reach>, u16)>,
+}
 
 impl Service<Name> for Names {
-    type Response = Box<dyn Iterator<Item = SocketAddr> + Send>;
+    type Response = Addrs;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Addrs, Error>>;
 
@@ -149,10 +155,13 @@ impl Service<Name> for Names {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let resolver = Arc::clone(&self.0);
+        let Names { resolver, rule } = self.clone();
         Box::pin(async move {
-            let name = name.as_str().parse()?;
-            resolver.resolve(name).await
+            let found = resolver.resolve(name.as_str().parse()?).await?;
+            let Some((rule, port)) = rule else { return Ok(found) };
+            let found: Vec<SocketAddr> = found.collect();
+            rule.admit(name.as_str(), &found, port)?;
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }
@@ -160,16 +169,28 @@ impl Service<Name> for Names {
 /// Makes connections, directly or by a proxy.
 #[derive(Clone)]
 struct Connector {
-    http: HttpConnector<Names>,
+    means: Means,
     tls: Arc<ClientConfig>,
     proxies: Option<Arc<Matcher>>,
-    limit: Duration,
 }
 
 impl Connector {
+    /// For TCP connections to one port, judged by `rule`.
+    fn http(&self, rule: Option<(Arc<Reach>, u16)>) -> HttpConnector<Names> {
+        let mut http = HttpConnector::new_with_resolver(Names { resolver: Arc::clone(&self.means.resolver), rule });
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(self.means.keepalive));
+        http.set_connect_timeout(Some(self.means.connect_timeout));
+        http
+    }
+
     async fn connect(self, to: Uri) -> Result<Stream, Error> {
         let proxy = self.proxies.as_ref().and_then(|proxies| proxies.intercept(&to));
-        let mut direct = HttpsConnector::from((self.http, Arc::clone(&self.tls)));
+        // A proxy is where the environment says.
+        let rule = self.means.rule.clone().filter(|_| proxy.is_none());
+        let http = self.http(rule.map(|rule| (rule, port(&to))));
+        let mut direct = HttpsConnector::from((http, Arc::clone(&self.tls)));
         let Some(proxy) = proxy else { return Ok(Stream { io: Box::new(direct.call(to).await?), proxied: false }) };
         if to.scheme() != Some(&Scheme::HTTPS) {
             return Ok(Stream { io: Box::new(direct.call(proxy.uri().clone()).await?), proxied: true });
@@ -194,8 +215,12 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { timeout(connector.limit, connector.connect(to)).await? })
+        Box::pin(async move { timeout(connector.means.connect_timeout, connector.connect(to)).await? })
     }
+}
+
+fn port(to: &Uri) -> u16 {
+    to.port_u16().unwrap_or(if to.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 })
 }
 
 trait Io: Read + Write + Connection + Unpin + Send {}
@@ -236,5 +261,95 @@ impl Write for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http::{HeaderMap, Method};
+    use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+    use rustls::crypto::aws_lc_rs;
+    use rustls::{ClientConfig, RootCertStore};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use url::Url;
+
+    use super::{Exact, Failure, Means, Reach};
+
+    /// Every name is this machine.
+    struct Here;
+
+    impl Resolve for Here {
+        fn resolve(&self, _name: Name) -> Resolving {
+            Box::pin(async { Ok(Box::new([SocketAddr::from((Ipv4Addr::LOCALHOST, 0))].into_iter()) as Addrs) })
+        }
+    }
+
+    fn exact(rule: Option<Reach>) -> Exact {
+        let second = Duration::from_secs(1);
+        let means = Means {
+            resolver: Arc::new(Here),
+            rule: rule.map(Arc::new),
+            proxies: false,
+            connect_timeout: 20 * second,
+            keepalive: second,
+            idle: second,
+        };
+        Exact::new(means, || {
+            let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+            let builder = builder.with_safe_default_protocol_versions()?;
+            Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+        })
+    }
+
+    #[tokio::test]
+    async fn a_name_is_judged_with_its_port_before_it_is_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap();
+        let url = Url::parse(&format!("http://cdn.example.org:{}/x", own.port())).unwrap();
+        let upstream = Url::parse("http://127.0.0.1:1").unwrap();
+        let other = SocketAddr::from((Ipv4Addr::UNSPECIFIED, own.port() ^ 1));
+        for (listeners, expected) in [
+            (vec![own], false),
+            (vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, own.port()))], false),
+            (vec![other], true),
+        ] {
+            let rule = Reach::new(&upstream, Vec::new(), listeners.clone(), false, false);
+            let exact = exact(Some(rule));
+            let headers = HeaderMap::new();
+            let sending = exact.send(&Method::GET, &url, None, &headers);
+            let accepting = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 16];
+                stream.read_exact(&mut request).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                // Kept until the answer is read.
+                std::future::pending::<()>().await
+            };
+            let sent = tokio::select! {
+                sent = sending => sent,
+                () = accepting => unreachable!(),
+            };
+            assert_eq!(sent.is_ok(), expected, "{listeners:?}: {:?}", sent.err());
+            if let Err(failure) = sent {
+                assert!(
+                    matches!(&failure, Failure::Invalid(why) if why.reason.contains("this edge itself")),
+                    "{failure}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_an_address_that_is_out_of_reach_is_not_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://cdn.example.org:{}/x", listener.local_addr().unwrap().port());
+        let public = Reach::new(&Url::parse("http://9.9.9.9").unwrap(), Vec::new(), Vec::new(), false, false);
+        let sent = exact(Some(public)).send(&Method::GET, &Url::parse(&url).unwrap(), None, &HeaderMap::new()).await;
+        assert!(matches!(&sent, Err(Failure::Invalid(why)) if why.reason.contains("a loopback address")), "{sent:?}");
     }
 }

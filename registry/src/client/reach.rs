@@ -153,7 +153,7 @@ impl Reach {
     }
 
     /// Judges a URL before it is connected to. The addresses of a name are looked up where what comes back is not proven
-    /// by a digest: its port is known here and not when the resolver is asked.
+    /// by a digest: who connects does not know that.
     pub(super) async fn check(&self, url: &Url, aim: Aim) -> Result<(), Unreachable> {
         let (host, port) = (host_name(url), url.port_or_known_default());
         if let Some(address) = literal(url) {
@@ -168,6 +168,16 @@ impl Reach {
         // A name that cannot be resolved fails where it is connected to.
         let found = tokio::net::lookup_host((host.as_str(), port.unwrap_or_default())).await;
         found.into_iter().flatten().try_for_each(|address| self.judge(&host, address.ip(), port, aim))
+    }
+
+    /// Judges what a name resolved to, before a connection to any of it is made. Where the aim matters, [`Reach::check`]
+    /// judged before: a connection may be used again for another aim.
+    pub(super) fn admit(&self, host: &str, addresses: &[SocketAddr], port: u16) -> Result<(), Unreachable> {
+        if self.proxied {
+            return Ok(());
+        }
+        let host = host.trim_end_matches('.');
+        addresses.iter().try_for_each(|address| self.judge(host, address.ip(), Some(port), Aim::Content))
     }
 
     /// Judges where an answer came from in the end.
@@ -219,21 +229,13 @@ impl Resolve for OwnResolver {
     }
 }
 
-/// Resolves names for connections to other hosts, and gives only addresses that the rule allows.
-pub(super) struct JudgingResolver(pub(super) Arc<Reach>);
+/// Resolves names for connections to other hosts. Who connects judges what comes back, by [`Reach::admit`].
+pub(super) struct OtherResolver;
 
-impl Resolve for JudgingResolver {
+impl Resolve for OtherResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let reach = Arc::clone(&self.0);
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if !reach.proxied {
-                let host = name.as_str().trim_end_matches('.');
-                for address in &found {
-                    // Mutable things were judged before, with their port.
-                    reach.judge(host, address.ip(), None, Aim::Content)?;
-                }
-            }
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }

@@ -281,14 +281,11 @@ async fn bare(endpoint: &Endpoint, asking: &Asking<'_>, url: &Url, headers: &Hea
     if let Some(transport) = endpoint.carrier(url) {
         return carried(transport, asking, url, headers).await;
     }
-    if let Some(target) = asking.target {
-        let exact = if asking.line == Line::Foreign { &endpoint.exact_foreign } else { &endpoint.exact };
-        return exact.send(asking.method, url, target, headers).await;
-    }
-    let client = match asking.line {
-        Line::Api => &endpoint.api,
-        Line::Body => &endpoint.body,
-        Line::Foreign => &endpoint.foreign,
+    let client = match (asking.line, asking.target) {
+        (Line::Foreign, target) => return endpoint.foreign.send(asking.method, url, target, headers).await,
+        (_, target @ Some(_)) => return endpoint.exact.send(asking.method, url, target, headers).await,
+        (Line::Api, None) => &endpoint.api,
+        (Line::Body, None) => &endpoint.body,
     };
     let request = client.request(asking.method.clone(), url.clone()).headers(headers.clone());
     request.send().await.map_err(Failure::unanswered)
@@ -308,10 +305,7 @@ async fn carried(
     headers: &HeaderMap,
 ) -> Result<Response, Failure> {
     let mut request = http::Request::new(());
-    *request.uri_mut() = match asking.target {
-        Some(target) => exact::uri(url, target)?,
-        None => url.as_str().parse().map_err(Failure::invalid)?,
-    };
+    *request.uri_mut() = exact::uri(url, asking.target)?;
     *request.method_mut() = asking.method.clone();
     *request.headers_mut() = headers.clone();
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(endpoint::USER_AGENT));

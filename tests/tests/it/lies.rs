@@ -2,6 +2,7 @@
 //! no credential goes where it does not belong, and afterwards all is well again.
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pierhead_tests::eventually;
@@ -286,5 +287,36 @@ async fn an_upstream_without_head_still_revalidates() {
         let reply = edge.client().manifest("team/app", "latest").await.unwrap();
         assert_eq!(reply.header("warning"), "");
         assert_eq!(edge.client().head("/v2/team/app/manifests/latest").await.status, 200);
+    }
+}
+
+/// An upstream that redirects whatever a digest names to another such thing at an address that is told it later.
+async fn leading_back() -> (Server, Arc<OnceLock<String>>) {
+    let back = Arc::new(OnceLock::<String>::new());
+    let told = Arc::clone(&back);
+    let server = Server::start(Ipv4Addr::LOCALHOST, move |request| match told.get() {
+        Some(base) if request.path.contains("/sha256:") => {
+            let target = Blob::random(rand::random(), 10).digest;
+            let (path, _) = request.path.rsplit_once('/').unwrap();
+            Answer::new(307, &[("Location", &format!("{base}{path}/{target}"))], "")
+        }
+        _ => Answer::new(404, &[], "{}"),
+    });
+    (server.await, back)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_leads_the_edge_to_itself() {
+    let (upstream, back) = leading_back().await;
+    let setup = Setup::new().registry_with("up.test", upstream.url(), hasty(json!({})));
+    let edge = setup.start().await;
+    // Not `localhost`, whose address is known without looking it up.
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    back.set(format!("http://{}:{}", name.trim(), edge.registry.port())).unwrap();
+    for kind in ["manifests", "blobs"] {
+        let asked = upstream.requests().len();
+        let status = edge.client().get(&format!("/v2/team/app/{kind}/{}", Blob::random(1, 10).digest)).await.status;
+        assert!([502, 503].contains(&status), "{status}");
+        assert!(upstream.requests().len() - asked <= 4, "{:?}", upstream.requests());
     }
 }
