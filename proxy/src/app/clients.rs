@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pierhead_config::{Config, HttpListener, HttpTarget, Registry, Source};
-use pierhead_registry::client::{Client, EndpointSettings};
+use pierhead_registry::client::{Client, EdgeId, EndpointSettings};
 
 use super::{AppError, parts};
 use crate::admin::metrics::Metrics;
@@ -35,6 +35,7 @@ pub(super) fn make(
     before: &[Known],
     metrics: &Arc<Metrics>,
     listeners: &[SocketAddr],
+    edge: Option<&EdgeId>,
 ) -> Result<(Vec<Known>, Vec<bool>), AppError> {
     // A client that was kept knows the listeners of its time, which is as good while they stay.
     let secure = config.listeners.iter().filter_map(|listener| listener.http()).any(is_secure_door);
@@ -53,7 +54,7 @@ pub(super) fn make(
         let client = match same {
             Some(known) => known.client.clone(),
             None => {
-                let mut settings = parts::upstream(registry, listeners);
+                let mut settings = parts::upstream(registry, listeners, edge);
                 settings.endpoints.extend(pool.as_ref().and_then(|pool| origin(registry, pool, secure)));
                 Client::new(settings, Arc::new(metrics.upstream(&registry.name)))
                     .map_err(|source| AppError::Client { name: registry.name.clone(), source })?

@@ -145,7 +145,6 @@ impl Built {
         let known = before.map(|before| before.registries.as_slice()).unwrap_or_default();
         let own = listeners.iter().map(|(_, socket, _)| socket.address());
         let addresses: Vec<SocketAddr> = own.chain([admin.address()]).collect();
-        let (registries, kept) = clients::make(&config, &pools, known, &common.metrics, &addresses)?;
         if let Some(predecessor) = predecessor {
             pools.inherit(predecessor.store().await);
         }
@@ -158,6 +157,9 @@ impl Built {
             }
             (None, None) => None,
         };
+        // After the store, which says what this edge is called. What their files hold was checked when they were read.
+        let id = cache.as_ref().map(|(_, cache)| cache.edge_id());
+        let (registries, kept) = clients::make(&config, &pools, known, &common.metrics, &addresses, id)?;
         let mut built =
             Built { config, registries, edge: None, pools: Arc::new(pools), admission, cache, listeners, admin };
         built.edge = built.edge(foundation, before, &kept);

@@ -82,7 +82,7 @@ pub(crate) fn check(config: &Config, now: SystemTime) -> Result<Checked, AppErro
         checked.warnings.extend(doubt.map(|doubt| format!("pools[{index}].tls.client_certificate: {doubt}")));
     }
     for (index, registry) in config.registries.iter().enumerate() {
-        let client = Client::new(parts::upstream(registry, &[]), Arc::new(metrics.upstream(&registry.name)));
+        let client = Client::new(parts::upstream(registry, &[], None), Arc::new(metrics.upstream(&registry.name)));
         checked.problems.extend(client.err().map(|error| format!("registries[{index}].upstream: {error}")));
         let mut shown: Vec<_> = registry.upstream.source.endpoints().iter().collect();
         shown.dedup_by(|one, other| one.client_certificate == other.client_certificate);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pierhead_config::{Config, Credentials, HttpTarget, Listener, Registry};
-use pierhead_registry::client::{Account, AccountSettings, EndpointSettings, RedirectTarget, Settings};
+use pierhead_registry::client::{Account, AccountSettings, EdgeId, EndpointSettings, RedirectTarget, Settings};
 
 use crate::cache::{self, Parallel, Pins};
 use crate::edge::Target;
@@ -73,7 +73,7 @@ pub(super) fn targets(config: &Config, before: &HashMap<Arc<str>, Target>) -> Ha
 }
 
 /// An upstream, as the client wants to know it.
-pub(super) fn upstream(registry: &Registry, listeners: &[SocketAddr]) -> Settings {
+pub(super) fn upstream(registry: &Registry, listeners: &[SocketAddr], edge: Option<&EdgeId>) -> Settings {
     let upstream = &registry.upstream;
     let last = upstream.source.endpoints().len().saturating_sub(1);
     Settings {
@@ -100,6 +100,7 @@ pub(super) fn upstream(registry: &Registry, listeners: &[SocketAddr]) -> Setting
         realms: upstream.realms.clone(),
         redirects_to: upstream.redirects_to.iter().map(redirect_target).collect(),
         listeners: listeners.to_vec(),
+        edge: edge.cloned(),
         connect_timeout: upstream.connect_timeout,
         first_byte_timeout: upstream.first_byte_timeout,
         idle_timeout: upstream.idle_timeout,

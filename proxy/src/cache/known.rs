@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use pierhead_registry::client::EdgeId;
 use pierhead_registry::oci::{Digest, Tag};
 
 use super::records::RecordGroup;
@@ -164,6 +165,11 @@ impl Cache {
     /// A secret of this store, for hashing callers. Random, kept in the tree, readable by the owner only.
     pub(crate) fn caller_key(&self) -> &[u8; 32] {
         &self.caller_key
+    }
+
+    /// What the edge that owns this store is called among edges.
+    pub(crate) fn edge_id(&self) -> &EdgeId {
+        &self.edge_id
     }
 
     /// The public keys of a registry's tokens, as they were last kept.

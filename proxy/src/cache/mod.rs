@@ -6,6 +6,7 @@
 
 mod blob;
 mod contents;
+mod edge_id;
 mod error;
 mod evict;
 mod fill;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use pierhead_registry::client::Repository;
+use pierhead_registry::client::{EdgeId, Repository};
 use pierhead_registry::oci::Digest;
 use pierhead_service::shares::Party;
 
@@ -106,6 +107,7 @@ pub(crate) struct Cache {
     fills: Arc<Fills>,
     verify_on_read: bool,
     caller_key: [u8; 32],
+    edge_id: EdgeId,
     parallel: ArcSwap<HashMap<Arc<str>, Parallel>>,
 }
 
@@ -116,7 +118,8 @@ impl Cache {
         let (interval, verify_on_read) = (settings.scrub_interval, settings.verify_on_read);
         let parallel = ArcSwap::from_pointee(settings.changing.parallel.clone());
         let opened = blocking(move || open(settings, metrics)).await;
-        let (store, caller_key) = opened.map_err(|source| OpenError::Io { path, source })??;
+        let (store, caller_key) = opened.map_err(|source| OpenError::Io { path: path.clone(), source })??;
+        let edge_id = edge_id::derive(&caller_key, &path);
         let store = Arc::new(store);
         let weak = Arc::downgrade(&store);
         tokio::spawn(async move {
@@ -131,7 +134,7 @@ impl Cache {
         if let Some(interval) = interval {
             tokio::spawn(scrub::run(Arc::downgrade(&store), interval));
         }
-        Ok(Arc::new(Cache { store, fills: Fills::new(), verify_on_read, caller_key, parallel }))
+        Ok(Arc::new(Cache { store, fills: Fills::new(), verify_on_read, caller_key, edge_id, parallel }))
     }
 
     /// Writes down what is only in memory: how far fills have come, what was used, that the index is whole. What is not

@@ -171,6 +171,9 @@ pub(crate) enum Refusal {
     /// Upstream answers nonsense, or bytes that do not hash to their digest.
     #[error("{}", failed("sent an invalid answer", .0.as_deref()))]
     Invalid(Option<Box<Failed>>),
+    /// The request came from this edge, or upstream says that it came back to an edge that asks for it.
+    #[error("{}", failed("leads back to an edge that asks it", .0.as_deref()))]
+    Loop(Option<Box<Failed>>),
     /// The disk failed, and so did serving past it.
     #[error("storage failed")]
     Storage,
@@ -203,6 +206,7 @@ impl Refusal {
             ClientError::Unavailable { .. } | ClientError::AccountRefused { .. } => {
                 Refusal::Unavailable(Some(Failed::of(error)))
             }
+            ClientError::Invalid { status: Some(508), .. } => Refusal::Loop(Some(Failed::of(error))),
             ClientError::Invalid { .. } => Refusal::Invalid(Some(Failed::of(error))),
         }
     }
@@ -268,6 +272,7 @@ impl Refusal {
                 | Refusal::Unavailable(_)
                 | Refusal::TargetRefused(_)
                 | Refusal::Invalid(_)
+                | Refusal::Loop(_)
                 | Refusal::Storage
                 | Refusal::Busy
         )

@@ -14,7 +14,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 use pierhead_config::OfflinePolicy;
-use pierhead_registry::client::ListKind;
+use pierhead_registry::client::{ListKind, Trail};
 use pierhead_registry::oci::{Action, Endpoint, Reference, RepositoryName};
 use pingora_http::RequestHeader;
 use url::form_urlencoded;
@@ -56,6 +56,8 @@ pub(super) struct Visit<'a> {
     pub(super) door: Option<usize>,
     client: IpAddr,
     limits: &'a RequestLimits,
+    /// The edges that it came through.
+    trail: Trail,
 }
 
 impl Visit<'_> {
@@ -93,6 +95,11 @@ impl Edge {
             (Err(_), Some(_)) => None,
             (Err(error), None) => return Err(Refusal::from(error).into()),
         };
+        // Before anything is looked up or asked.
+        let trail = Trail::of(&request.headers);
+        if trail.is_loop(self.cache.edge_id()) {
+            return Err(self.came_back(request, host, endpoint.as_ref(), trace));
+        }
         let authorization = request.headers.get(AUTHORIZATION);
         if let Some(users) = &self.users {
             trace.user = Some(users.login(authorization, connection.client.ip()).await?);
@@ -107,7 +114,7 @@ impl Edge {
             Err(refusal) => return Err(refusal.into()),
         };
         trace.namespace.clone_from(&query.ns);
-        let visit = Visit { request, host, authorization, query, door, client: connection.client.ip(), limits };
+        let visit = Visit { request, host, authorization, query, door, client: connection.client.ip(), limits, trail };
         match endpoint {
             None => self.page(&visit, trace),
             Some(Endpoint::Ping) => self.ping(&visit, trace),
@@ -117,6 +124,31 @@ impl Edge {
             },
             Some(Endpoint::Repository { name, action }) => self.repository(&visit, &name, action, trace, now).await,
         }
+    }
+
+    /// Refuses a request that this edge sent itself, by whatever way it came back.
+    fn came_back(
+        &self,
+        request: &RequestHeader,
+        host: Option<&str>,
+        endpoint: Option<&Endpoint>,
+        trace: &mut Trace,
+    ) -> Refused {
+        let ns = Query::parse(request.uri.query()).unwrap_or_default().ns;
+        let registry = match endpoint {
+            Some(Endpoint::Repository { name, .. }) => {
+                self.routes.route(ns.as_deref(), host, name).ok().map(|route| route.registry)
+            }
+            _ => self.routes.ping(ns.as_deref(), host).or(self.routes.default_registry()),
+        };
+        let registry = registry.and_then(|registry| self.registries.get(registry)).map(|found| Arc::clone(&found.name));
+        tracing::warn!(
+            registry = registry.as_deref(),
+            path = request.uri.path(),
+            "a request of this edge came back to it: an upstream leads here"
+        );
+        trace.registry = registry;
+        Refusal::Loop(None).into()
     }
 
     /// The registry at a place in the configuration, if it has a pool.
@@ -235,7 +267,11 @@ impl Edge {
             true => Some(self.caller(upstream, visit, way, &repository, trace, now).await),
             false => None,
         };
-        Scope { party, ..Scope::new(upstream, repository, caller.map(Arc::new), self.offline) }
+        Scope {
+            party,
+            trail: visit.trail.clone(),
+            ..Scope::new(upstream, repository, caller.map(Arc::new), self.offline)
+        }
     }
 
     /// The caller of a passthrough registry, and what its token says, where the edge can verify that.

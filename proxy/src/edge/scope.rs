@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pierhead_config::{AuthMode, Registry};
-use pierhead_registry::client::{AccountRefusal, Client, ClientError, Repository};
+use pierhead_registry::client::{AccountRefusal, Client, ClientError, Repository, Trail};
 use pierhead_registry::oci::{Digest, Reference, Tag};
 use pierhead_service::shares::{Floor, Party};
 use prometheus::IntGauge;
@@ -108,6 +108,8 @@ pub(crate) struct Scope {
     pub(crate) epoch: u64,
     /// The party that questions to upstream are charged to.
     pub(crate) party: Party,
+    /// The edges that the request came through.
+    pub(crate) trail: Trail,
 }
 
 impl Scope {
@@ -119,7 +121,8 @@ impl Scope {
         offline: bool,
     ) -> Scope {
         let epoch = upstream.writes.epoch(&repository.name);
-        Scope { upstream: Arc::clone(upstream), repository, caller, offline, epoch, party: Party::default() }
+        let (party, trail) = (Party::default(), Trail::default());
+        Scope { upstream: Arc::clone(upstream), repository, caller, offline, epoch, party, trail }
     }
 
     /// Keeps what upstream said, unless something was written to the repository since this began: then it may be older.
@@ -130,7 +133,8 @@ impl Scope {
     /// The repository upstream, with the credential that decides.
     pub(crate) fn source(&self) -> Repository {
         let credential = self.caller.as_ref().and_then(|caller| caller.credential.as_ref());
-        self.upstream.client.repository(&self.repository.name, credential).on_behalf_of(self.party.address())
+        let repository = self.upstream.client.repository(&self.repository.name, credential);
+        repository.on_behalf_of(self.party.address()).after(self.trail.clone())
     }
 
     /// The repository upstream as blobs come from it: over connections that are shared with other clients.

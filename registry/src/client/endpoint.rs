@@ -23,6 +23,7 @@ use super::breaker::Breaker;
 use super::exact::{Exact, Means};
 use super::failure::host_of;
 use super::login::Login;
+use super::loops::EdgeId;
 use super::reach::{OtherResolver, OwnResolver, Reach, is_localhost};
 use super::schemes::Schemes;
 use super::transport::Transport;
@@ -63,6 +64,8 @@ pub(super) struct Endpoint {
     pub(super) reach: Arc<Reach>,
     /// Whether it is the registry itself: the last of the addresses.
     pub(super) last: bool,
+    /// Stands in the header of each request.
+    pub(super) edge: Option<EdgeId>,
     prefix: Option<String>,
     host: String,
     /// Whether it answers requests for a range as it answers those without.
@@ -145,6 +148,7 @@ impl Endpoint {
             login: Login::new(&settings.name, endpoint.account, settings.cool_down),
             reach,
             last,
+            edge: settings.edge.clone(),
             prefix: endpoint.repository_prefix,
             ranges: Way::default(),
             heads: Way::default(),

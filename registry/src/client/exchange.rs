@@ -24,6 +24,7 @@ use super::challenge::{self, Challenge};
 use super::endpoint::Endpoint;
 use super::failure::Failure;
 use super::login::Since;
+use super::loops::Trail;
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::realm;
@@ -45,8 +46,17 @@ pub(super) struct Caller {
     pub(super) repository: RepositoryName,
     /// `None`: the endpoint's own account, or anonymous where it has none.
     pub(super) credential: Option<Identity>,
+    /// What made us ask.
+    pub(super) cause: Cause,
+}
+
+/// Where the request came from that makes us ask.
+#[derive(Clone, Default)]
+pub(super) struct Cause {
     /// The client's address, for the token service of the origin that we are the front of.
     pub(super) address: Option<IpAddr>,
+    /// The edges that it came through.
+    pub(super) trail: Trail,
 }
 
 impl Caller {
@@ -134,7 +144,7 @@ impl Upstream {
             (Purse::Verbatim(header), _) => Shown::Verbatim(header.clone()),
             (_, Some(expected)) => {
                 answered = Some(expected.scheme().clone());
-                self.show_expected(index, expected, &key, &purse, caller.address).await?
+                self.show_expected(index, expected, &key, &purse, &caller.cause).await?
             }
             // The origin that we are the front of would get it anyway, and may be open to all and yet tell more to some.
             (_, None) if endpoint.transport.is_some() => {
@@ -143,7 +153,7 @@ impl Upstream {
             (_, None) => Shown::Nothing,
         };
         for _ in 0..TRIES {
-            let answer = match (self.send(endpoint, call, &caller.repository, shown.header()).await, &shown) {
+            let answer = match (self.send(endpoint, call, caller, shown.header()).await, &shown) {
                 (Err(failure @ Failure::RateLimited(..)), Shown::Token(_, token)) => {
                     token.accept();
                     return Err(failure);
@@ -158,7 +168,7 @@ impl Upstream {
                     && matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
                     && let Some(scheme) = self.scheme_of_base(endpoint, &key).await
                 {
-                    match self.show(index, &scheme, &key, &purse, caller.address).await {
+                    match self.show(index, &scheme, &key, &purse, &caller.cause).await {
                         Ok(Shown::Nothing) => return Ok(answer),
                         Ok(other) => shown = other,
                         Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => return Err(failure),
@@ -228,7 +238,7 @@ impl Upstream {
                 return Err(refused);
             }
             endpoint.schemes.learn(key.clone(), scheme.clone());
-            shown = self.show(index, &scheme, &key, &purse, caller.address).await?;
+            shown = self.show(index, &scheme, &key, &purse, &caller.cause).await?;
             answered = Some(scheme);
         }
         Err(refused)
@@ -282,11 +292,11 @@ impl Upstream {
         expected: Expected,
         key: &SchemeKey,
         purse: &Purse,
-        address: Option<IpAddr>,
+        cause: &Cause,
     ) -> Result<Shown, Failure> {
         let learnt = matches!(expected, Expected::Learnt(_));
         let guessed = matches!(expected, Expected::Guessed(_));
-        match self.show(index, expected.scheme(), key, purse, address).await {
+        match self.show(index, expected.scheme(), key, purse, cause).await {
             Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => Err(failure),
             Err(failure @ (Failure::Unauthorized | Failure::Forbidden)) if learnt => Err(failure),
             Err(failure @ (Failure::Dead(_) | Failure::Silent(_) | Failure::Astray(_))) if learnt => {
@@ -315,7 +325,7 @@ impl Upstream {
         scheme: &Scheme,
         key: &SchemeKey,
         purse: &Purse,
-        address: Option<IpAddr>,
+        cause: &Cause,
     ) -> Result<Shown, Failure> {
         let (realm, scope) = match scheme {
             Scheme::Basic => {
@@ -330,8 +340,8 @@ impl Upstream {
         let scope = scope.unwrap_or_else(|| key.usual_scope().into());
         let own = matches!(purse, Purse::Own(_));
         let key = TokenKey { realm, scope, account: purse.account().cloned(), own };
-        let (upstream, wanted) = (Arc::clone(self), key.clone());
-        let token = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted, address).await }).await?;
+        let (upstream, wanted, cause) = (Arc::clone(self), key.clone(), cause.clone());
+        let token = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted, &cause).await }).await?;
         Ok(Shown::Token(key, token))
     }
 

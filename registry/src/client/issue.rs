@@ -7,7 +7,6 @@
 //! Costs: a refused scope costs two requests where one would do to hear the refusal. Scopes that are refused at the same time share the
 //! login without a scope.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -17,7 +16,7 @@ use url::Url;
 
 use super::Account;
 use super::endpoint::Endpoint;
-use super::exchange::basic;
+use super::exchange::{Cause, basic};
 use super::failure::{Failure, host_of};
 use super::login::Since;
 use super::pauses::Kind;
@@ -33,14 +32,9 @@ const REDIRECTS: usize = 5;
 impl Upstream {
     /// Has the token service issue a token.
     ///
-    /// `address` is that of the client whose account it is. The origin that we are the front of is told, so that it slows down whoever
-    /// guesses passwords, and nobody else.
-    pub(super) async fn issue(
-        self: &Arc<Self>,
-        index: usize,
-        key: &TokenKey,
-        address: Option<IpAddr>,
-    ) -> Result<Token, Failure> {
+    /// `cause` has the address of the client whose account it is. The origin that we are the front of is told, so that it slows down
+    /// whoever guesses passwords, and nobody else.
+    pub(super) async fn issue(self: &Arc<Self>, index: usize, key: &TokenKey, cause: &Cause) -> Result<Token, Failure> {
         let endpoint = &self.endpoints[index];
         let login = &endpoint.login;
         let own = key.account.as_deref().filter(|_| key.own);
@@ -53,8 +47,7 @@ impl Upstream {
         }
         let host = host_of(&key.realm.url);
         let received = std::time::Instant::now();
-        let address = address.filter(|_| !key.own);
-        let response = self.ask_token_service(endpoint, key, Some(&key.scope), address).await?;
+        let response = self.ask_token_service(endpoint, key, Some(&key.scope), cause).await?;
         let (status, sent) = (response.status(), sent_at(&response));
         match (status.as_u16(), own) {
             (200, _) => {
@@ -71,10 +64,10 @@ impl Upstream {
                     None => login.turn().await,
                     turn => turn,
                 };
-                Err(self.scope_refused(endpoint, key, account, status, sent).await)
+                Err(self.scope_refused(endpoint, key, account, status, sent, cause).await)
             }
             (401 | 403, None) => Err(refusal(status)),
-            (400 | 404, None) => match self.ask_token_service(endpoint, key, None, address).await?.status().as_u16() {
+            (400 | 404, None) => match self.ask_token_service(endpoint, key, None, cause).await?.status().as_u16() {
                 200 | 401 | 403 => Err(refusal(status)),
                 _ => Err(useless(status, &host)),
             },
@@ -91,6 +84,7 @@ impl Upstream {
         account: &Account,
         status: StatusCode,
         sent: Instant,
+        cause: &Cause,
     ) -> Failure {
         let (login, host) = (&endpoint.login, host_of(&key.realm.url));
         match login.since(account, sent) {
@@ -98,7 +92,7 @@ impl Upstream {
             Since::Refused(failure) => return failure,
             Since::Unknown => {}
         }
-        let response = match self.ask_token_service(endpoint, key, None, None).await {
+        let response = match self.ask_token_service(endpoint, key, None, cause).await {
             Ok(response) => response,
             Err(failure) => return failure,
         };
@@ -123,7 +117,7 @@ impl Upstream {
         endpoint: &Endpoint,
         key: &TokenKey,
         scope: Option<&str>,
-        address: Option<IpAddr>,
+        cause: &Cause,
     ) -> Result<Response, Failure> {
         let mut url = key.realm.url.clone();
         if key.realm.service.is_some() || scope.is_some() {
@@ -139,10 +133,11 @@ impl Upstream {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        cause.trail.write(&mut headers);
         if let Some(account) = &key.account {
             headers.insert(AUTHORIZATION, basic(account)?);
         }
-        if let Some(address) = address.filter(|_| endpoint.carrier(&url).is_some()) {
+        if let Some(address) = cause.address.filter(|_| !key.own && endpoint.carrier(&url).is_some()) {
             headers.insert(FORWARDED_FOR, HeaderValue::try_from(address.to_string()).map_err(Failure::invalid)?);
         }
         let mut visited = vec![Target::from(url)];
@@ -181,6 +176,7 @@ fn refusal(status: StatusCode) -> Failure {
 /// A token service that cannot be used.
 fn useless(status: StatusCode, host: &str) -> Failure {
     let why = format!("the token service answered {}", status.as_u16());
-    let failure = if status.is_server_error() { Failure::broken(why) } else { Failure::invalid(why) };
+    let is_transient = status.is_server_error() && status != StatusCode::LOOP_DETECTED;
+    let failure = if is_transient { Failure::broken(why) } else { Failure::invalid(why) };
     failure.at(host, Some(status.as_u16()))
 }

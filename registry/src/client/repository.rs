@@ -13,8 +13,9 @@ use flate2::read::MultiGzDecoder;
 use reqwest::header::{ACCEPT, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, LINK};
 use reqwest::{Method, Response};
 
-use super::exchange::{Caller, Identity};
+use super::exchange::{Caller, Cause, Identity};
 use super::failure::Failure;
+use super::loops::Trail;
 use super::pages::PageKey;
 use super::pauses::Kind;
 use super::reach::Aim;
@@ -48,15 +49,19 @@ impl Eq for Repository {}
 
 impl Repository {
     pub(super) fn new(upstream: Arc<Upstream>, name: RepositoryName, credential: Option<Credential>) -> Repository {
-        Repository {
-            upstream,
-            caller: Caller { repository: name, credential: credential.map(Identity::from), address: None },
-        }
+        let credential = credential.map(Identity::from);
+        Repository { upstream, caller: Caller { repository: name, credential, cause: Cause::default() } }
     }
 
     /// The same, for a client at this address: the token service of an origin that is reached by a transport is told.
     pub fn on_behalf_of(mut self, address: Option<IpAddr>) -> Repository {
-        self.caller.address = address;
+        self.caller.cause.address = address;
+        self
+    }
+
+    /// This repository, asked because of a request that came through the edges of `trail`.
+    pub fn after(mut self, trail: Trail) -> Repository {
+        self.caller.cause.trail = trail;
         self
     }
 
@@ -64,6 +69,8 @@ impl Repository {
     /// itself failed, or refuses the account that both use. An answer, and a no that proves nothing, hold for one alone.
     pub fn shares(&self, error: &ClientError) -> bool {
         let failed = match error {
+            // A loop is one of the other request's trail.
+            ClientError::Invalid { status: Some(508), .. } => false,
             ClientError::Unavailable { .. } | ClientError::RateLimited { .. } | ClientError::Invalid { .. } => true,
             ClientError::AccountRefused { .. } => self.caller.credential.is_none(),
             _ => false,

@@ -14,13 +14,13 @@ use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, H
 use reqwest::{Method, Response};
 
 use super::endpoint::Endpoint;
+use super::exchange::Caller;
 use super::failure::{Failure, Rejection, host_of};
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::target::{Target, redirect};
 use super::upstream::{Asking, Line, Upstream, sent_at};
 use super::verdict::{self, Verdict};
-use crate::oci::RepositoryName;
 
 /// Real registries redirect once or twice.
 const REDIRECTS: usize = 5;
@@ -100,16 +100,17 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         call: &Call,
-        repository: &RepositoryName,
+        caller: &Caller,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, Failure> {
         let mut headers = call.headers.clone();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        caller.cause.trail.write(&mut headers);
         if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, value.clone());
         }
         let mut line = if call.blob { Line::Body } else { Line::Api };
-        let mut visited = vec![Target::from(endpoint.within(repository, &call.path, call.query.as_deref()))];
+        let mut visited = vec![Target::from(endpoint.within(&caller.repository, &call.path, call.query.as_deref()))];
         let mut foreign = false;
         let mut sent = tokio::time::Instant::now();
         // A mirror before the registry is not waited for, nor a HEAD where a GET decides.

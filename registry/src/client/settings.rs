@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::header::HeaderValue;
 use url::Url;
 
+use super::loops::EdgeId;
 use super::reach::RedirectTarget;
 use super::transport::SharedTransport;
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub redirects_to: Vec<RedirectTarget>,
     /// Where this program itself listens: no redirect may lead there.
     pub listeners: Vec<SocketAddr>,
+    /// What this edge is called in the `CDN-Loop` of each request; `None`: the header is not sent.
+    pub edge: Option<EdgeId>,
     /// TCP and TLS set-up.
     pub connect_timeout: Duration,
     /// From the request to the answer's header.

@@ -14,6 +14,7 @@ use url::Url;
 use super::endpoint::{self, Endpoint};
 use super::exact;
 use super::failure::{Failure, host_of};
+use super::loops;
 use super::pages::Pages;
 use super::pauses::{self, Kind, PATIENCE, PauseKey, Pauses};
 use super::reach::{Aim, Unreachable};
@@ -276,8 +277,11 @@ impl Upstream {
     }
 }
 
-/// Sends a request by the way that leads to its URL.
+/// Sends a request, with this edge in its trail, by the way that leads to its URL.
 async fn bare(endpoint: &Endpoint, asking: &Asking<'_>, url: &Url, headers: &HeaderMap) -> Result<Response, Failure> {
+    let mut headers = headers.clone();
+    loops::sign(&mut headers, endpoint.edge.as_ref());
+    let headers = &headers;
     if let Some(transport) = endpoint.carrier(url) {
         return carried(transport, asking, url, headers).await;
     }

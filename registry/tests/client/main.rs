@@ -72,6 +72,7 @@ fn settings(urls: &[Url]) -> Settings {
         realms: Vec::new(),
         redirects_to: Vec::new(),
         listeners: Vec::new(),
+        edge: None,
         connect_timeout: Duration::from_secs(5),
         first_byte_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),

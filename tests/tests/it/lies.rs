@@ -319,4 +319,53 @@ async fn no_name_leads_the_edge_to_itself() {
         assert!([502, 503].contains(&status), "{status}");
         assert!(upstream.requests().len() - asked <= 4, "{:?}", upstream.requests());
     }
+    // The edge was asked by this test alone.
+    let own = |line: &str| line.contains("came back");
+    assert_eq!(edge.log().count(own), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_back_by_another_way_is_refused() {
+    let (upstream, back) = leading_back().await;
+    let setup = Setup::new().registry_with("up.test", upstream.url(), hasty(json!({})));
+    let edge = setup.start().await;
+    // A load balancer before the edge: no address tells where it leads.
+    let balancer = Wire::to(edge.registry).await;
+    back.set(balancer.url()).unwrap();
+    for kind in ["manifests", "blobs"] {
+        let asked = upstream.requests().len();
+        let reply = edge.client().get(&format!("/v2/team/app/{kind}/{}", Blob::random(1, 10).digest)).await;
+        assert_eq!(reply.status, 508, "{kind}");
+        assert!(upstream.requests().len() - asked <= 2, "{:?}", upstream.requests());
+    }
+    let warned = |line: &str| line.contains("came back") && line.contains("up.test") && line.contains("WARN");
+    let both = async || (edge.log().count(warned) >= 2).then_some(());
+    eventually("a warning for each", Duration::from_secs(20), both).await;
+    // Every request says who sends it. What else a client writes there goes nowhere.
+    let id = upstream.requests()[0].header("cdn-loop").unwrap().to_owned();
+    assert!(id.starts_with("pierhead-") && id.len() == 41, "{id}");
+    let asked = upstream.requests().len();
+    let tags = "/v2/team/app/tags/list";
+    assert_eq!(edge.client().get_with(tags, &[("CDN-Loop", &format!("other; x=1, {id}"))]).await.status, 508);
+    assert_eq!(upstream.requests().len(), asked);
+    assert_eq!(edge.client().get_with(tags, &[("CDN-Loop", "other; x=1")]).await.status, 404);
+    assert_eq!(upstream.requests().last().unwrap().header("cdn-loop"), Some(id.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edges_in_a_chain_name_themselves_one_after_the_other() {
+    let (upstream, back) = leading_back().await;
+    let far = Setup::new().registry_with("up.test", upstream.url(), hasty(json!({}))).start().await;
+    let near = Setup::new().registry_with("up.test", far.url(), hasty(json!({ "retries": 3 }))).start().await;
+    assert_eq!(near.client().get("/v2/team/app/tags/list").await.status, 404);
+    let trail = upstream.requests()[0].header("cdn-loop").unwrap().to_owned();
+    let (first, second) = trail.split_once(", ").unwrap();
+    assert!(first != second, "{trail}");
+    // The way back is to the near one, which finds itself; the far one does not try again, nor does the near one.
+    let balancer = Wire::to(near.registry).await;
+    back.set(balancer.url()).unwrap();
+    let asked = upstream.requests().len();
+    let reply = near.client().get(&format!("/v2/team/app/manifests/{}", Blob::random(1, 10).digest)).await;
+    assert_eq!(reply.status, 508);
+    assert_eq!(upstream.requests().len() - asked, 1);
 }

@@ -117,6 +117,7 @@ impl Stage {
             realms: Vec::new(),
             redirects_to: Vec::new(),
             listeners: Vec::new(),
+            edge: None,
             connect_timeout: HOUR,
             first_byte_timeout: HOUR,
             idle_timeout: HOUR,

@@ -31,6 +31,7 @@ fn client(name: &str) -> Client {
         realms: Vec::new(),
         redirects_to: Vec::new(),
         listeners: Vec::new(),
+        edge: None,
         connect_timeout: Duration::from_secs(1),
         first_byte_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(1),
