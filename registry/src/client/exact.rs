@@ -328,7 +328,7 @@ mod tests {
                 stream.read_exact(&mut request).await.unwrap();
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
                 // Kept until the answer is read.
-                std::future::pending::<()>().await
+                std::future::pending::<()>().await;
             };
             let sent = tokio::select! {
                 sent = sending => sent,
