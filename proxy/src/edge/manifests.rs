@@ -4,7 +4,7 @@
 //! by the flight that heard it, so a check that outlives its caller's patience still counts for the next one.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use pierhead_registry::client::{ClientError, FetchedManifest, HeadAnswer, ManifestInfo};
@@ -220,16 +220,25 @@ impl Edge {
         head: bool,
         now: SystemTime,
     ) -> Result<(Found, Outcome), Refused> {
-        let mut authorisation = scope.authorisation(&self.cache, now).await;
+        let authorisation = scope.authorisation(&self.cache, now).await;
         if authorisation == Authorisation::Refuse {
             return Err(Refusal::Offline(Thing::Manifest).into());
         }
         // By HEAD whoever pushes an index asks which of its manifests are still to be pushed: its origin may have lost what is here.
-        if head && authorisation == Authorisation::Fresh && scope.upstream.is_reachable() && !scope.offline {
-            authorisation = Authorisation::AskElseKnown;
-        }
+        let doubted = head && scope.upstream.is_reachable() && !scope.offline;
         let reference = Reference::Digest(*digest);
         match self.cache.manifest(&scope.repository, digest).await {
+            Some(known) if authorisation == Authorisation::Fresh && doubted => {
+                let asked = self.fetch_head(scope, reference, Some(*digest), head);
+                let budget = scope.budget(Thing::Manifest, authorisation).unwrap_or(Duration::MAX);
+                let outcome = match tokio::time::timeout(budget, asked).await {
+                    Ok(Ok(_)) => Outcome::Revalidated,
+                    Ok(Err(refused)) if !refused.refusal.is_failure() => return Err(refused),
+                    Ok(Err(_)) => Outcome::Stale(StaleReason::UpstreamFailed),
+                    Err(_) => Outcome::Stale(scope.out_of_patience(Thing::Manifest)),
+                };
+                Ok((Found::Manifest(known), outcome))
+            }
             Some(known) if authorisation == Authorisation::Fresh => Ok((Found::Manifest(known), Outcome::Hit)),
             Some(known) => match self.fetch_head(scope, reference, Some(*digest), head).await {
                 Ok(_) => Ok((Found::Manifest(known), Outcome::Revalidated)),

@@ -20,7 +20,7 @@ use super::ClientError;
 use super::failure::Failure;
 use super::range::{self, Extent, RangeError};
 use super::retry::{Attempts, Turn, order, pause};
-use super::source::{BlobSource, Opened, Opening};
+use super::source::{BlobSource, Opened, Opening, nothing};
 
 /// An answer that brings less than this before it breaks is worth no more than a failed attempt: the pause before the next one grows. Else
 /// a server could have a request for each few bytes.
@@ -256,7 +256,13 @@ impl BlobBody {
             && !reply.proven
             && self.expected.is_some_and(|expected| reply.at < expected)
             && self.ended != Some(reply.at);
-        if short || doubtful {
+        if reply.at == 0 && self.total.is_none() && !self.source.is_of_nothing() {
+            // It would be so the next time, too.
+            self.order.retain(|index| *index != self.endpoint);
+            self.broke("nothing in place of the blob".to_owned());
+            self.last = nothing();
+            self.over = self.order.is_empty();
+        } else if short || doubtful {
             self.ended = Some(reply.at);
             self.broke("the body ended early".to_owned());
         } else if self.total.is_none() && (reply.end.is_none() || self.expected == Some(reply.at)) {

@@ -166,13 +166,13 @@ impl Upstream {
                 if unshown
                     && !answer.foreign
                     && matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
-                    && let Some(scheme) = self.scheme_of_base(endpoint, &key).await
+                    && let Some(scheme) = self.scheme_of_base(endpoint, &key).await?
                 {
                     match self.show(index, &scheme, &key, &purse, &caller.cause).await {
                         Ok(Shown::Nothing) => return Ok(answer),
                         Ok(other) => shown = other,
-                        Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => return Err(failure),
-                        Err(_) => return Ok(answer),
+                        Err(Failure::Unauthorized | Failure::Forbidden) => return Ok(answer),
+                        Err(failure) => return Err(failure),
                     }
                     endpoint.schemes.learn(key.clone(), scheme.clone());
                     answered = Some(scheme);
@@ -197,7 +197,7 @@ impl Upstream {
             }
             let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
             let mut scheme = match self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), &key) {
-                Err(Failure::Unauthorized) if unshown => self.scheme_of_base(endpoint, &key).await,
+                Err(Failure::Unauthorized) if unshown => self.scheme_of_base(endpoint, &key).await?,
                 Err(Failure::Unauthorized) => None,
                 scheme => Some(scheme?),
             };
@@ -345,21 +345,28 @@ impl Upstream {
         Ok(Shown::Token(key, token))
     }
 
-    /// What `/v2/` wants to see of whoever shows nothing, if it was asked lately or can be asked now.
-    async fn scheme_of_base(&self, endpoint: &Endpoint, key: &SchemeKey) -> Option<Scheme> {
+    /// What `/v2/` wants to see of whoever shows nothing. Only what it says is remembered: that it failed says nothing of what it wants.
+    async fn scheme_of_base(&self, endpoint: &Endpoint, key: &SchemeKey) -> Result<Option<Scheme>, Failure> {
         // The origin that we are the front of is asked as its clients ask us.
         if endpoint.transport.is_some() {
-            return None;
+            return Ok(None);
         }
         if let Some(known) = endpoint.schemes.of_base(Instant::now()) {
-            return known;
+            return Ok(known);
         }
-        let response = self.ask_base(endpoint, &HeaderMap::new()).await.ok()?;
+        let response = self.ask_base(endpoint, &HeaderMap::new()).await?;
+        let status = response.status();
+        if status.is_server_error() {
+            let status = status.as_u16();
+            return Err(Failure::broken(format!("status {status}")).at(endpoint.host(), Some(status)));
+        }
         let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|line| line.to_str().ok());
-        let challenged = response.status() == StatusCode::UNAUTHORIZED;
-        let scheme = challenged.then(|| self.choose(endpoint, lines, key).ok()).flatten();
+        let scheme = match status {
+            StatusCode::UNAUTHORIZED => self.choose(endpoint, lines, key).ok(),
+            _ => None,
+        };
         endpoint.schemes.base_wants(scheme.clone(), Instant::now());
-        scheme
+        Ok(scheme)
     }
 
     /// GET of `/v2/`.

@@ -101,6 +101,11 @@ impl BlobSource {
         self.head = failure.status().filter(|status| *status >= 500);
     }
 
+    /// Whether the digest is that of no bytes.
+    pub(super) fn is_of_nothing(&self) -> bool {
+        Digest::of(self.digest.algorithm(), b"") == self.digest
+    }
+
     /// Asks these endpoints without a range where that will do.
     pub(super) fn distrust(&mut self, endpoints: &[usize]) {
         self.distrusted = endpoints.to_vec();
@@ -201,14 +206,19 @@ impl BlobSource {
         }
         let extent = range::check(status, headers, start, end).map_err(Failure::invalid)?;
         // No byte would come that the digest could refuse.
-        if extent.total == Some(0) && Digest::of(self.digest.algorithm(), b"") != self.digest {
-            return Err(Failure::invalid("nothing in place of the blob"));
+        if extent.total == Some(0) && !self.is_of_nothing() {
+            return Err(nothing());
         }
         let ranges = status == StatusCode::PARTIAL_CONTENT
             || headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
         let proven = carried || range::content_length(headers).is_some() || headers.contains_key(TRANSFER_ENCODING);
         Ok(Opened { extent, etag: strong_etag(headers), ranges, proven, response })
     }
+}
+
+/// A blob without a byte, and its digest is not that of nothing.
+pub(super) fn nothing() -> Failure {
+    Failure::invalid("nothing in place of the blob")
 }
 
 /// Whether an answer may be a login page, or that of an application, in place of the blob: it is labelled so, and not with the digest.

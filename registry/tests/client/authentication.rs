@@ -187,6 +187,41 @@ async fn a_challenge_of_the_base_counts_where_nothing_else_challenges() {
     }
 }
 
+/// That `/v2/` fails says nothing of what it wants, and nothing of what was asked for: it is a failure, and it is asked again.
+#[tokio::test]
+async fn a_failure_of_the_base_is_no_answer() {
+    for status in [401, 403, 404] {
+        for passthrough in [false, true] {
+            let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
+            let failing = Arc::clone(&fails);
+            let fake = Fake::start(move |seen, _| {
+                let realm =
+                    format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+                match (seen.target.as_str(), seen.header("authorization")) {
+                    (target, _) if target.starts_with("/token") => answer(200, &[], br#"{"token":"t"}"#),
+                    ("/v2/", _) if failing.load(Ordering::SeqCst) => answer(503, &[], b""),
+                    ("/v2/", _) => answer(401, &[&realm], b""),
+                    (_, Some("Bearer t")) => answer(200, &[], b"{}"),
+                    _ => answer(status, &[], b"{}"),
+                }
+            })
+            .await;
+            let mut settings = settings(&[fake.url()]);
+            settings.retries = 0;
+            let edge = login("edge", "secret");
+            settings.endpoints[0].account = (!passthrough).then(|| configured(edge.clone()));
+            let client = client(settings);
+            let caller = passthrough.then(|| as_account(edge));
+            let repository = client.repository(&"team/app".parse().unwrap(), caller.as_ref());
+            let ask = async || repository.get_manifest(&"latest".parse().unwrap(), &[]).await;
+            let error = ask().await.unwrap_err();
+            assert!(matches!(error, ClientError::Unavailable { .. }), "{status}: {error}");
+            fails.store(false, Ordering::SeqCst);
+            assert!(ask().await.is_ok(), "{status}");
+        }
+    }
+}
+
 /// A token may be good for a few requests only; its registry says so (RFC 6750). Then it is renewed for the scope that is
 /// known to be wanted, also between a HEAD and the GET that decides.
 #[tokio::test]

@@ -69,7 +69,8 @@ async fn a_mirrors_no_to_a_head_proves_nothing_where_its_get_was_not_sent() {
 async fn a_blob_that_a_mirror_never_finishes_comes_from_the_registry() {
     let bytes = content(3_000_000);
     type Script = fn(&Seen, &[u8]) -> Vec<Step>;
-    let scripts: [(&str, Script); 4] = [
+    const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n";
+    let scripts: [(&str, Script); 5] = [
         ("the same half", |seen, bytes| blob(seen, bytes, bytes.len() / 2 - seen.from().min(bytes.len() / 2))),
         ("ten bytes, then silence", |seen, bytes| {
             let mut steps = blob(seen, bytes, 10);
@@ -77,6 +78,7 @@ async fn a_blob_that_a_mirror_never_finishes_comes_from_the_registry() {
             steps
         }),
         ("nothing", |_, _| answer(200, &[], b"")),
+        ("nothing, chunked", |_, _| vec![Step::Send(CHUNKED.to_vec())]),
         ("a header", |_, bytes| vec![head(200, &[&format!("Content-Length: {}", bytes.len())])]),
     ];
     for (what, script) in scripts {
@@ -89,6 +91,13 @@ async fn a_blob_that_a_mirror_never_finishes_comes_from_the_registry() {
         assert!(drain(&mut body).await.expect(what) == bytes, "{what}");
         assert!(mirror.seen().len() <= 3, "{what}: {} requests", mirror.seen().len());
     }
+    // Where no other address is left, it is no blob.
+    let registry = Fake::start(|_, _| vec![Step::Send(CHUNKED.to_vec())]).await;
+    let mut body = repository(&[registry.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
+    assert!(matches!(drain(&mut body).await, Err(ClientError::Invalid { .. })));
+    assert_eq!(registry.seen().len(), 1);
+    let mut empty = repository(&[registry.url()]).get_blob(&digest(b""), 0, None, &[]).await.unwrap();
+    assert!(drain(&mut empty).await.unwrap().is_empty());
 }
 
 /// buildbuddy#1861: a mirror's no is not the registry's.

@@ -4,8 +4,9 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use pierhead_tests::http::{Answer, Request, Server};
+use pierhead_tests::http::{Answer, Request, Server, Step};
 use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::pull::Client;
@@ -230,4 +231,28 @@ async fn what_the_origin_lost_is_not_said_to_be_there() {
     client.pull("team/app", "v1").await.unwrap();
     drop(origin);
     assert_eq!(head().await, 200, "the origin is away");
+}
+
+/// A server of the pool that hangs keeps nobody waiting for what is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_hangs_keeps_no_head_waiting() {
+    let (image, hangs) = (Image::new(6, &[1000]), Arc::new(AtomicBool::new(false)));
+    let (content, is_hanging) = (image.clone(), Arc::clone(&hangs));
+    let origin = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+        match is_content(request) && is_hanging.load(Ordering::SeqCst) {
+            true => Answer { prelude: Some(Step::Silence), steps: Vec::new() },
+            false => held(&content, request),
+        }
+    })
+    .await;
+    let more = json!({ "hosts": ["registry.test"], "tag_ttl": "1h", "authorization_ttl": "1h" });
+    let edge = edge_before([origin.address].into_iter(), more).start().await;
+    let client = edge.client();
+    client.pull("team/app", "v1").await.unwrap();
+    hangs.store(true, Ordering::SeqCst);
+    let path = format!("/v2/team/app/manifests/{}", image.digest());
+    let head = async { client.request(Method::HEAD, &path).send().await.unwrap().status().as_u16() };
+    // A server has 30 s for its header.
+    let status = tokio::time::timeout(Duration::from_secs(15), head).await.expect("an answer in time");
+    assert_eq!(status, 200);
 }
