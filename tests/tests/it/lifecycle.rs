@@ -324,8 +324,9 @@ async fn metrics_health_and_the_access_log_tell_what_happened() {
     let edge = Setup::new().registry_with("up.test", registry.url(), json!({ "cool_down": "1h" })).start().await;
     let client = edge.client();
     client.pull("up.test/team/app", "latest").await.unwrap();
-    // A blob is kept a moment after its last byte was sent.
+    // A blob is kept a moment after its last byte was sent. Until then it is an entry in part.
     edge.metric_until("pierhead_cache_entries", &[], |entries| entries == 3.0).await;
+    edge.metric_until("pierhead_fills_in_progress", &[], |fills| fills == 0.0).await;
     client.pull("up.test/team/app", "latest").await.unwrap();
     let layer = image.layers[0].digest.to_string();
     let is_blob = |outcome: &'static str| {
