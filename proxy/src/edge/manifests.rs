@@ -224,7 +224,8 @@ impl Edge {
         if authorisation == Authorisation::Refuse {
             return Err(Refusal::Offline(Thing::Manifest).into());
         }
-        // By HEAD whoever pushes an index asks which of its manifests are still to be pushed: its origin may have lost what is here.
+        // A client that pushes an index sends a HEAD for each of its manifests, and skips those that are there. The origin may have lost
+        // what the cache has, so the origin is asked.
         let doubted = head && scope.upstream.is_reachable() && !scope.offline;
         let reference = Reference::Digest(*digest);
         match self.cache.manifest(&scope.repository, digest).await {

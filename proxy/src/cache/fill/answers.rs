@@ -1,4 +1,4 @@
-//! To whom upstream's answers about a fill belong.
+//! Which party each answer of upstream's about a fill is for.
 //!
 //! A fill is shared by all parties that ask for its digest: repositories, and callers with credentials of their own. Each
 //! may have its own right to the blob.
@@ -171,9 +171,8 @@ impl Fill {
 }
 
 impl Lease {
-    /// Waits until upstream has answered the download of the whole blob, or failed to: whoever is given a part that an
-    /// earlier download left should learn of an upstream that is gone before the first byte, not in the middle. False after an answer
-    /// to a stranger.
+    /// Waits until upstream has answered the download of the whole blob, or has failed to answer. Without the wait, a client whose blob
+    /// is here in part would get that part, and only then learn that upstream is gone. False after an answer to a stranger.
     async fn answered(&self, party: Option<&Repository>) -> Result<bool, BlobError> {
         let _ = timeout(CHECKING, self.checked()).await;
         let mut changes = self.changes();
@@ -213,8 +212,8 @@ impl Lease {
 }
 
 impl Fills {
-    /// Makes sure that the whole blob is being fetched, and waits until upstream has answered whoever fetches it, and the party of `origin`
-    /// where that is a stranger who is refused. Without an origin, only what others fetch is waited for. False when too many strangers were refused.
+    /// Makes sure that the whole blob is being fetched, and waits for upstream's answer. If a stranger fetches it and is refused, the party of
+    /// `origin` asks next. Without an origin, only what others fetch is waited for. False when too many strangers were refused.
     pub(in crate::cache) async fn answered(
         self: &Arc<Self>,
         store: &Arc<Store>,

@@ -132,7 +132,7 @@ pub(super) enum Found {
     Wait,
     /// Nobody fetches it.
     Nobody,
-    /// Nobody fetches it any more: upstream's answer to another party ended its download.
+    /// The download that would have brought it has ended, by upstream's answer to another party.
     Refused,
     /// It will not come.
     Failed(BlobError),

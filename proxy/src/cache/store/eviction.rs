@@ -1,4 +1,4 @@
-//! Making room: content with all records of it, and records of repositories that nobody used for longest. All of it blocks.
+//! Eviction: deletes content, with the records of it, and the records of whole repositories. The least recently used goes first. All of it blocks.
 //!
 //! Invariant: a tag that is pinned, and what it names, stays known whatever else is evicted of its repository.
 
@@ -27,7 +27,7 @@ impl Store {
         self.victims_of_all(need)
     }
 
-    /// What to evict for nobody in particular.
+    /// What to evict where no registry asks for the room: first of the registries beyond their share, then of all.
     fn victims_of_all(&self, need: u64) -> Option<Victims<'_>> {
         let (limit, limits) = (self.ledger.limit(), self.limits.load());
         let beyond = self.ledger.beyond(|registry| room::share(limit, limits.share(registry)));

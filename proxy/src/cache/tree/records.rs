@@ -1,8 +1,8 @@
 //! The small files of a repository: when it was made, which content it holds, what its tags mean, and lists as upstream gave them.
 //!
 //! Invariants: the lists of a repository are bounded in number and in bytes, for a list is named by its query, and a query
-//! can be anything. Whoever writes or deletes a record hears what its file took before, and takes now, so that all records
-//! together can be bounded, too.
+//! can be anything. Each function that writes or deletes a record returns the space that its file took before and takes now. From
+//! that the ledger counts all records together.
 
 use std::ffi::OsString;
 use std::fs;
@@ -45,7 +45,7 @@ impl Tree {
         }
     }
 
-    /// Deletes the records in a directory. It stays, for somebody may be about to write into it.
+    /// Deletes the records in a directory. The directory stays, because another thread may be about to write into it.
     fn empty(&self, directory: &Path) -> io::Result<u64> {
         let mut freed = 0;
         for name in entries(directory)? {
