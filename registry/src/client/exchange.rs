@@ -6,7 +6,8 @@
 //! caller brings is for the registry itself, the last of the addresses, and not for a mirror before it.
 //!
 //! Some registries challenge at `/v2/` alone, where most clients begin, and refuse or deny everything else to whoever shows nothing. So
-//! `/v2/` is asked, once in a while, before such an answer to a GET counts, where there is an account to show.
+//! `/v2/` is asked, once in a while, before such an answer to a GET counts: before a 401 without a challenge, and where there is an
+//! account to show, before a 403 and a 404.
 //!
 //! Where Basic was asked for and is refused (401, 403), `/v2/` is asked whether the account is: one more request for each GET that is
 //! refused.
@@ -161,13 +162,9 @@ impl Upstream {
                 (answer, _) => answer?,
             };
             let status = answer.response.status();
-            let unshown = answered.is_none() && call.method == Method::GET && purse.account().is_some();
+            let mut scheme = self.wanted(endpoint, call, &answer, &key, &purse, answered.is_some()).await?;
             if status != StatusCode::UNAUTHORIZED || answer.foreign {
-                if unshown
-                    && !answer.foreign
-                    && matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
-                    && let Some(scheme) = self.scheme_of_base(endpoint, &key).await?
-                {
+                if let Some(scheme) = scheme {
                     match self.show(index, &scheme, &key, &purse, &caller.cause).await {
                         Ok(Shown::Nothing) => return Ok(answer),
                         Ok(other) => shown = other,
@@ -195,12 +192,6 @@ impl Upstream {
                 }
                 return Ok(answer);
             }
-            let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
-            let mut scheme = match self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), &key) {
-                Err(Failure::Unauthorized) if unshown => self.scheme_of_base(endpoint, &key).await?,
-                Err(Failure::Unauthorized) => None,
-                scheme => Some(scheme?),
-            };
             match &shown {
                 Shown::Verbatim(_) => return Err(refused),
                 Shown::Basic(_) if matches!(scheme, None | Some(Scheme::Basic)) => {
@@ -256,6 +247,40 @@ impl Upstream {
             Some(_) if !endpoint.last => Purse::Nothing,
             Some(Identity::Account(account)) => Purse::Callers(Arc::clone(account)),
             Some(Identity::Verbatim(header)) => Purse::Verbatim(header.clone()),
+        }
+    }
+
+    /// What an answer asks to be shown: by its challenge, or where it has none, what `/v2/` asks for. `asked`: whether anything was
+    /// asked for before.
+    async fn wanted(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call,
+        answer: &Answer,
+        key: &SchemeKey,
+        purse: &Purse,
+        asked: bool,
+    ) -> Result<Option<Scheme>, Failure> {
+        let status = answer.response.status();
+        if answer.foreign {
+            return Ok(None);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
+            match self.choose(endpoint, lines.iter().filter_map(|line| line.to_str().ok()), key) {
+                Err(Failure::Unauthorized) => {}
+                scheme => return scheme.map(Some),
+            }
+        }
+        let refused = match (purse, status.as_u16()) {
+            (Purse::Verbatim(_), _) => false,
+            (Purse::Nothing, status) => status == 401,
+            (Purse::Own(_) | Purse::Callers(_), status) => matches!(status, 401 | 403 | 404),
+        };
+        if refused && !asked && call.method == Method::GET {
+            self.scheme_of_base(endpoint, key).await
+        } else {
+            Ok(None)
         }
     }
 
@@ -345,7 +370,9 @@ impl Upstream {
         Ok(Shown::Token(key, token))
     }
 
-    /// What `/v2/` wants to see of whoever shows nothing. Only what it says is remembered: that it failed says nothing of what it wants.
+    /// What `/v2/` wants to see of a client that shows nothing. A failure is not remembered: it does not say what `/v2/` wants.
+    ///
+    /// The scope of its challenge is left out: it is not the repository's, and ghcr.io sends `repository:user/image:pull` to all.
     async fn scheme_of_base(&self, endpoint: &Endpoint, key: &SchemeKey) -> Result<Option<Scheme>, Failure> {
         // The origin that we are the front of is asked as its clients ask us.
         if endpoint.transport.is_some() {
@@ -362,7 +389,7 @@ impl Upstream {
         }
         let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|line| line.to_str().ok());
         let scheme = match status {
-            StatusCode::UNAUTHORIZED => self.choose(endpoint, lines, key).ok(),
+            StatusCode::UNAUTHORIZED => self.choose(endpoint, lines, key).ok().map(Scheme::with_usual_scope),
             _ => None,
         };
         endpoint.schemes.base_wants(scheme.clone(), Instant::now());

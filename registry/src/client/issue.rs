@@ -21,13 +21,12 @@ use super::failure::{Failure, host_of};
 use super::login::Since;
 use super::pauses::Kind;
 use super::reach::Aim;
+use super::send::REDIRECTS;
 use super::target::{Target, redirect};
 use super::token::{ANSWER_LIMIT, Token, TokenKey};
 use super::upstream::{Asking, Line, Upstream, sent_at};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Most redirects of a token service.
-const REDIRECTS: usize = 5;
 
 impl Upstream {
     /// Has the token service issue a token.
@@ -50,12 +49,12 @@ impl Upstream {
         let response = self.ask_token_service(endpoint, key, Some(&key.scope), cause).await?;
         let (status, sent) = (response.status(), sent_at(&response));
         match (status.as_u16(), own) {
-            (200, _) => {
+            (200..=299, _) => {
                 let token = Token::parse(&self.read(response, ANSWER_LIMIT).await?, received);
                 if let Some(account) = own {
                     login.worked(account, sent);
                 }
-                token.map_err(|failure| failure.at(&host, Some(200)))
+                token.map_err(|failure| failure.at(&host, Some(status.as_u16())))
             }
             // Either of what was asked for, or of the account, or of the service itself.
             (400 | 401 | 403 | 404, Some(account)) => {
@@ -68,7 +67,7 @@ impl Upstream {
             }
             (401 | 403, None) => Err(refusal(status)),
             (400 | 404, None) => match self.ask_token_service(endpoint, key, None, cause).await?.status().as_u16() {
-                200 | 401 | 403 => Err(refusal(status)),
+                200..=299 | 401 | 403 => Err(refusal(status)),
                 _ => Err(useless(status, &host)),
             },
             _ => Err(useless(status, &host)),
@@ -98,14 +97,15 @@ impl Upstream {
         };
         let (bare, bare_sent) = (response.status(), sent_at(&response));
         match bare.as_u16() {
-            200 => {
+            200..=299 => {
                 login.worked(account, bare_sent);
                 refusal(status)
             }
             401 | 403 => login.refused(account, &host, bare.as_u16(), bare_sent, Instant::now()),
             500..=599 => useless(bare, &host),
-            // Some services want a scope: this login says nothing, and one of the last minute must do.
-            _ if login.is_proven(Instant::now()) => refusal(status),
+            // Some services want a scope: this login says nothing, and one of the last minute must do. One that answers with 400 or
+            // 404 whether there is a scope or not says nothing at all.
+            _ if matches!(status.as_u16(), 401 | 403) && login.is_proven(Instant::now()) => refusal(status),
             _ if status == StatusCode::UNAUTHORIZED => login.refused(account, &host, 401, sent, Instant::now()),
             _ => useless(status, &host),
         }

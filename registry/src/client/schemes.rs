@@ -32,6 +32,14 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
+    /// The same service's token for the usual scope.
+    pub(super) fn with_usual_scope(self) -> Scheme {
+        match self {
+            Scheme::Basic => Scheme::Basic,
+            Scheme::Bearer { realm, .. } => Scheme::Bearer { realm, scope: None },
+        }
+    }
+
     /// Whether this asks the same token service for less than `shown` has. A challenge that does so to a token says that the
     /// token is no longer good, and not that less than it would do.
     pub(super) fn asks_less_than(&self, shown: &Scheme, key: &SchemeKey) -> bool {

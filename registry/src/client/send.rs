@@ -22,8 +22,8 @@ use super::target::{Target, redirect};
 use super::upstream::{Asking, Line, Upstream, sent_at};
 use super::verdict::{self, Verdict};
 
-/// Real registries redirect once or twice.
-const REDIRECTS: usize = 5;
+/// Real registries redirect once or twice. Go's clients follow nine.
+pub(super) const REDIRECTS: usize = 10;
 
 /// What a registry says about a rejected request is read this far.
 const REJECTION_LIMIT: u64 = 64 * 1024;

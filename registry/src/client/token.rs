@@ -50,11 +50,14 @@ pub(super) struct Token {
     accepted: Arc<AtomicBool>,
 }
 
-/// The answer of a token service.
+/// The answer of a token service. Go's clients read its names in any case.
 #[derive(Deserialize)]
 struct Answer {
+    #[serde(alias = "Token", alias = "TOKEN")]
     token: Option<String>,
+    #[serde(alias = "Access_Token", alias = "ACCESS_TOKEN")]
     access_token: Option<String>,
+    #[serde(alias = "Expires_In", alias = "EXPIRES_IN")]
     expires_in: Option<serde_json::Value>,
 }
 
@@ -188,6 +191,7 @@ mod tests {
             (r#"{"token":"a"}"#, Some(("Bearer a", 54))),
             (r#"{"access_token":"b","expires_in":300}"#, Some(("Bearer b", 270))),
             (r#"{"token":"","access_token":"b","expires_in":3600.0}"#, Some(("Bearer b", 3570))),
+            (r#"{"Token":"a","Expires_In":300}"#, Some(("Bearer a", 270))),
             (r#"{"token":"a","expires_in":null}"#, Some(("Bearer a", 54))),
             (r#"{"token":"a","expires_in":-5}"#, Some(("Bearer a", 54))),
             (r#"{"token":"a","expires_in":1e300}"#, Some(("Bearer a", 54))),

@@ -99,6 +99,11 @@ impl Fake {
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
+
+    /// How many requests for anything but `/v2/` it saw.
+    pub(crate) fn questions(&self) -> usize {
+        self.seen().iter().filter(|seen| seen.target != "/v2/").count()
+    }
 }
 
 async fn serve(

@@ -122,6 +122,28 @@ async fn an_outage_says_nothing_of_the_account() {
     }
 }
 
+/// A token service that answers all in the same way is out of order, and has said nothing of a repository.
+#[tokio::test]
+async fn a_token_service_that_finds_nothing_is_an_outage() {
+    for (status, known) in [(400, true), (404, true), (400, false), (404, false)] {
+        let fails = Arc::new(AtomicBool::new(!known));
+        let state = Arc::clone(&fails);
+        let fake = bearer_registry(move |_| match state.load(Ordering::SeqCst) {
+            true => answer(status, &[], b"no such page"),
+            false => answer(200, &[], TOKEN),
+        })
+        .await;
+        let client = with_account(&fake);
+        if known {
+            get(&client, "a").await.unwrap();
+            fails.store(true, Ordering::SeqCst);
+        }
+        let error = get(&client, "b").await.unwrap_err();
+        assert!(!error.is_answer(), "{status} {known}: {error}");
+        assert_eq!(client.account_refused(), None);
+    }
+}
+
 /// Many are refused before the first of them is known to be.
 #[tokio::test]
 async fn refusals_at_once_share_one_question() {
