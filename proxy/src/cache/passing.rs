@@ -136,10 +136,10 @@ impl Passing {
 
     async fn open(&mut self) -> Result<Connection, BlobError> {
         let repository = &self.source.repository;
-        repository.check(&self.avoid)?;
+        let end = Some(self.range.end).filter(|end| *end != ENDLESS);
+        repository.check(self.range.start, end, &self.avoid)?;
         let permit = self.source.for_client().await?;
         permit.pace().moved(0);
-        let end = Some(self.range.end).filter(|end| *end != ENDLESS);
         let mut body = repository.get_blob(&self.digest, self.range.start, end, &self.avoid).await?;
         if let Some(expected) = self.expected {
             body.expect(expected);

@@ -91,7 +91,7 @@ impl BlobBody {
         source.distrust(avoid);
         let mut attempts = Attempts::new(&upstream, avoid);
         loop {
-            let turn = attempts.next().await?;
+            let turn = source.turn(&mut attempts).await?;
             match source.open(turn.index, start, end, None).await {
                 Ok(Opening::End(total)) if total > 0 || start > 0 => {
                     attempts.failed(turn, Failure::invalid(RangeError::Beyond));
@@ -298,9 +298,15 @@ impl BlobBody {
         loop {
             let now = Instant::now();
             let due = *self.due.get_or_insert_with(|| now + pause(self.tried, rand::random()));
-            let limited = self.order.first().map(|index| upstream.blob_pause(*index)).unwrap_or_default();
+            // Until the end asked for, but open-ended where that is the blob's: presigned URLs are happier that way.
+            let end = self.end.filter(|end| self.total != Some(*end));
+            let ways = self.source.ways(self.at, end);
+            let limited = self.order.first().map(|index| upstream.blob_pause(*index, ways)).unwrap_or_default();
             let next = due.max(now + limited);
             if next >= deadline {
+                if !limited.is_zero() && self.leave_out_the_range() {
+                    continue;
+                }
                 let limited = (!limited.is_zero()).then(|| Failure::rate_limited(limited));
                 return Err(self.give_up(limited.unwrap_or_else(|| self.last.clone())));
             }
@@ -311,8 +317,6 @@ impl BlobBody {
             let index = turn.index;
             let etag = self.etag.as_ref().filter(|_| index == self.endpoint);
             self.source.begin_again();
-            // Until the end asked for, but open-ended where that is the blob's: presigned URLs are happier that way.
-            let end = self.end.filter(|end| self.total != Some(*end));
             let opened = timeout_at(deadline, self.source.open(index, self.at, end, etag)).await;
             // Our patience ended, which says nothing about the endpoint.
             let Ok(opened) = opened else { return Err(self.give_up(self.last.clone())) };
@@ -353,12 +357,21 @@ impl BlobBody {
                 Err(failure) => {
                     self.order.retain(|other| *other != index);
                     if self.order.is_empty() {
-                        return Err(self.give_up(failure));
+                        // What upstream answered, it answered to a request without a range as well.
+                        if !matches!(failure, Failure::Invalid(_)) || !self.leave_out_the_range() {
+                            return Err(self.give_up(failure));
+                        }
+                        self.order.push(index);
                     }
                     self.last = failure;
                 }
             }
         }
+    }
+
+    /// Goes on without a range: once, before a body that began at the start of the blob is given up. False where that was tried.
+    fn leave_out_the_range(&mut self) -> bool {
+        self.start == 0 && self.at > 0 && self.source.leave_out_the_range()
     }
 
     /// What goes on where this body stands, if it is of the same length; `None`: nothing, for that is its end.

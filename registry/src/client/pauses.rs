@@ -43,6 +43,8 @@ pub(super) enum Kind {
     BlobHead,
     /// GET of a blob.
     Blob,
+    /// GET of a blob with a range: clients ask for blobs without one, so its limit stops none of those.
+    BlobPart,
     /// A list of tags.
     Tags,
     /// A list of referrers.
@@ -229,9 +231,8 @@ mod tests {
         let limited = key("a", Kind::Manifest);
         assert!(pauses.limited(&limited, 1, now, now, Some(Duration::from_secs(3600))));
         assert_eq!(pauses.turn(&limited, now, PATIENCE), Err(Duration::from_secs(3600)));
-        for other in
-            [key("b", Kind::Manifest), key("a", Kind::ManifestHead), key("a", Kind::Blob), key("a", Kind::BlobHead)]
-        {
+        let others = [Kind::ManifestHead, Kind::Blob, Kind::BlobPart, Kind::BlobHead].map(|kind| key("a", kind));
+        for other in others.into_iter().chain([key("b", Kind::Manifest)]) {
             assert_eq!(pauses.turn(&other, now, PATIENCE), Ok(Duration::ZERO), "{other:?}");
         }
         assert_eq!(pauses.turn(&limited, now + Duration::from_secs(3600), PATIENCE), Ok(Duration::ZERO));

@@ -21,7 +21,7 @@ use super::pauses::Kind;
 use super::reach::Aim;
 use super::retry::Attempts;
 use super::send::Call;
-use super::source::BlobSource;
+use super::source::{self, BlobSource};
 use super::upstream::Upstream;
 use super::{BlobBody, ClientError, Credential, FetchedList, FetchedManifest, ListKind, manifest, range};
 use crate::oci::{Digest, Reference, RepositoryName, media_type};
@@ -161,9 +161,10 @@ impl Repository {
         }
     }
 
-    /// Fails at once when no address would be asked for a blob now; for callers that must wait for something else first.
-    pub fn check(&self, avoid: &[usize]) -> Result<(), ClientError> {
-        Attempts::new(&self.upstream, avoid).check()
+    /// Fails at once when no address would be asked now for a blob, from `start` to `end` as [`Repository::get_blob`] has them; for
+    /// callers that must wait for something else first.
+    pub fn check(&self, start: u64, end: Option<u64>, avoid: &[usize]) -> Result<(), ClientError> {
+        Attempts::new(&self.upstream, avoid).check(source::ways(start, end))
     }
 
     /// GET of a blob, from `start` to the end, or to `end` (exclusive). `avoid` are endpoints (by index) that sent wrong

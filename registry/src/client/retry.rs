@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::ClientError;
 use super::failure::Failure;
 use super::lookout;
-use super::pauses::PATIENCE as PAUSED;
+use super::pauses::{Kind, PATIENCE as PAUSED};
 use super::upstream::Upstream;
 use super::verdict;
 
@@ -135,12 +135,12 @@ impl Attempts {
         }
     }
 
-    /// Fails at once when no endpoint would be asked now; for callers that must wait for something else first.
-    pub(super) fn check(&self) -> Result<(), ClientError> {
+    /// Fails at once when no endpoint would be asked now in any of these ways; for callers that must wait for something else first.
+    pub(super) fn check(&self, ways: &[Kind]) -> Result<(), ClientError> {
         if !self.hope() {
             return Err(self.exhausted());
         }
-        let pauses = self.order.iter().map(|index| (self.upstream.blob_pause(*index), index));
+        let pauses = self.order.iter().map(|index| (self.upstream.blob_pause(*index, ways), index));
         match pauses.min() {
             Some((left, index)) if left > PAUSED => {
                 let host = self.upstream.endpoints[*index].host();

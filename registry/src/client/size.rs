@@ -42,7 +42,7 @@ impl Repository {
         // Their HEADs failed: further tries are by GET, which would follow in any case.
         let mut failed = Vec::new();
         loop {
-            let turn = attempts.next().await?;
+            let turn = source.turn(&mut attempts).await?;
             let (index, endpoint) = (turn.index, &self.upstream.endpoints[turn.index]);
             let by_head = !failed.contains(&index) && !self.is_sized_by_get(index, absent_by_head);
             let mut untold = false;
@@ -105,7 +105,7 @@ impl Repository {
         let mut source = self.source(digest);
         let mut attempts = if failed { Attempts::once(&self.upstream) } else { Attempts::new(&self.upstream, &[]) };
         loop {
-            let turn = attempts.next().await?;
+            let turn = source.turn(&mut attempts).await?;
             match source.probe(turn.index).await {
                 Ok(probe) => {
                     turn.settle(None);

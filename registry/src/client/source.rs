@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is returned as a part is the part that was asked for, or the blob from its start. A server need not
 //! take ranges: where it refuses one the request is sent again without, and that is remembered of the endpoint. Where it
-//! fails to answer one, the next attempt is without.
+//! fails to answer one, the next attempt is without. A failure of a request with a range proves nothing about the blob: before
+//! that is given up it is asked for once without a range, as a client would ask.
 
 use std::sync::Arc;
 
@@ -14,7 +15,9 @@ use super::ClientError;
 use super::exchange::Caller;
 use super::failure::Failure;
 use super::manifest;
+use super::pauses::Kind;
 use super::range::{self, Extent, RangeError, Speaker};
+use super::retry::{Attempts, Turn};
 use super::send::{Answer, Call};
 use super::upstream::Upstream;
 use crate::oci::Digest;
@@ -30,8 +33,19 @@ pub(super) struct BlobSource {
     plain: Option<usize>,
     /// Endpoints that sent wrong bytes for this blob: perhaps for the range.
     distrusted: Vec<usize>,
+    /// The endpoints that failed a request for a range in a way that may be of the range, and were not asked without one.
+    owing: Vec<Owing>,
+    /// No request has a range any more.
+    without: bool,
     /// The 5xx that a HEAD was answered with. A range that is answered with that too fails for another reason than the range.
     head: Option<u16>,
+}
+
+/// An endpoint whose failure may be of the range.
+struct Owing {
+    index: usize,
+    /// The failure was a 429, or the pause after one.
+    limited: bool,
 }
 
 /// The header of an answer that carries a part of a blob.
@@ -84,12 +98,45 @@ pub(super) enum Opening {
 impl BlobSource {
     /// `call` is the GET of the blob, without a range.
     pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call, digest: Digest) -> BlobSource {
-        BlobSource { upstream, caller, call, digest, plain: None, distrusted: Vec::new(), head: None }
+        BlobSource {
+            upstream,
+            caller,
+            call,
+            digest,
+            plain: None,
+            distrusted: Vec::new(),
+            owing: Vec::new(),
+            without: false,
+            head: None,
+        }
     }
 
     /// Begins a request of its own: a token from before it may have expired.
     pub(super) fn begin_again(&mut self) {
         self.call.since = std::time::Instant::now();
+    }
+
+    /// The next endpoint to ask for the beginning of the blob, or for all of it. After the last attempt come those that were asked for
+    /// it with a range alone, once each and without a range.
+    pub(super) async fn turn(&mut self, attempts: &mut Attempts) -> Result<Turn, ClientError> {
+        let error = match attempts.next().await {
+            // The registry itself has spoken of the blob.
+            Err(error) if !error.is_answer() => error,
+            turn => return turn,
+        };
+        let Some(Owing { index, .. }) = self.owing.first() else { return Err(error) };
+        self.plain = Some(*index);
+        Ok(Turn::insist(&self.upstream, *index))
+    }
+
+    /// From now on no request has a range. False where that was so.
+    pub(super) fn leave_out_the_range(&mut self) -> bool {
+        !std::mem::replace(&mut self.without, true)
+    }
+
+    /// As [`ways`], of the requests of this source.
+    pub(super) fn ways(&self, start: u64, end: Option<u64>) -> &'static [Kind] {
+        if self.without { &[Kind::Blob] } else { ways(start, end) }
     }
 
     /// Notes how a HEAD of the blob failed at the endpoint at `index`.
@@ -134,16 +181,23 @@ impl BlobSource {
         let endpoint = &upstream.endpoints[index];
         let range = range::header(start, end).and_then(|range| HeaderValue::try_from(range).ok());
         // From its start the blob can be had without a range as well.
-        let avoided = start == 0
-            && range.is_some()
-            && (self.plain == Some(index)
-                || self.distrusted.contains(&index)
-                || !endpoint.ranges.is_worth_trying(Instant::now()));
+        let avoided = range.is_some()
+            && (self.without
+                || start == 0
+                    && (self.plain == Some(index)
+                        || self.distrusted.contains(&index)
+                        || !endpoint.ranges.is_worth_trying(Instant::now())));
         let mut refused = false;
         if let Some(range) = range.filter(|_| !avoided) {
             let answer = match self.ask(index, Some((range, if_range))).await {
                 Err(Failure::Unauthorized) if endpoint.last => None,
-                answer => Some(answer?),
+                Err(failure) => {
+                    if matches!(failure, Failure::Broken(_)) {
+                        self.plain = Some(index);
+                    }
+                    return Err(self.owe(index, start, failure));
+                }
+                Ok(answer) => Some(answer),
             };
             let again = self.plain == Some(index);
             // A server that is known to take no ranges need not say so in so many words.
@@ -168,16 +222,18 @@ impl BlobSource {
                 match self.opened(index, answer, start, end).await {
                     // A 206 that is not what it should be: this server is bad at ranges.
                     Err(Failure::Invalid(_)) if status == StatusCode::PARTIAL_CONTENT => refused = true,
-                    opened => return opened.map(|opened| Opening::Body(Box::new(opened))),
+                    Err(failure) => return Err(self.owe(index, start, failure)),
+                    Ok(opened) => return Ok(Opening::Body(Box::new(opened))),
                 }
             }
         }
         if refused && start == 0 {
             self.plain = Some(index);
         }
+        let paid = self.owing.iter().position(|owing| owing.index == index).map(|at| self.owing.remove(at));
         let answer = self.ask(index, None).await?;
         let mut opened = self.opened(index, answer, start, end).await?;
-        if refused {
+        if refused || paid.is_some_and(|owing| owing.limited) {
             let (registry, host) = (self.upstream.name(), endpoint.host());
             tracing::debug!(registry, host, "the server does not take ranges");
             endpoint.ranges.refused(Instant::now());
@@ -186,9 +242,19 @@ impl BlobSource {
         Ok(Opening::Body(Box::new(opened)))
     }
 
+    /// Notes a failure of a request with a range.
+    fn owe(&mut self, index: usize, start: u64, failure: Failure) -> Failure {
+        // In the middle of a blob a request without a range costs all that lies before it.
+        if start == 0 && may_be_of_the_range(&failure) && self.owing.iter().all(|owing| owing.index != index) {
+            self.owing.push(Owing { index, limited: matches!(failure, Failure::RateLimited(..)) });
+        }
+        failure
+    }
+
     async fn ask(&self, index: usize, range: Option<(HeaderValue, Option<&HeaderValue>)>) -> Result<Answer, Failure> {
         let mut call = self.call.clone();
         if let Some((range, if_range)) = range {
+            call.kind = Kind::BlobPart;
             call.headers.insert(RANGE, range);
             if let Some(etag) = if_range {
                 call.headers.insert(IF_RANGE, etag.clone());
@@ -213,6 +279,36 @@ impl BlobSource {
             || headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
         let proven = carried || range::content_length(headers).is_some() || headers.contains_key(TRANSFER_ENCODING);
         Ok(Opened { extent, etag: strong_etag(headers), ranges, proven, response })
+    }
+}
+
+/// How `start..end` of a blob can be asked for. From its start it can be had without a range as well.
+pub(super) fn ways(start: u64, end: Option<u64>) -> &'static [Kind] {
+    match (start, end) {
+        (0, None) => &[Kind::Blob],
+        (0, Some(_)) => &[Kind::BlobPart, Kind::Blob],
+        _ => &[Kind::BlobPart],
+    }
+}
+
+/// Whether a request for a range may have failed in this way for its range alone.
+fn may_be_of_the_range(failure: &Failure) -> bool {
+    match failure {
+        Failure::NotFound
+        | Failure::Unauthorized
+        | Failure::Forbidden
+        | Failure::Rejected(_)
+        | Failure::RateLimited(..)
+        | Failure::Broken(_)
+        | Failure::Expired(_) => true,
+        // A redirect that cannot be followed leads no further without a range.
+        Failure::Invalid(why) => !why.status.is_some_and(|status| (300..400).contains(&status)),
+        // There was no answer, or it was not about the blob; waiting once more for an answer takes as long again.
+        Failure::Unconfirmed(_)
+        | Failure::AccountRefused(_)
+        | Failure::Dead(_)
+        | Failure::Silent(_)
+        | Failure::Astray(_) => false,
     }
 }
 

@@ -228,11 +228,14 @@ impl Upstream {
         result
     }
 
-    /// For how long blobs of an endpoint are stopped still.
-    pub(super) fn blob_pause(&self, index: usize) -> Duration {
-        let endpoint = &self.endpoints[index];
-        let key = PauseKey { host: endpoint.host().to_owned(), kind: Kind::Blob };
-        self.pauses.left(&key, Instant::now())
+    /// For how long requests for a blob of an endpoint are stopped still; the shortest time where it can be asked for in several ways.
+    pub(super) fn blob_pause(&self, index: usize, ways: &[Kind]) -> Duration {
+        let host = self.endpoints[index].host();
+        let left = |kind: &Kind| {
+            let key = PauseKey { host: host.to_owned(), kind: *kind };
+            self.pauses.left(&key, Instant::now())
+        };
+        ways.iter().map(left).min().unwrap_or_default()
     }
 
     /// Reads the beginning of a body, and no more than `limit` bytes. What comes broken or late is left out.

@@ -97,7 +97,7 @@ pub(super) async fn open(
 ) -> Result<Body, BlobError> {
     let repository = &origin.source.repository;
     loop {
-        repository.check(avoid)?;
+        repository.check(range.0, range.1, avoid)?;
         let permit = origin.source.for_fill(parties).await?;
         let wanted = permit.pace().when_cut();
         let opened = tokio::select! {
@@ -126,7 +126,13 @@ pub(super) async fn first(
     avoid: &[usize],
 ) -> Result<Body, BlobError> {
     let large = origin.hint.is_some_and(|hint| hint > origin.parallel_above && origin.connections > 1);
-    open(origin, parties, digest, (0, large.then_some(STRETCH)), origin.hint, avoid).await
+    let body = open(origin, parties, digest, (0, large.then_some(STRETCH)), origin.hint, avoid).await?;
+    if !large || body.total().is_none() || body.total() == origin.hint {
+        return Ok(body);
+    }
+    // Perhaps a page in place of the range. What a client would get decides.
+    drop(body);
+    open(origin, parties, digest, (0, None), origin.hint, avoid).await
 }
 
 /// How what is missing of a fill is asked for.
