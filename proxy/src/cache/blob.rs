@@ -27,7 +27,8 @@ use super::BlobError;
 use super::fill::download;
 use super::fill::lease::Lease;
 use super::fill::registry::{Fills, Origin};
-use super::fill::{ENDLESS, Found};
+use super::fill::{ENDLESS, Found, REACH};
+use super::gather::{Aim, gather};
 use super::passing::Passing;
 use super::store::{Store, blocking};
 
@@ -159,6 +160,19 @@ impl Blob {
 
     /// Reads a range, which must lie within the size. What [`Blob::all`] returns is read to the end of the blob.
     pub(crate) fn reader(&self, range: Range<u64>) -> BlobReader {
+        let fetched = range.clone();
+        self.reader_within(range, fetched)
+    }
+
+    /// In which stretches several ranges, which a client asks for together, are fetched.
+    pub(crate) fn gathered(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let whole = matches!(&self.bytes, BlobBytes::Filling(lease) if lease.will_be_whole());
+        let above = self.context.origin.as_ref().map_or(u64::MAX, |origin| origin.parallel_above);
+        gather(ranges, self.size().unwrap_or(ENDLESS), above, whole)
+    }
+
+    /// As [`Blob::reader`]. What is not here is fetched as a part of `fetched`, which holds the range.
+    pub(crate) fn reader_within(&self, range: Range<u64>, fetched: Range<u64>) -> BlobReader {
         // To a client that was told a length by a manifest, that is all of it.
         let told = self.context.size.is_none() && self.context.hint() == Some(range.end);
         let whole = range.start == 0 && (range.end == ENDLESS || told || self.size() == Some(range.end));
@@ -172,16 +186,16 @@ impl Blob {
             }
             BlobBytes::Uncached => Way::Upstream(Box::new(Upstream::new(&self.context, &range, whole))),
         };
-        BlobReader { context: self.context.clone(), position: range.start, range, whole, way }
+        let patient = !whole && fetched.start == 0 && fetched != range && Some(fetched.end) == self.size();
+        let aim = Aim { range, fetched, whole, patient };
+        BlobReader { context: self.context.clone(), position: aim.range.start, aim, way }
     }
 }
 
 /// Reads a range of a blob, waiting for what is not here yet.
 pub(crate) struct BlobReader {
     context: Context,
-    range: Range<u64>,
-    /// Whether that is all of the blob.
-    whole: bool,
+    aim: Aim,
     position: u64,
     way: Way,
 }
@@ -214,15 +228,15 @@ impl BlobReader {
     /// reuse one allocation for a whole body.
     pub(crate) async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, BlobError> {
         loop {
-            if self.position >= self.range.end {
+            if self.position >= self.aim.range.end {
                 return Ok(0);
             }
             let read = match &mut self.way {
                 Way::File(file) => {
-                    let read = read_at(file, buffer, self.position, self.range.end).await;
+                    let read = read_at(file, buffer, self.position, self.aim.range.end).await;
                     read.and_then(at_least_one).map_err(|error| self.context.storage(&error))?
                 }
-                Way::Fill(reader) => match reader.wait(&self.context, self.position, &self.range, self.whole).await {
+                Way::Fill(reader) => match reader.wait(&self.context, self.position, &self.aim).await {
                     Ok(until) if until == self.position => return Ok(0),
                     Ok(until) => {
                         let read = read_at(&reader.lease.file, buffer, self.position, until).await;
@@ -230,7 +244,7 @@ impl BlobReader {
                     }
                     Err(BlobError::Storage { .. }) if self.context.origin.is_some() => {
                         let file = Arc::clone(&reader.lease.file);
-                        let upstream = Upstream::new(&self.context, &self.range, self.whole);
+                        let upstream = Upstream::new(&self.context, &self.aim.range, self.aim.whole);
                         let upstream = upstream.taking_over(&self.context, self.position, file).await?;
                         self.way = Way::Upstream(Box::new(upstream));
                         continue;
@@ -301,27 +315,27 @@ async fn read_at(file: &Arc<File>, buffer: &mut [u8], position: u64, end: u64) -
 impl FillReader {
     /// Waits until there is something to read at `position`, and returns up to where; `position` itself at the end of the
     /// blob.
-    async fn wait(
-        &mut self,
-        context: &Context,
-        position: u64,
-        range: &Range<u64>,
-        whole: bool,
-    ) -> Result<u64, BlobError> {
+    async fn wait(&mut self, context: &Context, position: u64, aim: &Aim) -> Result<u64, BlobError> {
         loop {
             self.changes.mark_unchanged();
-            match self.lease.find(position, range, whole, context.party()) {
+            match self.lease.find(position, aim, context.party()) {
                 Found::Until(end) => return Ok(end),
                 Found::End => return Ok(position),
                 Found::Failed(error) => return Err(error),
                 Found::Wait => {}
                 // Another party's answer ends no reader: it goes on in its own name, and ends with its own answer.
-                Found::Refused if whole => context.fills.go_on(&context.store, &self.lease, context.origin()?),
+                Found::Refused if aim.whole => context.fills.go_on(&context.store, &self.lease, context.origin()?),
+                Found::Nobody | Found::Refused if aim.patient => {
+                    context.fills.go_on(&context.store, &self.lease, context.origin()?);
+                }
                 Found::Nobody | Found::Refused => {
                     let origin = context.origin()?.clone();
                     if self.demand.is_none() {
                         let (store, fills) = (Arc::clone(&context.store), Arc::clone(&context.fills));
-                        let stretch = position..range.end.min(position + download::READ_ON);
+                        // Parts need not be asked for in order: those just before this one come with it.
+                        let near = position.checked_sub(aim.fetched.start).is_some_and(|before| before <= REACH);
+                        let from = if near { aim.fetched.start } else { position };
+                        let stretch = from..aim.fetched.end.min(from + download::READ_ON);
                         let fetch = download::range(self.lease.clone(), store, fills, origin, stretch);
                         self.demand = Some(tokio::spawn(fetch));
                     }

@@ -18,7 +18,7 @@ use super::plan::Authorisation;
 use super::refusal::{Refusal, Thing};
 use super::scope::{Key, Scope, Wanted};
 use super::served::{Content, Refused, Served};
-use crate::cache::{Blob, BlobError, BlobState, Stretch, Want};
+use crate::cache::{Blob, BlobError, BlobState, Stretch, Want, are_few, stretches};
 use pierhead_service::conditional::{self, Verdict};
 use pierhead_service::range::{self, Selection, Spec};
 
@@ -271,9 +271,31 @@ fn want(headers: &HeaderMap, digest: &Digest, size: Option<u64>) -> Want {
         Want::Part(match specs[..] {
             [Spec::Closed(start, last)] => Some(Stretch { start, end: last.checked_add(1) }),
             [Spec::From(start)] => Some(Stretch { start, end: None }),
-            _ => None,
+            [Spec::Suffix(_)] => None,
+            _ => return several(&specs),
         })
     }
+}
+
+/// What to ask for first where a client asks for several ranges: of few stretches the first one, whose answer tells the length of the
+/// blob, too.
+fn several(specs: &[Spec]) -> Want {
+    let closed = |spec: &Spec| match spec {
+        Spec::Closed(start, last) => Some(*start..last.saturating_add(1)),
+        Spec::From(_) | Spec::Suffix(_) => None,
+    };
+    let ranges: Vec<_> = specs.iter().filter_map(closed).collect();
+    let mut stretches = stretches(&ranges);
+    let first = stretches.first().cloned();
+    if specs.iter().any(|spec| matches!(spec, Spec::From(_))) {
+        return Want::Whole;
+    }
+    // The end of the blob, wherever that is.
+    if ranges.len() < specs.len() {
+        stretches.push(0..1);
+    }
+    let first = first.filter(|_| are_few(&stretches));
+    Want::Part(first.map(|stretch| Stretch { start: stretch.start, end: Some(stretch.end) }))
 }
 
 impl Scope {
@@ -304,7 +326,11 @@ mod tests {
             (Some("bytes=5-"), None, None, part(5, None)),
             (Some("bytes=5-9"), None, None, part(5, Some(10))),
             (Some("bytes=-5"), None, None, Want::Part(None)),
-            (Some("bytes=0-1,5-6"), None, None, Want::Part(None)),
+            (Some("bytes=0-1,5-6"), None, None, part(0, Some(7))),
+            (Some("bytes=5-6,0-1,-9"), None, None, part(0, Some(7))),
+            (Some("bytes=0-1,5000000-5000001"), None, None, part(0, Some(2))),
+            (Some("bytes=0-1,5000000-5000001,-9"), None, None, Want::Part(None)),
+            (Some("bytes=0-1,5-"), None, None, Want::Whole),
             (Some("lines=0-1"), None, None, Want::Whole),
             (Some("bytes=5-"), Some("\"other\""), None, Want::Whole),
             (Some("bytes=5-"), Some(same.as_str()), None, part(5, None)),

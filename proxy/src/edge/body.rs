@@ -14,7 +14,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 
-use crate::cache::{Blob, BlobError, BlobState, ENDLESS};
+use crate::cache::{Blob, BlobError, BlobReader, BlobState, ENDLESS};
 use crate::front::FRAME;
 use pierhead_service::range::Multipart;
 
@@ -41,17 +41,28 @@ impl Body {
     /// Waits for the first byte of a blob that is not all here. Until the header has gone out, that it will not come can
     /// be told by a status, which sends clients on to their next mirror; afterwards only by breaking off.
     pub(crate) async fn begin(&self) -> Result<(), BlobError> {
-        let (blob, range) = match self {
-            Body::Blob(blob, range) => (blob, Some(range)),
-            Body::Multipart(blob, multipart) => (blob, multipart.parts.first().map(|(_, range)| range)),
+        let (blob, reader) = match self {
+            // The whole range, so that what is fetched for this reader serves the next one.
+            Body::Blob(blob, range) => (blob, Some(blob.reader(range.clone()))),
+            Body::Multipart(blob, multipart) => (blob, readers(blob, multipart).next()),
             Body::Empty | Body::Bytes(_) => return Ok(()),
         };
-        if let (BlobState::Filling, Some(range)) = (blob.state(), range) {
-            // The whole range, so that what is fetched for this reader serves the next one.
-            blob.reader(range.clone()).read(&mut [0]).await?;
+        if let (BlobState::Filling, Some(mut reader)) = (blob.state(), reader) {
+            reader.read(&mut [0]).await?;
         }
         Ok(())
     }
+}
+
+/// A reader for each part, in order, each made when its turn comes.
+fn readers(blob: &Blob, multipart: &Multipart) -> impl Iterator<Item = BlobReader> {
+    let ranges: Vec<_> = multipart.parts.iter().map(|(_, range)| range.clone()).collect();
+    let stretches = blob.gathered(&ranges);
+    ranges.into_iter().map(move |range| {
+        let holds = |stretch: &&Range<u64>| stretch.start <= range.start && range.end <= stretch.end;
+        let fetched = stretches.iter().find(holds).cloned().unwrap_or_else(|| range.clone());
+        blob.reader_within(range, fetched)
+    })
 }
 
 /// What went out.
@@ -140,14 +151,16 @@ async fn write(
             sent.bytes += length;
         }
         Body::Blob(blob, range) => {
-            copy(session, &blob, range, &mut Buffer::new(session), sent).await?;
+            let (reader, length) = (blob.reader(range.clone()), range.end - range.start);
+            copy(session, reader, length, range.end == ENDLESS, &mut Buffer::new(session), sent).await?;
             finish(session).await?;
         }
         Body::Multipart(blob, multipart) => {
             let mut buffer = Buffer::new(session);
-            for (heading, range) in multipart.parts {
-                text(session, heading, sent).await?;
-                copy(session, &blob, range, &mut buffer, sent).await?;
+            let readers = readers(&blob, &multipart);
+            for ((heading, range), reader) in multipart.parts.iter().zip(readers) {
+                text(session, heading.clone(), sent).await?;
+                copy(session, reader, range.end - range.start, false, &mut buffer, sent).await?;
             }
             text(session, multipart.end, sent).await?;
             finish(session).await?;
@@ -190,14 +203,12 @@ fn take_turn(lent: &mut VecDeque<Bytes>) -> BytesMut {
 
 async fn copy(
     session: &mut ServerSession,
-    blob: &Blob,
-    range: Range<u64>,
+    mut reader: BlobReader,
+    mut left: u64,
+    endless: bool,
     buffer: &mut Buffer,
     sent: &mut Sent,
 ) -> Result<(), Broken> {
-    let endless = range.end == ENDLESS;
-    let mut left = range.end - range.start;
-    let mut reader = blob.reader(range);
     while left > 0 {
         let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         let count = match (&mut *buffer, &mut *session) {

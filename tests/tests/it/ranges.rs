@@ -1,12 +1,13 @@
 //! Parts of blobs: of those that are here, on their way, or not here at all.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pierhead_tests::eventually;
 use pierhead_tests::http::{Answer, Server};
-use pierhead_tests::image::Blob;
+use pierhead_tests::image::{Blob, Image};
 use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::pull::Reply;
@@ -253,4 +254,102 @@ async fn head_never_downloads() {
     assert!(wire.carried() < 16 * 1024, "{}", wire.carried());
     let unknown = edge.client().head(&format!("/v2/team/app/blobs/{}", Blob::random(2, 10).digest)).await;
     assert_eq!(unknown.status, 404);
+}
+
+/// Blob requests that upstream saw for `ranges` of a cold blob, each part checked.
+async fn cost(size: usize, keys: serde_json::Value, ranges: &[(usize, usize)]) -> usize {
+    let upstream = Upstream::start().await;
+    let blob = Blob::random(size as u64, size);
+    upstream.hold_blob("team/app", &blob.digest.to_string(), blob.bytes.clone());
+    let edge = Setup::new().registry_with("up.test", upstream.url(), keys).start().await;
+    let list = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect::<Vec<_>>().join(",");
+    let reply = edge.client().range("team/app", &blob.digest, &format!("bytes={list}")).await;
+    assert_eq!(reply.status, 206);
+    let parts = parts(&reply);
+    assert_eq!(parts.len(), ranges.len());
+    for ((range, bytes), (first, last)) in parts.iter().zip(ranges) {
+        assert_eq!(*range, format!("bytes {first}-{last}/{size}"));
+        assert!(*bytes == blob.bytes.slice(first..=last), "{range}");
+    }
+    upstream.count("GET", &blob.digest.to_string()) + upstream.count("HEAD", &blob.digest.to_string())
+}
+
+/// zstd:chunked, SOCI and eStargz ask for many ranges at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_ranges_of_a_cold_blob_cost_two_requests_at_most() {
+    let every = |count: usize, step: usize| (0..count).map(|n| (n * step, n * step + 9)).collect::<Vec<_>>();
+    let mib = 1 << 20;
+    for (size, ranges) in [
+        (4 * mib, every(2, 1000)),
+        (4 * mib, every(32, 1000)),
+        (4 * mib, every(32, 100_000)),
+        (20 * mib, every(2, 18 * mib)),
+        (20 * mib, every(9, 2 * mib)),
+        (20 * mib, every(9, 2 * mib).into_iter().rev().collect()),
+        (20 * mib, every(64, 300_000)),
+        (20 * mib, vec![(15 * mib, 15 * mib + 9), (100, 199), (5 * mib, 14 * mib)]),
+        (20 * mib, vec![(15 * mib, 15 * mib + 9), (15 * mib - 100, 15 * mib - 91)]),
+    ] {
+        let asked = cost(size, json!({ "default": true }), &ranges).await;
+        assert!(asked <= 2, "{asked} requests for {ranges:?} of {size}");
+    }
+    // A large blob is not fetched whole for a few far parts of it.
+    let asked = cost(20 * mib, json!({ "default": true, "parallel_above": "1MiB" }), &every(9, 2 * mib)).await;
+    assert!(asked <= 10, "{asked}");
+}
+
+/// An upstream may fail requests with a range, for which no client asked, in any way. What it sends without one arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_arrives_although_ranges_fail() {
+    let page = Bytes::from_static(b"<html>no such page</html>");
+    let failures = [
+        ("429 for an hour", Answer::new(429, &[("Retry-After", "3600")], "")),
+        ("429", Answer::new(429, &[], "")),
+        ("closed", Answer::default()),
+        ("400", Answer::new(400, &[], "")),
+        ("401", Answer::new(401, &[], "")),
+        ("403", Answer::new(403, &[], "")),
+        ("404", Answer::new(404, &[], "")),
+        ("416", Answer::new(416, &[], "")),
+        ("500", Answer::new(500, &[], "")),
+        ("501", Answer::new(501, &[], "")),
+        ("503", Answer::new(503, &[], "")),
+        ("a page", Answer::new(200, &[("Content-Type", "text/html")], page)),
+    ];
+    // The first range fails, or those after it.
+    for ((name, failure), late) in failures.into_iter().flat_map(|failure| [(failure.clone(), false), (failure, true)])
+    {
+        let image = Image::new(7, &[20 << 20]);
+        let contents: HashMap<String, (String, Bytes)> = image
+            .blobs()
+            .map(|blob| {
+                (format!("/v2/team/app/blobs/{}", blob.digest), ("application/octet-stream".into(), blob.bytes.clone()))
+            })
+            .chain(["latest".to_owned(), image.digest().to_string()].map(|reference| {
+                let manifest = &image.manifest;
+                (
+                    format!("/v2/team/app/manifests/{reference}"),
+                    (manifest.media_type.clone(), manifest.blob.bytes.clone()),
+                )
+            }))
+            .collect();
+        let server = Server::start(Ipv4Addr::LOCALHOST, move |request| {
+            let Some((media_type, bytes)) = contents.get(&request.path) else { return Answer::new(200, &[], "{}") };
+            match request.range() {
+                Some((0, Some(last))) if late => {
+                    let total = bytes.len();
+                    let end = usize::try_from(last).unwrap() + 1;
+                    let range = format!("bytes 0-{last}/{total}");
+                    Answer::new(206, &[("Content-Range", &range)], bytes.slice(..end))
+                }
+                Some(_) => failure.clone(),
+                None => Answer::new(200, &[("Content-Type", media_type)], bytes.clone()),
+            }
+        })
+        .await;
+        let keys = json!({ "default": true, "parallel_above": "1MiB", "retries": 0 });
+        let edge = Setup::new().registry_with("up.test", server.url(), keys).start().await;
+        let pulled = edge.client().pull("team/app", "latest").await;
+        assert!(pulled.is_ok(), "{name}, late: {late}: {:?}", pulled.err());
+    }
 }

@@ -1,12 +1,13 @@
 //! Keeps a fill registered, for as long as anybody reads from it or is about to.
 
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pierhead_registry::client::Repository;
 
 use super::{Fill, Found};
+use crate::cache::gather::Aim;
 
 /// Keeps a fill registered.
 pub(in crate::cache) struct Lease {
@@ -28,14 +29,8 @@ impl Lease {
     }
 
     /// See [`Fill::find`].
-    pub(in crate::cache) fn find(
-        &self,
-        position: u64,
-        range: &Range<u64>,
-        whole: bool,
-        party: Option<&Repository>,
-    ) -> Found {
-        self.fill.find(position, range, whole, party, self.since)
+    pub(in crate::cache) fn find(&self, position: u64, aim: &Aim, party: Option<&Repository>) -> Found {
+        self.fill.find(position, aim, party, self.since)
     }
 
     /// How many downloads of the whole had failed when this was taken.

@@ -34,6 +34,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::answers::{Ends, Meaning};
 use self::connections::Parties;
 use super::BlobError;
+use super::gather::Aim;
 use super::segments::Segments;
 
 /// What is held back until the hash of a blob was checked.
@@ -160,9 +161,9 @@ impl Fill {
         self.state.lock().bound()
     }
 
-    /// What a reader of `range` finds at `position`; `whole` when it reads the blob from its start to its end, which is
-    /// [`ENDLESS`] for a reader that does not know it. `party`: in whose name it reads, `since` when ([`Ends::count`]).
-    fn find(&self, position: u64, range: &Range<u64>, whole: bool, party: Option<&Repository>, since: u64) -> Found {
+    /// What a reader finds at `position`. `party`: in whose name it reads, `since` when ([`Ends::count`]).
+    fn find(&self, position: u64, aim: &Aim, party: Option<&Repository>, since: u64) -> Found {
+        let (range, whole) = (&aim.range, aim.whole);
         let state = self.state.lock();
         let asked = if range.end == ENDLESS { state.bound() } else { range.end };
         // The reader was told another length, by a manifest: it must not take this for that.
@@ -199,7 +200,7 @@ impl Fill {
             let claimed = state.in_flight.iter().map(|flight| flight.end).max().unwrap_or(0);
             position >= claimed && position - claimed <= REACH
         };
-        if arriving || next || (state.whole && (whole || state.unranged)) { Found::Wait } else { left() }
+        if arriving || next || (state.whole && (whole || aim.patient || state.unranged)) { Found::Wait } else { left() }
     }
 
     /// Bytes that are here.
