@@ -301,7 +301,11 @@ impl BlobBody {
             // Until the end asked for, but open-ended where that is the blob's: presigned URLs are happier that way.
             let end = self.end.filter(|end| self.total != Some(*end));
             let ways = self.source.ways(self.at, end);
-            let limited = self.order.first().map(|index| upstream.blob_pause(*index, ways)).unwrap_or_default();
+            let limited = self
+                .order
+                .first()
+                .map(|index| upstream.blob_pause(*index, ways, &self.source.caller))
+                .unwrap_or_default();
             let next = due.max(now + limited);
             if next >= deadline {
                 if !limited.is_zero() && self.leave_out_the_range() {

@@ -60,8 +60,15 @@ impl Client {
             (ACCEPT, HeaderValue::from_static("application/json")),
             (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
-        let asking =
-            Asking { line, method: &Method::GET, target: None, kind: Kind::Other, aim: Aim::Other, patient: true };
+        let asking = Asking {
+            line,
+            method: &Method::GET,
+            target: None,
+            kind: Kind::Other,
+            account: None,
+            aim: Aim::Other,
+            patient: true,
+        };
         let response = self.upstream.request(endpoint, &asking, &url, &headers).await;
         let response = response.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
         match (response.status(), verdict::judge(&Method::GET, response.status(), foreign)) {

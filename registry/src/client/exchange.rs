@@ -32,7 +32,7 @@ use super::realm;
 use super::schemes::{Expected, Realm, Scheme, SchemeKey};
 use super::send::{Answer, Call};
 use super::token::{Token, TokenKey};
-use super::upstream::{Asking, Line, Upstream, sent_at};
+use super::upstream::{Asking, Line, Upstream, hash, sent_at};
 use super::verdict::{self, AccountVerdict};
 use super::{Account, Credential};
 use crate::oci::RepositoryName;
@@ -64,6 +64,14 @@ impl Caller {
     /// Whether both ask the same with the same right, from wherever.
     pub(super) fn asks_as(&self, other: &Caller) -> bool {
         self.repository == other.repository && self.credential == other.credential
+    }
+
+    /// The caller's account, as a hash, where it may be shown to this endpoint.
+    pub(super) fn account_at(&self, endpoint: &Endpoint) -> Option<u64> {
+        match self.credential.as_ref().filter(|_| endpoint.last)? {
+            Identity::Account(account) => Some(hash(account)),
+            Identity::Verbatim(header) => header.as_ref().map(hash),
+        }
     }
 }
 
@@ -399,7 +407,7 @@ impl Upstream {
     /// GET of `/v2/`.
     async fn ask_base(&self, endpoint: &Endpoint, headers: &HeaderMap) -> Result<Response, Failure> {
         let (line, method, kind) = (Line::Api, &Method::GET, Kind::Other);
-        let asking = Asking { line, method, target: None, kind, aim: Aim::Other, patient: false };
+        let asking = Asking { line, method, target: None, kind, account: None, aim: Aim::Other, patient: false };
         self.request(endpoint, &asking, &endpoint.base(), headers).await
     }
 

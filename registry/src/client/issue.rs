@@ -24,7 +24,7 @@ use super::reach::Aim;
 use super::send::REDIRECTS;
 use super::target::{Target, redirect};
 use super::token::{ANSWER_LIMIT, Token, TokenKey};
-use super::upstream::{Asking, Line, Upstream, sent_at};
+use super::upstream::{Asking, Line, Upstream, hash, sent_at};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -140,12 +140,13 @@ impl Upstream {
         if let Some(address) = cause.address.filter(|_| !key.own && endpoint.carrier(&url).is_some()) {
             headers.insert(FORWARDED_FOR, HeaderValue::try_from(address.to_string()).map_err(Failure::invalid)?);
         }
+        let account = key.account.as_ref().filter(|_| !key.own).map(hash);
         let mut visited = vec![Target::from(url)];
         loop {
             let Some(Target { url, exact }) = visited.last() else { return Err(Failure::invalid("no token service")) };
             let line = self.line_to(endpoint, url);
             let (method, target, patient) = (&Method::GET, exact.as_ref(), endpoint.last);
-            let asking = Asking { line, method, target, kind: Kind::Token, aim: Aim::Other, patient };
+            let asking = Asking { line, method, target, kind: Kind::Token, account, aim: Aim::Other, patient };
             let response = self.request(endpoint, &asking, url, &headers).await?;
             let at = |failure: Failure| failure.at(&host_of(url), Some(response.status().as_u16()));
             let Some(target) = redirect(&response, url, &key.realm.url).map_err(at)? else { return Ok(response) };

@@ -48,8 +48,15 @@ pub(super) fn start(upstream: &Arc<Upstream>, index: usize) {
 
 async fn answers(upstream: &Upstream, endpoint: &Endpoint) -> bool {
     let ask = async |url, line| {
-        let asking =
-            Asking { line, method: &Method::GET, target: None, kind: Kind::Other, aim: Aim::Other, patient: false };
+        let asking = Asking {
+            line,
+            method: &Method::GET,
+            target: None,
+            kind: Kind::Other,
+            account: None,
+            aim: Aim::Other,
+            patient: false,
+        };
         upstream.request(endpoint, &asking, &url, &HeaderMap::new()).await
     };
     let is_dead = |failure| matches!(failure, Failure::Dead(_) | Failure::Silent(_));

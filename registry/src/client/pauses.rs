@@ -1,7 +1,7 @@
 //! Rate limits: a host that said "too many requests" is asked more slowly, or not at all for as long as it asked.
 //!
-//! A pause belongs to the host that sent the 429 and to the kind of request that it was sent for: the 429 of a
-//! redirect's target, or of a manifest, stops nothing else. Where the answer says how long (`Retry-After`), nothing of that
+//! A pause belongs to the host that sent the 429, to the kind of request that it was sent for, and to the caller's account that was
+//! shown: the 429 of a redirect's target, of a manifest, or of another caller's account stops nothing else. Where the answer says how long (`Retry-After`), nothing of that
 //! kind goes out before. Where it does not say, requests go out one after the other, at an interval that doubles with each
 //! further 429 and shrinks with each success. Waiting for a short time is better than a refusal, which clients often
 //! answer with another request at once; so a request waits up to [`PATIENCE`] for its turn.
@@ -55,13 +55,15 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Whose pause it is: a host with its port, and a kind of request.
+/// Whose pause it is: a host with its port, a kind of request, and an account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PauseKey {
     /// As [`super::failure::host_of`] writes it.
     pub(super) host: String,
     /// Of request.
     pub(super) kind: Kind,
+    /// The caller's account, as a hash. `None`: the endpoint's own, or none.
+    pub(super) account: Option<u64>,
 }
 
 /// All pauses of one registry's client.
@@ -192,7 +194,7 @@ mod tests {
     }
 
     fn key(host: &str, kind: Kind) -> PauseKey {
-        PauseKey { host: host.to_owned(), kind }
+        PauseKey { host: host.to_owned(), kind, account: None }
     }
 
     #[test]
@@ -229,6 +231,10 @@ mod tests {
     fn a_pause_is_that_of_its_host_and_kind() {
         let (pauses, now) = (Pauses::new(), Instant::now());
         let limited = key("a", Kind::Manifest);
+        let of = |account| PauseKey { account: Some(account), ..limited.clone() };
+        assert!(pauses.limited(&of(1), 1, now, now, Some(Duration::from_secs(3600))));
+        assert_eq!((pauses.is_stopped(&of(1), now), pauses.is_stopped(&of(2), now)), (true, false));
+        assert_eq!(pauses.turn(&limited, now, PATIENCE), Ok(Duration::ZERO));
         assert!(pauses.limited(&limited, 1, now, now, Some(Duration::from_secs(3600))));
         assert_eq!(pauses.turn(&limited, now, PATIENCE), Err(Duration::from_secs(3600)));
         let others = [Kind::ManifestHead, Kind::Blob, Kind::BlobPart, Kind::BlobHead].map(|kind| key("a", kind));

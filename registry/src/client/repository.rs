@@ -164,7 +164,7 @@ impl Repository {
     /// Fails at once when no address would be asked now for a blob, from `start` to `end` as [`Repository::get_blob`] has them; for
     /// callers that must wait for something else first.
     pub fn check(&self, start: u64, end: Option<u64>, avoid: &[usize]) -> Result<(), ClientError> {
-        Attempts::new(&self.upstream, avoid).check(source::ways(start, end))
+        Attempts::new(&self.upstream, avoid).check(source::ways(start, end), &self.caller)
     }
 
     /// GET of a blob, from `start` to the end, or to `end` (exclusive). `avoid` are endpoints (by index) that sent wrong

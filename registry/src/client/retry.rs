@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::ClientError;
+use super::exchange::Caller;
 use super::failure::Failure;
 use super::lookout;
 use super::pauses::{Kind, PATIENCE as PAUSED};
@@ -136,11 +137,11 @@ impl Attempts {
     }
 
     /// Fails at once when no endpoint would be asked now in any of these ways; for callers that must wait for something else first.
-    pub(super) fn check(&self, ways: &[Kind]) -> Result<(), ClientError> {
+    pub(super) fn check(&self, ways: &[Kind], caller: &Caller) -> Result<(), ClientError> {
         if !self.hope() {
             return Err(self.exhausted());
         }
-        let pauses = self.order.iter().map(|index| (self.upstream.blob_pause(*index, ways), index));
+        let pauses = self.order.iter().map(|index| (self.upstream.blob_pause(*index, ways, caller), index));
         match pauses.min() {
             Some((left, index)) if left > PAUSED => {
                 let host = self.upstream.endpoints[*index].host();

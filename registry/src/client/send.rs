@@ -112,13 +112,15 @@ impl Upstream {
         let mut line = if call.blob { Line::Body } else { Line::Api };
         let mut visited = vec![Target::from(endpoint.within(&caller.repository, &call.path, call.query.as_deref()))];
         let mut foreign = false;
+        let mut account = caller.account_at(endpoint);
         let mut sent = tokio::time::Instant::now();
         // A mirror before the registry is not waited for, nor a HEAD where a GET decides.
         let patient = endpoint.last && !matches!(call.kind, Kind::ManifestHead | Kind::BlobHead);
         loop {
             let Some(Target { url, exact }) = visited.last() else { return Err(Failure::invalid("no address")) };
             let target = exact.as_ref();
-            let asking = Asking { line, method: &call.method, target, kind: call.kind, aim: call.aim, patient };
+            let asking =
+                Asking { line, method: &call.method, target, kind: call.kind, account, aim: call.aim, patient };
             let result = self.request(endpoint, &asking, url, &headers).await;
             let response = result.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
             if !foreign {
@@ -139,6 +141,7 @@ impl Upstream {
                 foreign = true;
                 line = Line::Foreign;
                 headers.remove(AUTHORIZATION);
+                account = None;
             }
             visited.push(target);
         }

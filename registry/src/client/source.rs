@@ -26,7 +26,7 @@ use crate::oci::Digest;
 pub(super) struct BlobSource {
     /// The registry.
     pub(super) upstream: Arc<Upstream>,
-    caller: Caller,
+    pub(super) caller: Caller,
     call: Call,
     digest: Digest,
     /// The endpoint that failed to answer a request for a range: it is asked without one where that will do, or once it fails again.

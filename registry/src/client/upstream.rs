@@ -13,6 +13,7 @@ use url::Url;
 
 use super::endpoint::{self, Endpoint};
 use super::exact;
+use super::exchange::Caller;
 use super::failure::{Failure, host_of};
 use super::loops;
 use super::pages::Pages;
@@ -57,6 +58,8 @@ pub(super) struct Asking<'a> {
     pub(super) target: Option<&'a PathAndQuery>,
     /// Whose pauses it takes part in.
     pub(super) kind: Kind,
+    /// The account of a caller that it shows, as a hash.
+    pub(super) account: Option<u64>,
     /// Whether a digest proves what comes back.
     pub(super) aim: Aim,
     /// Whether it may wait for a pause to end.
@@ -123,7 +126,7 @@ impl Upstream {
         }
         // What the origin behind us says to one of its users is none of the others' business.
         let shared = endpoint.carrier(url).is_none();
-        let key = PauseKey { host, kind: asking.kind };
+        let key = PauseKey { host, kind: asking.kind, account: asking.account };
         let patience = if asking.patient { PATIENCE } else { Duration::ZERO };
         let limited = |left: Duration| Failure::rate_limited(left.max(SHORTEST)).at(&key.host, Some(429));
         let mut again = asking.patient;
@@ -229,10 +232,11 @@ impl Upstream {
     }
 
     /// For how long requests for a blob of an endpoint are stopped still; the shortest time where it can be asked for in several ways.
-    pub(super) fn blob_pause(&self, index: usize, ways: &[Kind]) -> Duration {
-        let host = self.endpoints[index].host();
+    pub(super) fn blob_pause(&self, index: usize, ways: &[Kind], caller: &Caller) -> Duration {
+        let endpoint = &self.endpoints[index];
         let left = |kind: &Kind| {
-            let key = PauseKey { host: host.to_owned(), kind: *kind };
+            let (host, account) = (endpoint.host().to_owned(), caller.account_at(endpoint));
+            let key = PauseKey { host, kind: *kind, account };
             self.pauses.left(&key, Instant::now())
         };
         ways.iter().map(left).min().unwrap_or_default()
@@ -298,9 +302,10 @@ async fn bare(endpoint: &Endpoint, asking: &Asking<'_>, url: &Url, headers: &Hea
     request.send().await.map_err(Failure::unanswered)
 }
 
-fn hash(text: &str) -> u64 {
+/// A number in the place of a thing, for keys that must not hold a secret.
+pub(super) fn hash(thing: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
+    thing.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -6,11 +6,17 @@ use std::time::{Duration, Instant};
 
 use pierhead_registry::client::{BlobHead, Client, ClientError, ListKind};
 
+use crate::accounts::challenge;
 use crate::fake::{Fake, Seen, Step, answer, head};
-use crate::{Watch, client, digest, repository, settings, team};
+use crate::{Watch, as_account, client, digest, repository, settings, team};
 
 fn manifest(seen: &Seen) -> Vec<Step> {
     if seen.method == "HEAD" { vec![head(200, &["Content-Length: 2"])] } else { answer(200, &[], b"{}") }
+}
+
+/// Whether this shows the account that has used up its share: `greedy:s`.
+fn is_greedy(seen: &Seen) -> bool {
+    seen.header("authorization").is_some_and(|shown| ["Basic Z3JlZWR5OnM=", "Bearer greedy"].contains(&shown))
 }
 
 fn limited(error: &ClientError, seconds: u64) -> bool {
@@ -67,6 +73,49 @@ async fn a_pause_belongs_to_the_host_that_asked_for_it() {
     assert!(team(&client).get_manifest(&"latest".parse().unwrap(), &[]).await.is_ok());
     assert!(team(&client).get_list(&ListKind::Tags, None).await.is_ok());
     assert!(team(&client).get_blob(&digest(b"{}"), 0, None, &[]).await.is_ok());
+}
+
+/// Docker Hub counts by account: one that has used up its share stops no other, and nobody who shows none.
+#[tokio::test]
+async fn a_pause_belongs_to_the_account_that_was_limited() {
+    for (tokens, limits_tokens) in [(false, false), (true, false), (true, true)] {
+        let fake = Fake::start(move |seen, _| {
+            let greedy = is_greedy(seen);
+            let limited = || answer(429, &["Retry-After: 3600"], b"");
+            match seen.header("authorization") {
+                _ if seen.target.starts_with("/token") && greedy && limits_tokens => limited(),
+                shown if seen.target.starts_with("/token") => {
+                    let name = if greedy { "greedy" } else { shown.map_or("anonymous", |_| "modest") };
+                    answer(200, &[], format!(r#"{{"token":"{name}"}}"#).as_bytes())
+                }
+                None if tokens => challenge(seen, "/token", ""),
+                None => answer(401, &["WWW-Authenticate: Basic realm=\"r\""], b""),
+                Some(_) if greedy => limited(),
+                Some(_) => manifest(seen),
+            }
+        })
+        .await;
+        let client = client(settings(&[fake.url()]));
+        let of = |name: &str| {
+            let caller = as_account(crate::login(name, "s"));
+            client.repository(&"team/app".parse().unwrap(), Some(&caller))
+        };
+        let latest = "latest".parse().unwrap();
+        for round in 0..3 {
+            let case = format!("{tokens} {limits_tokens} {round}");
+            let error = of("greedy").get_manifest(&latest, &[]).await.unwrap_err();
+            assert!(limited(&error, 3600), "{case}: {error}");
+            let error = of("greedy").get_blob(&digest(b"{}"), 0, None, &[]).await.unwrap_err();
+            assert!(limited(&error, 3600), "{case}: {error}");
+            assert!(of("modest").get_manifest(&latest, &[]).await.is_ok(), "{case}");
+            assert!(of("modest").get_blob(&digest(b"{}"), 0, None, &[]).await.is_ok(), "{case}");
+            assert!(of("modest").check(0, None, &[]).is_ok(), "{case}");
+            assert_eq!(of("greedy").check(0, None, &[]).is_ok(), limits_tokens, "{case}");
+            assert_eq!(team(&client).get_manifest(&latest, &[]).await.is_ok(), tokens, "{case}: anonymous");
+        }
+        let refused = fake.seen().iter().filter(|seen| is_greedy(seen)).count();
+        assert!(refused <= 4, "{tokens} {limits_tokens}: {refused} requests of the limited account");
+    }
 }
 
 #[tokio::test]
