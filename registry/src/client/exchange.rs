@@ -169,6 +169,9 @@ impl Upstream {
                 }
                 (answer, _) => answer?,
             };
+            if let (true, Shown::Token(_, token)) = (answer.limited, &shown) {
+                token.accept();
+            }
             let status = answer.response.status();
             let mut scheme = self.wanted(endpoint, call, &answer, &key, &purse, answered.is_some()).await?;
             if status != StatusCode::UNAUTHORIZED || answer.foreign {

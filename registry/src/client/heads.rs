@@ -58,8 +58,8 @@ impl Repository {
         attempts.in_another_way();
         let mut got = self.get(attempts, get.clone(), reference).await;
         let refused = matches!(got, Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }));
-        if refused && unasked.len() == self.endpoints() {
-            // What is in the HEAD's place proves as little as a HEAD: a client whose HEAD is refused sends a GET.
+        if refused && unasked.contains(&(self.endpoints() - 1)) {
+            // The registry itself was not asked by HEAD. What is in the HEAD's place proves as little as a HEAD: a client whose HEAD is refused sends a GET.
             got = self.get(Attempts::once(&self.upstream), get, reference).await;
         }
         let error = match got {

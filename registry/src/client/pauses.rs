@@ -21,8 +21,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest interval while only a few things are limited: they may have a limit of their own.
 const FEW: Duration = Duration::from_millis(400);
-/// The longest when everything is.
-const ALL: Duration = Duration::from_secs(10);
+/// The longest when everything is. It is shorter than [`PATIENCE`], so that a client that asks for one thing after the other is never refused
+/// by the edge itself.
+const ALL: Duration = Duration::from_secs(4);
 /// So many different things limited in a row, without a success in between, mean everything.
 const MANY: usize = 4;
 /// An interval below this is none.

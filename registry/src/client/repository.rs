@@ -66,12 +66,15 @@ impl Repository {
     }
 
     /// Whether an error that another request was given holds for this repository and credential as well: the registry
-    /// itself failed, or refuses the account that both use. An answer, and a no that proves nothing, hold for one alone.
-    pub fn shares(&self, error: &ClientError) -> bool {
+    /// itself failed, or limits or refuses the account that both use. An answer, and a no that proves nothing, hold for one alone.
+    pub fn shares(&self, error: &ClientError, asker: Option<&Repository>) -> bool {
         let failed = match error {
             // A loop is one of the other request's trail.
             ClientError::Invalid { status: Some(508), .. } => false,
-            ClientError::Unavailable { .. } | ClientError::RateLimited { .. } | ClientError::Invalid { .. } => true,
+            ClientError::Unavailable { .. } | ClientError::Invalid { .. } => true,
+            ClientError::RateLimited { .. } => {
+                asker.is_none_or(|asker| asker.caller.credential == self.caller.credential)
+            }
             ClientError::AccountRefused { .. } => self.caller.credential.is_none(),
             _ => false,
         };

@@ -19,7 +19,7 @@ use super::failure::{Failure, Rejection, host_of};
 use super::pauses::Kind;
 use super::reach::Aim;
 use super::target::{Target, redirect};
-use super::upstream::{Asking, Line, Upstream, sent_at};
+use super::upstream::{Asking, Line, Upstream, sent_again, sent_at};
 use super::verdict::{self, Verdict};
 
 /// Real registries redirect once or twice. Go's clients follow nine.
@@ -64,6 +64,8 @@ pub(super) struct Answer {
     pub(super) foreign: bool,
     /// When the last request to the endpoint itself was sent.
     pub(super) sent: tokio::time::Instant,
+    /// Whether the endpoint itself has answered one of the requests by 429 before: it has accepted the authorization.
+    pub(super) limited: bool,
     /// Of the last hop.
     host: String,
     method: Method,
@@ -113,7 +115,7 @@ impl Upstream {
         let mut visited = vec![Target::from(endpoint.within(&caller.repository, &call.path, call.query.as_deref()))];
         let mut foreign = false;
         let mut account = caller.account_at(endpoint);
-        let mut sent = tokio::time::Instant::now();
+        let (mut sent, mut limited) = (tokio::time::Instant::now(), false);
         // A mirror before the registry is not waited for, nor a HEAD where a GET decides.
         let patient = endpoint.last && !matches!(call.kind, Kind::ManifestHead | Kind::BlobHead);
         loop {
@@ -125,11 +127,12 @@ impl Upstream {
             let response = result.map_err(|failure| if foreign { failure.abroad() } else { failure })?;
             if !foreign {
                 sent = sent_at(&response);
+                limited |= sent_again(&response);
             }
             let at = |failure: Failure| failure.at(&host_of(url), Some(response.status().as_u16()));
             let Some(target) = redirect(&response, url, &endpoint.url).map_err(at)? else {
                 let host = host_of(url);
-                return Ok(Answer { response, foreign, sent, host, method: call.method.clone() });
+                return Ok(Answer { response, foreign, sent, limited, host, method: call.method.clone() });
             };
             if visited.contains(&target) {
                 return Err(at(Failure::invalid("a redirect loop")));

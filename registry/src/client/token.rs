@@ -55,7 +55,7 @@ pub(super) struct Token {
 struct Answer {
     #[serde(alias = "Token", alias = "TOKEN")]
     token: Option<String>,
-    #[serde(alias = "Access_Token", alias = "ACCESS_TOKEN")]
+    #[serde(alias = "Access_token", alias = "Access_Token", alias = "ACCESS_TOKEN")]
     access_token: Option<String>,
     #[serde(alias = "Expires_In", alias = "EXPIRES_IN")]
     expires_in: Option<serde_json::Value>,

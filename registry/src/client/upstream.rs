@@ -38,13 +38,21 @@ pub(super) enum Line {
     Foreign,
 }
 
-/// When a request was sent, kept with its answer.
+/// When a request was sent, and whether it was sent before and limited; kept with its answer.
 #[derive(Clone, Copy)]
-struct Sent(Instant);
+struct Sent {
+    at: Instant,
+    again: bool,
+}
 
 /// When the request of this answer was sent: after the pauses that it waited for.
 pub(super) fn sent_at(response: &Response) -> Instant {
-    response.extensions().get::<Sent>().map_or_else(Instant::now, |sent| sent.0)
+    response.extensions().get::<Sent>().map_or_else(Instant::now, |sent| sent.at)
+}
+
+/// Whether the request of this answer is the second one: the first was answered by 429.
+pub(super) fn sent_again(response: &Response) -> bool {
+    response.extensions().get::<Sent>().is_some_and(|sent| sent.again)
 }
 
 /// How something is asked for.
@@ -137,7 +145,7 @@ impl Upstream {
             let sent = Instant::now();
             let mut response =
                 self.once(endpoint, asking, url, headers).await.map_err(|failure| failure.at(&key.host, None))?;
-            response.extensions_mut().insert(Sent(sent));
+            response.extensions_mut().insert(Sent { at: sent, again: again != asking.patient });
             if response.status() != StatusCode::TOO_MANY_REQUESTS {
                 self.pauses.answered(&key, sent);
                 if asking.is_judged(endpoint, url) {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pierhead_registry::client::{BlobHead, ClientError};
+use pierhead_registry::client::{BlobHead, ClientError, ListKind};
 
+use crate::accounts::challenge;
 use crate::fake::{Fake, Seen, Step, answer, head};
 use crate::{as_account, client, configured, digest, login, settings, silent_about, team};
 
@@ -273,6 +274,27 @@ async fn a_token_that_is_used_up_is_renewed() {
             assert!(cost <= if round == 0 { 8 } else { 3 }, "{uses} {wider} {round}: {cost}");
         }
     }
+}
+
+/// A 429 uses a token up as any other answer.
+#[tokio::test]
+async fn a_token_that_a_limit_has_used_up_is_renewed() {
+    let used = std::sync::Mutex::new(Vec::<String>::new());
+    let fake = Fake::start(move |seen, number| {
+        let mut used = used.lock().unwrap();
+        match seen.header("authorization") {
+            _ if seen.target.starts_with("/token") => answer(200, &[], format!(r#"{{"token":"{number}"}}"#).as_bytes()),
+            Some(shown) if !used.contains(&shown.to_owned()) => {
+                used.push(shown.to_owned());
+                if used.len() == 1 { answer(429, &["Retry-After: 1"], b"") } else { answer(200, &[], b"{}") }
+            }
+            _ => challenge(seen, "/token", ""),
+        }
+    })
+    .await;
+    let client = client(settings(&[fake.url()]));
+    assert!(team(&client).get_manifest(&"latest".parse().unwrap(), &[]).await.is_ok());
+    assert!(team(&client).get_list(&ListKind::Tags, None).await.is_ok());
 }
 
 #[tokio::test]

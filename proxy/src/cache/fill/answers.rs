@@ -64,7 +64,9 @@ impl Failure {
     pub(super) fn meaning(&self, party: Option<&Repository>) -> Meaning {
         let error = self.error.clone();
         match (&self.error, party) {
-            (BlobError::Upstream(failure), Some(party)) if party.shares(failure) => Meaning::Shared(error),
+            (BlobError::Upstream(failure), Some(party)) if party.shares(failure, self.party.as_ref()) => {
+                Meaning::Shared(error)
+            }
             (BlobError::Upstream(_), Some(party)) if self.party.as_ref() == Some(party) => Meaning::Own(error),
             (BlobError::Upstream(_), _) => Meaning::Strangers,
             // That one party may not ask says nothing about one that may.

@@ -92,6 +92,19 @@ fn an_answer_is_for_the_party_that_asked() {
     }
     let down = ClientError::Unavailable { registry: registry(), host: String::new(), status: None, reason: "x".into() };
     let account = ClientError::AccountRefused { registry: registry(), host: String::new(), status: 401 };
+    let limited =
+        ClientError::RateLimited { registry: registry(), host: String::new(), retry_after: Duration::from_secs(1) };
+    for (asker, party, expected) in [
+        (&asks, &other, "shared"),
+        (&asks, &ann, "stranger's"),
+        (&ann, &ann_again, "shared"),
+        (&ann, &bob, "stranger's"),
+        (&ann, &asks, "stranger's"),
+        (&asks, &foreign, "stranger's"),
+    ] {
+        let failure = failure(BlobError::from(limited.clone()), Some(asker));
+        assert_eq!(word(&failure.meaning(Some(party))), expected, "a limit");
+    }
     let storage = BlobError::Storage { digest, reason: "x".into() };
     let mismatch = BlobError::Mismatch { registry: "r".into(), digest };
     for (error, party, expected) in [
