@@ -31,6 +31,8 @@ pub struct Done {
     pub requests: usize,
     /// Whether its upstream's last answer was 401 or 403.
     pub refused: bool,
+    /// What its upstream answered to GETs, those for tokens left out.
+    pub gets: Vec<u16>,
 }
 
 /// Judges one operation. `right`: what it gives where nothing is wrong.
@@ -39,6 +41,11 @@ pub fn judge(operation: Operation, right: Option<&Right>, pair: &Pair) -> Verdic
     let (direct, through) = (&pair.direct.outcome, &pair.through.outcome);
     // A client reads any failure of the referrers API as "there is none", and has another way to the referrers.
     let optional = operation == Operation::Referrers;
+    // The direct client's HEAD failed, which proves nothing. The edge may have heard more by a GET.
+    let by_get = |statuses: &[u16]| {
+        let head = matches!(operation, Operation::Resolve(_) | Operation::Exists(_));
+        head && statuses.iter().any(|status| pair.through.gets.contains(status))
+    };
     let worse = |why| Verdict::Worse(why);
     match (direct, through) {
         (_, Got { what, partial }) => match (direct, right) {
@@ -47,6 +54,10 @@ pub fn judge(operation: Operation, right: Option<&Right>, pair: &Pair) -> Verdic
             (_, Some(right)) if right == what => Verdict::Fine,
             _ => worse("other content"),
         },
+        // A page with status 200 in place of the blob, whose length the direct client does not look at.
+        (Got { what, .. }, Failed(_)) if matches!(operation, Operation::Exists(_)) && right != Some(what) => {
+            Verdict::Fine
+        }
         (Got { .. }, _) => worse("no success, and directly one"),
         (Absent, Absent) => Verdict::Fine,
         (Absent, _) => worse("no answer, and directly that it is absent"),
@@ -58,8 +69,10 @@ pub fn judge(operation: Operation, right: Option<&Right>, pair: &Pair) -> Verdic
         (_, Absent) if right.is_none() => Verdict::Fine,
         // The edge's account is refused, by a GET that the direct client never came to: the labels of its HEAD's answer stopped it.
         (Failed(_), Absent) if pair.through.refused => Verdict::Fine,
+        (_, Absent) if by_get(&[401, 403, 404, 410]) => Verdict::Fine,
         (_, Absent) => worse("said to be absent, and directly not"),
         (Rejected(its), Rejected(status)) if its == status => Verdict::Fine,
+        (Rejected(_) | Limited | Failed(_), Rejected(status)) if by_get(&[*status]) => Verdict::Fine,
         (Rejected(_), Rejected(_)) => worse("another rejection than directly"),
         (Rejected(_), Failed(_)) => Verdict::Fine,
         // An earlier 429's `Retry-After` is obeyed by the edge, and not by the direct client.
@@ -93,7 +106,7 @@ pub fn judge_requests(pairs: &[Pair], more: usize) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::{Done, Pair, Verdict, judge, judge_requests};
-    use crate::differential::behaviour::{Name, Operation};
+    use crate::differential::behaviour::{Name, Operation, Piece};
     use crate::differential::content::Right;
     use crate::differential::outcome::Outcome;
 
@@ -102,7 +115,7 @@ mod tests {
     }
 
     fn pair(direct: Outcome, through: Outcome) -> Pair {
-        let done = |outcome| Done { outcome, requests: 1, refused: false };
+        let done = |outcome| Done { outcome, requests: 1, refused: false, gets: Vec::new() };
         Pair { direct: done(direct), through: done(through) }
     }
 
@@ -177,6 +190,32 @@ mod tests {
             change(&mut pair.through);
             judge(manifest, Some(&right("a", None)), &pair) == Verdict::Fine
         };
+        // A GET decides what a HEAD that fails leaves open.
+        let head = |operation, direct, through, status| {
+            let mut pair = pair(direct, through);
+            pair.through.gets = vec![status];
+            judge(operation, Some(&right("a", None)), &pair) == Verdict::Fine
+        };
+        let resolve = Operation::Resolve(Name::Tag);
+        for (operation, direct, through, status, fine) in [
+            (resolve, failed(), Absent, 404, true),
+            (resolve, failed(), Absent, 401, true),
+            (resolve, failed(), Absent, 500, false),
+            (resolve, Rejected(408), Absent, 404, true),
+            (resolve, Rejected(405), Rejected(406), 406, true),
+            (resolve, Rejected(405), Rejected(406), 405, false),
+            (resolve, failed(), Rejected(416), 416, true),
+            (resolve, got("a"), Absent, 404, false),
+            (manifest, failed(), Absent, 404, false),
+            (manifest, failed(), Rejected(416), 416, false),
+            (Operation::Exists(Piece::Small), got("page"), failed(), 200, true),
+            (Operation::Exists(Piece::Small), got("a"), failed(), 200, false),
+            (Operation::Exists(Piece::Small), got("page"), Absent, 200, false),
+            (resolve, got("page"), failed(), 200, false),
+        ] {
+            let found = head(operation, direct.clone(), through.clone(), status);
+            assert_eq!(found, fine, "{operation:?} {direct:?} {through:?} {status}");
+        }
         // A refusal is told as absence; a pause is obeyed.
         assert!(known(failed(), Absent, |done| done.refused = true));
         assert!(!known(got("a"), Absent, |done| done.refused = true));

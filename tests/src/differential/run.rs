@@ -123,7 +123,8 @@ impl Side<'_> {
         let before = self.upstream.requests();
         let outcome = perform(&mut self.client, self.address, self.content, ask).await;
         let refused = matches!(self.upstream.last_status(before), Some(401 | 403));
-        Done { outcome, requests: self.upstream.requests() - before, refused }
+        let gets = self.upstream.gets(before);
+        Done { outcome, requests: self.upstream.requests() - before, refused, gets }
     }
 }
 

@@ -136,6 +136,13 @@ impl Upstream {
         self.state.lock().unwrap().log[from..].iter().map(|(line, status)| format!("{line} → {status}")).collect()
     }
 
+    /// The statuses of the answers to GETs from a place on, those for tokens left out.
+    pub fn gets(&self, from: usize) -> Vec<u16> {
+        let log = &self.state.lock().unwrap().log[from..];
+        let content = log.iter().filter(|(line, _)| line.starts_with("GET ") && line.contains("/v2/"));
+        content.map(|(_, status)| *status).collect()
+    }
+
     /// The status of the last answer, of those to the requests from a place on.
     pub fn last_status(&self, from: usize) -> Option<u16> {
         self.state.lock().unwrap().log[from..].last().map(|(_, status)| *status)
