@@ -19,6 +19,13 @@ pub(crate) fn basic(header: Option<&HeaderValue>) -> Option<Account> {
     (!empty).then_some(Account { username, password })
 }
 
+/// An account that was shown in another way, as Basic credentials show it. `None`: they cannot.
+pub(crate) fn as_basic(username: String, password: String) -> Option<Account> {
+    let text = format!("{username}:{password}");
+    let header = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(text))).ok()?;
+    basic(Some(&header)).filter(|account| account.username == username && account.password == password)
+}
+
 /// Whether a header shows something of another kind than an account.
 pub(crate) fn is_other(header: &HeaderValue) -> bool {
     header.len() <= LIMIT && !header.is_empty() && decode(header).is_none()

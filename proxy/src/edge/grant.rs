@@ -3,7 +3,8 @@
 //! Clients of a registry with tokens show their account to its token service only, and the service is usually away
 //! together with the origin. Then they can but show the account to this edge, which has never seen the origin's yes to
 //! it. So where `offline_policy` lets known callers in, an account that gets a token for a repository is asked about:
-//! may it read there? The origin says so itself; a token is never taken apart.
+//! may it read there? The origin says so itself; a token is never taken apart. The account is in the header of a GET, or in the
+//! form of a POST ([`super::form`]).
 //!
 //! A client that pushes to a new repository gets a token before it is there, and the first token that means it makes the edge forget what
 //! was known under its name ([`super::identity`]). So for a while after a token was issued the question is asked again when its
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use http::Method;
 use pierhead_config::OfflinePolicy;
-use pierhead_registry::client::{Credential, ListKind};
+use pierhead_registry::client::{Account, Credential, ListKind};
 use pierhead_registry::oci::RepositoryName;
 use pingora_http::RequestHeader;
 use tokio::time::{Instant, timeout_at};
@@ -23,6 +24,7 @@ use url::form_urlencoded;
 
 use super::Edge;
 use super::credential::{Caller, basic};
+use super::form::TokenForm;
 use super::scope::{Scope, Upstream, Wanted};
 use crate::cache::RepositoryId;
 
@@ -43,32 +45,61 @@ const QUESTION: &str = "n=1";
 pub(crate) struct Grant {
     edge: Arc<Edge>,
     upstream: Arc<Upstream>,
-    caller: Arc<Caller>,
-    repositories: Vec<RepositoryName>,
+    question: Question,
+}
+
+/// How a token was asked for.
+enum Question {
+    /// By a GET: the account is in the header, the scopes are in the query.
+    Query { account: Account, repositories: Vec<RepositoryName> },
+    /// By a POST, whose body is still to come.
+    Form(TokenForm),
 }
 
 impl Grant {
     /// If a request asks for a token that is worth learning from.
     pub(crate) fn of(edge: &Arc<Edge>, upstream: &Arc<Upstream>, request: &RequestHeader) -> Option<Grant> {
-        let config = &upstream.config;
-        if request.method != Method::GET || config.offline_policy != OfflinePolicy::AllowKnown {
+        if upstream.config.offline_policy != OfflinePolicy::AllowKnown || !upstream.is_passthrough() {
             return None;
         }
-        let account = basic(request.headers.get(http::header::AUTHORIZATION)).filter(|_| upstream.is_passthrough())?;
-        let mut repositories = pulled(request.uri.query()?);
-        repositories.retain(|repository| config.allows(repository));
-        let caller = Arc::new(Caller::new(&edge.caller_key, Some(Credential::Account(account))));
-        let (edge, upstream) = (Arc::clone(edge), Arc::clone(upstream));
-        (!repositories.is_empty()).then_some(Grant { edge, upstream, caller, repositories })
+        let question = match request.method {
+            Method::GET => {
+                let account = basic(request.headers.get(http::header::AUTHORIZATION))?;
+                let scopes = form_urlencoded::parse(request.uri.query()?.as_bytes());
+                let scopes = scopes.filter(|(name, _)| name == "scope").map(|(_, scopes)| scopes);
+                let repositories = pulled(scopes, |name| upstream.config.allows(name));
+                Question::Query { account, repositories }
+            }
+            _ => Question::Form(TokenForm::of(request)?),
+        };
+        Some(Grant { edge: Arc::clone(edge), upstream: Arc::clone(upstream), question })
+    }
+
+    /// The form that is to be copied on its way to the origin.
+    pub(crate) fn form(&self) -> Option<&TokenForm> {
+        match &self.question {
+            Question::Form(form) => Some(form),
+            Question::Query { .. } => None,
+        }
     }
 
     /// The token was issued, for whatever of it the account may have.
     pub(crate) fn issued(&self) {
-        for name in &self.repositories {
+        match &self.question {
+            Question::Query { account, repositories } => self.learn(account.clone(), repositories),
+            Question::Form(form) => {
+                let Some(asked) = form.read() else { return };
+                self.learn(asked.account, &pulled(asked.scopes.iter(), |name| self.upstream.config.allows(name)));
+            }
+        }
+    }
+
+    fn learn(&self, account: Account, repositories: &[RepositoryName]) {
+        let caller = Arc::new(Caller::new(&self.edge.caller_key, Some(Credential::Account(account))));
+        for name in repositories {
             let repository = RepositoryId { registry: Arc::clone(&self.upstream.name), name: name.clone() };
-            let (edge, upstream, caller) =
-                (Arc::clone(&self.edge), Arc::clone(&self.upstream), Arc::clone(&self.caller));
-            tokio::spawn(learn(edge, upstream, repository, caller));
+            let (edge, upstream) = (Arc::clone(&self.edge), Arc::clone(&self.upstream));
+            tokio::spawn(learn(edge, upstream, repository, Arc::clone(&caller)));
         }
     }
 }
@@ -118,13 +149,15 @@ async fn ask(edge: &Arc<Edge>, scope: &Scope) {
     }
 }
 
-/// The repositories that a token is to be good for pulling from: `scope=repository:team/app:pull,push`, as often as
-/// there are, or several in one.
-fn pulled(query: &str) -> Vec<RepositoryName> {
-    let scopes = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope");
+/// The repositories that a token is to be good for pulling from: `repository:team/app:pull,push`, one in each scope, or
+/// several with spaces between them.
+fn pulled(
+    scopes: impl Iterator<Item = impl AsRef<str>>,
+    allows: impl Fn(&RepositoryName) -> bool,
+) -> Vec<RepositoryName> {
     let mut repositories = Vec::new();
-    for (_, scopes) in scopes.take(REPOSITORIES) {
-        for scope in scopes.split(' ') {
+    for scopes in scopes.take(REPOSITORIES) {
+        for scope in scopes.as_ref().split(' ') {
             let Some((name, actions)) = scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':')) else {
                 continue;
             };
@@ -136,6 +169,7 @@ fn pulled(query: &str) -> Vec<RepositoryName> {
             }
         }
     }
+    repositories.retain(allows);
     repositories
 }
 
@@ -145,17 +179,18 @@ mod tests {
 
     #[test]
     fn reads_scopes() {
-        let many = "scope=repository:a:pull&".repeat(2 * REPOSITORIES);
-        for (query, expected) in [
-            ("service=x&scope=repository%3Ateam%2Fapp%3Apull%2Cpush", &["team/app"][..]),
-            ("scope=repository:a:pull&scope=repository:b:push&scope=repository:c:push,pull", &["a", "c"]),
-            ("scope=repository:a:pull+repository:b:pull", &["a", "b"]),
-            ("scope=registry:catalog:*&scope=repository:A:pull&scope=repository:a", &[]),
-            ("account=alice", &[]),
+        let many = ["repository:a:pull"; 2 * REPOSITORIES];
+        for (scopes, expected) in [
+            (&["repository:team/app:pull,push"][..], &["team/app"][..]),
+            (&["repository:a:pull", "repository:b:push", "repository:c:push,pull"], &["a", "c"]),
+            (&["repository:a:pull repository:b:pull"], &["a", "b"]),
+            (&["repository:secret/a:pull repository:b:pull"], &["b"]),
+            (&["registry:catalog:*", "repository:A:pull", "repository:a"], &[]),
+            (&[], &[]),
             (&many, &["a"; REPOSITORIES]),
         ] {
-            let read = pulled(query);
-            assert_eq!(read.iter().map(|name| name.as_str()).collect::<Vec<_>>(), expected, "{query}");
+            let read = pulled(scopes.iter(), |name| name.namespace() != "secret");
+            assert_eq!(read.iter().map(|name| name.as_str()).collect::<Vec<_>>(), expected, "{scopes:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ mod client;
 mod condition;
 mod credential;
 mod flights;
+mod form;
 mod forward;
 mod gate;
 mod grant;

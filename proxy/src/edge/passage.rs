@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use http::StatusCode;
 use pierhead_registry::oci::RepositoryName;
 
+use super::form::TokenForm;
 use super::forward::Errand;
 use super::grant::Grant;
 use super::scope::Upstream;
@@ -53,6 +54,10 @@ impl Errand for Passage {
     /// What a stranger wants to be changed, and hangs up, must not be taken for changed.
     fn outlives_its_client(&self) -> bool {
         self.write.is_some()
+    }
+
+    fn copied(&self) -> Option<&TokenForm> {
+        self.grant.as_ref()?.form()
     }
 
     async fn answered(&self, status: Option<StatusCode>) {

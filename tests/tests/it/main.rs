@@ -2,6 +2,7 @@
 
 mod access;
 mod accounts;
+mod away;
 mod blobs;
 mod bodies;
 mod broken;

@@ -3,8 +3,8 @@
 //! The way of a request: its head is made anew ([`head`]), a server is found and reached (`pool::attempts`), body and
 //! answer go their ways at once ([`relay`]), the answer's header is put right for the client ([`answer`]).
 //!
-//! Invariants: no body is kept, limited in size or limited in time; an answer that broke off never looks complete; what
-//! a server sends that can be read in two ways reaches no client.
+//! Invariants: no body is kept, but for a copy of the form that asks for a token ([`super::form`]); none is limited in size or in time;
+//! an answer that broke off never looks complete; what a server sends that can be read in two ways reaches no client.
 
 mod answer;
 mod head;
@@ -25,6 +25,7 @@ use pingora_http::RequestHeader;
 use self::passing::Passing;
 use self::relay::Relay;
 use super::client::{self, Hop, Way};
+use super::form::TokenForm;
 use super::gate::Visit;
 use super::record::Forwarded;
 use super::refusal::Refusal;
@@ -53,6 +54,11 @@ pub(crate) trait Errand: Sync {
     /// Whether its answer is waited for when its client has gone: something is known by it.
     fn outlives_its_client(&self) -> bool {
         false
+    }
+
+    /// The form that its body is copied to on its way.
+    fn copied(&self) -> Option<&TokenForm> {
+        None
     }
 
     /// Called with the status of the answer before the client sees it; with `None` when the answer was lost, though the
@@ -158,7 +164,9 @@ pub(crate) async fn forward(
     };
     (by.server, by.retries) = (Some(Arc::clone(exchange.server().shared_name())), exchange.retries());
     let (client_silence, server_silence) = (visit.target.body_timeout, pool.settings().idle_timeout);
-    let relay = Relay::new(session, exchange, sending.body, client_silence, server_silence).patient(patient);
+    let relay = Relay::new(session, exchange, sending.body, client_silence, server_silence)
+        .patient(patient)
+        .copied(errand.copied());
     Passing { errand, visit, asked, relay, upgrade: sending.upgrade, by }.run(first).await
 }
 

@@ -16,6 +16,7 @@ use pingora_core::protocols::http::ServerSession;
 use tokio::time::Instant;
 
 use super::head;
+use crate::edge::form::TokenForm;
 use crate::front::{Deadline, MalformedChunk};
 use crate::pool::{Answer, Exchange, Outgoing, WireError};
 
@@ -75,6 +76,8 @@ pub(super) struct Relay<'a> {
     upgraded: bool,
     /// Whether the answer is waited for when the client has gone.
     patient: bool,
+    /// Gets a copy of the body, where that is a form.
+    copy: Option<&'a TokenForm>,
     /// Why no more of its body comes, where that is so.
     cut: Option<Broken>,
 }
@@ -100,6 +103,7 @@ impl<'a> Relay<'a> {
             server_silence,
             upgraded: false,
             patient: false,
+            copy: None,
             cut: None,
         }
     }
@@ -107,6 +111,11 @@ impl<'a> Relay<'a> {
     /// Has the answer waited for when the client has gone, or not.
     pub(super) fn patient(self, patient: bool) -> Relay<'a> {
         Relay { patient, ..self }
+    }
+
+    /// Has the body copied on its way, where it is a form.
+    pub(super) fn copied(self, copy: Option<&'a TokenForm>) -> Relay<'a> {
+        Relay { copy, ..self }
     }
 
     /// From here on both sides speak another protocol, until one of them ends or both are silent.
@@ -155,6 +164,9 @@ impl<'a> Relay<'a> {
                 if let Some(left) = &mut self.left {
                     // The client's own protocol counts as well: it does not come to this.
                     *left = left.checked_sub(length).ok_or(Broken::Client)?;
+                }
+                if let Some(copy) = self.copy {
+                    copy.push(&piece);
                 }
                 if length > 0 {
                     self.exchange.server().metrics().sent.inc_by(length);
