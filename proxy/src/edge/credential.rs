@@ -121,6 +121,11 @@ impl Caller {
         };
         Caller::new(key, credential)
     }
+
+    /// Whether the caller has neither an account nor a token: podman and skopeo then send an empty account.
+    pub(crate) fn shows_nothing(&self) -> bool {
+        matches!(self.credential, None | Some(Credential::Verbatim(None)))
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +200,11 @@ mod tests {
             let header = value.map(header);
             let caller = Caller::of_origin(&key(), header.as_ref(), at_home);
             assert_eq!(caller.credential, expected, "{at_home}");
+            assert_eq!(
+                caller.shows_nothing(),
+                matches!(expected, None | Some(Credential::Verbatim(None))),
+                "{value:?}"
+            );
             assert!(!format!("{:?}", caller.credential).contains("abc"), "a token is printed");
             let upstream = Caller::of_upstream(&key(), header.as_ref()).credential;
             assert_eq!(upstream, basic(header.as_ref()).map(Credential::Account));

@@ -245,7 +245,7 @@ impl Edge {
             Err(refused) if refused.refusal.is_unanswered() && scope.shows_another_password(&self.cache).await => {
                 Err(Refused::new(Refusal::WrongPassword, refused.outcome))
             }
-            Err(refused) if self.may_be_let_in(&refused, visit, &scope, &action, way).await => {
+            Err(refused) if self.may_be_let_in(&refused, &scope, &action, way).await => {
                 Err(Refused::new(Refusal::Login, refused.outcome))
             }
             result => result.map(Found::Served),
@@ -306,18 +306,11 @@ impl Edge {
 
     /// Whether a caller who showed nothing might get what is known, by showing an account that the origin let in before.
     /// An expired token always gets 401.
-    async fn may_be_let_in(
-        &self,
-        refused: &Refused,
-        visit: &Visit<'_>,
-        scope: &Scope,
-        action: &Action,
-        way: Way,
-    ) -> bool {
+    async fn may_be_let_in(&self, refused: &Refused, scope: &Scope, action: &Action, way: Way) -> bool {
         if scope.has_expired() && refused.refusal.is_unanswered() {
             return true;
         }
-        let anonymous = scope.caller.is_some() && visit.authorization.is_none();
+        let anonymous = scope.caller.as_ref().is_some_and(|caller| caller.shows_nothing());
         let policy = scope.upstream.config.offline_policy == OfflinePolicy::AllowKnown;
         let (cache, repository) = (&self.cache, &scope.repository);
         refused.refusal.is_failure()

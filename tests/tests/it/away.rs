@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::origin::setup;
-use super::origin_acme::{PASSWORD, caller, origin_with};
+use super::origin_acme::{PASSWORD, origin_with};
 
 const LONG: Duration = Duration::from_secs(20);
 /// The line by which an origin tells that the edge asked it whether a caller may read.
@@ -92,4 +92,19 @@ async fn a_form_comes_to_the_origin_as_it_is() {
         assert_eq!(through.header("content-type"), direct.header("content-type"));
     }
     learnt(&origin, "ann/app").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_account_is_challenged_as_none_is() {
+    let image = Image::new(1, &[1000]);
+    let (mut origin, edge) = behind_edge(&image).await;
+    edge.client().login("ann", PASSWORD).pull("ann/app", "latest").await.unwrap();
+    away(&mut origin, &edge).await;
+    for client in [edge.client(), edge.client().login("", "")] {
+        for (path, status) in [("manifests/latest", 401), ("manifests/never-seen", 503)] {
+            let reply = client.get(&format!("/v2/ann/app/{path}")).await;
+            assert_eq!(reply.status, status, "{path}");
+            assert_eq!(reply.header("www-authenticate").starts_with("Basic"), status == 401, "{path}");
+        }
+    }
 }
