@@ -140,10 +140,7 @@ impl Passing {
         repository.check(self.range.start, end, &self.avoid)?;
         let permit = self.source.for_client().await?;
         permit.pace().moved(0);
-        let mut body = repository.get_blob(&self.digest, self.range.start, end, &self.avoid).await?;
-        if let Some(expected) = self.expected {
-            body.expect(expected);
-        }
+        let body = repository.get_blob_of(&self.digest, self.expected, self.range.start, end, &self.avoid).await?;
         let (held, wanted) = (Arc::downgrade(&self.connection), permit.pace().when_cut());
         let watch = tokio::spawn(async move {
             wanted.cancelled().await;

@@ -46,8 +46,6 @@ pub struct BlobBody {
     source: BlobSource,
     /// Length of the blob, once an answer or its end told it.
     total: Option<u64>,
-    /// Length of the blob as a manifest tells it: a hint.
-    expected: Option<u64>,
     start: u64,
     /// The end asked for, or that of the blob once it is known.
     end: Option<u64>,
@@ -110,7 +108,6 @@ impl BlobBody {
                     return Ok(BlobBody {
                         source,
                         total,
-                        expected: None,
                         start,
                         end: shorter(end, total),
                         ranges: opened.as_ref().is_some_and(|opened| opened.ranges),
@@ -131,12 +128,6 @@ impl BlobBody {
                 Err(failure) => attempts.failed(turn, failure),
             }
         }
-    }
-
-    /// Tells the length that the blob should have. It counts only against a body that has no length and ends early in a
-    /// way that a broken connection does too: the rest of such a body is asked for.
-    pub fn expect(&mut self, size: u64) {
-        self.expected = Some(size);
     }
 
     /// Length of the whole blob; `None` until it is known, at the latest at the end.
@@ -254,7 +245,7 @@ impl BlobBody {
         // A second answer that ends in the same place is believed.
         let doubtful = reply.end.is_none()
             && !reply.proven
-            && self.expected.is_some_and(|expected| reply.at < expected)
+            && self.source.expected.is_some_and(|expected| reply.at < expected)
             && self.ended != Some(reply.at);
         if reply.at == 0 && self.total.is_none() && !self.source.is_of_nothing() {
             // It would be so the next time, too.
@@ -265,7 +256,7 @@ impl BlobBody {
         } else if short || doubtful {
             self.ended = Some(reply.at);
             self.broke("the body ended early".to_owned());
-        } else if self.total.is_none() && (reply.end.is_none() || self.expected == Some(reply.at)) {
+        } else if self.total.is_none() && (reply.end.is_none() || self.source.expected == Some(reply.at)) {
             self.know(reply.at);
         }
     }

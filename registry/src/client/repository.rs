@@ -179,11 +179,30 @@ impl Repository {
         end: Option<u64>,
         avoid: &[usize],
     ) -> Result<BlobBody, ClientError> {
-        BlobBody::open(self.source(digest), start, end, avoid).await
+        self.get_blob_of(digest, None, start, end, avoid).await
+    }
+
+    /// As [`Repository::get_blob`], for a blob whose manifest tells the length `expected`. A mirror that states another length is passed.
+    /// At the last address it counts only against a body without a length that ends early in a way that a broken connection
+    /// does too: the rest of such a body is asked for.
+    pub async fn get_blob_of(
+        &self,
+        digest: &Digest,
+        expected: Option<u64>,
+        start: u64,
+        end: Option<u64>,
+        avoid: &[usize],
+    ) -> Result<BlobBody, ClientError> {
+        BlobBody::open(self.source_of(digest, expected), start, end, avoid).await
     }
 
     pub(super) fn source(&self, digest: &Digest) -> BlobSource {
-        BlobSource::new(Arc::clone(&self.upstream), self.caller.clone(), self.blob_call(digest), *digest)
+        self.source_of(digest, None)
+    }
+
+    fn source_of(&self, digest: &Digest, expected: Option<u64>) -> BlobSource {
+        let (upstream, caller) = (Arc::clone(&self.upstream), self.caller.clone());
+        BlobSource::new(upstream, caller, self.blob_call(digest), *digest, expected)
     }
 
     pub(super) async fn ask(&self, index: usize, call: &Call) -> Result<Response, Failure> {

@@ -14,7 +14,7 @@ use super::pauses::Kind;
 use super::repository::Repository;
 use super::retry::Attempts;
 use super::send::Call;
-use super::source::is_page;
+use super::source::{is_other, is_page, other};
 use super::{BlobHead, BlobProbe, ClientError, manifest, range};
 use crate::oci::Digest;
 
@@ -72,8 +72,7 @@ impl Repository {
             match source.probe(index).await {
                 Ok(probe) if is_other(probe.size, probe.page, known) => {
                     failed.push(index);
-                    let reason = if probe.page { "a page in place of the blob" } else { "a blob of another length" };
-                    attempts.failed(turn, Failure::invalid(reason));
+                    attempts.failed(turn, other(probe.page));
                 }
                 Ok(probe) => {
                     turn.settle(None);
@@ -164,14 +163,6 @@ enum HeadSize {
     Other(Option<u64>),
     /// It was answered with something else.
     Refused(Failure),
-}
-
-/// Whether an answer may be about something else than the blob: it has another length than is known, or is labelled as a page.
-fn is_other(told: Option<u64>, page: bool, known: Option<u64>) -> bool {
-    match (told, known) {
-        (Some(told), Some(known)) => told != known,
-        (None, Some(_)) | (_, None) => page,
-    }
 }
 
 /// Whether a GET decides after an answer to a HEAD. `last`: of the registry itself.

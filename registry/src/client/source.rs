@@ -29,6 +29,8 @@ pub(super) struct BlobSource {
     pub(super) caller: Caller,
     call: Call,
     digest: Digest,
+    /// Length of the blob as a manifest tells it: a hint.
+    pub(super) expected: Option<u64>,
     /// The endpoint that failed to answer a request for a range: it is asked without one where that will do, or once it fails again.
     plain: Option<usize>,
     /// Endpoints that sent wrong bytes for this blob: perhaps for the range.
@@ -97,12 +99,19 @@ pub(super) enum Opening {
 
 impl BlobSource {
     /// `call` is the GET of the blob, without a range.
-    pub(super) fn new(upstream: Arc<Upstream>, caller: Caller, call: Call, digest: Digest) -> BlobSource {
+    pub(super) fn new(
+        upstream: Arc<Upstream>,
+        caller: Caller,
+        call: Call,
+        digest: Digest,
+        expected: Option<u64>,
+    ) -> BlobSource {
         BlobSource {
             upstream,
             caller,
             call,
             digest,
+            expected,
             plain: None,
             distrusted: Vec::new(),
             owing: Vec::new(),
@@ -264,7 +273,8 @@ impl BlobSource {
     }
 
     async fn opened(&self, index: usize, answer: Answer, start: u64, end: Option<u64>) -> Result<Opened, Failure> {
-        let carried = self.upstream.endpoints[index].transport.is_some() && !answer.foreign;
+        let endpoint = &self.upstream.endpoints[index];
+        let carried = endpoint.transport.is_some() && !answer.foreign;
         let response = self.upstream.accept(answer).await?;
         let (status, headers) = (response.status(), response.headers());
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -274,6 +284,11 @@ impl BlobSource {
         // No byte would come that the digest could refuse.
         if extent.total == Some(0) && !self.is_of_nothing() {
             return Err(nothing());
+        }
+        // The last address is believed: its label may be wrong, and the digest decides.
+        let page = is_page(headers, &self.digest);
+        if !endpoint.last && self.expected.is_some() && is_other(extent.total, page, self.expected) {
+            return Err(other(page));
         }
         let ranges = status == StatusCode::PARTIAL_CONTENT
             || headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
@@ -323,6 +338,19 @@ pub(super) fn is_page(headers: &HeaderMap, digest: &Digest) -> bool {
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     let html = ["text/html", "application/xhtml+xml"].iter().any(|page| essence.eq_ignore_ascii_case(page));
     html && manifest::content_digest(headers) != Some(*digest)
+}
+
+/// Whether an answer may be about something else than the blob: it has another length than is known, or is labelled as a page.
+pub(super) fn is_other(told: Option<u64>, page: bool, known: Option<u64>) -> bool {
+    match (told, known) {
+        (Some(told), Some(known)) => told != known,
+        (None, Some(_)) | (_, None) => page,
+    }
+}
+
+/// The failure of an endpoint that answers with something else than the blob.
+pub(super) fn other(page: bool) -> Failure {
+    Failure::invalid(if page { "a page in place of the blob" } else { "a blob of another length" })
 }
 
 fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {

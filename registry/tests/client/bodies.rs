@@ -349,8 +349,8 @@ async fn a_body_without_a_length_that_breaks_is_resumed() {
                 _ => rest(&body, seen.from()),
             })
             .await;
-            let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
-            body.expect(1000);
+            let repository = repository(&[fake.url()]);
+            let mut body = repository.get_blob_of(&digest(&bytes), Some(1000), 0, None, &[]).await.unwrap();
             assert!(drain(&mut body).await.unwrap() == bytes, "{name}");
             assert_eq!(body.total(), Some(1000), "{name}");
             assert_eq!(fake.seen()[1].header("range"), Some("bytes=400-"));
@@ -364,8 +364,8 @@ async fn what_a_manifest_says_of_a_length_does_not_make_one() {
     let bytes = content(1000);
     let body = bytes.clone();
     let fake = Fake::start(move |_, _| vec![head(200, &[]), Step::Send(body.clone())]).await;
-    let mut body = repository(&[fake.url()]).get_blob(&digest(&bytes), 0, None, &[]).await.unwrap();
-    body.expect(5000);
+    let repository = repository(&[fake.url()]);
+    let mut body = repository.get_blob_of(&digest(&bytes), Some(5000), 0, None, &[]).await.unwrap();
     assert!(drain(&mut body).await.unwrap() == bytes);
     assert_eq!((body.total(), fake.seen().len()), (Some(1000), 2));
 }

@@ -254,3 +254,34 @@ async fn a_refusal_costs_one_request_and_no_pause() {
         assert_eq!(fake.seen().len(), 2, "{status}");
     }
 }
+
+/// What has another length than the manifest says, or is labelled as a page, is not the blob: the next address is asked, at once and not
+/// after the whole has come or stopped coming.
+#[tokio::test]
+async fn a_mirror_with_something_else_in_the_blobs_place_is_passed() {
+    let bytes = content(1000);
+    let page = || vec![head(200, &["Content-Type: text/html", "Content-Length: 5"]), Step::Send(b"<html".to_vec())];
+    let in_chunks = || {
+        let header = head(200, &["Content-Type: text/html; charset=utf-8", "Transfer-Encoding: chunked"]);
+        vec![header, Step::Send(b"5\r\n<html\r\n0\r\n\r\n".to_vec())]
+    };
+    let stalls = || vec![head(200, &["Content-Length: 1005"]), Step::Send(content(500)), Step::Hang];
+    let part = || vec![head(206, &["Content-Range: bytes 0-499/995", "Content-Length: 500"]), Step::Send(content(500))];
+    for (what, wrong) in [("a page", page()), ("a page in chunks", in_chunks()), ("half", stalls()), ("a part", part())]
+    {
+        for end in [None, Some(500)] {
+            let wrong = wrong.clone();
+            let mirror = Fake::start(move |_, _| wrong.clone()).await;
+            let registry = registry(bytes.clone()).await;
+            let repository = repository(&[mirror.url(), registry.url()]);
+            let mut body = repository.get_blob_of(&digest(&bytes), Some(1000), 0, end, &[]).await.expect(what);
+            assert!(drain(&mut body).await.unwrap() == bytes[..end.unwrap_or(1000) as usize], "{what} {end:?}");
+            assert_eq!((body.total(), body.endpoint()), (Some(1000), 1), "{what} {end:?}");
+            assert!(mirror.seen().len() <= 2, "{what} {end:?}");
+        }
+    }
+    // The registry itself is believed: the manifest may be wrong.
+    let registry = registry(bytes.clone()).await;
+    let mut body = repository(&[registry.url()]).get_blob_of(&digest(&bytes), Some(999), 0, None, &[]).await.unwrap();
+    assert!(drain(&mut body).await.unwrap() == bytes);
+}

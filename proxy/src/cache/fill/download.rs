@@ -103,16 +103,13 @@ pub(super) async fn open(
         let opened = tokio::select! {
             biased;
             () = wanted.cancelled() => continue,
-            opened = repository.get_blob(digest, range.0, range.1, avoid) => opened,
+            opened = repository.get_blob_of(digest, expected, range.0, range.1, avoid) => opened,
         };
-        let mut body = opened?;
+        let body = opened?;
         let resumable = body.ranges() && body.total().is_some();
         permit.gives_way(resumable);
         if wanted.is_cancelled() {
             continue;
-        }
-        if let Some(expected) = expected {
-            body.expect(expected);
         }
         return Ok(Body { body, permit, wanted: resumable.then_some(wanted) });
     }
