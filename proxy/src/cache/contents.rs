@@ -76,6 +76,10 @@ pub(crate) struct Purged {
     pub(crate) contents: u64,
     /// Bytes of them.
     pub(crate) bytes: u64,
+    /// Tags that were forgotten.
+    pub(crate) tags: u64,
+    /// Repositories that something was forgotten of.
+    pub(crate) repositories: u64,
 }
 
 /// What is known of an image or a piece of content.

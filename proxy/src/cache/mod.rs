@@ -48,7 +48,7 @@ use self::store::{Limits, Store, blocking};
 use self::tree::Tree;
 
 pub(crate) use self::blob::{Blob, BlobReader, BlobState, Stretch, Want};
-pub(crate) use self::contents::{Facts, Holding, Image, PinnedBy, Selection};
+pub(crate) use self::contents::{Facts, Holding, Image, PinnedBy, Purged, Selection};
 pub(crate) use self::error::{BlobError, OpenError};
 pub(crate) use self::fill::ENDLESS;
 pub(crate) use self::fill::connections::{Connections as BlobConnections, Source as BlobSource};

@@ -60,6 +60,9 @@ pub(crate) enum CtlError {
     /// It wants a token.
     #[error("the edge wants another token: give --token-file, or --config with the edge's configuration")]
     Unauthorized,
+    /// A part of the cache that is not there, or is no image.
+    #[error("{0}")]
+    Image(String),
     /// It did not do it.
     #[error("{message}{}", problems.iter().map(|problem| format!("\n{problem}")).collect::<String>())]
     Refused {

@@ -39,9 +39,56 @@ pub(super) fn query(part: &Part) -> String {
     query.finish()
 }
 
+/// Why a command that wants an image, or a repository, cannot do with this part.
+pub(super) fn check_named(part: &Part) -> Result<(), String> {
+    match part.repository.as_deref() {
+        None | Some("") => Err(format!("{:?} names no repository{}", written(part), advice(part))),
+        Some(_) => Ok(()),
+    }
+}
+
+/// That nothing of a part is in the cache.
+pub(super) fn nothing_of(part: &Part) -> String {
+    format!("nothing of {:?} is in the cache{}", written(part), advice(part))
+}
+
+fn written(part: &Part) -> String {
+    let Part { registry, repository, reference } = part;
+    let repository = repository.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+    let reference = reference.as_ref().map(|reference| {
+        let mark = if reference.contains(':') { '@' } else { ':' };
+        format!("{mark}{reference}")
+    });
+    format!("{registry}{repository}{}", reference.unwrap_or_default())
+}
+
+/// A first word that is no host is the repository of a name that lacks its registry, as clients write those of Docker Hub.
+fn advice(part: &Part) -> String {
+    if part.registry.contains(['.', ':']) || part.registry == "localhost" {
+        return "; name it as REGISTRY/REPOSITORY[:TAG|@DIGEST]".to_owned();
+    }
+    let library = if part.repository.is_none() { "library/" } else { "" };
+    format!("; names begin with the registry, as in docker.io/{library}{}", written(part))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_there_is_named_with_advice() {
+        let part = |text: &str| text.parse::<Image>().unwrap().0;
+        for (text, advised) in [
+            ("alpine", "docker.io/library/alpine"),
+            ("library/alpine:3", "docker.io/library/alpine:3"),
+            ("docker.io", "REGISTRY/REPOSITORY"),
+            ("nope.io/x@sha256:abc", "REGISTRY/REPOSITORY"),
+        ] {
+            let said = nothing_of(&part(text));
+            assert!(said.contains(&format!("{text:?}")) && said.contains(advised), "{said}");
+            assert_eq!(check_named(&part(text)).is_err(), !text.contains('/'), "{text}");
+        }
+    }
 
     #[test]
     fn images_are_read_as_clients_write_them() {

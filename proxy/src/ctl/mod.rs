@@ -238,24 +238,35 @@ impl Asked {
             CacheWanted::Stats => self.show("/api/v1/cache", |stats: &CacheStats| table::cache_stats(stats)).await,
             CacheWanted::Ls { of: Some(Image(part)), .. } if part.repository.is_some() => {
                 let path = format!("/api/v1/cache/images?{}", image::query(part));
-                self.show(&path, |list: &ImageList| table::images(&list.images)).await
+                let list: ImageList = self.client.ask(Method::GET, &path, None).await?;
+                self.found(part, !list.images.is_empty())?;
+                self.rendered(&list, |list| table::images(&list.images))
             }
             CacheWanted::Ls { of, limit } => {
                 let registry = of.as_ref().map(|Image(part)| format!("&{}", image::query(part))).unwrap_or_default();
                 let path = format!("/api/v1/cache/repositories?limit={limit}{registry}");
-                self.show(&path, |list: &HoldingList| table::holdings(list)).await
+                let list: HoldingList = self.client.ask(Method::GET, &path, None).await?;
+                if let Some(Image(part)) = of {
+                    self.found(part, list.total > 0)?;
+                }
+                self.rendered(&list, table::holdings)
             }
             CacheWanted::Why { image: Image(part) } => {
+                image::check_named(part).map_err(CtlError::Image)?;
                 let path = format!("/api/v1/cache/why?{}", image::query(part));
                 self.show(&path, |why: &Why| table::why(why)).await
             }
             CacheWanted::Purge { image: Image(part) } => {
                 let purged: Purged = self.change("purge", part).await?;
+                self.found(part, purged.repositories > 0)?;
                 self.rendered(&purged, |purged| {
-                    format!("purged {} blobs and manifests, {}", purged.contents, table::size(purged.bytes))
+                    let Purged { contents, tags, .. } = purged;
+                    let bytes = table::size(purged.bytes);
+                    format!("purged {contents} blobs and manifests, {bytes}; forgot {tags} tags")
                 })
             }
             CacheWanted::Pin { image: Image(part) } => {
+                image::check_named(part).map_err(CtlError::Image)?;
                 let pinned: Pinned = self.change("pin", part).await?;
                 self.rendered(
                     &pinned,
@@ -263,11 +274,20 @@ impl Asked {
                 )
             }
             CacheWanted::Unpin { image: Image(part) } => {
+                image::check_named(part).map_err(CtlError::Image)?;
                 let pinned: Pinned = self.change("unpin", part).await?;
                 self.rendered(&pinned, |now| {
                     if now.changed { "no longer pinned".to_owned() } else { "no operator had pinned it".to_owned() }
                 })
             }
+        }
+    }
+
+    /// Fails where a person asked for what is not here. For scripts an empty list is an answer.
+    fn found(&self, part: &Part, found: bool) -> Result<(), CtlError> {
+        match self.output {
+            Output::Table if !found => Err(CtlError::Image(image::nothing_of(part))),
+            _ => Ok(()),
         }
     }
 

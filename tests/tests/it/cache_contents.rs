@@ -153,6 +153,7 @@ async fn a_purge_deletes_what_nothing_else_holds() {
         assert_eq!((&there(&one), there(&two)), (one_left, vec![two_left]), "{part}: {purged}");
         let deleted = purged["contents"].as_u64().unwrap();
         assert_eq!(deleted > 0, part != "up.test/none/such:tag", "{part}");
+        assert_eq!(purged["repositories"].as_u64().unwrap() > 0, part != "up.test/none/such:tag", "{part}");
     }
     all().await;
     let blob = format!("up.test/team/app@{}", one.layers[1].digest);

@@ -152,10 +152,11 @@ pub(super) async fn purge(
         }
     };
     let purged = open(&shared)?.purge(selection).await.map_err(failed)?;
-    let (contents, bytes) = (purged.contents, purged.bytes);
+    let Purged { contents, bytes, tags, repositories } = Purged::from(purged);
     let (repository, reference) = (part.repository.as_deref(), part.reference.as_deref());
-    tracing::info!(registry = part.registry, repository, reference, contents, bytes, "an operator purged the cache");
-    Ok(Json(Purged { contents, bytes }))
+    let registry = &part.registry;
+    tracing::info!(registry, repository, reference, contents, bytes, tags, "an operator purged the cache");
+    Ok(Json(Purged { contents, bytes, tags, repositories }))
 }
 
 /// Keeps an image, or all of a repository, from eviction. It holds through restarts, also for what is not here yet.

@@ -95,12 +95,14 @@ impl Store {
 
     /// Forgets a part of the cache, and deletes what no other part holds.
     pub(in crate::cache) fn purge(&self, selection: &Selection) -> io::Result<Purged> {
-        let doomed = match selection {
-            Selection::Registry(registry) => self.purge_records(registry, &Extent::Registry)?,
-            Selection::Repository(id) => self.purge_records(&id.registry, &Extent::Repository(id.name.clone()))?,
-            Selection::Content(id, reference) => self.purge_reference(id, reference)?,
-        };
         let mut purged = Purged::default();
+        let doomed = match selection {
+            Selection::Registry(registry) => self.purge_records(registry, &Extent::Registry, &mut purged)?,
+            Selection::Repository(id) => {
+                self.purge_records(&id.registry, &Extent::Repository(id.name.clone()), &mut purged)?
+            }
+            Selection::Content(id, reference) => self.purge_reference(id, reference, &mut purged)?,
+        };
         for digest in doomed {
             if let Some(entry) = self.delete_unheld(&digest)? {
                 purged.contents += 1;
@@ -111,10 +113,13 @@ impl Store {
     }
 
     /// Forgets all records of a part of a registry; what they named.
-    fn purge_records(&self, registry: &Arc<str>, extent: &Extent) -> io::Result<HashSet<Digest>> {
+    fn purge_records(&self, registry: &Arc<str>, extent: &Extent, purged: &mut Purged) -> io::Result<HashSet<Digest>> {
         let mut named = HashSet::new();
         for id in self.tree.repositories(registry, extent)? {
-            named.extend(self.tree.links(&id)?);
+            let (links, tags) = (self.tree.links(&id)?, self.tree.tags(&id)?);
+            purged.repositories += u64::from(!links.is_empty() || !tags.is_empty());
+            purged.tags += tags.len() as u64;
+            named.extend(links);
         }
         self.try_forget_all(registry, extent)?;
         Ok(named)
@@ -122,7 +127,12 @@ impl Store {
 
     /// Forgets an image or a piece of content of a repository, but for what other tags of the repository need of it; returns
     /// what was forgotten.
-    fn purge_reference(&self, id: &RepositoryId, reference: &Reference) -> io::Result<HashSet<Digest>> {
+    fn purge_reference(
+        &self,
+        id: &RepositoryId,
+        reference: &Reference,
+        purged: &mut Purged,
+    ) -> io::Result<HashSet<Digest>> {
         let (digest, tags) = match reference {
             Reference::Digest(digest) => (*digest, self.index.tags_of(id, digest)),
             Reference::Tag(tag) => match self.read_tag(id, tag) {
@@ -130,6 +140,8 @@ impl Store {
                 None => return Ok(HashSet::new()),
             },
         };
+        purged.tags = tags.len() as u64;
+        purged.repositories = u64::from(!tags.is_empty() || self.tree.links(id)?.contains(&digest));
         for tag in &tags {
             self.remove_tag(id, tag);
         }

@@ -122,6 +122,12 @@ pub(crate) struct Purged {
     pub(crate) contents: u64,
     /// Bytes of them.
     pub(crate) bytes: u64,
+    /// Tags that were forgotten. Their images may be held by other tags.
+    #[serde(default)]
+    pub(crate) tags: u64,
+    /// Repositories that something was forgotten of; 0 where nothing of the part was here.
+    #[serde(default)]
+    pub(crate) repositories: u64,
 }
 
 /// What came of a pin.
@@ -164,6 +170,13 @@ fn pinned_by(by: Option<cache::PinnedBy>) -> Option<String> {
         cache::PinnedBy::Configuration => "configuration".to_owned(),
         cache::PinnedBy::Operator => "operator".to_owned(),
     })
+}
+
+impl From<cache::Purged> for Purged {
+    fn from(purged: cache::Purged) -> Purged {
+        let cache::Purged { contents, bytes, tags, repositories } = purged;
+        Purged { contents, bytes, tags, repositories }
+    }
 }
 
 impl From<cache::Holding> for Holding {
