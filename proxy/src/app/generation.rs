@@ -272,14 +272,16 @@ impl Built {
         }
         for pool in self.pools.iter() {
             let (name, pool) = (pool.settings().name.clone(), Arc::clone(pool));
-            health = health.with(Check::EndToEnd, name, move || pool.available());
+            let noted = Arc::clone(&pool);
+            let note = move || (!noted.available()).then(|| "no server of it is up: see `ctl servers`".to_owned());
+            health = health.with(Check::EndToEnd, name, move || pool.available()).noting(note);
         }
         for known in &self.registries {
             let client = known.client.clone();
             let (edge, name) = (self.edge.clone(), known.registry.name.clone());
             health = health
                 .with(Check::EndToEnd, &known.registry.name, move || offline || client.available())
-                .noting(move || edge.as_ref()?.trouble(&name));
+                .noting(move || edge.as_ref()?.trouble(&name).filter(|_| !offline));
         }
         health
     }

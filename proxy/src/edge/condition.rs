@@ -4,8 +4,8 @@
 //! Invariants: one kind of question says nothing about another: a registry without referrers serves manifests all the same. A
 //! change of state is logged once, not each of the failures in between.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use moka::sync::Cache as Memory;
 use pierhead_registry::client::ClientError;
@@ -23,6 +23,8 @@ pub(crate) struct Condition {
     blobs: Answering,
     tags: Answering,
     referrers: Answering,
+    /// How it failed the last time.
+    failure: Mutex<Option<String>>,
     /// Whether a repository is refused to the edge's account.
     refused: Memory<RepositoryName, bool>,
 }
@@ -48,6 +50,7 @@ impl Condition {
             blobs: Answering::default(),
             tags: Answering::default(),
             referrers: Answering::default(),
+            failure: Mutex::default(),
             refused: Memory::builder().max_capacity(REPOSITORIES).build(),
         }
     }
@@ -83,6 +86,11 @@ impl Condition {
         }
     }
 
+    /// How upstream failed the last time, with the host: for operators.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Learns from what a question brought.
     pub(crate) fn note<T>(&self, thing: Thing, result: &Result<T, ClientError>) {
         let (answering, kind) = (self.of(thing), thing.as_str());
@@ -94,6 +102,8 @@ impl Condition {
                 fails();
             }
             Err(ClientError::Unavailable { registry, host, status, reason }) => {
+                let failure = Some(format!("{host}: {reason}"));
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
                 if fails() {
                     tracing::warn!(%registry, kind, %host, status, %reason, "upstream fails");
                 }

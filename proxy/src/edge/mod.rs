@@ -174,7 +174,7 @@ impl Edge {
         &self.cache
     }
 
-    /// Says what operators should know of a registry: that it refuses the edge's account.
+    /// Says what operators should know of a registry: that it refuses the edge's account, or why it cannot be asked.
     pub(crate) fn trouble(&self, registry: &str) -> Option<String> {
         self.registries.iter().find(|upstream| &*upstream.name == registry)?.trouble()
     }

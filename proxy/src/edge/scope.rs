@@ -79,12 +79,20 @@ impl Upstream {
         self.pool.as_ref().is_some_and(|pool| pool.available())
     }
 
-    /// What operators should know, in words: an account of the edge's that is refused. That another address answers, or
-    /// anonymous pulls succeed, says nothing about the account.
+    /// What operators should know, in words: that the account of the edge is refused, or why upstream cannot be asked. That another
+    /// address answers, or anonymous pulls succeed, says nothing about the account.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let AccountRefusal { host, status, since } = self.client.account_refused()?;
-        let since = humantime::format_rfc3339_seconds(since);
-        Some(format!("{host} refuses the account in `credentials` with status {status} since {since}"))
+        if let Some(AccountRefusal { host, status, since }) = self.client.account_refused() {
+            let since = humantime::format_rfc3339_seconds(since);
+            return Some(format!("{host} refuses the account in `credentials` with status {status} since {since}"));
+        }
+        if self.client.available() {
+            return None;
+        }
+        Some(match &self.pool {
+            Some(pool) => format!("no server of pool {} is up: see `ctl servers`", pool.settings().name),
+            None => self.condition.last_failure().unwrap_or_else(|| "no address answers".to_owned()),
+        })
     }
 
     /// Forgets what callers were granted, as far as tokens of this edge's own say so.

@@ -243,6 +243,23 @@ async fn maintenance_ends_the_sessions_of_a_server() {
     assert_eq!((&health["data"]["services"]["origin"], &health["status_code"]), (&json!(false), &json!(503)));
     let status = ctl(&edge, &["status"]).await.expect_success();
     assert!(status.stdout.contains("not well: origin"), "{}", status.stdout);
+    assert!(status.stdout.contains("origin: no server of it is up: see `ctl servers`"), "{}", status.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_why_an_upstream_cannot_be_asked() {
+    let mut registry = DockerRegistry::start().await;
+    let edge = Setup::new().registry("up.test", registry.url()).start().await;
+    let address = registry.address;
+    assert!(ctl(&edge, &["status"]).await.expect_success().stdout.contains("all well"));
+    registry.stop().await;
+    let status = eventually("the outage", LONG, async || {
+        edge.client().get("/v2/up.test/team/app/manifests/latest").await;
+        let status = ctl(&edge, &["status"]).await.expect_success().stdout;
+        status.contains("not well: up.test").then_some(status)
+    });
+    let status = status.await;
+    assert!(status.contains(&format!("up.test: {address}: ")), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
