@@ -44,6 +44,11 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
+    /// For a request that is forwarded to a pool.
+    pub(crate) fn of_pool(pool: &str, reason: &str) -> Box<Failed> {
+        Box::new(Failed { registry: format!("the pool {pool}"), reason: reason.to_owned() })
+    }
+
     /// From what the client of a registry says.
     fn of(error: &ClientError) -> Box<Failed> {
         let at = |host: &str, reason: &str| match host.is_empty() {

@@ -108,3 +108,20 @@ async fn an_empty_account_is_challenged_as_none_is() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_forwarded_names_the_pool() {
+    let (mut origin, edge) = behind_edge(&Image::new(1, &[1000])).await;
+    away(&mut origin, &edge).await;
+    for (method, path) in [
+        (Method::POST, "/v2/ann/app/blobs/uploads/"),
+        (Method::GET, "/v2/auth?service=registry.test"),
+        (Method::GET, "/api/v1/discovery"),
+    ] {
+        let reply = reply(edge.client().request(method, path)).await.unwrap();
+        let said = String::from_utf8_lossy(&reply.body).into_owned();
+        assert_eq!(reply.status, 503, "{path}: {said}");
+        assert!(said.contains("the pool origin cannot be reached or fails: no server "), "{path}: {said}");
+        assert!(!said.contains(&origin.registry.port().to_string()), "{path}: {said}");
+    }
+}

@@ -28,7 +28,7 @@ use super::client::{self, Hop, Way};
 use super::form::TokenForm;
 use super::gate::Visit;
 use super::record::Forwarded;
-use super::refusal::Refusal;
+use super::refusal::{Failed, Refusal};
 use crate::pool::{Answer, Exchange, ExchangeError, LeaseError, Pool, Question, Told, WireError, Wish, has_token};
 
 /// What is to be forwarded, and what its answer means to whoever forwards.
@@ -156,7 +156,7 @@ pub(crate) async fn forward(
             if !matches!(error, ExchangeError::Lease(_) | ExchangeError::Connect { .. }) {
                 errand.answered(None).await;
             }
-            return Err(refusal(&error));
+            return Err(refusal(&error, &pool.settings().name));
         }
         Err(None) => {
             return Ok(Passed { status: None, bytes: 0, first_byte: Instant::now(), complete: false });
@@ -245,11 +245,13 @@ fn hash_key(pool: &Pool, request: &RequestHeader) -> Option<String> {
     })
 }
 
-/// What there being no answer means to the client.
-fn refusal(error: &ExchangeError) -> Refusal {
+/// What there being no answer means to the client. Addresses of servers are for the log.
+fn refusal(error: &ExchangeError, pool: &str) -> Refusal {
+    let unavailable = |reason| Refusal::Unavailable(Some(Failed::of_pool(pool, reason)));
     match error {
         ExchangeError::Lease(LeaseError::QueueFull | LeaseError::QueueTimeout) => Refusal::Busy,
-        ExchangeError::Lease(LeaseError::NoServer) | ExchangeError::Connect { .. } => Refusal::Unavailable(None),
+        ExchangeError::Lease(LeaseError::NoServer) => unavailable("no server is up"),
+        ExchangeError::Connect { .. } => unavailable("no server accepts a connection"),
         ExchangeError::Wire { error, .. } => refusal_of_wire(error),
     }
 }
