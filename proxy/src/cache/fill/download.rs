@@ -159,6 +159,7 @@ pub(super) async fn whole(
     let mut failed = None;
     while !fill.over() {
         let before = fill.bytes();
+        let began_at = fill.first_free();
         match fetch_all(&fill, &fills, &origin, first.take(), workers, manner).await {
             Ok(()) => {}
             Err(error) => match pause(&error).filter(|_| fill.bytes() > before) {
@@ -169,7 +170,12 @@ pub(super) async fn whole(
                 }
                 // Upstream may fail for the rest alone, however it fails. Without this a blob of which some is here would never be
                 // had from it again.
-                None if manner.parts && fill.bytes() > 0 && may_be_of_the_part(&error) => {
+                // A part from the start was asked for without a range as well, which is the whole.
+                None if manner.parts
+                    && fill.bytes() > 0
+                    && may_be_of_the_part(&error)
+                    && !(workers == 1 && began_at == Some(0) && fill.bytes() == before) =>
+                {
                     tracing::debug!(digest = %fill.digest, %error, "fill goes on with the whole");
                     (workers, manner.parts) = (1, false);
                 }

@@ -263,6 +263,11 @@ impl Fill {
         self.state.lock().is_over()
     }
 
+    /// Where the first stretch begins that is neither here nor being fetched.
+    fn first_free(&self) -> Option<u64> {
+        self.state.lock().next_free().map(|free| free.start)
+    }
+
     /// Claims the first stretch that is neither here nor being fetched, at most `most` long.
     fn claim_next(self: &Arc<Self>, most: u64) -> Option<Claimed> {
         let range = self.update(|state| {
