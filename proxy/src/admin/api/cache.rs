@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::error::ApiError;
+use super::extract::{Asked, Sent};
 use super::shape::{
     CacheStats, ErrorBody, Holding, HoldingList, Image, ImageList, Part, Pinned, Purged, RegistryStats, Why,
 };
-use super::{Seen, Shared, sent};
+use super::{Seen, Shared};
 use crate::admin::metrics::FORWARDED;
 use crate::cache::{Cache, RepositoryId, Selection};
 
@@ -91,9 +91,8 @@ pub(super) async fn stats(State(shared): Seen) -> Result<Json<CacheStats>, ApiEr
         (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn repositories(
     State(shared): Seen,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    Asked(wanted): Asked<Wanted>,
 ) -> Result<Json<HoldingList>, ApiError> {
-    let Query(wanted) = wanted.map_err(unreadable)?;
     let registry = wanted.registry.as_deref().map(registry).transpose()?;
     let mut holdings = open(&shared)?.holdings(registry).await.map_err(failed)?;
     let total = holdings.len();
@@ -106,11 +105,7 @@ pub(super) async fn repositories(
 #[utoipa::path(get, path = "/api/v1/cache/images", operation_id = "cache_images", security(("token" = [])),
     params(Named), responses((status = 200, body = ImageList), (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn images(
-    State(shared): Seen,
-    named: Result<Query<Named>, QueryRejection>,
-) -> Result<Json<ImageList>, ApiError> {
-    let Query(named) = named.map_err(unreadable)?;
+pub(super) async fn images(State(shared): Seen, Asked(named): Asked<Named>) -> Result<Json<ImageList>, ApiError> {
     let id = repository(&named.registry, &named.repository)?;
     let mut images = open(&shared)?.images(id).await.map_err(failed)?;
     images.sort_by(|one, other| one.tag.as_str().cmp(other.tag.as_str()));
@@ -121,11 +116,7 @@ pub(super) async fn images(
 #[utoipa::path(get, path = "/api/v1/cache/why", operation_id = "cache_why", security(("token" = [])),
     params(Named), responses((status = 200, body = Why), (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn why(
-    State(shared): Seen,
-    named: Result<Query<Named>, QueryRejection>,
-) -> Result<Json<Why>, ApiError> {
-    let Query(named) = named.map_err(unreadable)?;
+pub(super) async fn why(State(shared): Seen, Asked(named): Asked<Named>) -> Result<Json<Why>, ApiError> {
     let id = repository(&named.registry, &named.repository)?;
     let reference = named.reference.as_deref().unwrap_or("latest");
     let reference = reference.parse().map_err(|_| invalid("the reference is neither a tag nor a digest"))?;
@@ -137,11 +128,7 @@ pub(super) async fn why(
     request_body = Part,
     responses((status = 200, body = Purged), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 422, body = ErrorBody)))]
-pub(super) async fn purge(
-    State(shared): Seen,
-    body: Result<Json<Part>, JsonRejection>,
-) -> Result<Json<Purged>, ApiError> {
-    let part = sent(body)?;
+pub(super) async fn purge(State(shared): Seen, Sent(part): Sent<Part>) -> Result<Json<Purged>, ApiError> {
     let selection = match (&part.repository, &part.reference) {
         (None, None) => Selection::Registry(registry(&part.registry)?),
         (None, Some(_)) => return Err(invalid("a reference needs its repository")),
@@ -164,11 +151,8 @@ pub(super) async fn purge(
     request_body = Part,
     responses((status = 200, body = Pinned), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 422, body = ErrorBody)))]
-pub(super) async fn pin(
-    State(shared): Seen,
-    body: Result<Json<Part>, JsonRejection>,
-) -> Result<Json<Pinned>, ApiError> {
-    set_pin(&shared, &sent(body)?, true).await
+pub(super) async fn pin(State(shared): Seen, Sent(part): Sent<Part>) -> Result<Json<Pinned>, ApiError> {
+    set_pin(&shared, &part, true).await
 }
 
 /// Takes an operator's pin away. One of the configuration stays.
@@ -176,11 +160,8 @@ pub(super) async fn pin(
     request_body = Part,
     responses((status = 200, body = Pinned), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 422, body = ErrorBody)))]
-pub(super) async fn unpin(
-    State(shared): Seen,
-    body: Result<Json<Part>, JsonRejection>,
-) -> Result<Json<Pinned>, ApiError> {
-    set_pin(&shared, &sent(body)?, false).await
+pub(super) async fn unpin(State(shared): Seen, Sent(part): Sent<Part>) -> Result<Json<Pinned>, ApiError> {
+    set_pin(&shared, &part, false).await
 }
 
 async fn set_pin(shared: &Arc<Shared>, part: &Part, pinned: bool) -> Result<Json<Pinned>, ApiError> {
@@ -217,10 +198,6 @@ fn repository(of: &str, name: &str) -> Result<RepositoryId, ApiError> {
 
 fn invalid(message: &str) -> ApiError {
     ApiError::Invalid { status: StatusCode::UNPROCESSABLE_ENTITY, message: message.to_owned() }
-}
-
-fn unreadable(error: QueryRejection) -> ApiError {
-    ApiError::Invalid { status: error.status(), message: error.body_text() }
 }
 
 fn failed(error: std::io::Error) -> ApiError {

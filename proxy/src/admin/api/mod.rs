@@ -6,6 +6,7 @@
 mod cache;
 mod certificates;
 mod error;
+mod extract;
 mod guard;
 mod pools;
 mod reload;
@@ -19,8 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Json, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -132,10 +132,4 @@ async fn guarded(State(shared): Seen, request: Request, next: Next) -> Response 
     response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     shared.metrics.api_request(response.status().as_str());
     response
-}
-
-/// What was sent, or what is wrong with it.
-fn sent<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
-    body.map(|Json(sent)| sent)
-        .map_err(|error| ApiError::Invalid { status: error.status(), message: error.body_text() })
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 
+use super::Seen;
 use super::error::ApiError;
+use super::extract::Sent;
 use super::shape::{ErrorBody, Order, Pool, PoolList, Server};
-use super::{Seen, sent};
 use crate::pool::{self, Operator};
 
 /// All pools, with their servers.
@@ -50,9 +50,8 @@ pub(super) async fn server(
 pub(super) async fn order(
     State(shared): Seen,
     Path((pool, server)): Path<(String, String)>,
-    body: Result<Json<Order>, JsonRejection>,
+    Sent(order): Sent<Order>,
 ) -> Result<Json<Server>, ApiError> {
-    let order = sent(body)?;
     let of = named(&shared.operated.pools, &pool)?;
     let known = match order {
         Order::Drain {} => of.operate(&server, Operator::Drain),

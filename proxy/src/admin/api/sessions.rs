@@ -1,14 +1,14 @@
 //! The open connections.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Seen;
 use super::error::ApiError;
+use super::extract::Asked;
 use super::shape::{ErrorBody, Session, SessionList};
 
 /// How many are shown unless asked otherwise.
@@ -33,12 +33,7 @@ pub(super) struct Wanted {
 #[utoipa::path(get, path = "/api/v1/sessions", operation_id = "list_sessions", security(("token" = [])),
     params(Wanted), responses((status = 200, body = SessionList), (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody)))]
-pub(super) async fn list(
-    State(shared): Seen,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<SessionList>, ApiError> {
-    let Query(wanted) =
-        wanted.map_err(|error| ApiError::Invalid { status: error.status(), message: error.body_text() })?;
+pub(super) async fn list(State(shared): Seen, Asked(wanted): Asked<Wanted>) -> Result<Json<SessionList>, ApiError> {
     let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|name| found == Some(name));
     let mut sessions = Vec::new();
     let mut total = 0;
