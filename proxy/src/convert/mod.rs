@@ -54,7 +54,7 @@ impl Format {
             return Err(problem(&format_args!("is larger than {FILE_LIMIT} bytes")));
         }
         match self {
-            Format::Haproxy => Ok(haproxy(&text, &Path::is_dir)),
+            Format::Haproxy => haproxy(&text, &Path::is_dir).and_found(path),
         }
     }
 }
@@ -64,9 +64,20 @@ pub(crate) struct Converted {
     /// The configuration.
     pub(crate) yaml: String,
     left: Vec<Left>,
+    /// Whether the file has a `frontend`, `listen` or `backend` section.
+    has_proxies: bool,
 }
 
 impl Converted {
+    /// Fails for a file that defines no proxy: it is empty, or of another format. The error also has the lines that were left.
+    fn and_found(self, path: &Path) -> Result<Converted, String> {
+        if self.has_proxies {
+            return Ok(self);
+        }
+        let nothing = "found nothing to convert: there is no `frontend`, `listen` or `backend` section";
+        Err(format!("{}{}: {nothing}", self.left(path), path.display()))
+    }
+
     /// What could not be carried over of this file, a line each.
     pub(crate) fn left(&self, path: &Path) -> String {
         self.left.iter().map(|Left { line, what, why }| format!("{}:{line}: {what}: {why}\n", path.display())).collect()
@@ -107,7 +118,8 @@ fn haproxy(text: &str, is_directory: &dyn Fn(&Path) -> bool) -> Converted {
     whole.put("limits", (!limits.is_empty()).then(|| Node::from(limits)));
     whole.put("drain_wait", file.global.drain_wait.map(|wait| Node::plain(written(wait))));
     whole.put("drain_timeout", file.global.drain_timeout.map(|limit| Node::plain(written(limit))));
-    Converted { yaml: whole.render(), left: report.into_lines() }
+    let has_proxies = !file.frontends.is_empty() || !file.backends.is_empty();
+    Converted { yaml: whole.render(), left: report.into_lines(), has_proxies }
 }
 
 /// Hosts that lead to pools. Only registries have hosts, and they are cached.

@@ -164,3 +164,27 @@ fn each_address_is_a_listener_with_a_name_of_its_own() {
     let names: Vec<&str> = yaml.split("name: ").skip(1).map(|rest| rest.split(',').next().unwrap()).collect();
     assert_eq!(names, ["admin_2", "admin_2-2", "admin_2-3", "admin-2", "a-b", "b", "a"]);
 }
+
+#[test]
+fn a_file_without_proxies_fails() {
+    let path = Path::new("haproxy.cfg");
+    for (text, is_converted, left) in [
+        ("", false, 0),
+        ("# a comment\n\n", false, 0),
+        ("listeners: []\n{}\n", false, 1),
+        ("global\n maxconn 100\n lua-load x\n", false, 1),
+        ("defaults\n mode http\n", false, 0),
+        ("frontend f\n bind :80\n default_backend b\nbackend b\n server s 10.0.0.1:80\n", true, 0),
+        ("backend b\n server s 10.0.0.1:80\n", true, 0),
+        ("listen l\n bind :80\n server s 10.0.0.1:80\n", true, 0),
+    ] {
+        match haproxy(text, &|_| false).and_found(path) {
+            Ok(_) => assert!(is_converted, "{text:?}"),
+            Err(problem) => {
+                assert!(!is_converted, "{text:?}: {problem}");
+                assert!(problem.contains("haproxy.cfg: found nothing to convert"), "{text:?}: {problem}");
+                assert_eq!(problem.lines().count(), left + 1, "{text:?}: {problem}");
+            }
+        }
+    }
+}

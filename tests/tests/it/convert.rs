@@ -187,6 +187,11 @@ async fn what_is_left_is_said_with_its_line() {
     assert_eq!((strict.code, strict.stdout, strict.stderr), (Some(1), converted.stdout, converted.stderr));
     let missing = pierhead(&["convert", "haproxy"], &dir.path().join("missing.cfg")).await;
     assert_eq!(missing.code, Some(1));
+    let empty = dir.path().join("empty.cfg");
+    std::fs::write(&empty, "").unwrap();
+    let empty = pierhead(&["convert", "haproxy"], &empty).await;
+    assert_eq!((empty.code, empty.stdout.as_str()), (Some(1), ""), "{}", empty.stderr);
+    assert!(empty.stderr.contains("found nothing to convert"), "{}", empty.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
