@@ -43,10 +43,14 @@ fn plain(key: &str) -> String {
     key.chars().take(SHOWN).map(safe).collect()
 }
 
-/// Reads a body. The error is for the client: which key is wrong, and how.
+/// Reads a body. The error is for the client: which key is wrong, and how. Only an object is taken, though the parser takes a list for a struct.
 pub(super) fn read<T: DeserializeOwned>(bytes: &[u8], ignored: Option<&Ignored>) -> Result<T, String> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err("the body is empty; an object in JSON is expected".to_owned());
+    }
+    let is_object = bytes.trim_ascii_start().starts_with(b"{");
+    if !is_object && serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
+        return Err("the body is not an object in JSON; an object is expected".to_owned());
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let mut place = serde_path_to_error::Track::new();
@@ -140,6 +144,12 @@ mod tests {
             ("", "the body is empty; an object in JSON is expected"),
             (" \n", "the body is empty; an object in JSON is expected"),
             ("{\"role\":", "the body ends in the middle of its JSON"),
+            ("[]", "the body is not an object in JSON; an object is expected"),
+            (" [\"read\", null]", "the body is not an object in JSON; an object is expected"),
+            ("\"read\"", "the body is not an object in JSON; an object is expected"),
+            ("null", "the body is not an object in JSON; an object is expected"),
+            ("[", "the body ends in the middle of its JSON"),
+            ("role", "the body is not JSON, at line 1, column 1"),
             ("{role}", "the body is not JSON, at line 1, column 2"),
             ("{\"role\":\"read\"} x", "the body goes on after its JSON, at line 1, column 17"),
             ("{}", "`role` is missing"),
