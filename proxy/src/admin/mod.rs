@@ -7,5 +7,5 @@ pub(crate) mod metrics;
 mod server;
 pub(crate) mod sessions;
 
-pub(crate) use api::{Operated, shape};
+pub(crate) use api::{Operated, UNKNOWN_REGISTRY, shape};
 pub(crate) use server::Admin;

@@ -61,9 +61,12 @@ impl Foundation {
     /// What operators see and steer, as the newest generation has it whenever they ask.
     fn operated(&self) -> Operated {
         let (gate, listening) = (Arc::clone(&self.common.application), Arc::clone(&self.listening));
-        let stored = Arc::clone(&gate);
+        let (stored, configured) = (Arc::clone(&gate), Arc::clone(&gate));
         Operated {
             cache: Box::new(move || stored.current().edge.as_ref().map(|edge| Arc::clone(edge.cache()))),
+            is_registry: Box::new(move |name| {
+                configured.current().edge.as_ref().is_some_and(|edge| edge.is_registry(name))
+            }),
             pools: Box::new(move || Arc::clone(&gate.current().pools)),
             certificates: Box::new(move || {
                 listening.load().iter().filter_map(|listener| listener.upgrade()?.certificates()).collect()

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::address::Target;
-use crate::admin::shape::ErrorBody;
+use crate::admin::shape::{ErrorBody, Failure};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole answer; a reload may take a while.
@@ -66,6 +66,8 @@ pub(crate) enum CtlError {
     /// It did not do it.
     #[error("{message}{}", problems.iter().map(|problem| format!("\n{problem}")).collect::<String>())]
     Refused {
+        /// What programs know it by.
+        code: String,
         /// Why not.
         message: String,
         /// Of a configuration.
@@ -132,7 +134,8 @@ impl Client {
             return Err(CtlError::Unauthorized);
         }
         let said: ErrorBody = serde_json::from_slice(&body).map_err(CtlError::Shape)?;
-        Err(CtlError::Refused { message: said.error.message, problems: said.error.problems })
+        let Failure { code, message, problems } = said.error;
+        Err(CtlError::Refused { code, message, problems })
     }
 
     async fn exchange(

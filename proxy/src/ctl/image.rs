@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
+use super::client::CtlError;
+use crate::admin::UNKNOWN_REGISTRY;
 use crate::admin::shape::Part;
 
 /// A part of the cache. The edge says whether its names are valid.
@@ -47,6 +49,16 @@ pub(super) fn check_named(part: &Part) -> Result<(), String> {
     }
 }
 
+/// Adds how names are written to an error about a registry that is not known.
+pub(super) fn advised(error: CtlError, part: &Part) -> CtlError {
+    match error {
+        CtlError::Refused { code, message, .. } if code == UNKNOWN_REGISTRY => {
+            CtlError::Image(format!("{message}{}", advice(part)))
+        }
+        error => error,
+    }
+}
+
 /// That nothing of a part is in the cache.
 pub(super) fn nothing_of(part: &Part) -> String {
     format!("nothing of {:?} is in the cache{}", written(part), advice(part))
@@ -87,6 +99,17 @@ mod tests {
             let said = nothing_of(&part(text));
             assert!(said.contains(&format!("{text:?}")) && said.contains(advised), "{said}");
             assert_eq!(check_named(&part(text)).is_err(), !text.contains('/'), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_registry_is_named_with_advice() {
+        let part = "library/alpine".parse::<Image>().unwrap().0;
+        for (code, advised_as) in
+            [(UNKNOWN_REGISTRY, "no; names begin with the registry, as in docker.io/library/alpine"), ("invalid", "no")]
+        {
+            let refused = CtlError::Refused { code: code.to_owned(), message: "no".to_owned(), problems: Vec::new() };
+            assert_eq!(advised(refused, &part).to_string(), advised_as, "{code}");
         }
     }
 

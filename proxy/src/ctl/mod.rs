@@ -254,7 +254,9 @@ impl Asked {
             CacheWanted::Why { image: Image(part) } => {
                 image::check_named(part).map_err(CtlError::Image)?;
                 let path = format!("/api/v1/cache/why?{}", image::query(part));
-                self.show(&path, |why: &Why| table::why(why)).await
+                let why: Why =
+                    self.client.ask(Method::GET, &path, None).await.map_err(|error| image::advised(error, part))?;
+                self.rendered(&why, table::why)
             }
             CacheWanted::Purge { image: Image(part) } => {
                 let purged: Purged = self.change("purge", part).await?;
@@ -293,7 +295,8 @@ impl Asked {
 
     async fn change<T: DeserializeOwned>(&self, what: &str, part: &Part) -> Result<T, CtlError> {
         let body = serde_json::to_vec(part).map_err(CtlError::Shape)?;
-        self.client.ask(Method::POST, &format!("/api/v1/cache/{what}"), Some(body)).await
+        let changed = self.client.ask(Method::POST, &format!("/api/v1/cache/{what}"), Some(body)).await;
+        changed.map_err(|error| image::advised(error, part))
     }
 
     async fn show<T: DeserializeOwned + Serialize>(

@@ -174,6 +174,11 @@ impl Edge {
         &self.cache
     }
 
+    /// Whether a registry of this name is configured.
+    pub(crate) fn is_registry(&self, name: &str) -> bool {
+        self.registries.iter().any(|upstream| &*upstream.name == name)
+    }
+
     /// Says what operators should know of a registry: that it refuses the edge's account, or why it cannot be asked.
     pub(crate) fn trouble(&self, registry: &str) -> Option<String> {
         self.registries.iter().find(|upstream| &*upstream.name == registry)?.trouble()

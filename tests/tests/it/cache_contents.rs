@@ -97,6 +97,16 @@ async fn operators_see_what_is_in_the_cache() {
     let foreign = format!("docker.io/library/two@{}", one.layers[0].digest);
     let why = cache(&edge, &["why", &foreign]).await.expect_success();
     assert!(why.stdout.contains("this repository is not known to hold it"), "{}", why.stdout);
+    for (named, says) in [
+        ("team/one:v1", "no registry \"team\" is configured, and nothing of it is in the cache; names begin with"),
+        ("nope.io/x/y:1", "no registry \"nope.io\" is configured"),
+    ] {
+        for wanted in ["why", "pin"] {
+            let failed = cache(&edge, &[wanted, named]).await.expect_failure();
+            assert!(failed.code == Some(1) && failed.stderr.contains(says), "{wanted} {named}: {}", failed.stderr);
+        }
+        assert!(cache(&edge, &["unpin", named]).await.expect_success().stdout.contains("no operator had pinned it"));
+    }
     for bad in ["Docker.io/x", "../x", "docker.io/UPPER", "docker.io/a:b:c"] {
         assert_eq!(cache(&edge, &["why", bad]).await.expect_failure().code, Some(1), "{bad}");
     }

@@ -120,6 +120,7 @@ pub(super) async fn why(State(shared): Seen, Asked(named): Asked<Named>) -> Resu
     let id = repository(&named.registry, &named.repository)?;
     let reference = named.reference.as_deref().unwrap_or("latest");
     let reference = reference.parse().map_err(|_| invalid("the reference is neither a tag nor a digest"))?;
+    check_registry(&shared, &id.registry).await?;
     Ok(Json(Why::from(open(&shared)?.facts(id, reference).await.map_err(failed)?)))
 }
 
@@ -169,6 +170,10 @@ async fn set_pin(shared: &Arc<Shared>, part: &Part, pinned: bool) -> Result<Json
     let id = repository(&part.registry, name)?;
     let tag = part.reference.as_deref().map(str::parse).transpose();
     let tag = tag.map_err(|_| invalid("the reference is not a tag: images are pinned by their tags"))?;
+    // What was pinned while its registry was configured can be unpinned after that.
+    if pinned {
+        check_registry(shared, &id.registry).await?;
+    }
     let changed = open(shared)?.pin(id.clone(), tag, pinned).await.map_err(failed)?;
     if changed {
         tracing::info!(repository = %id, tag = part.reference, pinned, "an operator changed what is pinned");
@@ -178,6 +183,14 @@ async fn set_pin(shared: &Arc<Shared>, part: &Part, pinned: bool) -> Result<Json
 
 fn open(shared: &Arc<Shared>) -> Result<Arc<Cache>, ApiError> {
     (shared.operated.cache)().ok_or_else(|| ApiError::NotFound { what: "cache", name: String::new() })
+}
+
+/// Fails for a registry that is not configured and has nothing in the cache: most likely the name lacks its registry.
+async fn check_registry(shared: &Arc<Shared>, name: &Arc<str>) -> Result<(), ApiError> {
+    let cache = open(shared)?;
+    let is_known = (shared.operated.is_registry)(name)
+        || !cache.holdings(Some(Arc::clone(name))).await.map_err(failed)?.is_empty();
+    if is_known { Ok(()) } else { Err(ApiError::UnknownRegistry(name.as_ref().to_owned())) }
 }
 
 /// A registry's name, which is a directory's name as well.

@@ -6,6 +6,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::shape::{ErrorBody, Failure};
 
+/// The code of [`ApiError::UnknownRegistry`]; `ctl` advises on the name.
+pub(crate) const UNKNOWN_REGISTRY: &str = "unknown_registry";
+
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::admin) enum ApiError {
@@ -26,6 +29,9 @@ pub(in crate::admin) enum ApiError {
         /// Which.
         name: String,
     },
+    /// The name of a registry, perhaps of a repository whose registry was left out.
+    #[error("no registry {0:?} is configured, and nothing of it is in the cache")]
+    UnknownRegistry(String),
     /// There is nothing at this path.
     #[error("there is nothing here; see /api/v1/openapi.json")]
     NoRoute,
@@ -60,7 +66,7 @@ impl ApiError {
             ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::Host(_) => StatusCode::BAD_REQUEST,
-            ApiError::NotFound { .. } | ApiError::NoRoute => StatusCode::NOT_FOUND,
+            ApiError::NotFound { .. } | ApiError::UnknownRegistry(_) | ApiError::NoRoute => StatusCode::NOT_FOUND,
             ApiError::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::Invalid { status, .. } => *status,
             ApiError::NotReloaded(_) | ApiError::NotUpgraded(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -74,6 +80,7 @@ impl ApiError {
             ApiError::Unauthorized => "unauthorized",
             ApiError::Forbidden(_) => "forbidden",
             ApiError::NotFound { .. } | ApiError::NoRoute => "not_found",
+            ApiError::UnknownRegistry(_) => UNKNOWN_REGISTRY,
             ApiError::NoMethod => "method_not_allowed",
             ApiError::Host(_) | ApiError::Invalid { .. } => "invalid",
             ApiError::NotReloaded(_) => "not_reloaded",

@@ -32,6 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(super) use self::error::ApiError;
+pub(crate) use self::error::UNKNOWN_REGISTRY;
 use self::guard::{Guard, SLOWED};
 use super::control::Control;
 use super::metrics::Metrics;
@@ -55,6 +56,8 @@ pub(crate) struct Operated {
     pub(crate) pools: Box<dyn Fn() -> Arc<Pools> + Send + Sync>,
     /// The store, where there is one.
     pub(crate) cache: Box<dyn Fn() -> Option<Arc<Cache>> + Send + Sync>,
+    /// Whether the newest configuration has a registry of this name.
+    pub(crate) is_registry: Box<dyn Fn(&str) -> bool + Send + Sync>,
     /// What listeners show.
     pub(crate) certificates: Box<dyn Fn() -> Vec<Shown> + Send + Sync>,
     /// The open connections.

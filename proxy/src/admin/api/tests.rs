@@ -51,6 +51,7 @@ pub(crate) fn operated() -> Operated {
     Operated {
         pools: Box::new(|| Arc::new(Pools::default())),
         cache: Box::new(|| None),
+        is_registry: Box::new(|_| false),
         certificates: Box::new(Vec::new),
         sessions: Arc::default(),
         control: Arc::new(Alternating(Mutex::new(status))),
