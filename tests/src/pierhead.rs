@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::eventually;
 use crate::launch::{alone, fields, listening_at, says, until_ready};
-use crate::process::{Lines, Orphan, Process};
+use crate::process::{Lines, Orphan, Output, Process, run};
 use crate::pull::{Client, Reply};
 pub use crate::setup::{Setup, binary};
 
@@ -169,6 +169,13 @@ impl Pierhead {
     /// The outcome of an answer, as the access log has it.
     pub async fn outcome_of(&self, reply: &Reply) -> String {
         self.line_of(reply).await["outcome"].as_str().unwrap().to_owned()
+    }
+
+    /// What `pierhead ctl` says about this edge.
+    pub async fn ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(["ctl", "--address", &format!("http://{}", self.admin)]).args(arguments);
+        run(command, Duration::from_secs(30)).await
     }
 
     /// The sum of a metric's series that carry all these labels.

@@ -217,8 +217,7 @@ impl Asked {
             Wanted::Close { ids } => self.close(ids).await,
             Wanted::Cache { wanted } => self.cache(wanted).await,
             Wanted::Certificates => {
-                self.show("/api/v1/certificates", |list: &CertificateList| table::certificates(&list.certificates))
-                    .await
+                self.show("/api/v1/certificates", |list: &CertificateList| table::certificates(list)).await
             }
             Wanted::Reload => {
                 let reload: Reload = self.client.ask(Method::POST, "/api/v1/reload", None).await?;
@@ -335,14 +334,15 @@ impl Asked {
         Ok(match self.output {
             Output::Json => pretty(&serde_json::json!({
                 "version": version, "health": health, "reload": reload, "sessions": sessions.total,
-                "certificates": certificates.certificates, "pools": pools.pools,
+                "certificates": certificates.certificates, "refused_certificates": certificates.refused,
+                "pools": pools.pools,
             }))?,
             Output::Table => table::status(&table::Standing {
                 version: &version,
                 health: &health,
                 reload: &reload,
                 sessions: sessions.total,
-                certificates: &certificates.certificates,
+                certificates: &certificates,
                 pools: &pools.pools,
             }),
         })

@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use serde_json::Value;
 
 use crate::admin::shape::{
-    CacheStats, Certificate, HoldingList, Image, Pool, Reload, Server, SessionList, Version, Why,
+    CacheStats, CertificateList, HoldingList, Image, Pool, RefusedFiles, Reload, Server, SessionList, Version, Why,
 };
 
 /// What stands where there is nothing to say.
@@ -115,9 +115,9 @@ pub(super) fn sessions(list: &SessionList) -> String {
     shown
 }
 
-pub(super) fn certificates(certificates: &[Certificate]) -> String {
+pub(super) fn certificates(list: &CertificateList) -> String {
     let mut table = table(&["LISTENER", "NAMES", "ENDS", "DAYS LEFT", "ISSUER", "FILE"]);
-    for certificate in certificates {
+    for certificate in &list.certificates {
         table.add_row([
             text(&certificate.listener),
             text(&certificate.names.join(", ")),
@@ -127,7 +127,12 @@ pub(super) fn certificates(certificates: &[Certificate]) -> String {
             text(&certificate.file),
         ]);
     }
-    rendered(&table)
+    let refused = list.refused.iter().map(|refused| format!("\n{}", printable(&refused_files(refused))));
+    format!("{}{}", rendered(&table), refused.collect::<String>())
+}
+
+fn refused_files(RefusedFiles { listener, problem }: &RefusedFiles) -> String {
+    format!("new files of listener {listener} cannot be used, the old ones serve on: {problem}")
 }
 
 pub(super) fn cache_stats(stats: &CacheStats) -> String {
@@ -216,7 +221,7 @@ pub(super) struct Standing<'a> {
     pub(super) reload: &'a Reload,
     /// How many connections are open.
     pub(super) sessions: usize,
-    pub(super) certificates: &'a [Certificate],
+    pub(super) certificates: &'a CertificateList,
     pub(super) pools: &'a [Pool],
 }
 
@@ -253,7 +258,10 @@ pub(super) fn status(standing: &Standing<'_>) -> String {
         lines.push(format!("               the file, read {}, cannot be used:", seconds(&reload.looked)));
         lines.extend(reload.problems.iter().map(|problem| format!("                 {problem}")));
     }
-    for certificate in certificates.iter().filter(|certificate| certificate.seconds_left <= NOTICE) {
+    for refused in &certificates.refused {
+        lines.push(format!("certificate    {}", refused_files(refused)));
+    }
+    for certificate in certificates.certificates.iter().filter(|certificate| certificate.seconds_left <= NOTICE) {
         let days = certificate.seconds_left.abs() / (24 * 3600);
         let ends = match (certificate.seconds_left < 0, days) {
             (true, 0) => "expired within the last day".to_owned(),
@@ -372,9 +380,10 @@ mod tests {
             "generation": 1, "since": "2026-01-02T03:04:05.000Z", "looked": "2026-01-02T03:04:05.000Z", "problems": [],
         }))
         .unwrap();
+        let certificates = &CertificateList { certificates: Vec::new(), refused: Vec::new() };
         let shown = |health: Value| {
             let (version, reload) = (&version, &reload);
-            status(&Standing { version, health: &health, reload, sessions: 0, certificates: &[], pools: &[] })
+            status(&Standing { version, health: &health, reload, sessions: 0, certificates, pools: &[] })
         };
         let services = json!({ "docker.io": true });
         assert!(shown(json!({ "data": { "services": services } })).contains("health         all well"));

@@ -119,6 +119,16 @@ pub(crate) struct Listener<A: Application> {
     current: ArcSwap<Current<A>>,
 }
 
+/// What a listener shows to clients.
+pub(crate) struct ListenerCertificates {
+    /// Its name.
+    pub(crate) listener: String,
+    /// The default first.
+    pub(crate) certificates: Arc<[Certificate]>,
+    /// Why newer files were refused.
+    pub(crate) refused: Option<String>,
+}
+
 /// What the next connection gets.
 struct Current<A: Application> {
     name: Arc<str>,
@@ -148,9 +158,11 @@ impl<A: Application> Listener<A> {
     }
 
     /// What it shows to clients now, under its name.
-    pub(crate) fn certificates(&self) -> Option<(String, Arc<[Certificate]>)> {
+    pub(crate) fn certificates(&self) -> Option<ListenerCertificates> {
         let current = self.current.load();
-        Some((current.name.as_ref().to_owned(), current.service.tls.as_ref()?.certificates()))
+        let tls = current.service.tls.as_ref()?;
+        let listener = current.name.as_ref().to_owned();
+        Some(ListenerCertificates { listener, certificates: tls.certificates(), refused: tls.refused() })
     }
 
     /// The socket, to be handed on.

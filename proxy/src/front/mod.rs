@@ -56,9 +56,9 @@ pub(crate) use deadline::Deadline;
 pub(crate) use drain::{Drain, Phase};
 pub(crate) use http2::FRAME;
 pub(crate) use limits::RequestLimits;
-pub(crate) use listener::{Common, Listener, Prepared};
+pub(crate) use listener::{Common, Listener, ListenerCertificates, Prepared};
 pub(crate) use listening::{Listening, prepare};
-pub(crate) use tls::{Certificate, TlsError, check as check_tls, client_certificate_doubt};
+pub(crate) use tls::{TlsError, check as check_tls, client_certificate_doubt};
 
 /// Where a request came from.
 #[derive(Clone, Debug)]

@@ -4,18 +4,15 @@ use std::time::Duration;
 
 use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
-use pierhead_tests::pierhead::{Pierhead, Setup, binary};
-use pierhead_tests::process::{Output, run};
+use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::process::Output;
 use pierhead_tests::registry::DockerRegistry;
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 const LONG: Duration = Duration::from_secs(30);
 
 async fn cache(edge: &Pierhead, arguments: &[&str]) -> Output {
-    let mut command = Command::new(binary());
-    command.args(["ctl", "--address", &edge.admin.to_string(), "cache"]).args(arguments);
-    run(command, LONG).await
+    edge.ctl(&[&["cache"], arguments].concat()).await
 }
 
 async fn json_of(edge: &Pierhead, arguments: &[&str]) -> Value {

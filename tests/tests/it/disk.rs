@@ -99,9 +99,7 @@ async fn a_disk_smaller_than_max_size_is_a_limit_like_it() {
     let cache = &health["data"]["services_expanded"]["cache"];
     let said = cache["message"].as_str().unwrap_or_default();
     assert!(cache["status"] == true && said.starts_with("degraded: the disk holds at most"), "{health}");
-    let mut status = Command::new(pierhead_tests::setup::binary());
-    status.args(["ctl", "--address", &edge.admin.to_string(), "status"]);
-    let status = run(status, Duration::from_secs(10)).await.expect_success();
+    let status = edge.ctl(&["status"]).await.expect_success();
     assert!(status.stdout.contains("less than cache.max_size, 1073741824"), "{}", status.stdout);
     // What cannot fit is passed through, and costs nothing else its place.
     let large = Image::new(9, &[30 << 20]);

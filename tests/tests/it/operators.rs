@@ -39,13 +39,8 @@ async fn pierhead(arguments: &[&str]) -> Output {
     run(command, LONG).await
 }
 
-async fn ctl(edge: &Pierhead, arguments: &[&str]) -> Output {
-    let address = format!("http://{}", edge.admin);
-    pierhead(&[&["ctl", "--address", &address], arguments].concat()).await
-}
-
 async fn json_of(edge: &Pierhead, arguments: &[&str]) -> Value {
-    let output = ctl(edge, &[arguments, &["--output", "json"]].concat()).await.expect_success();
+    let output = edge.ctl(&[arguments, &["--output", "json"]].concat()).await.expect_success();
     serde_json::from_str(&output.stdout).unwrap()
 }
 
@@ -116,7 +111,7 @@ async fn a_drained_server_gets_nothing_new_and_no_request_fails() {
         let mut going_on = [kept(address).await, kept(address).await];
         let load = Load::at(address);
         load.more().await;
-        let drained = ctl(&edge, &[order, "origin", "a"]).await.expect_success();
+        let drained = edge.ctl(&[order, "origin", "a"]).await.expect_success();
         assert_eq!(row(&drained, &["origin", "a"])[3], format!("{order} (up)"));
         // What was on its way is done when these are.
         load.more().await;
@@ -128,12 +123,12 @@ async fn a_drained_server_gets_nothing_new_and_no_request_fails() {
             ask_again(client).await;
         }
         assert_eq!(servers[0].requests("GET", "/v2/").await, before + usize::from(order == "drain"), "{order}");
-        let pools = ctl(&edge, &["pools"]).await.expect_success();
+        let pools = edge.ctl(&["pools"]).await.expect_success();
         assert_eq!(row(&pools, &["origin", "yes"])[2], "1/2");
         let state = [("pool", "origin"), ("server", "a"), ("state", order)];
         edge.metric_until("pierhead_server_state", &state, |value| value == 1.0).await;
 
-        let ready = ctl(&edge, &["ready", "origin", "a"]).await.expect_success();
+        let ready = edge.ctl(&["ready", "origin", "a"]).await.expect_success();
         assert_eq!(row(&ready, &["origin", "a"])[3], "up");
         load.more().await;
         assert!(servers[0].requests("GET", "/v2/").await > before, "{order}");
@@ -156,12 +151,12 @@ async fn a_weight_changes_the_share() {
     load.more().await;
     assert_eq!(servers[0].requests("GET", "/v2/").await, before);
 
-    let back = ctl(&edge, &["weight", "origin", "a", "configured"]).await.expect_success();
+    let back = edge.ctl(&["weight", "origin", "a", "configured"]).await.expect_success();
     assert_eq!(row(&back, &["origin", "a"])[4], configured.to_string());
     load.more().await;
     assert!(servers[0].requests("GET", "/v2/").await > before);
     load.end().await;
-    assert_eq!(ctl(&edge, &["weight", "origin", "a", "heavy"]).await.code, Some(2));
+    assert_eq!(edge.ctl(&["weight", "origin", "a", "heavy"]).await.code, Some(2));
 }
 
 /// A connection that has asked for something and been answered, and is kept.
@@ -211,11 +206,11 @@ async fn connections_are_shown_and_closed() {
     assert!(first["received"].as_u64() > Some(20) && first["sent"].as_u64() > Some(20), "{first}");
     assert_eq!((&second["listener"], &second["server"]), (&json!("web"), &Value::Null));
 
-    let table = ctl(&edge, &["sessions", "--pool", "origin"]).await.expect_success();
+    let table = edge.ctl(&["sessions", "--pool", "origin"]).await.expect_success();
     assert_eq!(table.stdout.lines().count(), 2, "{}", table.stdout);
     assert_eq!(row(&table, &[&first["id"].to_string(), "registry"])[3], "tcp");
 
-    ctl(&edge, &["close", &first["id"].to_string(), &second["id"].to_string()]).await.expect_success();
+    edge.ctl(&["close", &first["id"].to_string(), &second["id"].to_string()]).await.expect_success();
     ended(passed).await;
     ended(idle).await;
     let told = eventually("the session's line", LONG, async || {
@@ -224,7 +219,7 @@ async fn connections_are_shown_and_closed() {
     assert_eq!(told.await["end"], "closed");
     assert_eq!(edge.metric("pierhead_sessions_total", &[("end", "closed")]).await, 1.0);
     eventually("none is shown", LONG, async || (json_of(&edge, &["sessions"]).await["total"] == 0).then_some(())).await;
-    let gone = ctl(&edge, &["close", &first["id"].to_string()]).await.expect_failure();
+    let gone = edge.ctl(&["close", &first["id"].to_string()]).await.expect_failure();
     assert_eq!(gone.code, Some(1));
     assert!(gone.stderr.contains("there is no session"), "{}", gone.stderr);
 }
@@ -234,14 +229,14 @@ async fn maintenance_ends_the_sessions_of_a_server() {
     let server = DockerRegistry::start().await;
     let edge = passing_on(&[server.address]).start().await;
     let client = kept(edge.registry).await;
-    ctl(&edge, &["maintenance", "origin", "a"]).await.expect_success();
+    edge.ctl(&["maintenance", "origin", "a"]).await.expect_success();
     ended(client).await;
-    let pools = ctl(&edge, &["pools"]).await.expect_success();
+    let pools = edge.ctl(&["pools"]).await.expect_success();
     assert_eq!(row(&pools, &["origin", "no"])[2], "0/1");
     let health = edge.operator().get("/health/endtoend").await;
     let health: Value = serde_json::from_slice(&health.body).unwrap();
     assert_eq!((&health["data"]["services"]["origin"], &health["status_code"]), (&json!(false), &json!(503)));
-    let status = ctl(&edge, &["status"]).await.expect_success();
+    let status = edge.ctl(&["status"]).await.expect_success();
     assert!(status.stdout.contains("not well: origin"), "{}", status.stdout);
     assert!(status.stdout.contains("origin: no server of it is up: see `ctl servers`"), "{}", status.stdout);
 }
@@ -251,11 +246,11 @@ async fn status_says_why_an_upstream_cannot_be_asked() {
     let mut registry = DockerRegistry::start().await;
     let edge = Setup::new().registry("up.test", registry.url()).start().await;
     let address = registry.address;
-    assert!(ctl(&edge, &["status"]).await.expect_success().stdout.contains("all well"));
+    assert!(edge.ctl(&["status"]).await.expect_success().stdout.contains("all well"));
     registry.stop().await;
     let status = eventually("the outage", LONG, async || {
         edge.client().get("/v2/up.test/team/app/manifests/latest").await;
-        let status = ctl(&edge, &["status"]).await.expect_success().stdout;
+        let status = edge.ctl(&["status"]).await.expect_success().stdout;
         status.contains("not well: up.test").then_some(status)
     });
     let status = status.await;
@@ -266,18 +261,18 @@ async fn status_says_why_an_upstream_cannot_be_asked() {
 async fn a_token_opens_the_api_and_nothing_else_does() {
     let server = DockerRegistry::start().await;
     let edge = passing_on(&[server.address]).set("/admin/token", "let-me-in-please-now").start().await;
-    let refused = ctl(&edge, &["pools"]).await.expect_failure();
+    let refused = edge.ctl(&["pools"]).await.expect_failure();
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("--token-file"), "{}", refused.stderr);
     let file = edge.dir().join("token");
     for (text, code) in [("let-me-in-please-now\n", 0), ("let-me-out", 1), ("", 1)] {
         std::fs::write(&file, text).unwrap();
-        let output = ctl(&edge, &["pools", "--token-file", file.to_str().unwrap()]).await;
+        let output = edge.ctl(&["pools", "--token-file", file.to_str().unwrap()]).await;
         assert_eq!(output.code, Some(code), "{text:?}: {}", output.stderr);
         assert!(!output.stderr.contains("let-me"), "{}", output.stderr);
     }
     let config = edge.dir().join("pierhead.yaml");
-    ctl(&edge, &["pools", "--config", config.to_str().unwrap()]).await.expect_success();
+    edge.ctl(&["pools", "--config", config.to_str().unwrap()]).await.expect_success();
     for (path, status) in [("/metrics", 200), ("/health/instance", 200), ("/api/v1/pools", 401)] {
         assert_eq!(edge.operator().get(path).await.status, status, "{path}");
     }
@@ -306,19 +301,19 @@ async fn a_token_that_was_replaced_opens_nothing_any_more() {
 async fn orders_outlive_reloads_and_a_broken_file_is_told() {
     let servers = [DockerRegistry::start().await, DockerRegistry::start().await];
     let mut edge = passing_on(&servers.each_ref().map(|server| server.address)).start().await;
-    ctl(&edge, &["drain", "origin", "a"]).await.expect_success();
+    edge.ctl(&["drain", "origin", "a"]).await.expect_success();
     edge.rewrite(|config| config["pools"][0]["retries"] = json!(1));
     let address = edge.admin.to_string();
     let done = pierhead(&["reload", "--address", &address]).await.expect_success();
     assert_eq!(done.stdout.trim(), "reloaded: configuration 2 is in use");
-    let shown = ctl(&edge, &["servers"]).await.expect_success();
+    let shown = edge.ctl(&["servers"]).await.expect_success();
     assert_eq!(row(&shown, &["origin", "a"])[3], "drain (up)");
 
     edge.rewrite(|config| config["pools"][0]["balance"] = json!("sideways"));
-    let refused = ctl(&edge, &["reload"]).await.expect_failure();
+    let refused = edge.ctl(&["reload"]).await.expect_failure();
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("\npools[0].balance: "), "{}", refused.stderr);
-    let status = ctl(&edge, &["status"]).await.expect_success();
+    let status = edge.ctl(&["status"]).await.expect_success();
     assert!(status.stdout.contains("pools[0].balance: "), "{}", status.stdout);
     assert_eq!(json_of(&edge, &["status"]).await["reload"]["generation"], 2);
 }
@@ -336,7 +331,7 @@ async fn certificates_are_shown_with_their_end() {
         .with("listeners", json!({ "name": "web", "bind": "127.0.0.1:0", "pool": "origin", "tls": tls }))
         .start()
         .await;
-    let shown = ctl(&edge, &["certificates"]).await.expect_success();
+    let shown = edge.ctl(&["certificates"]).await.expect_success();
     let shown = row(&shown, &["web", "registry.example.com"]);
     assert!(shown[3].parse::<i64>().unwrap() > 1000, "{shown:?}");
     let all = json_of(&edge, &["certificates"]).await;

@@ -95,11 +95,19 @@ async fn certificates_are_replaced_under_load_and_broken_ones_are_not_taken() {
     edge.metric_until(refused.0, refused.1, |count| count == counted + 1.0).await;
     assert_eq!(shown(&edge, &client(&edge)).await.unwrap(), good, "the old one serves on");
     assert_eq!(complaints(), before + 1);
+    let problem = "new files of listener registry cannot be used, the old ones serve on: ";
+    for wanted in ["status", "certificates"] {
+        let said = edge.ctl(&[wanted]).await.expect_success().stdout;
+        assert!(said.contains(problem) && said.contains("a.test.crt: holds no certificate"), "{wanted}: {said}");
+    }
     std::fs::write(edge.dir().join("a.test.crt"), text).unwrap();
     eventually("all is well again", Duration::from_secs(20), async || {
         (edge.log().count(|line| line.contains("again what they were")) == 1).then_some(())
     })
     .await;
+    for wanted in ["status", "certificates"] {
+        assert!(!edge.ctl(&[wanted]).await.expect_success().stdout.contains("cannot be used"), "{wanted}");
+    }
     stop.store(true, Ordering::Relaxed);
     for worker in load {
         worker.await.unwrap();

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Seen;
-use super::shape::{Certificate, CertificateList, ErrorBody, time};
+use super::shape::{Certificate, CertificateList, ErrorBody, RefusedFiles, time};
 
 /// The certificates that listeners show.
 #[utoipa::path(get, path = "/api/v1/certificates", operation_id = "list_certificates", security(("token" = [])),
@@ -14,9 +14,11 @@ use super::shape::{Certificate, CertificateList, ErrorBody, time};
 pub(super) async fn list(State(shared): Seen) -> Json<CertificateList> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let mut certificates = Vec::new();
-    for (listener, shown) in (shared.operated.certificates)() {
-        certificates.extend(shown.iter().map(|shown| Certificate {
+    let (mut certificates, mut refused) = (Vec::new(), Vec::new());
+    for shown in (shared.operated.certificates)() {
+        let listener = shown.listener;
+        refused.extend(shown.refused.map(|problem| RefusedFiles { listener: listener.clone(), problem }));
+        certificates.extend(shown.certificates.iter().map(|shown| Certificate {
             listener: listener.clone(),
             file: shown.file.display().to_string(),
             names: shown.names.clone(),
@@ -29,7 +31,7 @@ pub(super) async fn list(State(shared): Seen) -> Json<CertificateList> {
             seconds_left: shown.not_after.saturating_sub(now),
         }));
     }
-    Json(CertificateList { certificates })
+    Json(CertificateList { certificates, refused })
 }
 
 /// A time that a certificate names; what is before 1970 or after the year 9999 is shown as that.

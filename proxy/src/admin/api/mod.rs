@@ -38,7 +38,7 @@ use super::control::Control;
 use super::metrics::Metrics;
 use super::sessions::Sessions;
 use crate::cache::Cache;
-use crate::front::Certificate;
+use crate::front::ListenerCertificates;
 use crate::pool::Pools;
 
 /// Largest body of a request.
@@ -46,9 +46,6 @@ const BODY_LIMIT: usize = 16 * 1024;
 
 /// For a whole request: a reload looks at files and asks DNS.
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A listener's name, and what it shows.
-type Shown = (String, Arc<[Certificate]>);
 
 /// What the API shows and steers.
 pub(crate) struct Operated {
@@ -59,7 +56,7 @@ pub(crate) struct Operated {
     /// Whether the newest configuration has a registry of this name.
     pub(crate) is_registry: Box<dyn Fn(&str) -> bool + Send + Sync>,
     /// What listeners show.
-    pub(crate) certificates: Box<dyn Fn() -> Vec<Shown> + Send + Sync>,
+    pub(crate) certificates: Box<dyn Fn() -> Vec<ListenerCertificates> + Send + Sync>,
     /// The open connections.
     pub(crate) sessions: Arc<Sessions>,
     /// The edge as a whole.

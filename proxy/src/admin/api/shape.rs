@@ -174,6 +174,18 @@ pub(crate) struct Session {
 pub(crate) struct CertificateList {
     /// By listener, in the order in which they are chosen.
     pub(crate) certificates: Vec<Certificate>,
+    /// Listeners whose newest files cannot be used.
+    #[serde(default)]
+    pub(crate) refused: Vec<RefusedFiles>,
+}
+
+/// New files of a listener's certificates that cannot be used, while the old certificates serve on.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct RefusedFiles {
+    /// The listener.
+    pub(crate) listener: String,
+    /// What is wrong, with the file.
+    pub(crate) problem: String,
 }
 
 /// A certificate.

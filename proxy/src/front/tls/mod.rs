@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use pierhead_config::Tls;
 use rustls::ServerConfig;
 
@@ -98,6 +98,8 @@ impl TlsError {
 pub(crate) struct Termination {
     settings: Tls,
     current: ArcSwap<Loaded>,
+    /// Why the files as they are now cannot be used; nothing where they are in use.
+    refused: ArcSwapOption<String>,
 }
 
 /// What was made of the files at one time.
@@ -113,7 +115,8 @@ impl Termination {
     pub(crate) fn new(settings: &Tls, before: Option<&Termination>) -> Result<Termination, TlsError> {
         let before = before.map(|before| before.current.load_full());
         let loaded = Loaded::new(settings, Material::read(settings)?, before.as_deref())?;
-        Ok(Termination { settings: settings.clone(), current: ArcSwap::from_pointee(loaded) })
+        let current = ArcSwap::from_pointee(loaded);
+        Ok(Termination { settings: settings.clone(), current, refused: ArcSwapOption::empty() })
     }
 
     /// For the next connection.
@@ -124,6 +127,11 @@ impl Termination {
     /// What is served just now, the default first.
     pub(crate) fn certificates(&self) -> Arc<[Certificate]> {
         Arc::clone(&self.current.load().certificates)
+    }
+
+    /// Why the newest files were refused, while the ones before serve on.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.refused.load().as_deref().cloned()
     }
 
     /// Looks at the files again; whether anything is new. An error changes nothing.

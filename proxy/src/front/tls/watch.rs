@@ -106,17 +106,21 @@ async fn look_again(listener: Arc<str>, termination: Weak<Termination>, every: D
         match looked {
             Ok(Ok(true)) => {
                 complaint.passed();
+                termination.refused.store(None);
                 metrics.certificates_renewed(&listener, true);
                 publish(&listener, &termination, &metrics);
                 tracing::info!(%listener, certificates = termination.certificates().len(), "new certificates");
             }
             Ok(Ok(false)) => {
+                termination.refused.store(None);
                 if complaint.passed() {
                     tracing::info!(%listener, "the files of the certificates are again what they were");
                 }
             }
             Ok(Err(error)) => {
-                if complaint.failed(&error.to_string()) {
+                let problem = error.to_string();
+                if complaint.failed(&problem) {
+                    termination.refused.store(Some(Arc::new(problem)));
                     metrics.certificates_renewed(&listener, false);
                     tracing::error!(%listener, %error, "new certificates cannot be used, the old ones serve on");
                 }
