@@ -19,6 +19,8 @@ pub enum Misbehaviour {
     None,
     /// Blobs have one byte changed in their middle.
     WrongBytes,
+    /// All bytes of blobs are wrong, and come in chunks, without a length.
+    WrongChunks,
     /// Blobs end at their middle, wherever they were asked for from.
     ShortBody,
     /// Blobs go on after the length that was announced.
@@ -296,6 +298,11 @@ fn blob(request: &Request, bytes: &Bytes, how: &Misbehaviour) -> Answer {
             let middle = changed.len() / 2;
             changed[middle] ^= 1;
             head.then(Step::Send(changed.into()))
+        }
+        Misbehaviour::WrongChunks => {
+            let head = Answer::head(200, &[("Transfer-Encoding", "chunked")]);
+            let chunk = [format!("{total:x}\r\n").as_bytes(), &vec![7; total], b"\r\n0\r\n\r\n"].concat();
+            head.then(Step::Send(chunk.into()))
         }
         Misbehaviour::ShortBody => head.then(Step::Send(bytes.slice(shift..(total / 2).max(shift)))),
         Misbehaviour::LongBody => head.then(Step::Send(body)).then(Step::Send(vec![7; 4096].into())),

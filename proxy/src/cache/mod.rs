@@ -217,7 +217,7 @@ impl Cache {
             connections: parallel.map_or(1, |parallel| parallel.connections),
         });
         let source = origin.as_ref().map(Origin::party);
-        let mut refused = false;
+        let (mut refused, mut again) = (false, false);
         for _ in 0..LOOKS {
             let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
             if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
@@ -231,9 +231,22 @@ impl Cache {
                     if !held && !answered {
                         ask(digest, source, lease.total()).await?;
                     }
-                    if want == Want::Whole && !self.fills.answered(&self.store, &lease, origin.as_ref()).await? {
-                        refused = true;
-                        break;
+                    if want == Want::Whole {
+                        match self.fills.answered(&self.store, &lease, origin.as_ref()).await {
+                            Ok(true) => {}
+                            Ok(false) => {
+                                refused = true;
+                                break;
+                            }
+                            // Wrong content, of which the client has nothing yet: another address is asked, once.
+                            Err(BlobError::Mismatch { .. })
+                                if !again && source.is_some_and(|party| self.fills.is_elsewhere(digest, party)) =>
+                            {
+                                again = true;
+                                continue;
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                     return Ok(Blob::filling(&self.store, &self.fills, lease, origin));
                 }

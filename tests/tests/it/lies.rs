@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pierhead_tests::eventually;
-use pierhead_tests::http::{Answer, Server};
+use pierhead_tests::http::{Answer, Request, Server};
 use pierhead_tests::image::{Blob, Image};
 use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
 use pierhead_tests::pierhead::{Pierhead, Setup};
@@ -104,6 +104,35 @@ async fn wrong_bytes_are_counted_and_had_from_elsewhere() {
     let asked = liar.count("GET", &other.layers[0].digest.to_string());
     edge.client().pull("team/app", "other").await.unwrap();
     assert_eq!(liar.count("GET", &other.layers[0].digest.to_string()), asked);
+}
+
+/// Of a small blob no client has a byte before its hash was checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrors_wrong_bytes_for_a_small_blob_fail_no_client() {
+    for (how, known) in [Misbehaviour::WrongBytes, Misbehaviour::WrongChunks, Misbehaviour::WrongLength]
+        .into_iter()
+        .flat_map(|how| [(how.clone(), false), (how, true)])
+    {
+        let (liar, honest) = (Upstream::start().await, Upstream::start().await);
+        let image = Image::new(1, &[170, 1000, 5000]);
+        honest.hold("team/app", "latest", &image);
+        liar.hold("team/app", "", &image);
+        liar.misbehave(how.clone());
+        let keys = hasty(json!({ "insecure": true, "upstream": [liar.url(), honest.url()] }));
+        let edge = Setup::new().registry_with("up.test", "", keys).start().await;
+        let client = edge.client();
+        if known {
+            client.manifest("team/app", "latest").await.unwrap();
+        }
+        for Blob { digest, bytes } in image.blobs() {
+            let path = format!("/v2/team/app/blobs/{digest}");
+            for reply in futures_util::future::join_all((0..5).map(|_| client.get(&path))).await {
+                assert!(reply.status == 200 && reply.body == bytes, "{how:?} {known} {}", reply.status);
+            }
+            let whole = |request: &Request| request.path == path && request.range().is_none();
+            assert_eq!(liar.server.count(whole), 1, "{how:?} {known}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

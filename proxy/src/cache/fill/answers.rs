@@ -188,6 +188,16 @@ impl Lease {
         }
     }
 
+    /// Waits until a byte of the blob may be read, or the download of the whole is over. A blob of at most [`super::TAIL`] bytes has been
+    /// checked by then. Fails when the content was wrong; the client that waits has no byte of it.
+    async fn begun(&self) -> Result<(), BlobError> {
+        self.wait(|state| state.is_over() || !state.whole || state.proven() > 0).await;
+        match self.failure() {
+            Some(error @ BlobError::Mismatch { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until the length of the blob is known, or nothing comes that tells it. True when that is for an answer to a stranger.
     pub(in crate::cache) async fn settled(&self, party: Option<&Repository>) -> bool {
         let known = |state: &State| state.total.is_some() || state.is_over();
@@ -214,8 +224,9 @@ impl Lease {
 }
 
 impl Fills {
-    /// Makes sure that the whole blob is being fetched, and waits for upstream's answer. If a stranger fetches it and is refused, the party of
-    /// `origin` asks next. Without an origin, only what others fetch is waited for. False when too many strangers were refused.
+    /// Makes sure that the whole blob is being fetched, and waits for upstream's answer; of a small blob, until its hash was checked. If a
+    /// stranger fetches it and is refused, the party of `origin` asks next. Without an origin, only what others fetch is waited for. False
+    /// when too many strangers were refused.
     pub(in crate::cache) async fn answered(
         self: &Arc<Self>,
         store: &Arc<Store>,
@@ -230,7 +241,7 @@ impl Fills {
                 None => return Err(offline()),
             }
             if lease.answered(origin.map(Origin::party)).await? {
-                return Ok(true);
+                return lease.begun().await.map(|()| true);
             }
         }
         origin.map(|_| false).ok_or_else(offline)

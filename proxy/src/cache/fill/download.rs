@@ -190,8 +190,8 @@ pub(super) async fn whole(
         fill.wait(|state| state.is_over() || state.next_free().is_some()).await;
     }
     fill.end_whole(failed);
-    let again = matches!(fill.failure(), Some(BlobError::Mismatch { .. }))
-        && fills.refused(&fill.digest).len() < origin.source.repository.endpoints();
+    let again =
+        matches!(fill.failure(), Some(BlobError::Mismatch { .. })) && fills.is_elsewhere(&fill.digest, origin.party());
     drop(lease);
     if again {
         // From an address that has not lied yet; whoever asks next joins.

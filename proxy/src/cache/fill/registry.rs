@@ -301,6 +301,11 @@ impl Fills {
         self.refused.get(digest).unwrap_or_default()
     }
 
+    /// Whether a blob whose content was wrong may be right at another of upstream's addresses.
+    pub(in crate::cache) fn is_elsewhere(&self, digest: &Digest, party: &Repository) -> bool {
+        self.refused(digest).len() < party.endpoints()
+    }
+
     /// Notes addresses that sent wrong bytes for a digest.
     pub(super) fn refuse(&self, digest: Digest, endpoints: &[usize]) {
         let mut refused = self.refused(&digest);
