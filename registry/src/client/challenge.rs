@@ -30,6 +30,12 @@ pub(super) fn parse<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Challenge> 
     lines.flat_map(schemes).filter_map(|scheme| known(&scheme)).collect()
 }
 
+/// Whether the token that was shown is not good any more (RFC 6750, section 3.1), as opposed to not good enough.
+pub(super) fn says_invalid_token<'a>(lines: impl Iterator<Item = &'a str>) -> bool {
+    let is_error = |(name, value): &(&str, String)| name.eq_ignore_ascii_case("error") && value == "invalid_token";
+    lines.flat_map(schemes).any(|offered| offered.params.iter().any(is_error))
+}
+
 /// One scheme with its parameters.
 struct Offered<'a> {
     name: &'a str,
@@ -155,6 +161,20 @@ mod tests {
             ),
         ] {
             assert_eq!(parse([line].into_iter()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn tells_a_token_that_has_ended_from_one_that_is_not_enough() {
+        for (line, expected) in [
+            (r#"Bearer realm="https://a.io/token",error="invalid_token""#, true),
+            (r#"Basic realm="a", Bearer realm=https://a.io/token, Error=invalid_token"#, true),
+            (r#"Bearer realm="https://a.io/token",error="insufficient_scope""#, false),
+            (r#"Bearer realm="https://a.io/token",scope="invalid_token""#, false),
+            ("Basic realm=\"invalid_token\"", false),
+            ("", false),
+        ] {
+            assert_eq!(super::says_invalid_token([line].into_iter()), expected, "{line}");
         }
     }
 

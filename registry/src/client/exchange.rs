@@ -4,41 +4,32 @@
 //! the challenge of the answer at hand always counts more than what was remembered. A credential is only ever sent when
 //! it is asked for: Basic to the endpoint itself, or to its token service once the realm was found to be its own. What a
 //! caller brings is for the registry itself, the last of the addresses, and not for a mirror before it.
-//!
-//! Some registries challenge at `/v2/` alone, where most clients begin, and refuse or deny everything else to whoever shows nothing. So
-//! `/v2/` is asked, once in a while, before such an answer to a GET counts: before a 401 without a challenge, and where there is an
-//! account to show, before a 403 and a 404.
-//!
-//! Where Basic was asked for and is refused (401, 403), `/v2/` is asked whether the account is: one more request for each GET that is
-//! refused.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
+use super::base::basic;
 use super::challenge::{self, Challenge};
 use super::endpoint::Endpoint;
 use super::failure::Failure;
-use super::login::Since;
 use super::loops::Trail;
-use super::pauses::Kind;
-use super::reach::Aim;
 use super::realm;
+use super::renewal::{self, Asks, Next, Whose};
 use super::schemes::{Expected, Realm, Scheme, SchemeKey};
 use super::send::{Answer, Call};
 use super::token::{Token, TokenKey};
-use super::upstream::{Asking, Line, Upstream, hash, sent_at};
+use super::upstream::{Upstream, hash};
 use super::verdict::{self, AccountVerdict};
 use super::{Account, Credential};
 use crate::oci::RepositoryName;
 
-/// Unauthenticated, with a token, with a token after a refresh, with another scope: more tries make nothing better.
-const TRIES: usize = 4;
+/// Unauthenticated, with a token, with a token after a refresh, with another scope, with a token of its own: more tries make nothing
+/// better.
+const TRIES: usize = 5;
 
 /// Who asks, and about which repository.
 #[derive(Clone)]
@@ -147,8 +138,8 @@ impl Upstream {
         let refused = if call.method == Method::HEAD { Failure::Unconfirmed(401) } else { Failure::Unauthorized };
         // What was asked for when the thing that is shown was made.
         let mut answered = None;
-        // Whether a token was renewed although less was asked for.
-        let mut widened = false;
+        // How often a token was renewed.
+        let mut renewals = 0;
         let mut shown = match (&purse, endpoint.schemes.expected(&key)) {
             (Purse::Verbatim(header), _) => Shown::Verbatim(header.clone()),
             (_, Some(expected)) => {
@@ -162,6 +153,10 @@ impl Upstream {
             (_, None) => Shown::Nothing,
         };
         for _ in 0..TRIES {
+            if let Shown::Token(_, token) = &shown {
+                token.show();
+            }
+            let mut whose = Whose::Shared;
             let answer = match (self.send(endpoint, call, caller, shown.header()).await, &shown) {
                 (Err(failure @ Failure::RateLimited(..)), Shown::Token(_, token)) => {
                     token.accept();
@@ -173,10 +168,12 @@ impl Upstream {
                 token.accept();
             }
             let status = answer.response.status();
+            let lines = answer.response.headers().get_all(WWW_AUTHENTICATE).iter();
+            let invalid = challenge::says_invalid_token(lines.filter_map(|line| line.to_str().ok()));
             let mut scheme = self.wanted(endpoint, call, &answer, &key, &purse, answered.is_some()).await?;
             if status != StatusCode::UNAUTHORIZED || answer.foreign {
                 if let Some(scheme) = scheme {
-                    match self.show(index, &scheme, &key, &purse, &caller.cause).await {
+                    match self.show(index, &scheme, &key, &purse, &caller.cause, Whose::Shared).await {
                         Ok(Shown::Nothing) => return Ok(answer),
                         Ok(other) => shown = other,
                         Err(Failure::Unauthorized | Failure::Forbidden) => return Ok(answer),
@@ -212,26 +209,24 @@ impl Upstream {
                     return Err(refused);
                 }
                 Shown::Token(token_key, token) => {
-                    let less = match (&scheme, &answered) {
-                        (Some(scheme), Some(answered)) => scheme.asks_less_than(answered, &key),
-                        _ => false,
-                    };
-                    // One that was issued for this very request and never accepted cannot have expired, or been used up: it
-                    // is the caller who is refused.
-                    let fresh = token.received >= call.since && !token.was_accepted();
-                    if fresh && (scheme.is_none() || scheme == answered) {
-                        return Err(refused);
+                    let next = renewal::decide(renewal::Refused {
+                        asks: asked_again(scheme.as_ref(), answered.as_ref(), &key),
+                        invalid,
+                        fresh: token.received >= call.since,
+                        accepted: token.was_accepted(),
+                        shared: token.is_shared(),
+                        head: call.method == Method::HEAD,
+                        renewals,
+                    });
+                    match next {
+                        Next::Refused => return Err(refused),
+                        Next::Renew(renewed) => {
+                            self.tokens.forget(token_key, &token.header).await;
+                            scheme.clone_from(&answered);
+                            (whose, renewals) = (renewed, renewals + 1);
+                        }
+                        Next::Follow => {}
                     }
-                    // Once: another request may have used up a token of the full scope meanwhile.
-                    let renewed = less && !std::mem::replace(&mut widened, true);
-                    if renewed {
-                        scheme.clone_from(&answered);
-                    }
-                    if renewed || scheme.is_none() || scheme == answered {
-                        self.tokens.forget(token_key, &token.header).await;
-                    }
-                    // Some registries challenge only whoever shows nothing. Another token is wanted all the same.
-                    scheme = scheme.or_else(|| answered.clone());
                 }
                 Shown::Nothing | Shown::Basic(_) => {}
             }
@@ -240,7 +235,7 @@ impl Upstream {
                 return Err(refused);
             }
             endpoint.schemes.learn(key.clone(), scheme.clone());
-            shown = self.show(index, &scheme, &key, &purse, &caller.cause).await?;
+            shown = self.show(index, &scheme, &key, &purse, &caller.cause, whose).await?;
             answered = Some(scheme);
         }
         Err(refused)
@@ -332,7 +327,7 @@ impl Upstream {
     ) -> Result<Shown, Failure> {
         let learnt = matches!(expected, Expected::Learnt(_));
         let guessed = matches!(expected, Expected::Guessed(_));
-        match self.show(index, expected.scheme(), key, purse, cause).await {
+        match self.show(index, expected.scheme(), key, purse, cause, Whose::Shared).await {
             Err(failure @ (Failure::RateLimited(..) | Failure::AccountRefused(_))) => Err(failure),
             Err(failure @ (Failure::Unauthorized | Failure::Forbidden)) if learnt => Err(failure),
             Err(failure @ (Failure::Dead(_) | Failure::Silent(_) | Failure::Astray(_))) if learnt => {
@@ -362,6 +357,7 @@ impl Upstream {
         key: &SchemeKey,
         purse: &Purse,
         cause: &Cause,
+        whose: Whose,
     ) -> Result<Shown, Failure> {
         let (realm, scope) = match scheme {
             Scheme::Basic => {
@@ -376,86 +372,23 @@ impl Upstream {
         let scope = scope.unwrap_or_else(|| key.usual_scope().into());
         let own = matches!(purse, Purse::Own(_));
         let key = TokenKey { realm, scope, account: purse.account().cloned(), own };
-        let (upstream, wanted, cause) = (Arc::clone(self), key.clone(), cause.clone());
-        let token = self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted, &cause).await }).await?;
-        Ok(Shown::Token(key, token))
-    }
-
-    /// What `/v2/` wants to see of a client that shows nothing. A failure is not remembered: it does not say what `/v2/` wants.
-    ///
-    /// The scope of its challenge is left out: it is not the repository's, and ghcr.io sends `repository:user/image:pull` to all.
-    async fn scheme_of_base(&self, endpoint: &Endpoint, key: &SchemeKey) -> Result<Option<Scheme>, Failure> {
-        // The origin that we are the front of is asked as its clients ask us.
-        if endpoint.transport.is_some() {
-            return Ok(None);
-        }
-        if let Some(known) = endpoint.schemes.of_base(Instant::now()) {
-            return Ok(known);
-        }
-        let response = self.ask_base(endpoint, &HeaderMap::new()).await?;
-        let status = response.status();
-        if status.is_server_error() {
-            let status = status.as_u16();
-            return Err(Failure::broken(format!("status {status}")).at(endpoint.host(), Some(status)));
-        }
-        let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|line| line.to_str().ok());
-        let scheme = match status {
-            StatusCode::UNAUTHORIZED => self.choose(endpoint, lines, key).ok().map(Scheme::with_usual_scope),
-            _ => None,
+        let token = match whose {
+            Whose::Own => self.issue(index, &key, cause).await?,
+            Whose::Shared => {
+                let (upstream, wanted, cause) = (Arc::clone(self), key.clone(), cause.clone());
+                self.tokens.get(key.clone(), async move { upstream.issue(index, &wanted, &cause).await }).await?
+            }
         };
-        endpoint.schemes.base_wants(scheme.clone(), Instant::now());
-        Ok(scheme)
-    }
-
-    /// GET of `/v2/`.
-    async fn ask_base(&self, endpoint: &Endpoint, headers: &HeaderMap) -> Result<Response, Failure> {
-        let (line, method, kind) = (Line::Api, &Method::GET, Kind::Other);
-        let asking = Asking { line, method, target: None, kind, account: None, aim: Aim::Other, patient: false };
-        self.request(endpoint, &asking, &endpoint.base(), headers).await
-    }
-
-    /// Fails where the endpoint's own account is refused, and not only what was asked for with it by a request from `sent`: where
-    /// `/v2/` refuses it too.
-    async fn basic_refused(
-        &self,
-        endpoint: &Endpoint,
-        account: &Account,
-        method: &Method,
-        sent: Instant,
-    ) -> Result<(), Failure> {
-        let login = &endpoint.login;
-        // A HEAD decides nothing. The GET that does follows.
-        if method == Method::HEAD && login.is_proven(Instant::now()) {
-            return Ok(());
-        }
-        let _turn = login.turn().await;
-        match login.since(account, sent) {
-            Since::Worked => return Ok(()),
-            Since::Refused(failure) => return Err(failure),
-            Since::Unknown => {}
-        }
-        let headers = HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, basic(account)?)]);
-        let response = self.ask_base(endpoint, &headers).await?;
-        let (status, asked) = (response.status().as_u16(), sent_at(&response));
-        match verdict::judge_account(response.status()) {
-            AccountVerdict::Taken => login.worked(account, asked),
-            AccountVerdict::Refused => {
-                return Err(login.refused(account, endpoint.host(), status, asked, Instant::now()));
-            }
-            AccountVerdict::Failed => {
-                return Err(Failure::broken(format!("status {status}")).at(endpoint.host(), Some(status)));
-            }
-            AccountVerdict::Silent => {}
-        }
-        Ok(())
+        Ok(Shown::Token(key, token))
     }
 }
 
-/// The account as a header.
-pub(super) fn basic(account: &Account) -> Result<HeaderValue, Failure> {
-    let encoded = STANDARD.encode(format!("{}:{}", account.username, account.password));
-    let mut header = HeaderValue::try_from(format!("Basic {encoded}"))
-        .map_err(|_| Failure::invalid("the credential cannot be sent"))?;
-    header.set_sensitive(true);
-    Ok(header)
+/// What a 401 asks for beside what was asked for before.
+fn asked_again(now: Option<&Scheme>, before: Option<&Scheme>, key: &SchemeKey) -> Asks {
+    match (now, before) {
+        (None, _) => Asks::Nothing,
+        (now, before) if now == before => Asks::Same,
+        (Some(now), Some(before)) if now.asks_less_than(before, key) => Asks::Less,
+        (Some(_), _) => Asks::Other,
+    }
 }

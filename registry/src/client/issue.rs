@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::Account;
+use super::base::basic;
 use super::endpoint::Endpoint;
-use super::exchange::{Cause, basic};
+use super::exchange::Cause;
 use super::failure::{Failure, host_of};
 use super::login::Since;
 use super::pauses::Kind;

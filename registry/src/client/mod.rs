@@ -8,6 +8,7 @@
 //! is delivered as sent, never decoded; nothing of content is cached here. What an answer proves is in `verdict`, where
 //! the client connects in `reach`.
 
+mod base;
 mod body;
 mod breaker;
 mod challenge;
@@ -29,6 +30,7 @@ mod pauses;
 mod range;
 mod reach;
 mod realm;
+mod renewal;
 mod repository;
 mod retry;
 mod schemes;

@@ -4,7 +4,7 @@
 //! a task of its own, so that the caller who happened to be first may go away without the others starting over.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub(super) struct Token {
     pub(super) received: Instant,
     usable: Duration,
     accepted: Arc<AtomicBool>,
+    /// How many requests have shown it.
+    shown: Arc<AtomicUsize>,
 }
 
 /// The answer of a token service. Go's clients read its names in any case.
@@ -62,6 +64,16 @@ struct Answer {
 }
 
 impl Token {
+    /// A request shows it.
+    pub(super) fn show(&self) {
+        self.shown.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether more than one request has shown it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shown.load(Ordering::Relaxed) > 1
+    }
+
     /// An answer other than 401 to a request that showed it.
     pub(super) fn accept(&self) {
         self.accepted.store(true, Ordering::Relaxed);
@@ -88,6 +100,7 @@ impl Token {
             received,
             usable: usable(lifetime.filter(|time| !time.is_zero())),
             accepted: Arc::default(),
+            shown: Arc::default(),
         })
     }
 }

@@ -273,6 +273,42 @@ async fn a_token_that_is_used_up_is_renewed() {
             let cost = fake.seen().len() - before;
             assert!(cost <= if round == 0 { 8 } else { 3 }, "{uses} {wider} {round}: {cost}");
         }
+        // Requests at the same time use up each other's tokens. In the end each gets one of its own.
+        let at_once = (0..12).map(|_| {
+            let repository = team(&client);
+            async move { repository.find_blob(&blob_of, None).await }
+        });
+        for found in futures_util::future::join_all(at_once).await {
+            assert_eq!(found.unwrap(), BlobHead::Size(Some(1)), "{uses} {wider}");
+        }
+    }
+}
+
+/// A 401 to a HEAD that asks for nothing does not say that a token which worked has ended. The GET's does.
+#[tokio::test]
+async fn a_heads_401_without_a_challenge_costs_no_token() {
+    for (get_status, expected) in [(206, 2), (401, 4)] {
+        let fake = Fake::start(move |seen, number| {
+            let shown = seen.header("authorization");
+            match (seen.method.as_str(), shown) {
+                _ if seen.target.starts_with("/token") => {
+                    answer(200, &[], format!(r#"{{"token":"{number}"}}"#).as_bytes())
+                }
+                (_, None) => challenge(seen, "/token", ""),
+                _ if seen.target.contains("/tags/") => answer(200, &[], b"{}"),
+                ("HEAD", _) => answer(401, &[], b""),
+                // The first token, which the list was asked for with.
+                (_, Some("Bearer 1")) if get_status == 401 => answer(401, &[], b""),
+                _ => answer(206, &["Content-Range: bytes 0-0/1"], b"x"),
+            }
+        })
+        .await;
+        let client = client(settings(&[fake.url()]));
+        team(&client).get_list(&ListKind::Tags, None).await.unwrap();
+        let before = fake.seen().len();
+        let found = team(&client).find_blob(&digest(b"x"), None).await;
+        assert_eq!(found.unwrap(), BlobHead::Size(Some(1)), "{get_status}");
+        assert_eq!(fake.seen().len() - before, expected, "{get_status}: {:?}", fake.seen());
     }
 }
 
