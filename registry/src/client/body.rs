@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::ClientError;
 use super::failure::Failure;
 use super::range::{self, Extent, RangeError};
-use super::retry::{Attempts, Turn, order, pause};
+use super::retry::{Turn, order, pause};
 use super::source::{BlobSource, Opened, Opening, nothing};
 
 /// An answer that brings less than this before it breaks is worth no more than a failed attempt: the pause before the next one grows. Else
@@ -87,7 +87,7 @@ impl BlobBody {
             return Err(Failure::invalid(RangeError::Beyond).into_error(upstream.name()));
         }
         source.distrust(avoid);
-        let mut attempts = Attempts::new(&upstream, avoid);
+        let mut attempts = source.attempts(avoid);
         loop {
             let turn = source.turn(&mut attempts).await?;
             match source.open(turn.index, start, end, None).await {
@@ -97,6 +97,7 @@ impl BlobBody {
                 Ok(opening) => {
                     let endpoint = turn.index;
                     turn.settle(None);
+                    source.sends();
                     let opened = match opening {
                         Opening::Body(opened) => Some(*opened),
                         Opening::End(_) => None,

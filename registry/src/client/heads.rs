@@ -44,7 +44,7 @@ impl Repository {
         let get = Call { since: call.since, ..manifest_call(Method::GET, reference, accept) };
         let mut heads =
             Heads { repository: self, call, reference, known, answered: Vec::new(), said: None, broken: Vec::new() };
-        let mut attempts = Attempts::once(&self.upstream);
+        let mut attempts = Attempts::once(&self.upstream, &[]);
         let skips = |index: usize| {
             let (endpoint, now) = (&self.upstream.endpoints[index], Instant::now());
             let untyped = known.is_none() && !endpoint.head_types.is_worth_trying(now);
@@ -60,7 +60,7 @@ impl Repository {
         let refused = matches!(got, Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. }));
         if refused && unasked.contains(&(self.endpoints() - 1)) {
             // The registry itself was not asked by HEAD. What is in the HEAD's place proves as little as a HEAD: a client whose HEAD is refused sends a GET.
-            got = self.get(Attempts::once(&self.upstream), get, reference).await;
+            got = self.get(Attempts::once(&self.upstream, &[]), get, reference).await;
         }
         let error = match got {
             Ok((manifest, index)) => {
@@ -81,7 +81,7 @@ impl Repository {
             unasked.append(&mut heads.broken);
         }
         if !unasked.is_empty() {
-            let mut attempts = Attempts::once(&self.upstream);
+            let mut attempts = Attempts::once(&self.upstream, &[]);
             if let Some(info) = heads.ask(&mut attempts, |index| unasked.contains(&index)).await {
                 return Ok(HeadAnswer::Head(info));
             }

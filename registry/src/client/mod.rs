@@ -18,6 +18,7 @@ mod endpoint;
 mod error;
 mod exact;
 mod exchange;
+mod failing;
 mod failure;
 mod heads;
 mod issue;

@@ -137,7 +137,7 @@ impl Repository {
             // A failure becomes a 404, for clients have another way to referrers, and so they do not try again.
             Kind::Referrers => Attempts::of_a_client(&self.upstream),
             // Clients try again.
-            _ => Attempts::once(&self.upstream),
+            _ => Attempts::once(&self.upstream, &[]),
         };
         let page = PageKey { repository: self.caller.repository.clone(), path: call.path.clone() };
         if let Some(index) = self.upstream.pages.source(&page, call.query.as_deref()) {

@@ -79,8 +79,8 @@ impl Attempts {
     }
 
     /// None yet, and one at most of each address.
-    pub(super) fn once(upstream: &Arc<Upstream>) -> Attempts {
-        Attempts { rounds: 0, ..Attempts::new(upstream, &[]) }
+    pub(super) fn once(upstream: &Arc<Upstream>, avoid: &[usize]) -> Attempts {
+        Attempts { rounds: 0, ..Attempts::new(upstream, avoid) }
     }
 
     /// None yet, and as many as a client makes who gets the failure itself.

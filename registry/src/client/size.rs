@@ -38,13 +38,15 @@ impl Repository {
         let yes =
             |index: usize, size| if self.is_mirror(index) { BlobHead::Mirrored(size) } else { BlobHead::Size(size) };
         let mut source = self.source(digest);
-        let mut attempts = Attempts::new(&self.upstream, &[]);
+        let mut attempts = source.attempts(&[]);
         // Their HEADs failed: further tries are by GET, which would follow in any case.
         let mut failed = Vec::new();
         loop {
             let turn = source.turn(&mut attempts).await?;
             let (index, endpoint) = (turn.index, &self.upstream.endpoints[turn.index]);
-            let by_head = !failed.contains(&index) && !self.is_sized_by_get(index, absent_by_head);
+            let by_head = !source.omits_head(absent_by_head)
+                && !failed.contains(&index)
+                && !self.is_sized_by_get(index, absent_by_head);
             let mut untold = false;
             if by_head {
                 match self.ask_head(index, digest, known).await {
@@ -102,7 +104,7 @@ impl Repository {
     /// nothing. `failed`: upstream has just failed to send a part, so that one try of each address is enough.
     pub async fn probe_blob(&self, digest: &Digest, failed: bool) -> Result<BlobProbe, ClientError> {
         let mut source = self.source(digest);
-        let mut attempts = if failed { Attempts::once(&self.upstream) } else { Attempts::new(&self.upstream, &[]) };
+        let mut attempts = if failed { Attempts::once(&self.upstream, &[]) } else { source.attempts(&[]) };
         loop {
             let turn = source.turn(&mut attempts).await?;
             match source.probe(turn.index).await {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::ClientError;
 use super::exchange::Caller;
+use super::failing::Lately;
 use super::failure::Failure;
 use super::manifest;
 use super::pauses::Kind;
@@ -41,6 +42,10 @@ pub(super) struct BlobSource {
     without: bool,
     /// The 5xx that a HEAD was answered with. A range that is answered with that too fails for another reason than the range.
     head: Option<u16>,
+    /// The blob failed lately.
+    failing: Option<Lately>,
+    /// A HEAD of it failed in this request, or lately.
+    headless: bool,
 }
 
 /// An endpoint whose failure may be of the range.
@@ -106,6 +111,7 @@ impl BlobSource {
         digest: Digest,
         expected: Option<u64>,
     ) -> BlobSource {
+        let failing = upstream.failing.get(&caller.repository, &digest);
         BlobSource {
             upstream,
             caller,
@@ -117,12 +123,35 @@ impl BlobSource {
             owing: Vec::new(),
             without: false,
             head: None,
+            failing,
+            headless: failing.is_some_and(|lately| lately.head),
         }
     }
 
     /// Begins a request of its own: a token from before it may have expired.
     pub(super) fn begin_again(&mut self) {
         self.call.since = std::time::Instant::now();
+    }
+
+    /// The attempts at one request for it: one of each address where the blob failed lately.
+    pub(super) fn attempts(&self, avoid: &[usize]) -> Attempts {
+        if self.failing.is_some() {
+            Attempts::once(&self.upstream, avoid)
+        } else {
+            Attempts::new(&self.upstream, avoid)
+        }
+    }
+
+    /// Whether a HEAD is left out because the blob failed lately. `wanted`: the client asks by HEAD.
+    pub(super) fn omits_head(&self, wanted: bool) -> bool {
+        self.failing.is_some_and(|lately| lately.head || !wanted)
+    }
+
+    /// The blob is being sent.
+    pub(super) fn sends(&mut self) {
+        if self.failing.take().is_some() {
+            self.upstream.failing.ended(&self.caller.repository, &self.digest);
+        }
     }
 
     /// The next endpoint to ask for the beginning of the blob, or for all of it. After the last attempt come those that were asked for
@@ -133,7 +162,11 @@ impl BlobSource {
             Err(error) if !error.is_answer() => error,
             turn => return turn,
         };
-        let Some(Owing { index, .. }) = self.owing.first() else { return Err(error) };
+        let Some(Owing { index, .. }) = self.owing.first() else {
+            let failed = Lately { head: self.headless };
+            self.upstream.failing.note(&self.caller.repository, &self.digest, failed, &error);
+            return Err(error);
+        };
         self.plain = Some(*index);
         Ok(Turn::insist(&self.upstream, *index))
     }
@@ -155,6 +188,7 @@ impl BlobSource {
             self.plain = Some(index);
         }
         self.head = failure.status().filter(|status| *status >= 500);
+        self.headless = true;
     }
 
     /// Whether the digest is that of no bytes.
@@ -194,6 +228,7 @@ impl BlobSource {
             && (self.without
                 || start == 0
                     && (self.plain == Some(index)
+                        || self.failing.is_some()
                         || self.distrusted.contains(&index)
                         || !endpoint.ranges.is_worth_trying(Instant::now())));
         let mut refused = false;

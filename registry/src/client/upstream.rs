@@ -14,6 +14,7 @@ use url::Url;
 use super::endpoint::{self, Endpoint};
 use super::exact;
 use super::exchange::Caller;
+use super::failing::Failing;
 use super::failure::{Failure, host_of};
 use super::loops;
 use super::pages::Pages;
@@ -93,6 +94,8 @@ pub(super) struct Upstream {
     pub(super) pauses: Pauses,
     /// Of all lists.
     pub(super) pages: Pages,
+    /// Of all blobs.
+    pub(super) failing: Failing,
     /// Whoever watches.
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -109,6 +112,7 @@ impl Upstream {
             tokens: Tokens::new(),
             pauses: Pauses::new(),
             pages: Pages::new(),
+            failing: Failing::new(),
             observer,
             settings,
         })

@@ -1,5 +1,8 @@
 //! Whether a blob is there, and how large it is, of registries that answer HEADs in their own way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pierhead_registry::client::{BlobHead, ClientError};
 
 use crate::fake::{Fake, answer, head};
@@ -74,6 +77,37 @@ async fn a_length_of_0_from_a_head_is_looked_up_by_a_get() {
         assert_eq!(asked, methods, "{get_status}");
         // Whether a blob may be had is for a GET to say.
         assert_eq!(repository.find_blob(&digest(&bytes), None).await.is_ok(), expected.is_some(), "{get_status}");
+    }
+}
+
+/// A blob that failed with all tries is asked for once by each request of the next while, until it comes.
+#[tokio::test]
+async fn a_blob_that_failed_lately_costs_one_try() {
+    let bytes = content(1000);
+    for (status, first) in [(500, 3), (503, 3), (501, 1), (404, 1)] {
+        let (body, fails) = (bytes.clone(), Arc::new(AtomicBool::new(true)));
+        let failing = Arc::clone(&fails);
+        let fake = Fake::start(move |_, _| match failing.load(Ordering::SeqCst) {
+            true => answer(status, &[], b"no"),
+            false => answer(200, &[], &body),
+        })
+        .await;
+        let repository = repository(&[fake.url()]);
+        let cost = async || {
+            let before = fake.seen().len();
+            let body = repository.get_blob(&digest(&bytes), 0, None, &[]).await;
+            (body.is_ok(), fake.seen().len() - before)
+        };
+        assert_eq!(cost().await, (false, first), "{status}");
+        assert_eq!(cost().await, (false, 1), "{status}");
+        // Also for who asks whether it is there, by HEAD or not: HEADs have not failed yet.
+        let before = fake.seen().len();
+        assert!(repository.find_blob(&digest(&bytes), None).await.is_err(), "{status}");
+        assert!(fake.seen().len() - before <= 2, "{status}");
+        fails.store(false, Ordering::SeqCst);
+        assert_eq!(cost().await, (true, 1), "{status}");
+        fails.store(true, Ordering::SeqCst);
+        assert_eq!(cost().await, (false, first), "{status}: all tries again");
     }
 }
 
