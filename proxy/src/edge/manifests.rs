@@ -197,7 +197,14 @@ impl Edge {
                 return Ok(Arrival::Unchanged);
             }
             Ok(HeadAnswer::Manifest(fetched)) => Ok(self.keep_manifest(scope, &reference, fetched).await),
-            Ok(HeadAnswer::Head(_)) => self.fetch_upstream(scope, &reference).await,
+            Ok(HeadAnswer::Head(said)) => {
+                let result = self.fetch_upstream(scope, &reference).await;
+                // The HEAD said that the tag has moved, and it has not.
+                if matches!(&result, Ok(Arrival::Manifest(manifest)) if manifest.digest == known) {
+                    source.doubt_heads(&reference, said.mirrored);
+                }
+                result
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = &result {

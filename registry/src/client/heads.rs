@@ -95,6 +95,17 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// A HEAD named a digest that the GET after it did not bring: GETs come first from now on. `mirrored`: a mirror answered the HEAD.
+    pub fn doubt_heads(&self, reference: &Reference, mirrored: bool) {
+        for (index, endpoint) in self.upstream.endpoints.iter().enumerate() {
+            if self.is_mirror(index) == mirrored {
+                endpoint.heads_of(reference).refused(Instant::now());
+            }
+        }
+    }
+}
+
 impl Heads<'_> {
     /// Asks those endpoints that `may` be asked, in order, until one says all that a GET would.
     async fn ask(&mut self, attempts: &mut Attempts, may: impl Fn(usize) -> bool) -> Option<ManifestInfo> {

@@ -76,6 +76,26 @@ async fn a_refusal_of_a_get_in_a_heads_place_is_asked_about_once_more() {
     }
 }
 
+/// HEADs that name another digest than GETs bring are followed by a GET each. Once that was seen, GETs come at once.
+#[tokio::test]
+async fn heads_that_name_a_wrong_digest_are_left_out() {
+    let wrong = format!("Docker-Content-Digest: {}", digest(b"wrong"));
+    let fake = Fake::start(move |seen, _| match seen.method.as_str() {
+        "HEAD" => vec![head(200, &[&wrong, "Content-Type: a/b", "Content-Length: 2"])],
+        _ => answer(200, &["Content-Type: a/b"], b"{}"),
+    })
+    .await;
+    let (repository, latest, known) = (repository(&[fake.url()]), "latest".parse().unwrap(), digest(b"{}"));
+    let asked = async || repository.head_manifest(&latest, &[], Some(&known)).await.unwrap().digest();
+    assert_eq!(asked().await, digest(b"wrong"));
+    repository.doubt_heads(&latest, false);
+    for _ in 0..2 {
+        assert_eq!(asked().await, known);
+    }
+    let methods: Vec<_> = fake.seen().iter().map(|seen| seen.method.clone()).collect();
+    assert_eq!(methods, ["HEAD", "GET", "GET"]);
+}
+
 /// A tag is asked for by HEAD, unless the HEADs of this registry do not tell what its GETs do: then by GET, for one request each.
 #[tokio::test]
 async fn heads_that_tell_too_little_are_not_repeated() {
