@@ -289,7 +289,7 @@ pub struct Keys {
     pub expired: bool,
     /// `negative_ttl: 0s`
     pub forgetful: bool,
-    /// `retries: 1` instead of 3
+    /// `retries: 2` instead of 3: as many tries as the direct client makes
     pub hasty: bool,
     /// `parallel_above: 64KiB`
     pub parallel: bool,

@@ -90,7 +90,8 @@ pub fn judge(operation: Operation, right: Option<&Right>, pair: &Pair) -> Verdic
 pub fn judge_requests(pairs: &[Pair], more: usize) -> Verdict {
     let (mut direct, mut through) = (0, 0);
     for pair in pairs {
-        if pair.direct.outcome.is_success() {
+        // Where the direct client takes a page for the blob, the edge fails, and counts as that.
+        if pair.direct.outcome.is_success() && !matches!(pair.through.outcome, Outcome::Failed(_)) {
             direct += pair.direct.requests;
             through += pair.through.requests;
         } else if pair.through.requests > 5 * pair.direct.requests + 5 {

@@ -20,6 +20,7 @@ const SERVICE: &str = "registry.test";
 pub struct Gate {
     tokens: HashMap<String, Token>,
     asked: u32,
+    failed: usize,
 }
 
 struct Token {
@@ -70,6 +71,11 @@ impl Gate {
         }
     }
 
+    /// How many requests for a token failed because the service did.
+    pub fn failed(&self) -> usize {
+        self.failed
+    }
+
     /// Answers a request for a token. `path` is what follows `/token`.
     pub fn issue(&mut self, bearer: &Bearer, path: &str, request: &Request) -> Answer {
         if let (Some(status), None) = (bearer.moved, path.strip_prefix("/moved")) {
@@ -80,6 +86,7 @@ impl Gate {
         if let Some((status, times)) = bearer.failing
             && self.asked <= times
         {
+            self.failed += 1;
             return Answer::new(status, &[("Content-Type", "application/json")], r#"{"details":"no"}"#);
         }
         if request.basic().is_some_and(|account| !is_account(&account)) || (bearer.account && request.basic().is_none())

@@ -44,6 +44,8 @@ struct State {
     gate: Gate,
     /// How often each fault was met, by its place and the path.
     met: HashMap<(usize, String), u32>,
+    /// How often a fault was met that passes by itself.
+    passing: usize,
     /// What a GET has asked for.
     gotten: Vec<String>,
     /// Base URL of the server that is redirected to.
@@ -81,6 +83,7 @@ impl Upstream {
             phase: Phase::Cold,
             gate: Gate::default(),
             met: HashMap::new(),
+            passing: 0,
             gotten: Vec::new(),
             target: String::new(),
             issuer: String::new(),
@@ -129,6 +132,12 @@ impl Upstream {
     /// How many requests all of its servers have got.
     pub fn requests(&self) -> usize {
         self.state.lock().unwrap().log.len()
+    }
+
+    /// How many requests so far met a fault that passes by itself, at the token service as well.
+    pub fn passing_faults(&self) -> usize {
+        let state = self.state.lock().unwrap();
+        state.passing + state.gate.failed()
     }
 
     /// The requests that its servers have got from a place on, a line each.
@@ -275,7 +284,9 @@ impl State {
             When::First(times) => {
                 let met = self.met.entry((place, path.to_owned())).or_default();
                 *met += 1;
-                *met <= times
+                let meets = *met <= times;
+                self.passing += usize::from(meets);
+                meets
             }
         }
     }
