@@ -22,6 +22,7 @@ use super::failure::{Failure, host_of};
 use super::login::Since;
 use super::pauses::Kind;
 use super::reach::Aim;
+use super::realm;
 use super::send::REDIRECTS;
 use super::target::{Target, redirect};
 use super::token::{ANSWER_LIMIT, Token, TokenKey};
@@ -151,8 +152,11 @@ impl Upstream {
             let response = self.request(endpoint, &asking, url, &headers).await?;
             let at = |failure: Failure| failure.at(&host_of(url), Some(response.status().as_u16()));
             let Some(target) = redirect(&response, url, &key.realm.url).map_err(at)? else { return Ok(response) };
-            if target.url.origin() != key.realm.url.origin() {
-                let why = format!("the token service redirects to another origin, {}", host_of(&target.url));
+            if target.url.origin() != key.realm.url.origin() && !self.may_move(endpoint, &target.url) {
+                let why = format!(
+                    "the token service redirects to another origin, {}; where that is meant, name it in realms",
+                    host_of(&target.url)
+                );
                 return Err(at(Failure::invalid(why)));
             }
             if visited.contains(&target) || visited.len() > REDIRECTS {
@@ -162,10 +166,15 @@ impl Upstream {
         }
     }
 
+    /// Whether a token service may redirect there: where a challenge could have named it as well.
+    fn may_move(&self, endpoint: &Endpoint, to: &Url) -> bool {
+        realm::pin(&endpoint.url, to.as_str(), &self.settings.realms, |url| endpoint.carrier(url).is_some()).is_ok()
+    }
+
     /// Which way to a token service: that of the endpoint where it is the endpoint's or named by the configuration, and
     /// otherwise the one on which addresses are judged.
     pub(super) fn line_to(&self, endpoint: &Endpoint, url: &Url) -> Line {
-        let listed = || self.settings.realms.iter().any(|entry| super::realm::is_listed(entry, url));
+        let listed = || self.settings.realms.iter().any(|entry| realm::is_listed(entry, url));
         if endpoint.is_foreign(url) && !listed() { Line::Foreign } else { Line::Api }
     }
 }

@@ -288,6 +288,33 @@ async fn a_token_services_redirects_are_followed_on_its_own_origin() {
     assert!(thief.seen().is_empty());
 }
 
+/// A token service may move to where a challenge could have named it: to a host in `realms`, with the account, and nowhere else.
+#[tokio::test]
+async fn a_token_service_may_move_to_a_host_in_realms() {
+    for (listed, expected) in [(true, true), (false, false)] {
+        let moved = Fake::start(|seen, _| match seen.header("authorization") {
+            Some("Basic YWxpY2U6czNjcmV0") => answer(200, &[], br#"{"token":"t"}"#),
+            _ => answer(401, &[], b""),
+        })
+        .await;
+        let location = format!("Location: {}", moved.url().join("/token").unwrap());
+        let fake = Fake::start(move |seen, _| match seen.header("authorization") {
+            _ if seen.target.starts_with("/token") => answer(307, &[&location], b""),
+            Some("Bearer t") => answer(200, &[], b"{}"),
+            _ => challenge(seen, "/token", ""),
+        })
+        .await;
+        let mut own = settings(&[fake.url()]);
+        own.endpoints[0].account = Some(configured(login("alice", "s3cret")));
+        if listed {
+            own.realms = vec![format!("127.0.0.1:{}", moved.url().port().unwrap())];
+        }
+        let result = team(&client(own)).get_manifest(&"latest".parse().unwrap(), &[]).await;
+        assert_eq!((result.is_ok(), moved.seen().len()), (expected, usize::from(expected)), "{result:?}");
+        assert!(result.is_ok() || format!("{result:?}").contains("name it in realms"), "{result:?}");
+    }
+}
+
 /// Where the GET that should decide cannot, a HEAD's 404 is what a client would have learnt without this one. Where something is
 /// known it is no reason to doubt that.
 #[tokio::test]
