@@ -84,7 +84,9 @@ pub(super) fn check(content_type: &str, content: &[u8]) -> Result<(), Misshapen>
     let (config, entries) = ((fields.config, "config"), (fields.manifests, "manifests"));
     let (layers, blobs) = ((fields.layers, "layers"), (fields.blobs, "blobs"));
     let (lacks, foreign) = match kind {
-        Kind::Image => ((fields.config != Value::Object).then_some(config.1), vec![entries, blobs]),
+        Kind::Image if fields.config != Value::Object => (Some(config.1), Vec::new()),
+        // Clients in Go write `null` for none.
+        Kind::Image => ((fields.layers == Value::Absent).then_some(layers.1), vec![entries, blobs]),
         Kind::Index => ((fields.manifests == Value::Absent).then_some(entries.1), vec![config, layers, blobs]),
         Kind::Artifact => (None, vec![entries, config, layers]),
     };
@@ -176,16 +178,17 @@ mod tests {
         for (content_type, content, expected) in [
             (OCI_MANIFEST, r#"{"schemaVersion":2,"config":{},"layers":[]}"#, Ok(())),
             (OCI_MANIFEST, r#"{"config":{},"layers":null,"manifests":null}"#, Ok(())),
-            (OCI_MANIFEST, r#"{"config":{}}"#, Ok(())),
+            (OCI_MANIFEST, r#"{"config":{}}"#, lacks(Image, "layers")),
+            (DOCKER_MANIFEST, r#"{"schemaVersion":2,"config":{}}"#, lacks(Image, "layers")),
             (OCI_MANIFEST, "{}", lacks(Image, "config")),
             (OCI_MANIFEST, r#"{"config":null,"layers":[]}"#, lacks(Image, "config")),
             (DOCKER_MANIFEST, r#"{"schemaVersion":2,"layers":[]}"#, lacks(Image, "config")),
             (OCI_MANIFEST, r#"{"config":{},"layers":[],"manifests":[]}"#, mixed(Image, "manifests")),
             (OCI_MANIFEST, r#"{"config":{},"layers":[],"blobs":[]}"#, mixed(Image, "blobs")),
-            (DOCKER_MANIFEST, r#"{"config":{},"fsLayers":[]}"#, mixed(Image, "fsLayers")),
-            (OCI_MANIFEST, r#"{"config":{},"history":[]}"#, mixed(Image, "history")),
-            (OCI_MANIFEST, r#"{"config":{},"schemaVersion":1}"#, Err(Misshapen::Version(Image))),
-            (OCI_MANIFEST, r#"{"config":{},"schemaVersion":"2"}"#, Err(Misshapen::Version(Image))),
+            (DOCKER_MANIFEST, r#"{"config":{},"layers":[],"fsLayers":[]}"#, mixed(Image, "fsLayers")),
+            (OCI_MANIFEST, r#"{"config":{},"layers":[],"history":[]}"#, mixed(Image, "history")),
+            (OCI_MANIFEST, r#"{"config":{},"layers":[],"schemaVersion":1}"#, Err(Misshapen::Version(Image))),
+            (OCI_MANIFEST, r#"{"config":{},"layers":[],"schemaVersion":"2"}"#, Err(Misshapen::Version(Image))),
             (OCI_MANIFEST, r#"{"config":{},"schemaVersion":2,"schemaVersion":1}"#, Err(Misshapen::Twice)),
             (OCI_INDEX, r#"{"schemaVersion":2,"manifests":[]}"#, Ok(())),
             (OCI_INDEX, r#"{"manifests":null}"#, Ok(())),
