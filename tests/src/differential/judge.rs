@@ -20,6 +20,8 @@ pub struct Pair {
     pub direct: Done,
     /// Through the edge.
     pub through: Done,
+    /// The direct client took a page with status 200 for the blob. The edge asks on.
+    pub deceived: bool,
 }
 
 /// What an operation came to, and what it cost.
@@ -90,8 +92,7 @@ pub fn judge(operation: Operation, right: Option<&Right>, pair: &Pair) -> Verdic
 pub fn judge_requests(pairs: &[Pair], more: usize) -> Verdict {
     let (mut direct, mut through) = (0, 0);
     for pair in pairs {
-        // Where the direct client takes a page for the blob, the edge fails, and counts as that.
-        if pair.direct.outcome.is_success() && !matches!(pair.through.outcome, Outcome::Failed(_)) {
+        if pair.direct.outcome.is_success() && !pair.deceived {
             direct += pair.direct.requests;
             through += pair.through.requests;
         } else if pair.through.requests > 5 * pair.direct.requests + 5 {
@@ -117,7 +118,7 @@ mod tests {
 
     fn pair(direct: Outcome, through: Outcome) -> Pair {
         let done = |outcome| Done { outcome, requests: 1, refused: false, gets: Vec::new() };
-        Pair { direct: done(direct), through: done(through) }
+        Pair { direct: done(direct), through: done(through), deceived: false }
     }
 
     fn got(digest: &str) -> Outcome {
@@ -241,6 +242,10 @@ mod tests {
             (vec![pair(Outcome::Absent, 1, 11)], false),
         ] {
             assert_eq!(judge_requests(&pairs, 0) == Verdict::Fine, fine, "{pairs:?}");
+        }
+        let deceived = |requests| Pair { deceived: true, ..pair(got("page"), 1, requests) };
+        for (requests, fine) in [(10, true), (11, false)] {
+            assert_eq!(judge_requests(&[deceived(requests)], 0) == Verdict::Fine, fine, "{requests} after a page");
         }
         for (requests, more, fine) in [(3, 1, true), (4, 1, false), (4, 2, true)] {
             let pairs = [pair(got("a"), 1, requests)];

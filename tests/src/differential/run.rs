@@ -14,7 +14,7 @@ use super::judge::{Done, Pair, Verdict, judge, judge_requests};
 use super::operations::{Address, perform};
 use super::outcome::Outcome;
 use super::tokens::ACCOUNT;
-use super::upstream::{ISSUER, Upstream};
+use super::upstream::{ISSUER, PAGE_TEXT, Upstream};
 use crate::pierhead::{Pierhead, Setup};
 
 /// Registries of one edge, whose scripts run at once.
@@ -155,7 +155,10 @@ async fn compare(
         upstream.enter(*phase);
         for ask in asks {
             let marks = [direct.client.transcript.len(), through.client.transcript.len(), upstream.requests()];
-            let pair = Pair { direct: direct.perform(*ask).await, through: through.perform(*ask).await };
+            let (direct_done, through_done) = (direct.perform(*ask).await, through.perform(*ask).await);
+            let deceived = matches!((ask.operation, &direct_done.outcome),
+                (Operation::Exists(_), Outcome::Got { what, .. }) if what.size == PAGE_TEXT.len() as u64);
+            let pair = Pair { direct: direct_done, through: through_done, deceived };
             let right = content.right(ask.repository, ask.operation);
             let verdict = judge(ask.operation, right.as_ref(), &pair);
             pairs.push(pair.clone());

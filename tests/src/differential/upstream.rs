@@ -24,7 +24,8 @@ pub const TARGET: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Where tokens come from, when that is another host.
 pub const ISSUER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-const PAGE_TEXT: &str = "<!DOCTYPE html><html><body>Please log in</body></html>";
+/// A page in place of what was asked for.
+pub const PAGE_TEXT: &str = "<!DOCTYPE html><html><body>Please log in</body></html>";
 
 /// A running upstream.
 pub struct Upstream {

@@ -13,9 +13,9 @@ use pierhead_tests::differential::run::{Case, overview, run};
 /// Seeds of every run.
 const USUAL: u64 = 200;
 /// Seeds of every run that were worse once.
-const REMEMBERED: [u64; 28] = [
-    819, 952, 1045, 1265, 2602, 2615, 2619, 2711, 2783, 2895, 2944, 3060, 3250, 3267, 3495, 3739, 3971, 3981, 4094,
-    4222, 4344, 4460, 4480, 4666, 4681, 4704, 4749, 4858,
+const REMEMBERED: [u64; 29] = [
+    819, 952, 1045, 1265, 2268, 2602, 2615, 2619, 2711, 2783, 2895, 2944, 3060, 3250, 3267, 3495, 3739, 3971, 3981,
+    4094, 4222, 4344, 4460, 4480, 4666, 4681, 4704, 4749, 4858,
 ];
 /// Reports that are printed.
 const REPORTS: usize = 3;
