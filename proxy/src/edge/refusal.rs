@@ -86,6 +86,9 @@ pub(crate) enum Refusal {
     /// A push, or what else only the origin can do, where its own name was not used.
     #[error("this can be pulled from here, and not pushed to: {}", push_to(.0.as_deref()))]
     Elsewhere(Option<Arc<str>>),
+    /// A deletion, where the registry's own name was not used. The host where it can be, if the edge knows one.
+    #[error("nothing can be deleted here: {}", delete_at(.0.as_deref()))]
+    DeleteElsewhere(Option<Arc<str>>),
     /// A request that is none, or none that can be passed on.
     #[error("a request that cannot be passed on")]
     Malformed,
@@ -185,6 +188,10 @@ pub(crate) enum Refusal {
     /// More is being asked of upstreams at once than is allowed.
     #[error("too many requests are waiting for registries")]
     Busy,
+}
+
+fn delete_at(host: Option<&str>) -> String {
+    host.map_or_else(|| "delete at the registry itself".to_owned(), |host| format!("delete at {host}"))
 }
 
 fn push_to(host: Option<&str>) -> String {

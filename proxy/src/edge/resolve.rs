@@ -104,8 +104,9 @@ impl Edge {
         if let Some(users) = &self.users {
             trace.user = Some(users.login(authorization, connection.client.ip()).await?);
         }
+        let is_deletion = request.method == Method::DELETE;
         if !read && !self.has_origin {
-            return Err(Refusal::Method.into());
+            return Err(if is_deletion { Refusal::DeleteElsewhere(None) } else { Refusal::Method }.into());
         }
         let query = match Query::parse(request.uri.query()) {
             Ok(query) => query,
@@ -206,10 +207,15 @@ impl Edge {
         match (pull, way) {
             (true, _) => {}
             (false, Way::Home) => return self.write(upstream, visit, &action, &repository.name),
+            // What is mirrored here is at its own registry, and not at an origin of this edge.
+            (false, Way::Upstream) if request.method == Method::DELETE => {
+                return Err(Refusal::DeleteElsewhere(None).into());
+            }
             (false, Way::Upstream) => return Err(self.not_pushed_to().into()),
             (false, Way::Named | Way::Path) => {
                 let host = upstream.config.hosts.first().map(|host| host.as_str().into());
-                return Err(Refusal::Elsewhere(host).into());
+                let deletion = request.method == Method::DELETE;
+                return Err(if deletion { Refusal::DeleteElsewhere(host) } else { Refusal::Elsewhere(host) }.into());
             }
         }
         // Whoever pushes asks so whether there is still something to push: the cache does not know what the origin lost.

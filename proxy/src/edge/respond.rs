@@ -260,7 +260,9 @@ fn refuse(head: bool, refusal: &Refusal, id: &str) -> Answer {
     let (status, code) = status_and_code(refusal);
     let mut lines = Lines::new(status, id);
     match refusal {
-        Refusal::Method | Refusal::Elsewhere(_) => lines.put(ALLOW, HeaderValue::from_static("GET, HEAD")),
+        Refusal::Method | Refusal::Elsewhere(_) | Refusal::DeleteElsewhere(_) => {
+            lines.put(ALLOW, HeaderValue::from_static("GET, HEAD"))
+        }
         Refusal::Login | Refusal::WrongPassword | Refusal::CallerRefused => lines.put(WWW_AUTHENTICATE, CHALLENGE),
         Refusal::LoginLimited { retry_after }
         | Refusal::RateLimited { retry_after, .. }
@@ -283,7 +285,9 @@ fn seconds(duration: Duration) -> u64 {
 
 fn status_and_code(refusal: &Refusal) -> (StatusCode, ErrorCode) {
     match refusal {
-        Refusal::Method | Refusal::Elsewhere(_) => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+        Refusal::Method | Refusal::Elsewhere(_) | Refusal::DeleteElsewhere(_) => {
+            (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported)
+        }
         Refusal::Catalog => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
         Refusal::Path(EndpointError::Digest(_) | EndpointError::Reference(NameError::Digest(_))) => {
             (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)

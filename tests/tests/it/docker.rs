@@ -6,7 +6,9 @@ use pierhead_tests::docker::Docker;
 use pierhead_tests::image::Image;
 use pierhead_tests::origin;
 use pierhead_tests::pierhead::{Pierhead, Setup};
+use pierhead_tests::pull::{Client, reply};
 use pierhead_tests::registry::DockerRegistry;
+use reqwest::Method;
 use serde_json::json;
 
 /// An edge as that of the quickstart: docker.io by default, another registry by its path, and at an own host a registry to
@@ -106,6 +108,25 @@ async fn a_push_to_the_mirror_says_where_to_push() {
         assert!(refused.stderr.contains(&hint), "Docker, {path}: {}", refused.stderr);
         let refused = podman.push(&format!("{}/library/alpine", quickstart.mirror), &image).await.expect_failure();
         assert!(refused.stderr.contains(&hint), "Podman, {path}: {}", refused.stderr);
+    }
+}
+
+/// A deletion at a mirror, or at an origin by another name than its own, says where to delete.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_at_the_mirror_says_where_to_delete() {
+    let quickstart = Quickstart::start().await;
+    let (here, there) = (format!("delete at {}", quickstart.home), "delete at the registry itself".to_owned());
+    let named = format!("/v2/ann/app/manifests/v1?ns={}", quickstart.home);
+    for (path, expected) in [
+        ("/v2/library/alpine/manifests/latest?ns=docker.io", &there),
+        ("/v2/quay.test/app/manifests/v1", &there),
+        (named.as_str(), &here),
+    ] {
+        let client = Client::new(format!("http://{}", quickstart.mirror));
+        let refused = reply(client.request(Method::DELETE, path)).await.unwrap();
+        let said = String::from_utf8_lossy(&refused.body).into_owned();
+        assert_eq!(refused.status, 405, "{path}: {said}");
+        assert!(said.contains(expected) && !said.contains("push"), "{path}: {said}");
     }
 }
 
