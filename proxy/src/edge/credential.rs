@@ -19,6 +19,12 @@ pub(crate) fn basic(header: Option<&HeaderValue>) -> Option<Account> {
     (!empty).then_some(Account { username, password })
 }
 
+/// Whether a header shows nothing of the caller: there is none, or it is an empty account.
+pub(crate) fn is_nothing(header: Option<&HeaderValue>) -> bool {
+    let is_empty = |(username, password): (String, String)| username.is_empty() && password.is_empty();
+    header.is_none_or(|header| header.is_empty() || decode(header).is_some_and(is_empty))
+}
+
 /// An account that was shown in another way, as Basic credentials show it. `None`: they cannot.
 pub(crate) fn as_basic(username: String, password: String) -> Option<Account> {
     let text = format!("{username}:{password}");
@@ -99,6 +105,12 @@ impl Caller {
         Caller { id: fingerprint(key, credential.as_ref()), credential, lasting, verdict: None, user }
     }
 
+    /// A caller without an account, of a registry that knows it by a token that its token service issues to everybody. The registry's yes
+    /// to this caller means that a repository is public.
+    pub(crate) fn public(key: &hmac::Key) -> Caller {
+        Caller::new(key, None)
+    }
+
     /// The caller behind an `Authorization` header, at an upstream that is somebody else's: only accounts are passed on,
     /// for a token would have been made out to this edge.
     pub(crate) fn of_upstream(key: &hmac::Key, header: Option<&HeaderValue>) -> Caller {
@@ -122,6 +134,11 @@ impl Caller {
         Caller::new(key, credential)
     }
 
+    /// Whether this is [`Caller::public`].
+    pub(crate) fn is_public(&self) -> bool {
+        self.credential.is_none()
+    }
+
     /// Whether the caller has neither an account nor a token: podman and skopeo then send an empty account.
     pub(crate) fn shows_nothing(&self) -> bool {
         matches!(self.credential, None | Some(Credential::Verbatim(None)))
@@ -136,7 +153,7 @@ mod tests {
     use http::HeaderValue;
     use pierhead_registry::client::{Account, Credential};
 
-    use super::{Caller, basic, bearer, fingerprint};
+    use super::{Caller, basic, bearer, fingerprint, is_nothing};
 
     fn header(text: &str) -> HeaderValue {
         HeaderValue::from_str(text).unwrap()
@@ -164,6 +181,40 @@ mod tests {
             assert_eq!(read, expected, "{value}");
         }
         assert!(basic(None).is_none());
+    }
+
+    #[test]
+    fn an_empty_account_shows_nothing() {
+        let basic = |text: &str| Some(format!("Basic {}", STANDARD.encode(text)));
+        for (value, expected) in [
+            (None, true),
+            (Some(String::new()), true),
+            (basic(":"), true),
+            (basic("ann:"), false),
+            (basic(":x"), false),
+            (basic("::"), false),
+            (basic(""), false),
+            (basic("public:"), false),
+            (Some("Basic !!!".to_owned()), false),
+            (Some("Bearer x".to_owned()), false),
+        ] {
+            let header = value.as_deref().map(header);
+            assert_eq!(is_nothing(header.as_ref()), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn no_account_is_the_public() {
+        let public = Caller::public(&key());
+        for account in ["public:", ":x", "ann:", "anonymous:anonymous"] {
+            let header = header(&format!("Basic {}", STANDARD.encode(account)));
+            for caller in [Caller::of_origin(&key(), Some(&header), true), Caller::of_upstream(&key(), Some(&header))] {
+                assert!(caller.id != public.id && caller.user != Some(public.id), "{account}");
+            }
+        }
+        // A token, whoever has it, is no public yes, nor is the yes of an origin that is shown nothing at all.
+        assert_ne!(Caller::of_origin(&key(), Some(&header("Bearer x")), true).id, public.id);
+        assert_ne!(Caller::of_origin(&key(), None, true).id, public.id);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use pierhead_registry::client::Account;
 use pingora_http::RequestHeader;
 use url::form_urlencoded;
 
-use super::credential::{as_basic, basic};
+use super::credential::{as_basic, basic, is_nothing};
 
 /// Largest form that is copied, in bytes. Larger ones are forwarded and not read.
 const LIMIT: usize = 64 * 1024;
@@ -23,12 +23,15 @@ pub(crate) struct TokenForm {
     copy: Mutex<Option<Vec<u8>>>,
     /// The account in the header, for a form without an account.
     header: Option<Account>,
+    /// Whether the header shows nothing.
+    anonymous: bool,
 }
 
 /// What a form asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AskedByForm {
-    pub(super) account: Account,
+    /// `None`: for a token without an account.
+    pub(super) account: Option<Account>,
     /// The values of `scope`.
     pub(super) scopes: Vec<String>,
 }
@@ -40,6 +43,7 @@ impl TokenForm {
         (request.method == Method::POST && is_form(&request.headers) && fits).then(|| TokenForm {
             copy: Mutex::new(Some(Vec::new())),
             header: basic(request.headers.get(AUTHORIZATION)),
+            anonymous: is_nothing(request.headers.get(AUTHORIZATION)),
         })
     }
 
@@ -54,7 +58,7 @@ impl TokenForm {
 
     /// Reads the form, and forgets the copy.
     pub(super) fn read(&self) -> Option<AskedByForm> {
-        read(&self.copy.lock().take()?, self.header.as_ref())
+        read(&self.copy.lock().take()?, self.header.as_ref(), self.anonymous)
     }
 }
 
@@ -67,8 +71,8 @@ fn is_form(headers: &HeaderMap) -> bool {
     value.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case(MEDIA_TYPE))
 }
 
-/// Reads a form. Other grants than a password show no account that could come back to this edge.
-fn read(form: &[u8], header: Option<&Account>) -> Option<AskedByForm> {
+/// Reads a form. Other grants than a password show no account that could come back to this edge. `anonymous`: the header shows nothing.
+fn read(form: &[u8], header: Option<&Account>, anonymous: bool) -> Option<AskedByForm> {
     let (mut grant, mut username, mut password, mut scopes) = (None, None, None, Vec::new());
     for (name, value) in form_urlencoded::parse(form) {
         let field = match &*name {
@@ -87,8 +91,12 @@ fn read(form: &[u8], header: Option<&Account>) -> Option<AskedByForm> {
         }
     }
     let account = match (grant.as_deref(), username, password) {
-        (Some("password"), Some(username), Some(password)) => as_basic(username, password)?,
-        (None, None, None) => header.cloned()?,
+        (Some("password"), Some(username), Some(password)) if username.is_empty() && password.is_empty() => {
+            anonymous.then_some(None)?
+        }
+        (Some("password"), Some(username), Some(password)) => Some(as_basic(username, password)?),
+        (None, None, None) if anonymous => None,
+        (None, None, None) => Some(header.cloned()?),
         _ => return None,
     };
     Some(AskedByForm { account, scopes })
@@ -100,7 +108,7 @@ mod tests {
     use pierhead_registry::client::Account;
     use pingora_http::RequestHeader;
 
-    use super::{LIMIT, MEDIA_TYPE, TokenForm, read};
+    use super::{AskedByForm, LIMIT, MEDIA_TYPE, TokenForm, read};
 
     const FORM: &[u8] = b"grant_type=password&username=ann&password=x&scope=repository:a:pull";
 
@@ -127,18 +135,35 @@ mod tests {
             ("grant_type=password&username=ann&password=", None, Some((account("ann", ""), ""))),
             ("grant_type=password&username=ann&password=x", Some(&header), Some((account("ann", "x"), ""))),
             ("scope=repository:a:pull", Some(&header), Some((header.clone(), "repository:a:pull"))),
-            ("scope=repository:a:pull", None, None),
             ("grant_type=password&username=ann", Some(&header), None),
             ("username=ann&password=x", Some(&header), None),
-            ("grant_type=password&username=&password=", None, None),
+            ("grant_type=password&username=&password=", Some(&header), None),
             // As Basic credentials this would be another account.
             ("grant_type=password&username=a:b&password=x", None, None),
             ("grant_type=refresh_token&refresh_token=x&scope=repository:a:pull", Some(&header), None),
             ("grant_type=password&username=ann&password=x&password=y", None, None),
             ("grant_type=password&username=ann&username=joe&password=x", None, None),
         ] {
-            let asked = read(form.as_bytes(), header).map(|asked| (asked.account, asked.scopes.join(",")));
-            assert_eq!(asked, expected.map(|(account, scopes)| (account, scopes.to_owned())), "{form}");
+            let asked = read(form.as_bytes(), header, false).map(|asked| (asked.account, asked.scopes.join(",")));
+            assert_eq!(asked, expected.map(|(account, scopes)| (Some(account), scopes.to_owned())), "{form}");
+        }
+    }
+
+    #[test]
+    fn reads_forms_without_an_account() {
+        for (form, anonymous, expected) in [
+            ("scope=repository:a:pull", true, true),
+            ("grant_type=password&username=&password=&scope=repository:a:pull", true, true),
+            // The header shows something that cannot be read.
+            ("scope=repository:a:pull", false, false),
+            ("grant_type=password&username=&password=&scope=repository:a:pull", false, false),
+            ("grant_type=password&scope=repository:a:pull", true, false),
+            ("grant_type=refresh_token&refresh_token=x&scope=repository:a:pull", true, false),
+            ("username=&password=&scope=repository:a:pull", true, false),
+        ] {
+            let asked = read(form.as_bytes(), None, anonymous);
+            let scopes = vec!["repository:a:pull".to_owned()];
+            assert_eq!(asked, expected.then_some(AskedByForm { account: None, scopes }), "{form}");
         }
     }
 

@@ -236,6 +236,10 @@ impl Edge {
                 return Ok(Found::Served(served));
             }
         }
+        if let Err(Refused { refusal: Refusal::CallerRefused, .. }) = &result {
+            scope.no_longer_public(&self.cache, &self.caller_key).await;
+            self.review(&scope);
+        }
         match result {
             Err(refused) if self.is_for_the_origin(&refused, request, way) => {
                 let mut passage = self.passage(upstream, visit)?;
@@ -293,7 +297,13 @@ impl Edge {
         let (key, header) = (&self.caller_key, visit.authorization);
         let mut caller = match way {
             Way::Upstream => Caller::of_upstream(key, header),
-            Way::Home | Way::Named => Caller::of_origin(key, header, true),
+            Way::Home | Way::Named => {
+                let caller = Caller::of_origin(key, header, true);
+                match caller.shows_nothing() && self.counts_as_public(upstream, repository, &caller).await {
+                    true => return Caller::public(key),
+                    false => caller,
+                }
+            }
             Way::Path => Caller::of_origin(key, header, false),
         };
         let (Some(verifier), Some(token)) = (&upstream.verifier, credential::bearer(header)) else { return caller };

@@ -9,9 +9,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::hmac;
 use pierhead_config::{AuthMode, Registry};
 use pierhead_registry::client::{AccountRefusal, Client, ClientError, Repository, Trail};
-use pierhead_registry::oci::{Digest, Reference, Tag};
+use pierhead_registry::oci::{Digest, Reference, RepositoryName, Tag};
 use pierhead_service::shares::{Floor, Party};
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
@@ -20,7 +21,7 @@ use super::RegistryParts;
 use super::condition::Condition;
 use super::credential::Caller;
 use super::flights::Flights;
-use super::grant::WATCHES;
+use super::grant::{PUBLIC_WATCHES, WATCHES};
 use super::outcome::StaleReason;
 use super::plan::{Authorisation, Policy, Unconfirmed, authorise, by_token, unconfirmed};
 use super::refusal::Thing;
@@ -52,6 +53,8 @@ pub(crate) struct Upstream {
     client: Client,
     /// For those that watch whether the origin's yes to a caller stays known.
     pub(super) watches: Semaphore,
+    /// For those that watch whether a repository stays known to be public.
+    pub(super) public_watches: Semaphore,
     /// 1 while it refuses an account of the edge's.
     account_refused: IntGauge,
 }
@@ -65,8 +68,19 @@ impl Upstream {
         let account_refused = metrics.account_refused(&name);
         account_refused.set(0);
         let connections = BlobConnections::new(config.upstream.connections, floor, |kind| metrics.share(kind));
-        let (connections, writes, watches) = (Arc::new(connections), Writes::new(), Semaphore::new(WATCHES));
-        Upstream { name, config, pool, writes, verifier, condition, connections, client, watches, account_refused }
+        Upstream {
+            name,
+            config,
+            pool,
+            writes: Writes::new(),
+            verifier,
+            condition,
+            connections: Arc::new(connections),
+            client,
+            watches: Semaphore::new(WATCHES),
+            public_watches: Semaphore::new(PUBLIC_WATCHES),
+            account_refused,
+        }
     }
 
     /// Whether a caller's own credential decides.
@@ -98,6 +112,11 @@ impl Upstream {
     /// Forgets what callers were granted, as far as tokens of this edge's own say so.
     pub(crate) fn forget_tokens(&self) {
         self.client.forget_tokens();
+    }
+
+    /// Forgets the tokens for a repository that anybody may have.
+    pub(super) async fn forget_anonymous_tokens(&self, repository: &RepositoryName) {
+        self.client.forget_anonymous_tokens(repository).await;
     }
 }
 
@@ -213,6 +232,20 @@ impl Scope {
             && caller.verdict == Some(Verdict::Granted)
         {
             verifier.refused(&caller.id, &self.repository.name);
+        }
+    }
+
+    /// The registry refuses the repository: to the question whether it is public, or to a token of which it is not known whose it is.
+    pub(super) async fn no_longer_public(&self, cache: &Cache, key: &hmac::Key) {
+        let Some(caller) = &self.caller else { return };
+        let says_it = match caller.verdict {
+            // Such a token is refused for public repositories as well.
+            Some(Verdict::Expired | Verdict::Unverified) => false,
+            _ => caller.is_public() || !caller.lasting,
+        };
+        let public = Caller::public(key).id;
+        if says_it && cache.authorised(&self.repository, &public).await.is_some() {
+            cache.put_authorised(&self.repository, &public, None, true).await;
         }
     }
 

@@ -101,6 +101,11 @@ impl Client {
         self.upstream.tokens.clear();
     }
 
+    /// Forgets the tokens for a repository that were issued without an account: the next one tells whether it is still public.
+    pub async fn forget_anonymous_tokens(&self, repository: &RepositoryName) {
+        self.upstream.tokens.forget_anonymous(repository).await;
+    }
+
     /// A repository, as seen with a caller's credential, or with each address's own account when `None`.
     pub fn repository(&self, name: &RepositoryName, credential: Option<&Credential>) -> Repository {
         Repository::new(Arc::clone(&self.upstream), name.clone(), credential.cloned())

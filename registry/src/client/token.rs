@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::Account;
 use super::failure::Failure;
 use super::schemes::Realm;
+use crate::oci::RepositoryName;
 
 /// Most tokens kept: callers bring credentials of their own, so their number is not ours.
 const KEPT: u64 = 4096;
@@ -111,6 +112,14 @@ fn usable(lifetime: Option<Duration>) -> Duration {
     lifetime - (lifetime / 10).min(Duration::from_secs(30))
 }
 
+/// Whether a scope is about a repository: `repository:team/app:pull`, one or several with spaces between them.
+fn names(scope: &str, repository: &RepositoryName) -> bool {
+    scope.split(' ').any(|scope| {
+        let rest = scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
+        rest.is_some_and(|(name, _)| name == repository.as_str())
+    })
+}
+
 struct AsUsable;
 
 impl Expiry<TokenKey, Token> for AsUsable {
@@ -141,6 +150,16 @@ impl Tokens {
     /// Forgets all of them.
     pub(super) fn clear(&self) {
         *self.kept.write().unwrap_or_else(PoisonError::into_inner) = none();
+    }
+
+    /// Forgets the tokens for a repository that were issued without an account.
+    pub(super) async fn forget_anonymous(&self, repository: &RepositoryName) {
+        let kept = self.kept();
+        for (key, _) in &kept {
+            if key.account.is_none() && !key.own && names(&key.scope, repository) {
+                kept.invalidate(&*key).await;
+            }
+        }
     }
 
     fn kept(&self) -> Kept {
@@ -187,7 +206,7 @@ mod tests {
 
     use tokio::sync::Notify;
 
-    use super::{Failure, Realm, Token, TokenKey, Tokens, usable};
+    use super::{Account, Failure, Realm, Token, TokenKey, Tokens, usable};
 
     fn key(scope: &str) -> TokenKey {
         let realm = Realm { url: "https://auth.example.com/token".parse().unwrap(), service: None };
@@ -259,6 +278,32 @@ mod tests {
         tokens.forget(&key("a"), &first).await;
         assert_eq!(tokens.get(key("a"), async { token("3") }).await.unwrap().header, "Bearer 2");
         assert_eq!(tokens.get(key("b"), async { token("4") }).await.unwrap().header, "Bearer 4");
+    }
+
+    #[tokio::test]
+    async fn forgets_tokens_for_anybody_by_repository() {
+        let tokens = Tokens::new();
+        let account = Arc::new(Account { username: "ann".to_owned(), password: "x".to_owned() });
+        let anns = TokenKey { account: Some(account), ..key("repository:a:pull") };
+        let own = TokenKey { own: true, ..key("repository:a:pull") };
+        let keys = [
+            (key("repository:a:pull"), "2"),
+            (key("repository:b:pull repository:a:pull,push"), "2"),
+            (key("repository:a/a:pull"), "1"),
+            (key("repository:b:pull"), "1"),
+            (key("a"), "1"),
+            (anns, "1"),
+            (own, "1"),
+        ];
+        for (key, _) in &keys {
+            tokens.get(key.clone(), async { token("1") }).await.unwrap();
+        }
+        tokens.forget_anonymous(&"a".parse().unwrap()).await;
+        for (key, expected) in keys {
+            let scope = Arc::clone(&key.scope);
+            let token = tokens.get(key, async { token("2") }).await.unwrap();
+            assert_eq!(token.header, format!("Bearer {expected}"), "{scope}");
+        }
     }
 
     #[tokio::test]
