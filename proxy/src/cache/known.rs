@@ -4,6 +4,7 @@
 //! Invariant: what is forgotten is forgotten in the store, then in memory; who takes something from the store into memory
 //! looks once more whether it is still there. So one of the two sees the other, and nothing that was forgotten comes back.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -144,6 +145,21 @@ impl Cache {
             Some(when)
         });
         read.await.ok().flatten()
+    }
+
+    /// Shows the callers whom a registry let in to any of its repositories, until `look` has seen enough. The default: there
+    /// are too many to look at.
+    pub(crate) async fn callers<T: Default + Send + 'static>(
+        &self,
+        registry: &Arc<str>,
+        look: impl Fn(&mut T, &[u8; 32]) -> ControlFlow<()> + Send + 'static,
+    ) -> T {
+        let (store, registry) = (Arc::clone(&self.store), Arc::clone(registry));
+        let read = blocking(move || {
+            let mut seen = T::default();
+            store.index.callers(&registry, |caller| look(&mut seen, caller)).then_some(seen)
+        });
+        read.await.ok().flatten().unwrap_or_default()
     }
 
     /// Keeps upstream's yes (`Some(when)`) or forgets it (`None`); in memory only unless it is to be `lasting`.

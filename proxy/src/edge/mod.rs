@@ -57,6 +57,7 @@ pub(crate) use self::gate::{Gate, Generation, Target};
 use self::manifests::Arrival;
 use self::negatives::Negatives;
 use self::outcome::{BypassReason, Kind, Outcome};
+use self::passage::Otherwise;
 use self::ping::ByPath;
 pub(crate) use self::record::Recorder;
 use self::record::Trace;
@@ -194,7 +195,8 @@ impl Edge {
             Ok(Found::Passage(passage)) => match visit.forward(session, &mut trace, &passage).await {
                 Ok(reuse) => return reuse,
                 Err(refusal) => match passage.otherwise {
-                    Some(otherwise) => *otherwise,
+                    Some(Otherwise::Found(found)) => *found,
+                    Some(Otherwise::Ping(ping)) => self.answer_alone(*ping).await,
                     None => Err(Refused::new(refusal, Outcome::Bypass(BypassReason::Forwarded))),
                 },
             },

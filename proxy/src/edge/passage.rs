@@ -12,6 +12,7 @@ use pierhead_registry::oci::RepositoryName;
 use super::form::TokenForm;
 use super::forward::Errand;
 use super::grant::Grant;
+use super::ping::LonePing;
 use super::scope::Upstream;
 use super::served::{Refused, Served};
 use super::written::{Change, Written};
@@ -27,11 +28,19 @@ pub(crate) struct Passage {
     /// Whether `Authorization` is a login at this edge, and so goes no further.
     pub(crate) own_login: bool,
     /// What the client gets when no server answers; `None`: just that.
-    pub(crate) otherwise: Option<Box<Result<Served, Refused>>>,
+    pub(crate) otherwise: Option<Otherwise>,
     /// What it writes, if it does.
     pub(crate) write: Option<Write>,
     /// The token that it asks for, if it does.
     pub(crate) grant: Option<Grant>,
+}
+
+/// What a client gets when no server answers.
+pub(crate) enum Otherwise {
+    /// What was found before.
+    Found(Box<Result<Served, Refused>>),
+    /// The edge's own answer to a ping.
+    Ping(Box<LonePing>),
 }
 
 impl Errand for Passage {

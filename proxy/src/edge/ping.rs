@@ -13,18 +13,30 @@
 //! docker.io past this edge; so it gets 200. Clients of the containers/image library (Podman, Skopeo, Buildah, CRI-O) go on
 //! without an account, and need the challenge to show one; so they are challenged. They are known by the header
 //! [`VERSION_HEADER`], which they alone send with a request.
+//!
+//! While the servers of a pool are away, its edge answers a ping with a challenge, for its clients have to show their accounts to it:
+//!
+//! | the ping shows | and its registry let in before, in any repository | answer |
+//! |---|---|---|
+//! | an account | that user, only with other passwords | 401 |
+//! | an account | that account, or not that user | 200 |
+//! | nothing; the client gives up at a challenge | callers without an account alone (`allow_known`) | 200 |
+//! | nothing | anything else | 401 with a Basic challenge |
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use pierhead_config::{AuthMode, Registry};
+use pierhead_config::{AuthMode, OfflinePolicy, Registry};
+use pierhead_registry::client::{Account, Credential};
 
 use super::Edge;
-use super::credential;
+use super::credential::{self, Caller};
 use super::outcome::Outcome;
-use super::passage::Passage;
+use super::passage::{Otherwise, Passage};
 use super::refusal::Refusal;
 use super::resolve::{Found, Visit};
 use super::respond::is_read;
+use super::scope::Upstream;
 use super::served::{Content, Refused, Served};
 
 /// The request header by which clients of containers/image are known.
@@ -64,21 +76,108 @@ fn is_challenged(named: Option<bool>, default: Option<bool>, by_path: ByPath, go
     }
 }
 
+/// A ping that no server of the origin answers.
+pub(crate) struct LonePing {
+    upstream: Arc<Upstream>,
+    account: Option<Account>,
+    /// Whether the client has no account, and gives up at a challenge.
+    gives_up: bool,
+    /// The answer where nothing is known of callers.
+    own: Result<Served, Refused>,
+}
+
+/// What was seen of an account among all callers whom a registry let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SeenAccount {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// The user, and not with this password.
+    OtherPassword,
+    /// The account.
+    Known,
+}
+
+impl SeenAccount {
+    fn look(&mut self, known: &[u8; 32], account: &[u8; 32], user: Option<&[u8; 32]>) -> ControlFlow<()> {
+        if known == account {
+            *self = SeenAccount::Known;
+            return ControlFlow::Break(());
+        }
+        if Some(known) == user {
+            *self = SeenAccount::OtherPassword;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Whether a registry let in nobody but callers without an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SeenPublic {
+    /// It is not known to have let in anybody.
+    #[default]
+    None,
+    /// Callers without an account.
+    Only,
+    /// An account. Its client needs the challenge.
+    Accounts,
+}
+
+impl SeenPublic {
+    fn look(&mut self, everybody: bool) -> ControlFlow<()> {
+        if everybody {
+            *self = SeenPublic::Only;
+            return ControlFlow::Continue(());
+        }
+        *self = SeenPublic::Accounts;
+        ControlFlow::Break(())
+    }
+}
+
 impl Edge {
     /// Answers a ping. At the front door of a passthrough registry its servers answer.
-    pub(super) fn ping(&self, visit: &Visit<'_>, trace: &mut super::Trace) -> Result<Found, Refused> {
+    pub(super) async fn ping(&self, visit: &Visit<'_>, trace: &mut super::Trace) -> Result<Found, Refused> {
         let named = self.routes.ping(visit.query.ns.as_deref(), visit.host).or(visit.door);
         let own = if is_read(&visit.request.method) { self.own_ping(visit) } else { Err(Refusal::Method.into()) };
         let Some(upstream) = named.and_then(|named| self.origin(named)).filter(|origin| origin.is_passthrough()) else {
             return own.map(Found::Served);
         };
         trace.registry = Some(Arc::clone(&upstream.name));
+        let alone = LonePing {
+            upstream: Arc::clone(upstream),
+            account: credential::basic(visit.authorization),
+            gives_up: credential::is_nothing(visit.authorization)
+                && !visit.request.headers.contains_key(VERSION_HEADER),
+            own,
+        };
         // What is known is served while the origin is away, and no client gets to ask for it without a ping.
         if self.offline || !upstream.is_reachable() {
-            return own.map(Found::Served);
+            return self.answer_alone(alone).await.map(Found::Served);
         }
         let passage = self.passage(upstream, visit)?;
-        Ok(Found::Passage(Passage { otherwise: Some(Box::new(own)), ..passage }))
+        Ok(Found::Passage(Passage { otherwise: Some(Otherwise::Ping(Box::new(alone))), ..passage }))
+    }
+
+    /// Answers a ping while the origin is away, by what is known of its callers.
+    pub(super) async fn answer_alone(&self, ping: LonePing) -> Result<Served, Refused> {
+        let (key, registry) = (&self.caller_key, &ping.upstream.name);
+        if let (Ok(_), Some(account)) = (&ping.own, ping.account) {
+            let caller = Caller::new(key, Some(Credential::Account(account)));
+            let look =
+                move |seen: &mut SeenAccount, known: &[u8; 32]| seen.look(known, &caller.id, caller.user.as_ref());
+            if self.cache.callers(registry, look).await == SeenAccount::OtherPassword {
+                return Err(Refusal::WrongPassword.into());
+            }
+        }
+        let challenged = matches!(ping.own, Err(Refused { refusal: Refusal::Login, .. }));
+        if challenged && ping.gives_up && ping.upstream.config.offline_policy == OfflinePolicy::AllowKnown {
+            let everybody = [Caller::public(key).id, Caller::of_origin(key, None, true).id];
+            let look = move |seen: &mut SeenPublic, known: &[u8; 32]| seen.look(everybody.contains(known));
+            if self.cache.callers(registry, look).await == SeenPublic::Only {
+                return Ok(Served::new(Content::Ping, Outcome::None));
+            }
+        }
+        ping.own
     }
 
     /// The answer to a ping that is not the origin's. A challenged client that has no account sends none (or empty ones) and
@@ -102,7 +201,7 @@ mod tests {
     use pierhead_config::{AuthMode, Registry};
 
     use super::super::plan::tests::registry;
-    use super::{ByPath, is_challenged};
+    use super::{ByPath, SeenAccount, SeenPublic, is_challenged};
 
     const SHARED: Option<bool> = Some(false);
     const OWN: Option<bool> = Some(true);
@@ -130,6 +229,37 @@ mod tests {
             let case = format!("{named:?} {default:?} {by_path:?}");
             assert_eq!(is_challenged(named, default, by_path, false), docker, "Docker: {case}");
             assert_eq!(is_challenged(named, default, by_path, true), podman, "Podman: {case}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_wrong_where_only_others_are_known() {
+        let (account, user, other) = ([1; 32], [2; 32], [3; 32]);
+        for (known, expected) in [
+            (&[][..], SeenAccount::Unknown),
+            (&[other], SeenAccount::Unknown),
+            (&[user], SeenAccount::OtherPassword),
+            (&[other, user, other], SeenAccount::OtherPassword),
+            (&[user, account], SeenAccount::Known),
+            (&[account, user, user], SeenAccount::Known),
+        ] {
+            let mut seen = SeenAccount::default();
+            let _ = known.iter().try_for_each(|known| seen.look(known, &account, Some(&user)));
+            assert_eq!(seen, expected, "{known:?}");
+        }
+    }
+
+    #[test]
+    fn a_registry_with_accounts_challenges() {
+        for (everybody, expected) in [
+            (&[][..], SeenPublic::None),
+            (&[true], SeenPublic::Only),
+            (&[true, false, true], SeenPublic::Accounts),
+            (&[false, true], SeenPublic::Accounts),
+        ] {
+            let mut seen = SeenPublic::default();
+            let _ = everybody.iter().try_for_each(|everybody| seen.look(*everybody));
+            assert_eq!(seen, expected, "{everybody:?}");
         }
     }
 

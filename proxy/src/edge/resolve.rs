@@ -24,7 +24,7 @@ use super::credential::{self, Caller};
 use super::grant::Grant;
 use super::manifests::Wish;
 use super::outcome::Outcome;
-use super::passage::{Passage, Write};
+use super::passage::{Otherwise, Passage, Write};
 use super::refusal::Refusal;
 use super::respond::is_read;
 use super::route::{Addressed, Query, Route, without, without_first};
@@ -118,7 +118,7 @@ impl Edge {
         let visit = Visit { request, host, authorization, query, door, client: connection.client.ip(), limits, trail };
         match endpoint {
             None => self.page(&visit, trace),
-            Some(Endpoint::Ping) => self.ping(&visit, trace),
+            Some(Endpoint::Ping) => self.ping(&visit, trace).await,
             Some(Endpoint::Catalog) => match visit.query.ns {
                 None if door.is_some() => self.page(&visit, trace),
                 _ => Err(Refusal::Catalog.into()),
@@ -250,7 +250,7 @@ impl Edge {
                 {
                     passage.target = Some(without(&["ns"], &path, request.uri.query().unwrap_or_default()));
                 }
-                Ok(Found::Passage(Passage { otherwise: Some(Box::new(Err(refused))), ..passage }))
+                Ok(Found::Passage(Passage { otherwise: Some(Otherwise::Found(Box::new(Err(refused)))), ..passage }))
             }
             Err(refused) if refused.refusal.is_unanswered() && scope.shows_another_password(&self.cache).await => {
                 Err(Refused::new(Refusal::WrongPassword, refused.outcome))

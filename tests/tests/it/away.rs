@@ -2,21 +2,24 @@
 
 use std::time::Duration;
 
-use pierhead_tests::clients::{Containerd, assert_hashes};
+use pierhead_tests::clients::{Containerd, Skopeo, assert_hashes};
+use pierhead_tests::docker::Docker;
 use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
 use pierhead_tests::origin::Origin;
 use pierhead_tests::pierhead::Pierhead;
 use pierhead_tests::pull::{Client, reply};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::origin::setup;
-use super::origin_acme::{PASSWORD, origin_with};
+use super::origin::{podman, setup};
+use super::origin_acme::{PASSWORD, caller, origin_with};
 
 const LONG: Duration = Duration::from_secs(20);
 /// The line by which an origin tells that the edge asked it whether a caller may read.
 const QUESTION: &str = "/tags/list";
+/// Podman and skopeo send this with a ping, and go on without an account when they are challenged.
+const VERSION: (&str, &str) = ("docker-distribution-api-version", "registry/2.0");
 
 /// An origin with the private `ann/app`, and an edge before it.
 async fn behind_edge(image: &Image) -> (Origin, Pierhead) {
@@ -48,7 +51,8 @@ async fn learnt(origin: &Origin, repository: &str) {
 async fn away(origin: &mut Origin, edge: &Pierhead) {
     origin.kill().await;
     eventually("the origin is away", LONG, async || {
-        (edge.client().get("/v2/").await.header("www-authenticate").starts_with("Basic")).then_some(())
+        let ping = edge.client().get_with("/v2/", &[VERSION]).await;
+        (ping.header("www-authenticate").starts_with("Basic")).then_some(())
     })
     .await;
 }
@@ -124,4 +128,141 @@ async fn a_request_that_cannot_be_forwarded_names_the_pool() {
         assert!(said.contains("the pool origin cannot be reached or fails: no server "), "{path}: {said}");
         assert!(!said.contains(&origin.registry.port().to_string()), "{path}: {said}");
     }
+}
+
+/// Makes a repository of ann's public or private, past any edge.
+async fn make(origin: &Origin, repository: &str, visibility: &str) {
+    let path = format!("/repository/{repository}/changevisibility");
+    assert_eq!(caller(origin, "ann").post(&path, json!({ "visibility": visibility })).await.0, 200);
+}
+
+/// The same client with a token from the edge for a scope.
+async fn with_token(client: &Client, edge: &Pierhead, scope: &str) -> Client {
+    let answer = client.get(&format!("/v2/auth?service=registry.test&scope={scope}")).await;
+    assert_eq!(answer.status, 200, "{scope}");
+    let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+    edge.client().bearer(answer["token"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_public_repository_needs_no_account() {
+    let image = Image::new(1, &[100_000, 1000]);
+    let (mut origin, mut edge) = behind_edge(&image).await;
+    push(&origin, "ann/open", &image).await;
+    make(&origin, "ann/open", "public").await;
+    let at = |repository: &str| format!("{}/{repository}:latest", edge.registry);
+    let (open, private) = (at("ann/open"), at("ann/app"));
+    let skopeo = Skopeo::new();
+    skopeo.copy(&open, &[]).await.expect_success();
+    skopeo.copy(&private, &[]).await.expect_failure();
+    learnt(&origin, "ann/open").await;
+    away(&mut origin, &edge).await;
+    edge.stop().await;
+    edge.start_again().await;
+    // No account could log in here, so Docker, which gives up at a challenge, gets none.
+    let docker = Docker::start(&[]).await;
+    docker.pull(&open).await.expect_success();
+    assert_eq!(docker.id(&open).await, image.config.digest.to_string());
+    podman(&edge).pull(&open).await.expect_success();
+    skopeo.copy(&open, &[]).await.expect_success();
+    assert_hashes(&skopeo.blobs(), image.blobs());
+    let containerd = Containerd::start(edge.registry, &["registry.test"]).await;
+    containerd.pull("registry.test/ann/open:latest", &[]).await.expect_success();
+    assert_hashes(&containerd.blobs(), image.blobs());
+    for client in [edge.client(), edge.client().login("", "")] {
+        client.pull("ann/open", "latest").await.unwrap();
+        assert!(client.pull("ann/app", "latest").await.is_err());
+    }
+    skopeo.copy(&private, &[]).await.expect_failure();
+    containerd.pull("registry.test/ann/app:latest", &[]).await.expect_failure();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_everybody_makes_nothing_public() {
+    let image = Image::new(1, &[1000]);
+    let (mut origin, edge) = behind_edge(&image).await;
+    push(&origin, "ann/open", &image).await;
+    make(&origin, "ann/open", "public").await;
+    edge.client().login("ann", PASSWORD).pull("ann/app", "latest").await.unwrap();
+    // The service issues such a token to everybody. For the private repository it grants nothing.
+    for scope in
+        ["repository:ann/app:pull", "repository:public:pull", "repository:ann/open:pull%20repository:ann/app:pull"]
+    {
+        let client = with_token(&edge.client(), &edge, scope).await;
+        assert!(client.pull("ann/app", "latest").await.is_err(), "{scope}");
+    }
+    for scope in ["repository:ann/*:pull", "repository:*:pull"] {
+        assert_eq!(edge.client().get(&format!("/v2/auth?service=registry.test&scope={scope}")).await.status, 400);
+    }
+    let form = "service=registry.test&scope=repository:ann/app:pull&grant_type=password&username=&password=";
+    let request = edge.client().request(Method::POST, "/v2/auth").body(form);
+    reply(request.header("content-type", "application/x-www-form-urlencoded")).await.unwrap();
+    with_token(&edge.client(), &edge, "repository:ann/open:pull").await.pull("ann/open", "latest").await.unwrap();
+    learnt(&origin, "ann/open").await;
+    away(&mut origin, &edge).await;
+    let accounts = [("public", ""), ("", "x"), ("ann", ""), ("anonymous", "anonymous"), ("", "")];
+    let strangers = accounts.map(|(user, password)| edge.client().login(user, password));
+    for stranger in strangers.iter().chain([&edge.client()]) {
+        for path in ["manifests/latest".to_owned(), format!("blobs/{}", image.config.digest), "tags/list".to_owned()] {
+            let reply = stranger.get(&format!("/v2/ann/app/{path}")).await;
+            assert!(matches!(reply.status, 401 | 503), "{path}: {}", reply.status);
+        }
+    }
+    edge.client().pull("ann/open", "latest").await.unwrap();
+    // An account is known, whose client needs the challenge.
+    assert_eq!(edge.client().get("/v2/").await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_private_is_not_public_any_more() {
+    let scope = "repository:ann/app:pull";
+    for way in ["a token", "no token", "an account's token"] {
+        let (mut origin, edge) = behind_edge(&Image::new(1, &[1000])).await;
+        make(&origin, "ann/app", "public").await;
+        with_token(&edge.client(), &edge, scope).await.pull("ann/app", "latest").await.unwrap();
+        learnt(&origin, "ann/app").await;
+        make(&origin, "ann/app", "private").await;
+        let path = format!("/v2/ann/app{QUESTION}");
+        let refusals = || origin.log().count(|line| line.contains(&path) && line.contains("401"));
+        let before = refusals();
+        let refused = match way {
+            "a token" => Some(with_token(&edge.client(), &edge, scope).await),
+            "no token" => Some(edge.client()),
+            _ => {
+                with_token(&edge.client().login("ann", PASSWORD), &edge, scope).await;
+                None
+            }
+        };
+        if let Some(client) = refused {
+            assert_eq!(client.get("/v2/ann/app/manifests/latest").await.status, 401, "{way}");
+        }
+        eventually("the edge's question", LONG, async || (refusals() > before).then_some(())).await;
+        away(&mut origin, &edge).await;
+        let reply = edge.client().get("/v2/ann/app/manifests/latest").await;
+        assert!(matches!(reply.status, 401 | 503), "{way}: {}", reply.status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_with_a_wrong_password_fails() {
+    let (mut origin, mut edge) = behind_edge(&Image::new(1, &[1000])).await;
+    edge.client().login("ann", PASSWORD).pull("ann/app", "latest").await.unwrap();
+    away(&mut origin, &edge).await;
+    edge.stop().await;
+    edge.start_again().await;
+    // Of joe nothing is known.
+    for (user, password, expected) in
+        [("ann", PASSWORD, 200), ("ann", "wrong", 401), ("ann", "", 401), ("joe", "x", 200), ("", "x", 200)]
+    {
+        let ping = edge.client().login(user, password).get("/v2/").await;
+        assert_eq!(ping.status, expected, "{user}:{password}");
+        assert_eq!(ping.header("www-authenticate").starts_with("Basic"), expected == 401, "{user}:{password}");
+    }
+    let podman = podman(&edge);
+    let login = async |password: &str| {
+        let address = edge.registry.to_string();
+        podman.run(&["login", "--tls-verify=false", "-u", "ann", "-p", password, &address]).await
+    };
+    login("wrong").await.expect_failure();
+    login(PASSWORD).await.expect_success();
 }

@@ -11,6 +11,7 @@ pub(super) use rebuild::children;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,8 @@ use super::{Extent, RepositoryId, TagRecord};
 
 /// How long upstream's yes to a caller is remembered at all.
 const AUTHORISATION_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Most callers that are looked at when one is sought in a whole registry.
+const LOOKED_AT: usize = 100_000;
 /// Present while a process has the index open; found at start, it tells of a crash.
 const OPEN_MARK: &[u8] = b"open";
 /// Present once the records of the tree were counted, which earlier versions did not do.
@@ -251,6 +254,24 @@ impl Index {
     pub(super) fn authorised(&self, id: &RepositoryId, caller: &[u8; 32]) -> Option<SystemTime> {
         let value = self.with(|open| note(open.authorised.get(record::authorisation(id, caller)))).flatten()?;
         record::read_time(&value)
+    }
+
+    /// Shows the callers whom a registry let in anywhere, repository by repository, until `look` has seen enough. Whether it has, or all
+    /// were shown.
+    pub(super) fn callers(&self, registry: &str, mut look: impl FnMut(&[u8; 32]) -> ControlFlow<()>) -> bool {
+        let shown = self.with(|open| {
+            let keys = open.authorised.scan_prefix(record::prefix(registry, &Extent::Registry)).keys().map_while(note);
+            for (count, key) in keys.enumerate() {
+                if count >= LOOKED_AT {
+                    return None;
+                }
+                if key.last_chunk().is_some_and(|caller| look(caller).is_break()) {
+                    break;
+                }
+            }
+            Some(())
+        });
+        shown.is_some()
     }
 
     /// Keeps, or forgets, upstream's yes.
