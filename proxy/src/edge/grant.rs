@@ -218,7 +218,7 @@ async fn ask(edge: &Arc<Edge>, scope: &Scope) {
         Ok(Ok(_)) => scope.allowed(&edge.cache).await,
         // Some registries refuse lists to accounts that may pull. What is refused to everybody is taken to be private.
         Ok(Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. } | ClientError::NotFound { .. })) => {
-            scope.no_longer_public(&edge.cache, &edge.caller_key).await
+            scope.no_longer_public(&edge.cache, &edge.caller_key).await;
         }
         Ok(Err(_)) | Err(_) => {}
     }

@@ -261,7 +261,7 @@ fn refuse(head: bool, refusal: &Refusal, id: &str) -> Answer {
     let mut lines = Lines::new(status, id);
     match refusal {
         Refusal::Method | Refusal::Elsewhere(_) | Refusal::DeleteElsewhere(_) => {
-            lines.put(ALLOW, HeaderValue::from_static("GET, HEAD"))
+            lines.put(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         Refusal::Login | Refusal::WrongPassword | Refusal::CallerRefused => lines.put(WWW_AUTHENTICATE, CHALLENGE),
         Refusal::LoginLimited { retry_after }

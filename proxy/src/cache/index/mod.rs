@@ -27,7 +27,7 @@ use super::{Extent, RepositoryId, TagRecord};
 /// How long upstream's yes to a caller is remembered at all.
 const AUTHORISATION_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Most callers that are looked at when one is sought in a whole registry.
-const LOOKED_AT: usize = 100_000;
+const LOOKED_AT: usize = 10_000;
 /// Present while a process has the index open; found at start, it tells of a crash.
 const OPEN_MARK: &[u8] = b"open";
 /// Present once the records of the tree were counted, which earlier versions did not do.
