@@ -217,7 +217,7 @@ impl Cache {
             connections: parallel.map_or(1, |parallel| parallel.connections),
         });
         let source = origin.as_ref().map(Origin::party);
-        let (mut refused, mut again) = (false, false);
+        let mut refused = false;
         for _ in 0..LOOKS {
             let (store, name, verify) = (Arc::clone(&self.store), *digest, self.verify_on_read);
             if let Some((file, size)) = blocking(move || store.open(&name, verify)).await.ok().flatten() {
@@ -238,11 +238,10 @@ impl Cache {
                                 refused = true;
                                 break;
                             }
-                            // Wrong content, of which the client has nothing yet: another address is asked, once.
+                            // Wrong content, of which the client has nothing yet: another address is asked.
                             Err(BlobError::Mismatch { .. })
-                                if !again && source.is_some_and(|party| self.fills.is_elsewhere(digest, party)) =>
+                                if source.is_some_and(|party| self.fills.is_elsewhere(digest, party)) =>
                             {
-                                again = true;
                                 continue;
                             }
                             Err(error) => return Err(error),

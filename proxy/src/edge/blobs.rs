@@ -202,12 +202,12 @@ impl Edge {
                 if let Ok(BlobHead::Page(_)) = &result {
                     return result;
                 }
-                let mirrored = |found: &BlobHead| matches!(found, BlobHead::Mirrored(_));
-                scope.learn(&edge.cache, Thing::Blob, &result, mirrored).await;
+                let of_the_registry = |found: &BlobHead| matches!(found, BlobHead::Size(_));
+                scope.learn(&edge.cache, Thing::Blob, &result, of_the_registry).await;
                 if !head {
                     edge.negatives.keep(key, &result, scope.upstream.config.negative_ttl);
                 }
-                if result.is_ok() {
+                if scope.caller.is_none() && result.is_ok() || result.as_ref().is_ok_and(of_the_registry) {
                     scope.keep(edge.cache.link(&scope.repository, &digest)).await;
                 }
                 result

@@ -187,7 +187,7 @@ impl Edge {
                 &self.cache,
                 Thing::Manifest,
                 source.head_manifest(&reference, &[], Some(&known)),
-                HeadAnswer::is_mirrored,
+                HeadAnswer::gives_rights,
             )
             .await
         {
@@ -305,13 +305,14 @@ impl Edge {
     async fn fetch_upstream(&self, scope: &Scope, reference: &Reference) -> Result<Arrival, ClientError> {
         let source = scope.source();
         let fetched = scope
-            .ask(&self.cache, Thing::Manifest, source.get_manifest(reference, &[]), |fetched| fetched.mirrored)
+            .ask(&self.cache, Thing::Manifest, source.get_manifest(reference, &[]), FetchedManifest::gives_rights)
             .await?;
         Ok(self.keep_manifest(scope, reference, fetched).await)
     }
 
     /// Keeps a manifest that upstream sent.
     async fn keep_manifest(&self, scope: &Scope, reference: &Reference, fetched: FetchedManifest) -> Arrival {
+        let keeps = fetched.recognised || scope.caller.is_none();
         let manifest = Arc::new(CachedManifest {
             digest: fetched.digest,
             media_type: fetched.media_type.into(),
@@ -321,6 +322,10 @@ impl Edge {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         };
+        // What one caller gets in place of a manifest is for nobody else.
+        if !keeps {
+            return Arrival::Manifest(manifest);
+        }
         let pinned = self.cache.is_pinned(&scope.repository, tag);
         scope
             .keep(async {
@@ -375,7 +380,7 @@ impl Edge {
     ) -> Result<Arrival, ClientError> {
         let source = scope.source();
         let ManifestInfo { digest, media_type, size, .. } = match scope
-            .ask(&self.cache, Thing::Manifest, source.head_manifest(reference, &[], known), HeadAnswer::is_mirrored)
+            .ask(&self.cache, Thing::Manifest, source.head_manifest(reference, &[], known), HeadAnswer::gives_rights)
             .await?
         {
             HeadAnswer::Head(info) => info,

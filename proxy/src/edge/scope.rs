@@ -161,7 +161,8 @@ impl Scope {
     pub(crate) fn source(&self) -> Repository {
         let credential = self.caller.as_ref().and_then(|caller| caller.credential.as_ref());
         let repository = self.upstream.client.repository(&self.repository.name, credential);
-        repository.on_behalf_of(self.party.address()).after(self.trail.clone())
+        let repository = repository.on_behalf_of(self.party.address()).after(self.trail.clone());
+        repository.giving_rights(self.caller.is_some())
     }
 
     /// The repository upstream as blobs come from it: over connections that are shared with other clients.
@@ -170,16 +171,16 @@ impl Scope {
         BlobSource { repository, connections, party: self.party.clone() }
     }
 
-    /// Asks upstream, and learns from the answer. `mirrored`: whether a mirror gave it.
+    /// Asks upstream, and learns from the answer. `gives_rights`: whether the answer says that the caller may have what is here.
     pub(crate) async fn ask<T>(
         &self,
         cache: &Cache,
         thing: Thing,
         question: impl Future<Output = Result<T, ClientError>>,
-        mirrored: impl Fn(&T) -> bool,
+        gives_rights: impl Fn(&T) -> bool,
     ) -> Result<T, ClientError> {
         let result = question.await;
-        self.learn(cache, thing, &result, mirrored).await;
+        self.learn(cache, thing, &result, gives_rights).await;
         result
     }
 
@@ -192,13 +193,13 @@ impl Scope {
         cache: &Cache,
         thing: Thing,
         result: &Result<T, ClientError>,
-        mirrored: impl Fn(&T) -> bool,
+        gives_rights: impl Fn(&T) -> bool,
     ) {
         self.upstream.condition.note(thing, result);
         self.upstream.account_refused.set(self.upstream.client.account_refused().is_some().into());
         let allowed = match (thing, result) {
             (Thing::Tags | Thing::Referrers, _) => return,
-            (_, Ok(answer)) if !mirrored(answer) => true,
+            (_, Ok(answer)) if gives_rights(answer) => true,
             (_, Err(ClientError::Unauthorized { .. } | ClientError::Forbidden { .. })) => false,
             _ => return,
         };

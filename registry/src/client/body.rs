@@ -89,7 +89,7 @@ impl BlobBody {
         source.distrust(avoid);
         let mut attempts = source.attempts(avoid);
         loop {
-            let turn = source.turn(&mut attempts).await?;
+            let turn = source.turn(&mut attempts, start == 0).await?;
             match source.open(turn.index, start, end, None).await {
                 Ok(Opening::End(total)) if total > 0 || start > 0 => {
                     attempts.failed(turn, Failure::invalid(RangeError::Beyond));

@@ -1,4 +1,4 @@
-//! Blobs that upstream lately failed to send.
+//! Blobs that upstream lately failed to send, each to one account and in one repository.
 //!
 //! A blob that could not be had with all tries of one request will most likely fail for the next client too, and clients try again by
 //! themselves. So for a while a request for it tries each address once, without a range where that will do, and without a HEAD before
@@ -16,8 +16,18 @@ const KEPT: u64 = 4096;
 /// How long.
 const LATELY: Duration = Duration::from_secs(10);
 
-/// The failing blobs of one registry, each in the repository where it failed.
-pub(super) struct Failing(Cache<(RepositoryName, Digest), Lately>);
+/// The failing blobs of one registry.
+pub(super) struct Failing(Cache<BlobKey, Lately>);
+
+/// A blob, as one caller sees it: what fails for one may work for the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct BlobKey {
+    /// As clients name it.
+    pub(super) repository: RepositoryName,
+    /// The caller's account, as a hash.
+    pub(super) account: Option<u64>,
+    pub(super) digest: Digest,
+}
 
 /// What failed lately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,28 +43,29 @@ impl Failing {
     }
 
     /// Whether the blob failed lately.
-    pub(super) fn get(&self, repository: &RepositoryName, digest: &Digest) -> Option<Lately> {
-        self.0.get(&(repository.clone(), *digest))
+    pub(super) fn get(&self, key: &BlobKey) -> Option<Lately> {
+        self.0.get(key)
     }
 
-    /// Notes what all tries of a request came to.
-    pub(super) fn note(&self, repository: &RepositoryName, digest: &Digest, failed: Lately, error: &ClientError) {
+    /// Notes what all tries of a request for the whole came to.
+    pub(super) fn note(&self, key: BlobKey, failed: Lately, error: &ClientError) {
         if is_of_the_blob(error) {
-            self.0.insert((repository.clone(), *digest), failed);
+            self.0.insert(key, failed);
         }
     }
 
     /// The blob is being sent.
-    pub(super) fn ended(&self, repository: &RepositoryName, digest: &Digest) {
-        self.0.invalidate(&(repository.clone(), *digest));
+    pub(super) fn ended(&self, key: &BlobKey) {
+        self.0.invalidate(key);
     }
 }
 
-/// Whether upstream answered, and with a failure. An address that does not answer has a breaker, and a limit has a pause.
+/// Whether upstream answered, and with a failure. An address that does not answer has a breaker, and a limit has a pause; a loop (508) is of
+/// the way that a request came.
 fn is_of_the_blob(error: &ClientError) -> bool {
     match error {
-        ClientError::Unavailable { status, .. } => status.is_some(),
-        ClientError::Invalid { .. } => true,
+        ClientError::Unavailable { status, .. } => status.is_some_and(|status| status != 508),
+        ClientError::Invalid { status, .. } => *status != Some(508),
         ClientError::NotFound { .. }
         | ClientError::Unconfirmed { .. }
         | ClientError::Unauthorized { .. }
@@ -69,7 +80,7 @@ fn is_of_the_blob(error: &ClientError) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use super::{Failing, Lately};
+    use super::{BlobKey, Failing, Lately};
     use crate::client::ClientError;
     use crate::oci::{Algorithm, Digest};
 
@@ -80,9 +91,11 @@ mod tests {
             let (registry, host, reason) = (registry.clone(), host.clone(), reason.clone());
             ClientError::Unavailable { registry, host, status, reason }
         };
-        let (repository, digest) = ("a/b".parse().unwrap(), Digest::of(Algorithm::Sha256, b"x"));
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let key = BlobKey { repository: "a/b".parse().unwrap(), account: None, digest };
         for (error, expected) in [
             (unavailable(Some(503)), true),
+            (unavailable(Some(508)), false),
             (unavailable(None), false),
             (
                 ClientError::Invalid {
@@ -104,13 +117,18 @@ mod tests {
                 false,
             ),
         ] {
-            let failing = Failing::new();
-            let lately = Lately { head: true };
-            failing.note(&repository, &digest, lately, &error);
-            assert_eq!(failing.get(&repository, &digest), expected.then_some(lately), "{error}");
-            assert_eq!(failing.get(&"a/c".parse().unwrap(), &digest), None, "{error}");
-            failing.ended(&repository, &digest);
-            assert_eq!(failing.get(&repository, &digest), None, "{error}");
+            let (failing, lately) = (Failing::new(), Lately { head: true });
+            failing.note(key.clone(), lately, &error);
+            assert_eq!(failing.get(&key), expected.then_some(lately), "{error}");
+            for other in [
+                BlobKey { repository: "a/c".parse().unwrap(), ..key.clone() },
+                BlobKey { account: Some(1), ..key.clone() },
+                BlobKey { digest: Digest::of(Algorithm::Sha256, b"y"), ..key.clone() },
+            ] {
+                assert_eq!(failing.get(&other), None, "{error}");
+            }
+            failing.ended(&key);
+            assert_eq!(failing.get(&key), None, "{error}");
         }
     }
 }

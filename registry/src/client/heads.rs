@@ -45,6 +45,10 @@ impl Repository {
         let mut heads =
             Heads { repository: self, call, reference, known, answered: Vec::new(), said: None, broken: Vec::new() };
         let mut attempts = Attempts::once(&self.upstream, &[]);
+        let decides = self.gives_rights && known.is_some();
+        if decides {
+            attempts = attempts.of_the_registry();
+        }
         let skips = |index: usize| {
             let (endpoint, now) = (&self.upstream.endpoints[index], Instant::now());
             let untyped = known.is_none() && !endpoint.head_types.is_worth_trying(now);
@@ -116,11 +120,16 @@ impl Heads<'_> {
             }
             let failure = match self.repository.ask(index, &self.call).await {
                 Ok(response) => match manifest::info(response.headers(), self.reference, self.known) {
-                    Some(info) => {
+                    // Without the digest it may be about anything.
+                    Some(info)
+                        if !self.repository.gives_rights
+                            || self.known.is_none()
+                            || manifest::content_digest(response.headers()).is_some() =>
+                    {
                         turn.settle(None);
                         return Some(ManifestInfo { mirrored: self.repository.is_mirror(index), ..info });
                     }
-                    None => {
+                    _ => {
                         let mirrored = self.repository.is_mirror(index);
                         let said = || manifest::said(response.headers(), self.reference);
                         self.said = self.said.take().or_else(|| Some(ManifestInfo { mirrored, ..said()? }));

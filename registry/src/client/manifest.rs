@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::failure::Failure;
@@ -56,6 +57,7 @@ pub(super) fn whole(fetched: (HeaderMap, Bytes)) -> Result<(HeaderMap, Bytes), F
 /// computed by the algorithm of `Docker-Content-Digest`, so that it can be compared with what a HEAD tells.
 pub(super) fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Result<FetchedManifest, Failure> {
     let told = content_digest(&fetched.0);
+    let mut recognised = true;
     let (headers, bytes, digest) = match reference {
         Reference::Digest(asked) => {
             let (headers, bytes) = fetched;
@@ -68,12 +70,24 @@ pub(super) fn manifest(fetched: (HeaderMap, Bytes), reference: &Reference) -> Re
             let (headers, bytes) = whole(fetched)?;
             let algorithm = told.map_or(Algorithm::Sha256, |told| told.algorithm());
             let named = digests(algorithm, &bytes).find(|digest| told == Some(*digest));
+            recognised = named.is_some() || has_schema_version(&bytes);
             let digest = named.or_else(|| digests(algorithm, &bytes).next());
             (headers, bytes.clone(), digest.unwrap_or_else(|| Digest::of(algorithm, &bytes)))
         }
     };
     let media_type = content_type(&headers).unwrap_or_else(|| media_type_of(&bytes));
-    Ok(FetchedManifest { digest, media_type, bytes, mirrored: false })
+    Ok(FetchedManifest { digest, media_type, bytes, mirrored: false, recognised })
+}
+
+/// Whether it says of itself that it is a manifest. An error of an application does not.
+fn has_schema_version(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        schema_version: u64,
+    }
+    bytes.trim_ascii_start().starts_with(b"{")
+        && serde_json::from_slice::<Shape>(bytes).is_ok_and(|shape| matches!(shape.schema_version, 1 | 2))
 }
 
 /// What a manifest may be named by: of a signed one of schema 1 the digest is over what was signed, else over all of it.

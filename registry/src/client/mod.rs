@@ -144,11 +144,11 @@ impl HeadAnswer {
         }
     }
 
-    /// Whether a mirror said so, an address before the last.
-    pub fn is_mirrored(&self) -> bool {
+    /// Whether it says that the caller may have what is in the repository.
+    pub fn gives_rights(&self) -> bool {
         match self {
-            HeadAnswer::Head(info) => info.mirrored,
-            HeadAnswer::Manifest(manifest) => manifest.mirrored,
+            HeadAnswer::Head(info) => !info.mirrored,
+            HeadAnswer::Manifest(manifest) => manifest.gives_rights(),
         }
     }
 
@@ -180,6 +180,15 @@ pub struct FetchedManifest {
     pub bytes: Bytes,
     /// Whether a mirror sent it, an address before the last.
     pub mirrored: bool,
+    /// Whether it is a manifest for sure: by the digest that was asked for or that its header names, or by its `schemaVersion`.
+    pub recognised: bool,
+}
+
+impl FetchedManifest {
+    /// Whether it says that the caller may have what is in the repository.
+    pub fn gives_rights(&self) -> bool {
+        !self.mirrored && self.recognised
+    }
 }
 
 /// A list that upstream makes: tags or referrers.

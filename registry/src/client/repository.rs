@@ -36,6 +36,8 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 pub struct Repository {
     pub(super) upstream: Arc<Upstream>,
     pub(super) caller: Caller,
+    /// Whether a yes lets the caller have what others brought here.
+    pub(super) gives_rights: bool,
 }
 
 /// Equal: the same repository of the same registry, seen with the same credential. Upstream's answer to one is its answer to the other.
@@ -50,7 +52,15 @@ impl Eq for Repository {}
 impl Repository {
     pub(super) fn new(upstream: Arc<Upstream>, name: RepositoryName, credential: Option<Credential>) -> Repository {
         let credential = credential.map(Identity::from);
-        Repository { upstream, caller: Caller { repository: name, credential, cause: Cause::default() } }
+        let caller = Caller { repository: name, credential, cause: Cause::default() };
+        Repository { upstream, caller, gives_rights: false }
+    }
+
+    /// The same, of which a yes lets the caller have what others brought here. So of what is here only the registry itself is asked, the
+    /// last of the addresses, and its answer must be about the thing that was asked for as far as a header can tell.
+    pub fn giving_rights(mut self, yes: bool) -> Repository {
+        self.gives_rights = yes;
+        self
     }
 
     /// The same, for a client at this address: the token service of an origin that is reached by a transport is told.
@@ -200,7 +210,7 @@ impl Repository {
         self.source_of(digest, None)
     }
 
-    fn source_of(&self, digest: &Digest, expected: Option<u64>) -> BlobSource {
+    pub(super) fn source_of(&self, digest: &Digest, expected: Option<u64>) -> BlobSource {
         let (upstream, caller) = (Arc::clone(&self.upstream), self.caller.clone());
         BlobSource::new(upstream, caller, self.blob_call(digest), *digest, expected)
     }

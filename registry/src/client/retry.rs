@@ -88,6 +88,16 @@ impl Attempts {
         Attempts { rounds: ROUNDS_OF_CLIENTS, first: FIRST_OF_CLIENTS, ..Attempts::new(upstream, &[]) }
     }
 
+    /// The registry itself is asked alone, as if its mirrors had said no.
+    pub(super) fn of_the_registry(mut self) -> Attempts {
+        let last = self.failures.len().saturating_sub(1);
+        self.order.retain(|index| *index == last);
+        for failure in self.failures.iter_mut().take(last) {
+            *failure = Some(Failure::NotFound);
+        }
+        self
+    }
+
     /// The endpoint at `index` is asked before the others.
     pub(super) fn first_of_all(mut self, index: usize) -> Attempts {
         self.order.sort_by_key(|other| *other != index);

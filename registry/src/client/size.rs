@@ -14,7 +14,7 @@ use super::pauses::Kind;
 use super::repository::Repository;
 use super::retry::Attempts;
 use super::send::Call;
-use super::source::{is_other, is_page, other};
+use super::source::{self, is_other, is_page, other};
 use super::{BlobHead, BlobProbe, ClientError, manifest, range};
 use crate::oci::Digest;
 
@@ -39,10 +39,14 @@ impl Repository {
             |index: usize, size| if self.is_mirror(index) { BlobHead::Mirrored(size) } else { BlobHead::Size(size) };
         let mut source = self.source(digest);
         let mut attempts = source.attempts(&[]);
+        let decides = self.gives_rights && (!absent_by_head || known.is_some());
+        if decides {
+            attempts = attempts.of_the_registry();
+        }
         // Their HEADs failed: further tries are by GET, which would follow in any case.
         let mut failed = Vec::new();
         loop {
-            let turn = source.turn(&mut attempts).await?;
+            let turn = source.turn(&mut attempts, true).await?;
             let (index, endpoint) = (turn.index, &self.upstream.endpoints[turn.index]);
             let by_head = !source.omits_head(absent_by_head)
                 && !failed.contains(&index)
@@ -72,7 +76,10 @@ impl Repository {
                 }
             }
             match source.probe(index).await {
-                Ok(probe) if is_other(probe.size, probe.page, known) => {
+                Ok(probe)
+                    if is_other(probe.size, probe.page, known)
+                        || (decides && probe.size.is_none() && probe.unnamed) =>
+                {
                     failed.push(index);
                     attempts.failed(turn, other(probe.page));
                 }
@@ -102,11 +109,17 @@ impl Repository {
 
     /// What the header of a GET tells of a blob: asked before a part of it is fetched. HEAD may know less, and its no proves
     /// nothing. `failed`: upstream has just failed to send a part, so that one try of each address is enough.
-    pub async fn probe_blob(&self, digest: &Digest, failed: bool) -> Result<BlobProbe, ClientError> {
-        let mut source = self.source(digest);
+    /// `expected`: its length as a manifest tells it, by which mirrors that have something else are passed.
+    pub async fn probe_blob(
+        &self,
+        digest: &Digest,
+        expected: Option<u64>,
+        failed: bool,
+    ) -> Result<BlobProbe, ClientError> {
+        let mut source = self.source_of(digest, expected);
         let mut attempts = if failed { Attempts::once(&self.upstream, &[]) } else { source.attempts(&[]) };
         loop {
-            let turn = source.turn(&mut attempts).await?;
+            let turn = source.turn(&mut attempts, true).await?;
             match source.probe(turn.index).await {
                 Ok(probe) => {
                     turn.settle(None);
@@ -150,7 +163,9 @@ impl Repository {
         }
         // Some registries label a HEAD with the digest and a length of their own.
         let named = manifest::content_digest(headers) == Some(*digest);
-        let other = !named && is_other(size, is_page(headers, digest), known);
+        let decides = self.gives_rights && known.is_some();
+        let unsaid = decides && size.is_none() && source::is_unnamed(headers, digest);
+        let other = !named && (unsaid || is_other(size, is_page(headers, digest), known));
         Ok(if other { HeadSize::Other(size) } else { HeadSize::Told(size) })
     }
 }

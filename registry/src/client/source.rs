@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::ClientError;
 use super::exchange::Caller;
-use super::failing::Lately;
+use super::failing::{BlobKey, Lately};
 use super::failure::Failure;
 use super::manifest;
 use super::pauses::Kind;
@@ -42,6 +42,7 @@ pub(super) struct BlobSource {
     without: bool,
     /// The 5xx that a HEAD was answered with. A range that is answered with that too fails for another reason than the range.
     head: Option<u16>,
+    key: BlobKey,
     /// The blob failed lately.
     failing: Option<Lately>,
     /// A HEAD of it failed in this request, or lately.
@@ -78,6 +79,8 @@ pub struct BlobProbe {
     pub ranges: bool,
     /// Whether it is labelled as a page, and not with the digest.
     pub(super) page: bool,
+    /// See [`is_unnamed`].
+    pub(super) unnamed: bool,
 }
 
 /// What a HEAD of a blob came to.
@@ -111,7 +114,9 @@ impl BlobSource {
         digest: Digest,
         expected: Option<u64>,
     ) -> BlobSource {
-        let failing = upstream.failing.get(&caller.repository, &digest);
+        let account = upstream.endpoints.last().and_then(|endpoint| caller.account_at(endpoint));
+        let key = BlobKey { repository: caller.repository.clone(), account, digest };
+        let failing = upstream.failing.get(&key);
         BlobSource {
             upstream,
             caller,
@@ -123,6 +128,7 @@ impl BlobSource {
             owing: Vec::new(),
             without: false,
             head: None,
+            key,
             failing,
             headless: failing.is_some_and(|lately| lately.head),
         }
@@ -150,21 +156,23 @@ impl BlobSource {
     /// The blob is being sent.
     pub(super) fn sends(&mut self) {
         if self.failing.take().is_some() {
-            self.upstream.failing.ended(&self.caller.repository, &self.digest);
+            self.upstream.failing.ended(&self.key);
         }
     }
 
     /// The next endpoint to ask for the beginning of the blob, or for all of it. After the last attempt come those that were asked for
     /// it with a range alone, once each and without a range.
-    pub(super) async fn turn(&mut self, attempts: &mut Attempts) -> Result<Turn, ClientError> {
+    /// `whole`: its failure says something of the whole blob.
+    pub(super) async fn turn(&mut self, attempts: &mut Attempts, whole: bool) -> Result<Turn, ClientError> {
         let error = match attempts.next().await {
             // The registry itself has spoken of the blob.
             Err(error) if !error.is_answer() => error,
             turn => return turn,
         };
         let Some(Owing { index, .. }) = self.owing.first() else {
-            let failed = Lately { head: self.headless };
-            self.upstream.failing.note(&self.caller.repository, &self.digest, failed, &error);
+            if whole {
+                self.upstream.failing.note(self.key.clone(), Lately { head: self.headless }, &error);
+            }
             return Err(error);
         };
         self.plain = Some(*index);
@@ -203,12 +211,17 @@ impl BlobSource {
 
     /// What the header of the shortest possible GET tells of the blob.
     pub(super) async fn probe(&mut self, index: usize) -> Result<BlobProbe, Failure> {
-        match self.open(index, 0, Some(1), None).await? {
+        // Of one that failed lately the range is left out: it would be asked for without one after that in any case.
+        let end = self.failing.is_none().then_some(1);
+        let opening = self.open(index, 0, end, None).await?;
+        self.sends();
+        match opening {
             Opening::Body(opened) => {
-                let page = is_page(opened.response.headers(), &self.digest);
-                Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges, page })
+                let headers = opened.response.headers();
+                let (page, unnamed) = (is_page(headers, &self.digest), is_unnamed(headers, &self.digest));
+                Ok(BlobProbe { size: opened.extent.total, ranges: opened.ranges, page, unnamed })
             }
-            Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true, page: false }),
+            Opening::End(total) => Ok(BlobProbe { size: Some(total), ranges: true, page: false, unnamed: false }),
         }
     }
 
@@ -228,7 +241,6 @@ impl BlobSource {
             && (self.without
                 || start == 0
                     && (self.plain == Some(index)
-                        || self.failing.is_some()
                         || self.distrusted.contains(&index)
                         || !endpoint.ranges.is_worth_trying(Instant::now())));
         let mut refused = false;
@@ -373,6 +385,15 @@ pub(super) fn is_page(headers: &HeaderMap, digest: &Digest) -> bool {
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     let html = ["text/html", "application/xhtml+xml"].iter().any(|page| essence.eq_ignore_ascii_case(page));
     html && manifest::content_digest(headers) != Some(*digest)
+}
+
+/// Whether an answer does not name what it brings: neither its digest nor a type that blobs have. Without a length it may be anything.
+pub(super) fn is_unnamed(headers: &HeaderMap, digest: &Digest) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_blobs = ["application/octet-stream", "binary/octet-stream"].contains(&essence.as_str())
+        || essence.starts_with("application/vnd.");
+    !is_blobs && manifest::content_digest(headers) != Some(*digest)
 }
 
 /// Whether an answer may be about something else than the blob: it has another length than is known, or is labelled as a page.

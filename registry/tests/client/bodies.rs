@@ -255,7 +255,7 @@ async fn a_registry_that_would_not_be_asked_says_so_at_once() {
     let fake = Fake::start(|_, _| answer(429, &["Retry-After: 60"], b"")).await;
     let repository = repository(&[fake.url()]);
     assert!(repository.check(0, None, &[]).is_ok());
-    assert!(repository.probe_blob(&digest(b"x"), false).await.is_err());
+    assert!(repository.probe_blob(&digest(b"x"), None, false).await.is_err());
     let error = repository.check(0, None, &[]).unwrap_err();
     assert!(matches!(error, ClientError::RateLimited { .. }), "{error}");
 }

@@ -39,7 +39,7 @@ async fn a_server_that_takes_no_ranges_is_asked_without_one() {
         let mut body = repository.get_blob(&digest(&bytes), 0, Some(500), &[]).await.unwrap();
         assert!(drain(&mut body).await.unwrap() == bytes[..500]);
         assert_eq!(fake.questions(), 3, "{status}");
-        assert_eq!(repository.probe_blob(&digest(&bytes), false).await.unwrap().size, Some(1000));
+        assert_eq!(repository.probe_blob(&digest(&bytes), None, false).await.unwrap().size, Some(1000));
     }
 }
 
@@ -161,7 +161,7 @@ async fn a_failure_of_a_range_proves_nothing_about_the_blob() {
             let mut body = team(&client).get_blob(&digest(&bytes), 0, Some(500), &[]).await.expect(&case);
             assert!(drain(&mut body).await.unwrap() == bytes[..500], "{case}");
             assert_eq!(plain(&fake), 1, "{case}");
-            let probe = team(&client).probe_blob(&digest(&bytes), false).await.expect(&case);
+            let probe = team(&client).probe_blob(&digest(&bytes), None, false).await.expect(&case);
             assert_eq!((probe.size, plain(&fake)), (Some(1000), 2), "{case}");
             if let Fault::Limited(_) = fault {
                 assert!(ranged(&fake) <= 2, "{case}: {} with a range; the limit is kept", ranged(&fake));

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pierhead_registry::client::{BlobHead, ClientError};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use pierhead_registry::client::{BlobHead, ClientError, Credential};
 
 use crate::fake::{Fake, answer, head};
-use crate::{content, digest, repository};
+use crate::{client, content, digest, login, repository, settings};
 
 /// Where a HEAD and a GET differ, a client that sends a GET gets what a GET gives: for as few requests as it would take.
 #[tokio::test]
@@ -111,13 +113,44 @@ async fn a_blob_that_failed_lately_costs_one_try() {
     }
 }
 
+/// What fails for one account, or for a range beyond the end, makes nothing fail for others, or cost them more.
+#[tokio::test]
+async fn a_failure_of_one_is_no_failure_of_all() {
+    let bytes = content(1000);
+    let body = bytes.clone();
+    let fake = Fake::start(move |seen, _| {
+        let basic = |user: &str| Some(format!("Basic {}", STANDARD.encode(format!("{user}:x"))));
+        match (seen.header("authorization").map(str::to_owned), seen.header("range")) {
+            (shown, _) if shown == basic("evil") => answer(500, &[], b"no"),
+            (None, _) => answer(401, &["WWW-Authenticate: Basic realm=\"r\""], b""),
+            (_, Some("bytes=0-0")) => answer(206, &["Content-Range: bytes 0-0/1000"], &body[..1]),
+            (_, Some("bytes=1000-")) => answer(416, &["Content-Range: bytes */1000"], b""),
+            _ => answer(200, &[], &body),
+        }
+    })
+    .await;
+    let client = client(settings(&[fake.url()]));
+    let of = |user: &str| client.repository(&"team/app".parse().unwrap(), Some(&Credential::Account(login(user, "x"))));
+    let methods = |from: usize| -> Vec<_> {
+        let asked = fake.seen().into_iter().skip(from);
+        asked.map(|seen| format!("{} {}", seen.method, seen.header("range").unwrap_or_default())).collect()
+    };
+    for _ in 0..2 {
+        assert!(of("evil").get_blob(&digest(&bytes), 0, None, &[]).await.is_err());
+        assert!(of("good").get_blob(&digest(&bytes), 1000, None, &[]).await.is_err());
+        let before = fake.seen().len();
+        assert_eq!(of("good").probe_blob(&digest(&bytes), None, false).await.unwrap().size, Some(1000));
+        assert_eq!(methods(before), ["GET bytes=0-0"]);
+    }
+}
+
 #[tokio::test]
 async fn a_length_that_head_does_not_tell_is_no_error() {
     let fake = Fake::start(|_, _| vec![head(200, &["Transfer-Encoding: chunked"])]).await;
     let repository = repository(&[fake.url()]);
     assert_eq!(repository.head_blob(&digest(b"x"), None).await.unwrap(), BlobHead::Size(None));
     assert_eq!(fake.seen().len(), 1, "it costs one request");
-    assert_eq!(repository.probe_blob(&digest(b"x"), false).await.unwrap().size, None);
+    assert_eq!(repository.probe_blob(&digest(b"x"), None, false).await.unwrap().size, None);
 }
 
 /// Where both fail, a question costs one HEAD: further tries are by GET, without a range once one was refused.

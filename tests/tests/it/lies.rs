@@ -12,6 +12,7 @@ use pierhead_tests::misbehaving::{Misbehaviour, Upstream};
 use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::pull::Client;
 use pierhead_tests::wire::Wire;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -113,12 +114,15 @@ async fn a_mirrors_wrong_bytes_for_a_small_blob_fail_no_client() {
         .into_iter()
         .flat_map(|how| [(how.clone(), false), (how, true)])
     {
-        let (liar, honest) = (Upstream::start().await, Upstream::start().await);
+        let (liars, honest) = ([Upstream::start().await, Upstream::start().await], Upstream::start().await);
         let image = Image::new(1, &[170, 1000, 5000]);
         honest.hold("team/app", "latest", &image);
-        liar.hold("team/app", "", &image);
-        liar.misbehave(how.clone());
-        let keys = hasty(json!({ "insecure": true, "upstream": [liar.url(), honest.url()] }));
+        for liar in &liars {
+            liar.hold("team/app", "", &image);
+            liar.misbehave(how.clone());
+        }
+        let upstream = [liars[0].url(), liars[1].url(), honest.url()];
+        let keys = hasty(json!({ "insecure": true, "upstream": upstream }));
         let edge = Setup::new().registry_with("up.test", "", keys).start().await;
         let client = edge.client();
         if known {
@@ -130,8 +134,44 @@ async fn a_mirrors_wrong_bytes_for_a_small_blob_fail_no_client() {
                 assert!(reply.status == 200 && reply.body == bytes, "{how:?} {known} {}", reply.status);
             }
             let whole = |request: &Request| request.path == path && request.range().is_none();
-            assert_eq!(liar.server.count(whole), 1, "{how:?} {known}");
+            for liar in &liars {
+                assert_eq!(liar.server.count(whole), 1, "{how:?} {known}");
+            }
         }
+    }
+}
+
+/// What a mirror sends in place of a part has another length than the manifest tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrors_page_is_no_part_of_a_blob() {
+    const PAGE: &str = "<html>mirror page, please log in</html>";
+    let pages: [fn() -> Answer; 3] = [
+        || Answer::new(200, &[("Content-Type", "text/html")], PAGE),
+        || Answer::new(200, &[], PAGE),
+        || Answer::new(206, &[("Content-Range", "bytes 5-14/39")], &PAGE[5..15]),
+    ];
+    for (at, page) in pages.into_iter().enumerate() {
+        let mirror =
+            Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| match request.path.contains("/blobs/") {
+                true => page(),
+                false => Answer::new(404, &[], "{}"),
+            })
+            .await;
+        let honest = Upstream::start().await;
+        let image = Image::new(2, &[5000]);
+        honest.hold("team/app", "latest", &image);
+        let keys = hasty(json!({ "insecure": true, "upstream": [mirror.url(), honest.url()] }));
+        let edge = Setup::new().registry_with("up.test", "", keys).start().await;
+        let client = edge.client();
+        client.manifest("team/app", "latest").await.unwrap();
+        let layer = &image.layers[0];
+        let path = format!("/v2/team/app/blobs/{}", layer.digest);
+        let part = client.request(Method::GET, &path).header("Range", "bytes=5-14").send().await.unwrap();
+        assert_eq!(part.status(), 206, "page {at}");
+        let length = layer.bytes.len();
+        assert_eq!(part.headers()["content-range"], format!("bytes 5-14/{length}"), "page {at}");
+        assert_eq!(part.bytes().await.unwrap(), layer.bytes.slice(5..15), "page {at}");
+        assert_eq!(client.get(&path).await.body, layer.bytes, "page {at}");
     }
 }
 

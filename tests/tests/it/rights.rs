@@ -138,11 +138,18 @@ async fn lists_say_nothing_about_the_right_to_pull() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_lets_nobody_in() {
     const PAGE: &str = "<!DOCTYPE html><html>Please log in</html>";
+    const ERROR: &str = r#"{"error":"please log in"}"#;
     let image = Image::new(2, &[200_000]);
-    let pages: [fn() -> Answer; 3] = [
+    fn without_a_length(media_type: &str, body: &'static str) -> Answer {
+        Answer::head(200, &[("Content-Type", media_type)]).then(Step::Send(body.into()))
+    }
+    let pages: [fn() -> Answer; 6] = [
         || Answer::new(200, &[("Content-Type", "text/html; charset=utf-8")], PAGE),
         || Answer::new(200, &[], PAGE),
-        || Answer::new(200, &[("Content-Type", "application/json")], r#"{"error":"please log in"}"#),
+        || Answer::new(200, &[("Content-Type", "application/json")], ERROR),
+        || without_a_length("application/json", ERROR),
+        || without_a_length("text/plain", ERROR),
+        || without_a_length("text/html", PAGE),
     ];
     for (at, page) in pages.into_iter().enumerate() {
         let content = image.clone();
@@ -153,14 +160,81 @@ async fn a_page_lets_nobody_in() {
         })
         .await;
         let edge = edge_of(json!(upstream.url()), passthrough()).await;
-        edge.client().login("ann", PASSWORD).pull("team/app", "v1").await.unwrap();
+        let ann = edge.client().login("ann", PASSWORD);
+        ann.pull("team/app", "v1").await.unwrap();
         for stranger in [edge.client(), edge.client().login("mallory", PASSWORD)] {
             for _ in 0..2 {
+                // By tag it is what upstream answers, and nothing follows from it.
+                for tag in ["v1", "anything"] {
+                    let answer = stranger.get(&format!("/v2/team/app/manifests/{tag}")).await;
+                    assert_ne!(answer.body, image.manifest.blob.bytes, "page {at}");
+                }
+                let head = stranger.request(Method::HEAD, "/v2/team/app/manifests/v1").send().await.unwrap();
+                let named = head.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+                assert_ne!(named, Some(image.digest().to_string().as_str()), "page {at}");
                 let digest = format!("/v2/team/app/manifests/{}", image.digest());
                 assert!(stranger.get(&digest).await.status >= 400, "page {at}");
                 for blob in image.blobs() {
                     let answer = stranger.get(&format!("/v2/team/app/blobs/{}", blob.digest)).await;
                     assert!(answer.status >= 400, "page {at}: a blob of {} bytes", blob.bytes.len());
+                }
+            }
+        }
+        assert_eq!(ann.get("/v2/team/app/manifests/v1").await.body, image.manifest.blob.bytes, "page {at}");
+    }
+}
+
+/// A mirror says that it has what it never sends. What the registry sent to one caller goes to nobody on that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrors_word_lets_nobody_have_what_the_registry_sent() {
+    let image = Image::new(7, &[1000, 200_000]);
+    // How the mirror answers ranges.
+    for says in [206, 200] {
+        let content = image.clone();
+        let mirror = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| {
+            let Some(blob) = content.blobs().find(|blob| request.path.ends_with(&blob.digest.to_string())) else {
+                let digest = content.digest().to_string();
+                let headers =
+                    [("Content-Type", content.manifest.media_type.as_str()), ("Docker-Content-Digest", &digest)];
+                return match request.method.as_str() {
+                    "HEAD" => Answer::head(200, &[&headers[..], &[("Content-Length", "500")]].concat()),
+                    _ => Answer::new(404, &[], "{}"),
+                };
+            };
+            let length = blob.bytes.len();
+            let digest = blob.digest.to_string();
+            match (request.method.as_str(), request.range().is_some()) {
+                ("GET", false) => Answer::new(404, &[], "{}"),
+                ("GET", _) if says == 206 => {
+                    Answer::new(206, &[("Content-Range", &format!("bytes 0-0/{length}"))], blob.bytes.slice(..1))
+                }
+                _ => Answer::head(200, &[("Content-Length", &length.to_string()), ("Docker-Content-Digest", &digest)]),
+            }
+        })
+        .await;
+        let content = image.clone();
+        let registry = Server::start(Ipv4Addr::LOCALHOST, move |request: &Request| match is_of(request, "ann") {
+            true => held(&content, request),
+            false => refused(401),
+        })
+        .await;
+        let edge = edge_of(json!([mirror.url(), registry.url()]), passthrough()).await;
+        let ann = edge.client().login("ann", PASSWORD);
+        let path = |repository: &str, kind: &str, name: &str| format!("/v2/{repository}/{kind}/{name}");
+        let digest = image.digest().to_string();
+        assert_eq!(ann.get(&path("team/app", "manifests", &digest)).await.status, 200, "{says}");
+        for blob in image.blobs() {
+            ann.blob("team/app", &blob.digest).await.unwrap();
+        }
+        for stranger in [edge.client(), edge.client().login("mallory", PASSWORD)] {
+            for repository in ["team/app", "mallory/other"] {
+                for (kind, name) in image.blobs().map(|blob| ("blobs", blob.digest.to_string())).chain([
+                    ("manifests", digest.clone()),
+                    ("manifests", "v1".to_owned()),
+                    ("manifests", "anything".to_owned()),
+                ]) {
+                    let answer = stranger.get(&path(repository, kind, &name)).await;
+                    assert!(answer.status >= 400, "{says}: {repository} {kind} {name} {}", answer.status);
                 }
             }
         }

@@ -81,7 +81,7 @@ impl Fills {
         if let Some(hint) = origin.hint
             && self.admits(store, registry, *digest, hint).await.is_err()
         {
-            let size = origin.source.repository.probe_blob(digest, false).await?.size;
+            let size = origin.source.repository.probe_blob(digest, origin.hint, false).await?.size;
             if let Some(told) = size
                 && self.admits(store, registry, *digest, told).await.is_err()
             {
@@ -104,7 +104,8 @@ impl Fills {
         let part = |size, part| Begun { part, ..Begun::known(Some(size), Want::Part(asked)) };
         if let Some(Stretch { start, end }) = asked {
             let end = end.unwrap_or(u64::MAX).min(start.saturating_add(download::READ_ON));
-            match download::open(origin, parties, digest, (start, Some(end)), None, &self.refused(digest)).await {
+            match download::open(origin, parties, digest, (start, Some(end)), origin.hint, &self.refused(digest)).await
+            {
                 Ok(mut body) => {
                     return Ok(match body.total().filter(|_| body.start() == start && body.end() > Some(start)) {
                         _ if body.widen() => Begun::whole(Some(body), true),
@@ -118,7 +119,7 @@ impl Fills {
                 Err(error) => return Err(error),
             }
         }
-        let probe = origin.source.repository.probe_blob(digest, failed).await?;
+        let probe = origin.source.repository.probe_blob(digest, origin.hint, failed).await?;
         Ok(match probe.size.filter(|_| probe.ranges) {
             Some(total) => part(total, None),
             None => Begun::whole(None, true),
