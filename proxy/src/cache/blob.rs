@@ -257,6 +257,12 @@ impl BlobReader {
                 },
             };
             self.position += read as u64;
+            if let Way::Fill(reader) = &self.way
+                && self.position >= self.aim.range.end
+            {
+                let Context { store, fills, origin, .. } = &self.context;
+                fills.resume_after(store, &reader.lease, origin.as_ref(), self.position);
+            }
             return Ok(read);
         }
     }

@@ -7,7 +7,7 @@
 //! ├── blobs/sha256/ab/<hex>               committed content, blobs and manifests alike; hashes to its name
 //! ├── partial/
 //! │   ├── sha256-<hex>                    what has arrived of a blob: a sparse file
-//! │   └── sha256-<hex>.map                which ranges of it hold, with their checksums
+//! │   └── sha256-<hex>.map                which ranges of it hold, with their checksums; whether all of it was asked for
 //! ├── repositories/<registry>/<name>/
 //! │   ├── _links/sha256-<hex>             this repository holds this content; a manifest's media type, or empty
 //! │   ├── _tags/<tag>                     the digest it meant, and when

@@ -54,6 +54,9 @@ pub(super) struct PartialMap {
     pub(super) total: Option<u64>,
     /// What is here of it.
     pub(super) claims: Vec<Claim>,
+    /// Whether a download of the whole blob has begun. Maps of earlier versions do not say so.
+    #[serde(default)]
+    pub(super) begun_whole: bool,
 }
 
 impl PartialMap {

@@ -10,6 +10,7 @@ use pierhead_tests::pierhead::{Pierhead, Setup};
 use pierhead_tests::pull::PullError;
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::wire::{Mode, Wire};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -185,6 +186,40 @@ async fn an_edge_that_is_killed_resumes_its_fill() {
     scene.edge.start_again().await;
     scene.pull().await.unwrap().unwrap();
     assert_eq!(scene.registry.blob_gets("team/app", &scene.blob).await, asked);
+}
+
+/// Docker resumes its pull with an open-ended range. What a kill lost before the range's start is fetched as well, without a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_killed_fills_what_a_resumed_pull_leaves_out() {
+    let mut scene = Scene::new(16 * MIB, json!({})).await;
+    scene.wire.limit(4 * MIB);
+    let path = format!("/v2/team/app/blobs/{}", scene.blob.digest);
+    // Two kills, each of which loses something. Clients are ahead of what was noted of the blob by chance: a MiB makes sure of a gap.
+    let mut body = scene.edge.client().open_blob("team/app", &scene.blob.digest).await.unwrap().bytes_stream();
+    let mut position = 0;
+    for part in [4 * MIB, 8 * MIB] {
+        while position < part {
+            position += body.next().await.unwrap().unwrap().len() as u64;
+        }
+        scene.edge.kill().await;
+        scene.edge.start_again().await;
+        position += MIB;
+        let range = format!("bytes={position}-");
+        let response = scene.edge.client().request(Method::GET, &path).header("Range", range).send().await.unwrap();
+        assert_eq!(response.status(), 206);
+        body = response.bytes_stream();
+    }
+    let mut rest = Vec::new();
+    while let Some(bytes) = body.next().await {
+        rest.extend_from_slice(&bytes.unwrap());
+    }
+    assert!(rest == scene.blob.bytes[usize::try_from(position).unwrap()..], "wrong bytes after {position}");
+    scene.edge.committed(&scene.blob.digest).await;
+    // What was on its way when the edge was killed is sent once more, and so is what was not noted.
+    scene.assert_sent_once(6 * MIB);
+    scene.registry.stop().await;
+    scene.wire.set(Mode::Closed).await;
+    scene.pull().await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

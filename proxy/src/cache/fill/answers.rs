@@ -150,6 +150,7 @@ impl Fill {
             let begin = !state.whole && !state.is_over();
             if begin {
                 state.whole = true;
+                state.begun_whole = true;
                 state.answered = false;
             }
             begin

@@ -18,6 +18,7 @@ pub(super) mod download;
 mod first;
 pub(super) mod lease;
 pub(super) mod registry;
+mod resumption;
 pub(super) mod writer;
 
 use std::fs::File;
@@ -82,6 +83,8 @@ struct State {
     failed: Option<BlobError>,
     /// A download of the whole blob is running.
     whole: bool,
+    /// Such a download has begun, perhaps in an earlier process ([`resumption`]).
+    begun_whole: bool,
     /// How such downloads failed. The next one may succeed.
     ends: Ends,
     /// Upstream has answered it.

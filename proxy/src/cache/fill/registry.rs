@@ -237,19 +237,20 @@ impl Fills {
                 return Ok(Opened::Uncached { size, asked });
             }
         };
+        let begun_whole = map.as_ref().is_some_and(|map| map.begun_whole);
+        let claims = map.map(|map| map.claims).unwrap_or_default();
         let (pieces, receiver) = mpsc::channel(writer::QUEUE);
         let fill = Arc::new(Fill {
             digest,
             owner: registry,
             file,
             parties,
-            state: Mutex::new(State { total: size, checking: true, unranged, ..State::default() }),
+            state: Mutex::new(State { total: size, checking: true, unranged, begun_whole, ..State::default() }),
             changed: watch::channel(()).0,
             pieces,
             users: AtomicUsize::new(0),
             idle: Notify::new(),
         });
-        let claims = map.map(|map| map.claims).unwrap_or_default();
         tokio::spawn(writer::run(Arc::clone(&fill), Arc::clone(store), Arc::clone(self), receiver, claims));
         // Leased while it becomes visible, so that it is not retired before whoever asked holds it.
         let lease = Lease::new(&fill);

@@ -203,7 +203,8 @@ fn catch_up(fill: &Fill, hashed: &mut Hashed) -> io::Result<()> {
 /// Writes down what the file holds.
 pub(super) fn save_map(fill: &Fill, store: &Store) -> io::Result<()> {
     let claims = fill.state.lock().segments.claims();
-    store.tree.write_partial_map(&fill.digest, &PartialMap { total: fill.total(), claims })
+    let map = PartialMap { total: fill.total(), claims, begun_whole: fill.has_begun_whole() };
+    store.tree.write_partial_map(&fill.digest, &map)
 }
 
 /// Everything is here: checks the hash, lets the readers have the rest, and commits.
