@@ -235,7 +235,11 @@ async fn parts(config: &OriginConfig, metrics: Arc<Metrics>, log: AccessLog) -> 
         Err(error) => tracing::warn!(part = "storage", %error, "not well"),
     }
     let meta = Meta::open(&config.database).await?;
-    let auth = Auth::open(meta.clone(), &config.hostname, &config.auth).await?;
+    let auth = Auth::open(meta.clone(), &config.hostname, &config.auth).await;
+    let auth = auth.map_err(|error| match OpenError::full(&config.database.kind) {
+        Some(full) if error.is_full() => full.into(),
+        _ => AppError::from(error),
+    })?;
     Ok(Parts { meta, store, auth, metrics, log })
 }
 

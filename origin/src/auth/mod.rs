@@ -69,6 +69,13 @@ pub(crate) enum AuthError {
     Meta(#[from] MetaError),
 }
 
+impl AuthError {
+    /// Whether the disk of the database is full.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, AuthError::Meta(MetaError::Full(_)) | AuthError::Keyring(KeyringError::Meta(MetaError::Full(_))))
+    }
+}
+
 /// What seals the tokens of robots, if they are kept.
 async fn seal(meta: &Meta, config: &OriginAuth) -> Result<Arc<RobotSeal>, MetaError> {
     let key = if config.show_robot_tokens { Some(meta.robot_key().await?) } else { None };

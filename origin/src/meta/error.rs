@@ -8,6 +8,9 @@ pub(crate) enum MetaError {
     /// It cannot be reached, has no connection free, or takes too long: trying again later can help.
     #[error("the database is not available: {0}")]
     Unavailable(DbErr),
+    /// Its disk has no room left: nothing was changed, and trying again helps once there is room.
+    #[error("the disk of the database is full: {0}")]
+    Full(DbErr),
     /// It met another change, which went on: trying again at once helps.
     #[error("it met another change")]
     Conflict,
@@ -47,6 +50,7 @@ impl From<DbErr> for MetaError {
             _ => {}
         }
         match &error {
+            _ if is_full(&error) => MetaError::Full(error),
             DbErr::Exec(cause) | DbErr::Query(cause) if is_conflict(cause) => MetaError::Conflict,
             DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => MetaError::Unavailable(error),
             DbErr::Exec(cause) | DbErr::Query(cause) if is_passing(cause) => MetaError::Unavailable(error),
@@ -60,6 +64,31 @@ fn is_conflict(cause: &RuntimeErr) -> bool {
     let RuntimeErr::SqlxError(cause) = cause else { return false };
     let code = cause.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code.len() == 5 && code.starts_with("40"))
+}
+
+/// Whether the disk of the database has no room left.
+pub(super) fn is_full(error: &DbErr) -> bool {
+    code(error).is_some_and(|code| match code.len() {
+        // PostgreSQL's `disk_full`.
+        5 => code == "53100",
+        // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE: the file of shared memory cannot grow.
+        _ => code == "13" || code == "4874",
+    })
+}
+
+/// Whether SQLite met an error of the file system whose cause it does not tell.
+pub(super) fn is_io_in_sqlite(error: &DbErr) -> bool {
+    code(error).filter(|code| code.len() != 5).and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| {
+        // SQLITE_IOERR and SQLITE_CANTOPEN.
+        matches!(code & 0xff, 10 | 14)
+    })
+}
+
+/// The code of the database's answer.
+fn code(error: &DbErr) -> Option<String> {
+    let (DbErr::Conn(cause) | DbErr::Exec(cause) | DbErr::Query(cause)) = error else { return None };
+    let RuntimeErr::SqlxError(cause) = cause else { return None };
+    Some(cause.as_database_error()?.code()?.into_owned())
 }
 
 /// Whether the connection failed, and not the statement; or the statement was ended from outside.
@@ -81,7 +110,7 @@ fn is_passing(cause: &RuntimeErr) -> bool {
 }
 
 /// SQLite's result codes, of which the lowest byte says what it is about: busy, locked, out of memory, a file system that is read-only, fails,
-/// is full, or does not open the file.
+/// or does not open the file.
 fn is_passing_in_sqlite(code: u32) -> bool {
-    matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14)
+    matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 14)
 }

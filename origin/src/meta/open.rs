@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Meta;
+use super::error::{is_full, is_io_in_sqlite};
 use super::migration::Migrator;
 use super::ping::OpenFile;
 use crate::owner;
@@ -26,6 +27,9 @@ const MIGRATION_LOCK: i64 = 0x7069_6572_6d69;
 
 /// How long a change waits for its turn at SQLite's one writer, which may be another process: `pierhead-origin user`.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
+
+/// Bytes that SQLite writes to open a file: its header, and a page of shared memory.
+const OPENING: u64 = 64 << 10;
 
 /// Why the database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,12 @@ pub(crate) enum OpenError {
     /// It cannot be reached, and why not.
     #[error("database: {0}: {1}")]
     Connect(String, String),
+    /// It can be reached, and takes no changes.
+    #[error("database: {0}: {1}")]
+    Begin(String, DbErr),
+    /// Its disk is full: its file, and the directory.
+    #[error("database: {}: the disk is full: make room in {}", .0.display(), .1.display())]
+    Full(PathBuf, PathBuf),
     /// The tables could not be made what this version needs.
     #[error("database: {0}: its tables cannot be brought up to date: {1}")]
     Migrate(String, DbErr),
@@ -48,6 +58,26 @@ pub(crate) enum OpenError {
     /// They are of a later version.
     #[error("database: its tables are of a later version of pierhead-origin")]
     Later,
+}
+
+impl OpenError {
+    /// That the disk of SQLite's file is full; of a server's disk there is no directory to name.
+    pub(crate) fn full(kind: &DatabaseKind) -> Option<OpenError> {
+        let DatabaseKind::Sqlite(path) = kind else { return None };
+        Some(OpenError::Full(path.clone(), path.parent().unwrap_or(Path::new(".")).to_owned()))
+    }
+
+    /// The same, if that is what an error comes from.
+    fn of_full_disk(error: &DbErr, kind: &DatabaseKind) -> Option<OpenError> {
+        let OpenError::Full(file, directory) = OpenError::full(kind)? else { return None };
+        let full = is_full(error) || (is_io_in_sqlite(error) && has_no_room(&directory));
+        full.then_some(OpenError::Full(file, directory))
+    }
+}
+
+/// Whether a disk has less room than SQLite needs to open a file.
+fn has_no_room(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < OPENING)
 }
 
 impl Meta {
@@ -97,6 +127,9 @@ impl Meta {
         let connections = match sea_orm::Database::connect(options).await {
             Ok(connections) => connections,
             Err(error) => {
+                if let Some(full) = OpenError::of_full_disk(&error, &database.kind) {
+                    return Err(full);
+                }
                 let reason = match &server {
                     Some(server) => refusal(server, database.connect_timeout).await,
                     None => None,
@@ -107,7 +140,10 @@ impl Meta {
         };
         let writer = matches!(database.kind, DatabaseKind::Sqlite(_)).then(|| Arc::new(Semaphore::new(1)));
         let mut meta = Meta { connections, writer, file: None };
-        meta.migrate(&place).await?;
+        meta.migrate(&place).await.map_err(|error| {
+            let (OpenError::Migrate(_, cause) | OpenError::Begin(_, cause)) = &error else { return error };
+            OpenError::of_full_disk(cause, &database.kind).unwrap_or(error)
+        })?;
         if let DatabaseKind::Sqlite(path) = &database.kind {
             owner::files_of(path).iter().for_each(|file| owner::adopt(file));
             let file = OpenFile::of(path).map_err(|error| OpenError::Directory(place, error))?;
@@ -119,13 +155,13 @@ impl Meta {
     /// Brings the tables up to date. Nodes that start together take turns; those that come second find nothing to do.
     async fn migrate(&self, place: &str) -> Result<(), OpenError> {
         let migrate = |error| OpenError::Migrate(place.to_owned(), error);
-        let connect = |error: DbErr| OpenError::Connect(place.to_owned(), error.to_string());
+        let begin = |error| OpenError::Begin(place.to_owned(), error);
         // SQLite's one writer, from the beginning: another process may be about to do the same.
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let turn = self.connections.begin_with_options(options).await.map_err(connect)?;
+        let turn = self.connections.begin_with_options(options).await.map_err(begin)?;
         if self.connections.get_database_backend() == DatabaseBackend::Postgres {
             let waits = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             // The migrator asks for its table again and again, and the server would tell each time that it is there.
@@ -280,7 +316,7 @@ mod tests {
         let large = "INSERT INTO filled VALUES (printf('%.*c', 100000, 'x'))";
         let change = meta.change().await.unwrap();
         let error = change.transaction.execute_unprepared(large).await.unwrap_err();
-        assert!(matches!(MetaError::from(error), MetaError::Unavailable(_)));
+        assert!(matches!(MetaError::from(error), MetaError::Full(_)));
         drop(change);
         // Another that is given up, and one that has room again.
         drop(meta.change().await.unwrap());

@@ -74,6 +74,13 @@ pub(crate) enum RegistryError {
     Interrupted,
 }
 
+impl RegistryError {
+    /// Whether a disk, or what the store may take, is full.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, RegistryError::Store(StoreError::Full(_)) | RegistryError::Meta(MetaError::Full(_)))
+    }
+}
+
 impl From<StoreError> for RegistryError {
     fn from(error: StoreError) -> RegistryError {
         match error {

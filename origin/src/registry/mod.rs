@@ -10,6 +10,7 @@ mod creation;
 mod deletion;
 mod error;
 mod expiration;
+mod full;
 mod json_limits;
 mod lists;
 mod manifest;

@@ -94,7 +94,7 @@ impl Registry {
         id: &UploadId,
         piece: Piece,
     ) -> Result<Standing, RegistryError> {
-        let writer = Writer::claim(self, repository, id, Purpose::Push).await?;
+        let writer = self.claim_to_push(repository, id).await?;
         detached(async move {
             let (writer, outcome) = writer.take(piece).await;
             match outcome {
@@ -114,7 +114,7 @@ impl Registry {
         piece: Piece,
         digest: Digest,
     ) -> Result<Finished, RegistryError> {
-        let mut writer = match Writer::claim(self, repository, id, Purpose::Push).await {
+        let mut writer = match self.claim_to_push(repository, id).await {
             Err(RegistryError::UploadUnknown) => return self.finished_before(repository, piece, digest).await,
             writer => writer?,
         };
@@ -197,6 +197,7 @@ impl Registry {
         match &made {
             Ok(()) => {}
             Err(RegistryError::NotItsDigest(_)) => self.forget_upload(&id, &row).await,
+            Err(error) if error.is_full() => self.give_back(&id, &row).await,
             Err(_) => self.release(&row).await,
         }
         made.map(|()| length)
@@ -241,7 +242,7 @@ impl Registry {
         loop {
             match self.arrived(row, id, blob, &digest, length).await {
                 // What was stored would have to be sent again. The database may be back soon.
-                Err(RegistryError::Meta(MetaError::Unavailable(_) | MetaError::Conflict))
+                Err(RegistryError::Meta(MetaError::Unavailable(_) | MetaError::Full(_) | MetaError::Conflict))
                     if begun.elapsed() < PATIENCE =>
                 {
                     sleep(LOOK).await;
@@ -328,28 +329,6 @@ impl Registry {
         let held = change.mount(from, repository, digest, self.held_until()).await?;
         change.commit().await?;
         Ok(held.is_some())
-    }
-
-    /// Takes away what an upload stored and what is known of it. What fails here is taken away by garbage collection.
-    pub(super) async fn forget_upload(&self, id: &UploadId, row: &UploadRow) {
-        let forget = async {
-            let change = self.meta.change().await?;
-            let ours = change.delete_upload(id, row.writer.as_deref().unwrap_or_default()).await?;
-            change.commit().await?;
-            Ok::<bool, MetaError>(ours)
-        };
-        match forget.await {
-            Ok(true) => self.discard_stored(id, row).await,
-            // Another writes it by now, or has ended it.
-            Ok(false) => {}
-            Err(error) => tracing::warn!(upload = id.as_str(), %error, "an upload is left for garbage collection"),
-        }
-    }
-
-    async fn discard_stored(&self, id: &UploadId, row: &UploadRow) {
-        if let Err(error) = self.store.discard(id, checkpoint(row).as_ref()).await {
-            tracing::warn!(upload = id.as_str(), %error, "what an upload stored is left for garbage collection");
-        }
     }
 
     /// Lets the next request write an upload.

@@ -136,7 +136,9 @@ impl Writer {
 
     /// Writes down how far it got, and lets others write.
     pub(super) async fn leave(mut self) -> Result<Standing, RegistryError> {
-        self.save_all().await?;
+        if let Err(error) = self.save_all().await {
+            return Err(self.give_up(error).await);
+        }
         self.registry.release(&self.row).await;
         Ok(Standing { length: self.saved })
     }
@@ -146,12 +148,16 @@ impl Writer {
         match &error {
             RegistryError::UploadBusy => {}
             RegistryError::TooLarge(_) | RegistryError::UploadLost => self.discard().await,
-            RegistryError::Body(_) | RegistryError::Incomplete => {
-                if let Err(error) = self.save_all().await {
-                    tracing::debug!(upload = self.id.as_str(), %error, "an upload goes on from further back");
+            error if error.is_full() => self.give_back().await,
+            RegistryError::Body(_) | RegistryError::Incomplete => match self.save_all().await {
+                Err(error) if error.is_full() => self.give_back().await,
+                saved => {
+                    if let Err(error) = saved {
+                        tracing::debug!(upload = self.id.as_str(), %error, "an upload goes on from further back");
+                    }
+                    self.registry.release(&self.row).await;
                 }
-                self.registry.release(&self.row).await;
-            }
+            },
             _ => self.registry.release(&self.row).await,
         }
         error
@@ -161,6 +167,12 @@ impl Writer {
     pub(super) async fn discard(mut self) {
         drop(self.upload.take());
         self.registry.forget_upload(&self.id, &self.row).await;
+    }
+
+    /// Gives back the room of an upload that met a full disk.
+    async fn give_back(mut self) {
+        drop(self.upload.take());
+        self.registry.give_back(&self.id, &self.row).await;
     }
 
     /// Makes safe all that was written.

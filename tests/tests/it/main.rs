@@ -32,6 +32,7 @@ mod origin_accounts;
 mod origin_acme;
 mod origin_backup;
 mod origin_cluster;
+mod origin_disk;
 mod origin_expiration;
 mod origin_files;
 mod origin_garbage;

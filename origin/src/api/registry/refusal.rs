@@ -166,11 +166,7 @@ impl From<RegistryError> for Refusal {
             RegistryError::Store(StoreError::Unavailable(_)) => {
                 return unavailable("the storage does not answer; try again", &message);
             }
-            RegistryError::Store(StoreError::Full(_)) => {
-                tracing::error!(error = message, "the store is full");
-                let code = ErrorCode::Unavailable;
-                return Refusal::new(StatusCode::INSUFFICIENT_STORAGE, code, "the storage is full".to_owned());
-            }
+            RegistryError::Store(StoreError::Full(_)) => return full("the storage is full", &message),
             RegistryError::Store(_) | RegistryError::Interrupted => return broken(&message),
         };
         Refusal::new(status, code, message)
@@ -184,6 +180,7 @@ impl From<MetaError> for Refusal {
     fn from(error: MetaError) -> Refusal {
         match &error {
             MetaError::Unavailable(_) => unavailable("the database does not answer; try again", &error.to_string()),
+            MetaError::Full(_) => full("the disk of the database is full", &error.to_string()),
             // Two at the same moment, more often than we tried: the client's turn to try again.
             MetaError::Conflict | MetaError::Exists | MetaError::Gone => {
                 unavailable("it is being changed by others; try again", &error.to_string())
@@ -198,6 +195,12 @@ fn unavailable(message: &str, cause: &str) -> Refusal {
     tracing::warn!(cause, "not available");
     let more = More::RetryAfter(SOON);
     Refusal { more, ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message.to_owned()) }
+}
+
+/// What takes no more before an operator makes room. An upload that meets it is gone.
+fn full(message: &str, cause: &str) -> Refusal {
+    tracing::error!(cause, "{message}");
+    Refusal::new(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Unavailable, message.to_owned())
 }
 
 /// What is a fault of ours.

@@ -212,6 +212,11 @@ impl From<MetaError> for ApiError {
                 tracing::warn!(error = %cause, "the database is not available");
                 ApiError::Later(StatusCode::SERVICE_UNAVAILABLE, 2, "the database is not available".to_owned())
             }
+            MetaError::Full(cause) => {
+                tracing::error!(error = %cause, "the disk of the database is full");
+                let message = "the disk of the database is full: nothing was changed".to_owned();
+                ApiError::Later(StatusCode::INSUFFICIENT_STORAGE, 60, message)
+            }
             error @ (MetaError::Corrupt(_) | MetaError::Broken(_)) => {
                 tracing::error!(%error, "a request to the API failed");
                 ApiError::Internal
