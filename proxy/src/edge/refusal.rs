@@ -179,6 +179,9 @@ pub(crate) enum Refusal {
     /// Upstream answers nonsense, or bytes that do not hash to their digest.
     #[error("{}", failed("sent an invalid answer", .0.as_deref()))]
     Invalid(Option<Box<Failed>>),
+    /// A server of a pool broke off before its answer was here.
+    #[error("{}: {}", .0.registry, .0.reason)]
+    Broken(Box<Failed>),
     /// The request came from this edge, or upstream says that it came back to an edge that asks for it.
     #[error("{}", failed("leads back to an edge that asks it", .0.as_deref()))]
     Loop(Option<Box<Failed>>),
@@ -255,6 +258,7 @@ impl Refusal {
                 | Refusal::Unknown(Thing::Manifest | Thing::Tags | Thing::Referrers)
                 | Refusal::NoReferrers(_)
                 | Refusal::Invalid(_)
+                | Refusal::Broken(_)
                 | Refusal::Storage
         )
     }
@@ -284,6 +288,7 @@ impl Refusal {
                 | Refusal::Unavailable(_)
                 | Refusal::TargetRefused(_)
                 | Refusal::Invalid(_)
+                | Refusal::Broken(_)
                 | Refusal::Loop(_)
                 | Refusal::Storage
                 | Refusal::Busy

@@ -11,6 +11,7 @@ use pierhead_tests::eventually;
 use pierhead_tests::image::Image;
 use pierhead_tests::pierhead::Setup;
 use pierhead_tests::process::run;
+use pierhead_tests::pull::reply;
 use pierhead_tests::raw::{LONG, backend, curl, exchange, front, rest, says, secure, until};
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::server::{Server, certificate};
@@ -359,6 +360,23 @@ async fn why_there_is_no_answer_is_in_the_log() {
         let told = line["error"].as_str().unwrap_or_default();
         assert!(told.contains(error), "{line}");
         assert!(!answer.contains(told) && !answer.contains(&server.to_string()), "{answer}");
+    }
+}
+
+/// Also where no registry is served, a client hears which pool failed and how.
+#[tokio::test]
+async fn a_server_that_breaks_off_is_told_with_its_pool() {
+    for (answer, expected) in [
+        ("", "the pool web: the server closed the connection without an answer"),
+        ("HTTP/1.1 200 OK\r\nContent-", "the pool web: the server closed the connection within its answer"),
+        ("220 smtp.example ESMTP\r\n\r\n", "the pool web sent an invalid answer: not an HTTP/1 answer"),
+    ] {
+        let server = says(answer).await;
+        let edge = front(&[server]).start().await;
+        let reply = reply(edge.client().request(Method::POST, "/v2/team/app/blobs/uploads/").body("x")).await.unwrap();
+        let said = String::from_utf8_lossy(&reply.body);
+        assert!(reply.status == 502 && said.contains(expected), "{answer:?}: {said}");
+        assert!(!said.contains(&server.to_string()), "{said}");
     }
 }
 

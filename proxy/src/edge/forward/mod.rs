@@ -252,14 +252,18 @@ fn refusal(error: &ExchangeError, pool: &str) -> Refusal {
         ExchangeError::Lease(LeaseError::QueueFull | LeaseError::QueueTimeout) => Refusal::Busy,
         ExchangeError::Lease(LeaseError::NoServer) => unavailable("no server is up"),
         ExchangeError::Connect { .. } => unavailable("no server accepts a connection"),
-        ExchangeError::Wire { error, .. } => refusal_of_wire(error),
+        ExchangeError::Wire { error, .. } => refusal_of_wire(error, pool),
     }
 }
 
 /// The same, once a server was reached.
-fn refusal_of_wire(error: &WireError) -> Refusal {
+fn refusal_of_wire(error: &WireError, pool: &str) -> Refusal {
     match error {
         WireError::Silent => Refusal::Silent,
-        WireError::Io(_) | WireError::Empty | WireError::Short | WireError::Nonsense(_) => Refusal::Invalid(None),
+        WireError::Io(_) => {
+            Refusal::Broken(Failed::of_pool(pool, &format!("the connection to the server broke: {error}")))
+        }
+        WireError::Empty | WireError::Short => Refusal::Broken(Failed::of_pool(pool, &error.to_string())),
+        WireError::Nonsense(_) => Refusal::Invalid(Some(Failed::of_pool(pool, &error.to_string()))),
     }
 }

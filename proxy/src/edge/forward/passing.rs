@@ -123,7 +123,7 @@ impl<E: Errand> Passing<'_, E> {
             Broken::Server(error) => {
                 self.by.error = Some(error.to_string());
                 self.relay.exchange.failed(&error);
-                Err(refusal_of_wire(&error))
+                Err(refusal_of_wire(&error, &self.errand.pool().settings().name))
             }
         }
     }
