@@ -3,12 +3,16 @@
 //! Pure: what is shown depends on the document alone. Control characters are shown as such, never sent to the terminal:
 //! some texts come from servers and clients.
 
+use std::time::Duration;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use humantime::parse_rfc3339;
 use serde_json::Value;
 
 use crate::admin::shape::{
-    CacheStats, CertificateList, HoldingList, Image, Pool, RefusedFiles, Reload, Server, SessionList, Version, Why,
+    CacheStats, Certificate, CertificateList, HoldingList, Image, Pool, RefusedFiles, Reload, Server, SessionList,
+    Version, Why,
 };
 
 /// What stands where there is nothing to say.
@@ -122,13 +126,23 @@ pub(super) fn certificates(list: &CertificateList) -> String {
             text(&certificate.listener),
             text(&certificate.names.join(", ")),
             text(&seconds(&certificate.not_after)),
-            number(certificate.seconds_left.div_euclid(24 * 3600)),
+            match valid_from(certificate) {
+                Some(from) => text(&format!("not valid before {from}")),
+                None => number(certificate.seconds_left.div_euclid(24 * 3600)),
+            },
             text(&certificate.issuer),
             text(&certificate.file),
         ]);
     }
     let refused = list.refused.iter().map(|refused| format!("\n{}", printable(&refused_files(refused))));
     format!("{}{}", rendered(&table), refused.collect::<String>())
+}
+
+/// When a certificate becomes valid that is not yet. The clock is the edge's, which its end and the time until then tell.
+fn valid_from(certificate: &Certificate) -> Option<String> {
+    let (begins, ends) = (parse_rfc3339(&certificate.not_before).ok()?, parse_rfc3339(&certificate.not_after).ok()?);
+    let left = Duration::from_secs(u64::try_from(certificate.seconds_left).ok()?);
+    (begins > ends.checked_sub(left)?).then(|| seconds(&certificate.not_before))
 }
 
 fn refused_files(RefusedFiles { listener, problem }: &RefusedFiles) -> String {
@@ -260,6 +274,12 @@ pub(super) fn status(standing: &Standing<'_>) -> String {
     }
     for refused in &certificates.refused {
         lines.push(format!("certificate    {}", refused_files(refused)));
+    }
+    for certificate in &certificates.certificates {
+        let (file, listener) = (&certificate.file, &certificate.listener);
+        if let Some(from) = valid_from(certificate) {
+            lines.push(format!("certificate    {file} of listener {listener} is not valid yet, but from {from} on"));
+        }
     }
     for certificate in certificates.certificates.iter().filter(|certificate| certificate.seconds_left <= NOTICE) {
         let days = certificate.seconds_left.abs() / (24 * 3600);

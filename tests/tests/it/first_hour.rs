@@ -11,6 +11,7 @@ use pierhead_tests::image::Image;
 use pierhead_tests::launch::fields;
 use pierhead_tests::pierhead::{Pierhead, Setup, binary};
 use pierhead_tests::process::{Output, run};
+use pierhead_tests::raw::says;
 use pierhead_tests::registry::DockerRegistry;
 use pierhead_tests::setup::Program;
 use rcgen::{CertificateParams, KeyPair};
@@ -166,6 +167,45 @@ async fn a_certificate_that_ends_is_said_everywhere() {
             "{name}: {}",
             status.stdout
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctl_says_when_a_certificate_is_not_valid_yet() {
+    let setup = with_tls(Setup::new(), "100ms");
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_before = (SystemTime::now() + 40 * DAY).into();
+    params.not_after = (SystemTime::now() + 400 * DAY).into();
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(setup.dir.path().join("tls.key"), key.serialize_pem()).unwrap();
+    std::fs::write(setup.dir.path().join("tls.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let edge = setup.start().await;
+    let address = edge.admin.to_string();
+    let status = pierhead(edge.dir(), &["ctl", "status", "--address", &address]).await.expect_success();
+    let is_said =
+        |line: &str| line.starts_with("certificate ") && line.contains("tls.crt of listener registry is not valid yet");
+    assert!(status.stdout.lines().any(is_said), "{}", status.stdout);
+    let shown = pierhead(edge.dir(), &["ctl", "certificates", "--address", &address]).await.expect_success();
+    assert!(shown.stdout.contains("not valid before 2"), "{}", shown.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctl_says_that_another_server_is_no_admin_listener() {
+    let edge = Setup::new().registry("up.test", "http://127.0.0.1:9").start().await;
+    let page = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>";
+    let refuses = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+    for other in [edge.registry, says(page).await, says(refuses).await] {
+        for command in ["status", "pools"] {
+            let refused =
+                pierhead(edge.dir(), &["ctl", command, "--address", &other.to_string()]).await.expect_failure();
+            let expected = format!("what answers at {other} is not an edge's admin listener");
+            assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+            assert!(
+                refused.stderr.contains("`admin.bind`") && refused.stderr.contains("--address"),
+                "{}",
+                refused.stderr
+            );
+        }
     }
 }
 
