@@ -73,9 +73,18 @@ pub(crate) enum CtlError {
         /// Of a configuration.
         problems: Vec<String>,
     },
-    /// Whoever answered is no edge, or one of another version.
-    #[error("the answer is not understood: {0}")]
-    Shape(#[source] serde_json::Error),
+    /// The answer is none that an edge of this version gives.
+    #[error(
+        "what answers at {authority} is not an edge's admin listener, or an edge of another version: give the address of \
+         `admin.bind` in the edge's configuration by --address, or the configuration by --config"
+    )]
+    NoEdge {
+        /// Where.
+        authority: String,
+    },
+    /// What is to be sent or shown cannot be written as JSON.
+    #[error("cannot write JSON: {0}")]
+    Json(#[source] serde_json::Error),
 }
 
 impl CtlError {
@@ -111,7 +120,7 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<T, CtlError> {
         let answer = self.sent(method, path, body).await?;
-        serde_json::from_slice(&answer).map_err(CtlError::Shape)
+        self.read(&answer)
     }
 
     /// Asks for something that has no answer but that it was done.
@@ -122,7 +131,16 @@ impl Client {
     /// What the end-to-end report says, well or not.
     pub(super) async fn health(&self) -> Result<Value, CtlError> {
         let (_, body) = self.exchange(Method::GET, "/health/endtoend", None).await?;
-        serde_json::from_slice(&body).map_err(CtlError::Shape)
+        self.read(&body)
+    }
+
+    /// Reads what an edge says. The parser's own words say nothing to who gave a wrong address.
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, CtlError> {
+        serde_json::from_slice(body).map_err(|_| self.no_edge())
+    }
+
+    fn no_edge(&self) -> CtlError {
+        CtlError::NoEdge { authority: self.target.authority.clone() }
     }
 
     async fn sent(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, CtlError> {
@@ -130,10 +148,10 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
+        let said: ErrorBody = self.read(&body)?;
         if status == StatusCode::UNAUTHORIZED {
             return Err(CtlError::Unauthorized);
         }
-        let said: ErrorBody = serde_json::from_slice(&body).map_err(CtlError::Shape)?;
         let Failure { code, message, problems } = said.error;
         Err(CtlError::Refused { code, message, problems })
     }

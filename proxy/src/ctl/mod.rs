@@ -293,7 +293,7 @@ impl Asked {
     }
 
     async fn change<T: DeserializeOwned>(&self, what: &str, part: &Part) -> Result<T, CtlError> {
-        let body = serde_json::to_vec(part).map_err(CtlError::Shape)?;
+        let body = serde_json::to_vec(part).map_err(CtlError::Json)?;
         let changed = self.client.ask(Method::POST, &format!("/api/v1/cache/{what}"), Some(body)).await;
         changed.map_err(|error| image::advised(error, part))
     }
@@ -309,7 +309,7 @@ impl Asked {
 
     async fn order(&self, of: &Of, order: &Order) -> Result<String, CtlError> {
         let path = format!("/api/v1/pools/{}/servers/{}", segment(&of.pool), segment(&of.server));
-        let body = serde_json::to_vec(order).map_err(CtlError::Shape)?;
+        let body = serde_json::to_vec(order).map_err(CtlError::Json)?;
         let server: Server = self.client.ask(Method::POST, &path, Some(body)).await?;
         self.rendered(&server, |server| table::server(&of.pool, server))
     }
@@ -357,5 +357,5 @@ impl Asked {
 }
 
 fn pretty<T: Serialize>(answer: &T) -> Result<String, CtlError> {
-    serde_json::to_string_pretty(answer).map_err(CtlError::Shape)
+    serde_json::to_string_pretty(answer).map_err(CtlError::Json)
 }
