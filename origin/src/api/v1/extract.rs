@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
 use super::error::ApiError;
-use super::ignored::{Ignored, read};
+use super::ignored::{Ignored, of_parameter, read};
 use super::required;
 use crate::api::Origin;
 use crate::api::asked::Asked;
@@ -168,7 +168,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Wanted<T> {
 /// Which parameter is wrong, without what the parser says around it.
 fn in_query(error: &QueryRejection) -> String {
     let said = std::error::Error::source(error).map_or_else(|| error.body_text(), ToString::to_string);
-    format!("the query: {said}")
+    format!("the query: {}", of_parameter(&said))
 }
 
 /// The body.

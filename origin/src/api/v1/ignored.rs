@@ -81,11 +81,42 @@ fn in_words(error: &serde_json::Error, key: &str, bytes: &[u8]) -> String {
             let said = error.to_string();
             let said = said.split(" at line ").next().unwrap_or_default();
             let missing = said.strip_prefix("missing field ").map(|field| format!("{field} is missing"));
-            let said = missing
-                .unwrap_or_else(|| said.replace("unknown variant", "unknown value").replace("invalid type: ", ""));
+            let said = missing.unwrap_or_else(|| {
+                let said = said.replace("unknown variant", "unknown value").replace("invalid type: ", "");
+                expected(&said.replace("invalid value: ", ""))
+            });
             if matches!(key, "." | "") { said } else { format!("`{}`: {said}", plain(key)) }
         }
     }
+}
+
+/// What a parser expects, in words: it names types of this program.
+fn expected(said: &str) -> String {
+    let Some((found, kind)) = said.rsplit_once(", expected ") else { return said.to_owned() };
+    let kind = match kind {
+        "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        other => other,
+    };
+    format!("{found}, expected {kind}")
+}
+
+/// What is wrong with a parameter of a query, in words. `said` is the parser's: `limit: invalid digit found in string`.
+pub(super) fn of_parameter(said: &str) -> String {
+    let (key, said) = match said.split_once(": ") {
+        Some((key, said)) if !key.contains([' ', '`']) => (Some(key), said),
+        _ => (None, said),
+    };
+    let words = match said {
+        "invalid digit found in string" | "cannot parse integer from empty string" => "must be a whole number",
+        "number too large to fit in target type" => "the number is too large",
+        "number too small to fit in target type" => "the number is too small",
+        "provided string was not `true` or `false`" => "must be true or false",
+        other => other,
+    };
+    key.map_or_else(|| words.to_owned(), |key| format!("`{}`: {words}", plain(key)))
 }
 
 #[cfg(test)]
@@ -111,6 +142,22 @@ mod tests {
     struct Body {
         role: Role,
         delegate: Option<Inner>,
+        until: Option<i64>,
+        parts: Option<u32>,
+        kept: Option<bool>,
+    }
+
+    #[test]
+    fn parameters_are_told_in_words() {
+        for (said, words) in [
+            ("limit: invalid digit found in string", "`limit`: must be a whole number"),
+            ("limit: cannot parse integer from empty string", "`limit`: must be a whole number"),
+            ("limit: number too large to fit in target type", "`limit`: the number is too large"),
+            ("last: provided string was not `true` or `false`", "`last`: must be true or false"),
+            ("missing field `query`", "missing field `query`"),
+        ] {
+            assert_eq!(of_parameter(said), words);
+        }
     }
 
     #[test]
@@ -155,6 +202,9 @@ mod tests {
             ("{}", "`role` is missing"),
             ("{\"role\":\"king\"}", "`role`: unknown value `king`, expected `read`"),
             ("{\"role\":\"read\",\"delegate\":{\"name\":1}}", "`delegate.name`: integer `1`, expected a string"),
+            (r#"{"role":"read","until":"soon"}"#, "`until`: string \"soon\", expected a whole number"),
+            (r#"{"role":"read","parts":-1}"#, "`parts`: integer `-1`, expected a whole number of at least 0"),
+            (r#"{"role":"read","kept":1}"#, "`kept`: integer `1`, expected true or false"),
             ("{\"role\":1}", "`role`: the value is of the wrong type"),
         ] {
             let error = read::<Body>(body.as_bytes(), None).unwrap_err();

@@ -99,7 +99,7 @@ fn in_words(said: &str) -> String {
     }
     let number = NUMBERS.iter().find(|(parsers, _)| said == *parsers).map(|(_, ours)| (*ours).to_owned());
     let said = number.unwrap_or_else(|| match said.strip_prefix("invalid type: ") {
-        Some(rest) => rest.to_owned(),
+        Some(rest) => rest.replace("expected variant identifier", "expected a string"),
         None => said.replace("unknown variant", "unknown value"),
     });
     key.map(|key| format!("`{key}`: {said}")).unwrap_or(said)
@@ -120,6 +120,9 @@ mod tests {
         registry: String,
         limit: Option<usize>,
     }
+
+    const WEIGHT: &str =
+        "the body: `weight`: must be a whole number from 0 to 65535, or left out for the configured one";
 
     #[tokio::test]
     async fn what_is_wrong_with_a_query_is_said_in_words() {
@@ -162,10 +165,19 @@ mod tests {
         ] {
             assert_eq!(part(body), invalid(StatusCode::from_u16(status).unwrap(), expected.to_owned()), "{body}");
         }
+        for (body, weight) in [(r#"{"action":"weight","weight":65535}"#, Some(65535)), (r#"{"action":"weight"}"#, None)]
+        {
+            assert_eq!(read::<Order>(body.as_bytes()), Ok(Order::Weight { weight }), "{body}");
+        }
         for (body, expected) in [
             ("[\"drain\"]", "the body is not a JSON object; send one"),
             (r#"{"action":"drain","now":true}"#, "the body: `now` is not known"),
             ("{}", "the body: `action` is missing"),
+            (r#"{"action":5}"#, "the body: `action`: integer `5`, expected a string"),
+            (r#"{"action":"weight","weight":-1}"#, WEIGHT),
+            (r#"{"action":"weight","weight":1.5}"#, WEIGHT),
+            (r#"{"action":"weight","weight":"7"}"#, WEIGHT),
+            (r#"{"action":"weight","weight":65536}"#, WEIGHT),
         ] {
             let error = read::<Order>(body.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), expected, "{body}");

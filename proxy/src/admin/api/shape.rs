@@ -7,7 +7,8 @@ mod cache;
 
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 pub(crate) use self::cache::{
@@ -125,10 +126,24 @@ pub(crate) enum Order {
     /// To have another share.
     Weight {
         /// Which; the configured one when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "weight", skip_serializing_if = "Option::is_none")]
         #[schema(maximum = 65535)]
         weight: Option<u32>,
     },
+}
+
+/// Reads a weight within the configuration's limits. The parser of a tagged enum does not say which key is wrong.
+fn weight<'de, D: Deserializer<'de>>(parser: D) -> Result<Option<u32>, D::Error> {
+    let wrong =
+        || D::Error::custom("`weight`: must be a whole number from 0 to 65535, or left out for the configured one");
+    match serde_json::Value::deserialize(parser)? {
+        serde_json::Value::Null => Ok(None),
+        value => value
+            .as_u64()
+            .and_then(|number| u16::try_from(number).ok())
+            .map(|number| Some(number.into()))
+            .ok_or_else(wrong),
+    }
 }
 
 /// Open connections.
