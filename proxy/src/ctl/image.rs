@@ -21,9 +21,14 @@ impl FromStr for Image {
         };
         // A tag has no slash, and stands behind the last colon.
         let tagged = rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
-        let (repository, reference) = match rest.split_once('@').or(tagged) {
-            Some((repository, reference)) => (repository, owned(reference)),
-            None => (rest, None),
+        let (repository, reference) = match (rest.split_once('@'), tagged) {
+            // Clients take a tag beside a digest, and so the digest alone counts.
+            (Some((named, digest)), _) => {
+                let tagged = named.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+                (tagged.map_or(named, |(repository, _)| repository), owned(digest))
+            }
+            (None, Some((repository, tag))) => (repository, owned(tag)),
+            (None, None) => (rest, None),
         };
         Ok(Image(Part { registry: registry.to_owned(), repository: owned(repository), reference }))
     }
@@ -122,6 +127,7 @@ mod tests {
             ("127.0.0.1:5000/admin/readme", "127.0.0.1:5000", Some("admin/readme"), None),
             ("127.0.0.1:5000/admin/readme:v1", "127.0.0.1:5000", Some("admin/readme"), Some("v1")),
             ("q.io/a/b@sha256:abc", "q.io", Some("a/b"), Some("sha256:abc")),
+            ("q.io/a/b:latest@sha256:abc", "q.io", Some("a/b"), Some("sha256:abc")),
         ] {
             let Image(part) = text.parse().unwrap();
             let read = (part.registry.as_str(), part.repository.as_deref(), part.reference.as_deref());

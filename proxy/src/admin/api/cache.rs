@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 use super::error::ApiError;
 use super::extract::{Asked, Sent};
 use super::shape::{
-    CacheStats, ErrorBody, Holding, HoldingList, Image, ImageList, Part, Pinned, Purged, RegistryStats, Why,
+    Absence, CacheStats, ErrorBody, Holding, HoldingList, Image, ImageList, Part, Pinned, Purged, RegistryStats, Why,
 };
 use super::{Seen, Shared};
 use crate::admin::metrics::FORWARDED;
@@ -121,7 +121,15 @@ pub(super) async fn why(State(shared): Seen, Asked(named): Asked<Named>) -> Resu
     let reference = named.reference.as_deref().unwrap_or("latest");
     let reference = reference.parse().map_err(|_| invalid("the reference is neither a tag nor a digest"))?;
     check_registry(&shared, &id.registry).await?;
-    Ok(Json(Why::from(open(&shared)?.facts(id, reference).await.map_err(failed)?)))
+    let cache = open(&shared)?;
+    let facts = cache.facts(id, reference).await.map_err(failed)?;
+    let arriving = match &facts.digest {
+        Some(digest) if facts.presence.used.is_none() => cache.blob_size(digest).await.is_some(),
+        _ => false,
+    };
+    let size = facts.digest.and_then(|digest| cache.announced_size(&digest));
+    let limit = u64::try_from(shared.metrics.cache_limit.get()).unwrap_or_default();
+    Ok(Json(Why::of(facts, Absence { size, limit, arriving })))
 }
 
 /// Deletes a part of the cache, pinned or not. What another part holds too stays; pulls that have begun go on.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 pub(crate) use self::cache::{
-    CacheStats, Holding, HoldingList, Image, ImageList, Part, Pinned, Purged, RegistryStats, Why,
+    Absence, CacheStats, Holding, HoldingList, Image, ImageList, Part, Pinned, Purged, RegistryStats, Why,
 };
 use crate::admin::control::Status;
 use crate::admin::sessions::SessionView;

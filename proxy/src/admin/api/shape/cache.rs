@@ -207,10 +207,34 @@ impl From<cache::Image> for Image {
     }
 }
 
-impl From<cache::Facts> for Why {
-    fn from(facts: cache::Facts) -> Why {
+/// What is known of content that is not here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absence {
+    /// Its size, as a manifest tells it.
+    pub(crate) size: Option<u64>,
+    /// The most bytes that the cache takes.
+    pub(crate) limit: u64,
+    /// Whether it is being fetched.
+    pub(crate) arriving: bool,
+}
+
+impl Absence {
+    fn reason(self) -> String {
+        match self {
+            Absence { arriving: true, .. } => "it is being fetched, and is not here as a whole yet".to_owned(),
+            Absence { size: Some(size), limit, .. } if size > limit => {
+                format!("it is not kept: it has {size} bytes, and the cache takes {limit} at most")
+            }
+            _ => "it is not here as a whole: it was evicted or purged, or never came, or came only in part".to_owned(),
+        }
+    }
+}
+
+impl Why {
+    /// In words, too.
+    pub(crate) fn of(facts: cache::Facts, absence: Absence) -> Why {
         Why {
-            reasons: reasons(&facts),
+            reasons: reasons(&facts, absence),
             digest: facts.digest.map(|digest| digest.to_string()),
             checked: facts.tag.map(|tag| time(tag.checked)),
             contents: facts.presence.contents,
@@ -224,7 +248,7 @@ impl From<cache::Facts> for Why {
 }
 
 /// What is known of an image, in words. Pure.
-fn reasons(facts: &cache::Facts) -> Vec<String> {
+fn reasons(facts: &cache::Facts, absence: Absence) -> Vec<String> {
     let mut reasons = Vec::new();
     let Some(digest) = facts.digest else {
         return vec![
@@ -236,7 +260,7 @@ fn reasons(facts: &cache::Facts) -> Vec<String> {
     }
     let presence = &facts.presence;
     match (presence.used, facts.held) {
-        (None, _) => reasons.push("it is not here: it was evicted or purged, or never came whole".to_owned()),
+        (None, _) => reasons.push(absence.reason()),
         (Some(used), false) => reasons.push(format!(
             "its bytes are here (last used {}), and this repository is not known to hold it: upstream is asked first",
             time(used)
@@ -258,4 +282,35 @@ fn reasons(facts: &cache::Facts) -> Vec<String> {
         None => {}
     }
     reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use pierhead_registry::oci::{Algorithm, Digest};
+
+    use super::*;
+
+    #[test]
+    fn why_content_is_not_here_is_told_truly() {
+        let facts = cache::Facts {
+            tag: None,
+            digest: Some(Digest::of(Algorithm::Sha256, b"layer")),
+            held: true,
+            presence: Default::default(),
+            pinned: None,
+            evicted_before: 0,
+        };
+        for (size, arriving, expected) in [
+            (Some(101), false, "it is not kept: it has 101 bytes, and the cache takes 100 at most"),
+            (
+                Some(100),
+                false,
+                "it is not here as a whole: it was evicted or purged, or never came, or came only in part",
+            ),
+            (None, false, "it is not here as a whole: it was evicted or purged, or never came, or came only in part"),
+            (Some(100), true, "it is being fetched, and is not here as a whole yet"),
+        ] {
+            assert_eq!(reasons(&facts, Absence { size, limit: 100, arriving }), [expected]);
+        }
+    }
 }
