@@ -88,11 +88,7 @@ fn routes(frontend: &Proxy, around: &Surroundings<'_>, needs: &mut Needs, report
     let mut routes = Routes::default();
     for route in &frontend.routes {
         let Some(pool) = around.pools.get(&route.backend) else {
-            report.left(
-                route.line,
-                format!("use_backend {}", route.backend),
-                "has no servers that could be carried over",
-            );
+            report.left(route.line, format!("use_backend {}", route.backend), no_pool(&route.backend, around));
             continue;
         };
         match (route.names.by, frontend.http) {
@@ -138,6 +134,14 @@ impl Routes {
     }
 }
 
+/// Why a backend became no pool.
+fn no_pool(backend: &str, around: &Surroundings<'_>) -> String {
+    if around.backends.contains_key(backend) {
+        return "has no servers that could be carried over".to_owned();
+    }
+    format!("there is no `backend {backend}` in this file: add it, or convert it together with the file that has it")
+}
+
 fn default_pool<'a>(frontend: &Proxy, around: &Surroundings<'a>, report: &mut Report) -> Option<&'a String> {
     // A `listen` is its own backend.
     let own =
@@ -145,7 +149,7 @@ fn default_pool<'a>(frontend: &Proxy, around: &Surroundings<'a>, report: &mut Re
     let Some((line, backend)) = &frontend.default_backend else { return own };
     let pool = around.pools.get(backend);
     if pool.is_none() {
-        report.left(*line, format!("default_backend {backend}"), "has no servers that could be carried over");
+        report.left(*line, format!("default_backend {backend}"), no_pool(backend, around));
     }
     pool
 }

@@ -47,14 +47,14 @@ impl Format {
     /// Reads and converts a file.
     pub(crate) fn convert(self, path: &Path) -> Result<Converted, String> {
         let problem = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         let file = std::fs::File::open(path).map_err(|error| problem(&error))?;
-        file.take(FILE_LIMIT + 1).read_to_string(&mut text).map_err(|error| problem(&error))?;
-        if text.len() as u64 > FILE_LIMIT {
+        file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| problem(&error))?;
+        if bytes.len() as u64 > FILE_LIMIT {
             return Err(problem(&format_args!("is larger than {FILE_LIMIT} bytes")));
         }
         match self {
-            Format::Haproxy => haproxy(&text, &Path::is_dir).and_found(path),
+            Format::Haproxy => haproxy_of_bytes(&bytes, &Path::is_dir).and_found(path),
         }
     }
 }
@@ -82,6 +82,20 @@ impl Converted {
     pub(crate) fn left(&self, path: &Path) -> String {
         self.left.iter().map(|Left { line, what, why }| format!("{}:{line}: {what}: {why}\n", path.display())).collect()
     }
+}
+
+/// Converts a haproxy.cfg, whatever its encoding. Bytes that are not UTF-8 mostly stand in comments.
+fn haproxy_of_bytes(bytes: &[u8], is_directory: &dyn Fn(&Path) -> bool) -> Converted {
+    let mut converted = haproxy(&String::from_utf8_lossy(bytes), is_directory);
+    let is_foreign = |line: &[u8]| !line.trim_ascii_start().starts_with(b"#") && std::str::from_utf8(line).is_err();
+    let foreign = (1..).zip(bytes.split(|byte| *byte == b'\n')).filter(|(_, line)| is_foreign(line));
+    converted.left.extend(foreign.map(|(line, _)| Left {
+        line,
+        what: "the line".to_owned(),
+        why: "is not UTF-8: each byte that is not was taken for an unknown character".to_owned(),
+    }));
+    converted.left.sort();
+    converted
 }
 
 /// Converts the text of a haproxy.cfg. `is_directory` tells a directory of certificates from a file.

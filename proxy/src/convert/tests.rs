@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pierhead_config::Config;
 
-use super::haproxy;
+use super::{haproxy, haproxy_of_bytes};
 
 /// What is converted, and the numbers of the lines that are left.
 fn converted(text: &str) -> (String, Vec<usize>) {
@@ -153,6 +153,39 @@ fn nothing_is_left_silently_and_nothing_breaks() {
     ] {
         assert_eq!(converted(file).1, expected, "{file}");
     }
+}
+
+#[test]
+fn a_backend_that_is_missing_is_named() {
+    for (file, expected) in [
+        (
+            "frontend f\n bind :80\n default_backend nowhere\n",
+            "c:3: default_backend nowhere: there is no `backend nowhere`",
+        ),
+        (
+            "frontend f\n bind :80\n mode http\n use_backend gone if { hdr(host) -i a.example.com }\n",
+            "c:4: use_backend gone: there is no `backend gone`",
+        ),
+        (
+            "frontend f\n bind :80\n default_backend b\nbackend b\n",
+            "c:3: default_backend b: has no servers that could be carried over",
+        ),
+    ] {
+        let left = haproxy(file, &|_| false).left(Path::new("c"));
+        assert!(left.contains(expected), "{left}");
+    }
+}
+
+#[test]
+fn bytes_of_another_encoding_are_converted_and_told() {
+    let text =
+        b"# gr\xfc\xdfe\nfrontend f\n bind :80\n default_backend b\nbackend b\n server m\xfc 10.0.0.1:80 # \xff\n";
+    let converted = haproxy_of_bytes(text, &|_| false);
+    assert_eq!(
+        converted.left(Path::new("c")),
+        "c:6: the line: is not UTF-8: each byte that is not was taken for an unknown character\n"
+    );
+    assert!(converted.yaml.contains("10.0.0.1:80"), "{}", converted.yaml);
 }
 
 #[test]
