@@ -147,8 +147,8 @@ impl Cache {
         read.await.ok().flatten()
     }
 
-    /// Shows the callers whom a registry let in to any of its repositories, until `look` has seen enough. The default: there
-    /// are too many to look at.
+    /// Calls `look` with each caller that a registry let in, in any repository, until `look` breaks. Returns what `look` has noted, or the
+    /// default if there are too many callers.
     pub(crate) async fn callers<T: Default + Send + 'static>(
         &self,
         registry: &Arc<str>,

@@ -212,7 +212,7 @@ mod tests {
                 assert!(caller.id != public.id && caller.user != Some(public.id), "{account}");
             }
         }
-        // A token, whoever has it, is no public yes, nor is the yes of an origin that is shown nothing at all.
+        // Neither a token nor a request without any header is the caller that stands for everybody.
         assert_ne!(Caller::of_origin(&key(), Some(&header("Bearer x")), true).id, public.id);
         assert_ne!(Caller::of_origin(&key(), None, true).id, public.id);
     }

@@ -322,7 +322,7 @@ impl Edge {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         };
-        // What one caller gets in place of a manifest is for nobody else.
+        // It may be an error page for this caller. Other callers must not get it from the cache.
         if !keeps {
             return Arrival::Manifest(manifest);
         }

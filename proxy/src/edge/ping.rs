@@ -86,7 +86,7 @@ pub(crate) struct LonePing {
     own: Result<Served, Refused>,
 }
 
-/// What was seen of an account among all callers whom a registry let in.
+/// Whether a registry has let in an account before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum SeenAccount {
     /// Nothing.
@@ -111,7 +111,7 @@ impl SeenAccount {
     }
 }
 
-/// Whether a registry let in nobody but callers without an account.
+/// Which kinds of callers a registry has let in before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum SeenPublic {
     /// It is not known to have let in anybody.

@@ -19,7 +19,7 @@ pub(super) enum Whose {
 /// What the 401 asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asks {
-    /// It has no challenge. Some registries challenge only whoever shows nothing.
+    /// It has no challenge. Some registries send one only to requests without credentials.
     Nothing,
     /// For what the token was issued for.
     Same,

@@ -184,7 +184,7 @@ async fn a_page_lets_nobody_in() {
     }
 }
 
-/// A mirror says that it has what it never sends. What the registry sent to one caller goes to nobody on that.
+/// A mirror says by HEAD that it has a blob, and never sends it. That lets no caller have what the registry sent to another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirrors_word_lets_nobody_have_what_the_registry_sent() {
     let image = Image::new(7, &[1000, 200_000]);

@@ -256,8 +256,8 @@ impl Index {
         record::read_time(&value)
     }
 
-    /// Shows the callers whom a registry let in anywhere, repository by repository, until `look` has seen enough. Whether it has, or all
-    /// were shown.
+    /// Calls `look` with each caller that a registry let in, in any repository, until `look` breaks. False if there are too many callers to
+    /// look at all of them.
     pub(super) fn callers(&self, registry: &str, mut look: impl FnMut(&[u8; 32]) -> ControlFlow<()>) -> bool {
         let shown = self.with(|open| {
             let keys = open.authorised.scan_prefix(record::prefix(registry, &Extent::Registry)).keys().map_while(note);
